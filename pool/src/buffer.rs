@@ -1,0 +1,213 @@
+//! A buffer in use.
+
+use std::{
+    fmt, mem,
+    ops::{Deref, DerefMut, Range},
+};
+
+use crate::{Pool, ledger::Origin};
+
+/// A buffer checked out of a [`Pool`]; dropping it gives it back.
+///
+/// It is a slice of bytes as long as its class. What its last user wrote may still
+/// be in it.
+#[must_use = "dropping a buffer gives it back"]
+pub struct Buffer {
+    /// Empty only while the bytes are on their way into the pool.
+    bytes: Box<[u8]>,
+    pool: Pool,
+    origin: Origin,
+}
+
+impl Buffer {
+    pub(crate) fn new(pool: Pool, bytes: Box<[u8]>, origin: Origin) -> Buffer {
+        Buffer {
+            bytes,
+            pool,
+            origin,
+        }
+    }
+
+    /// Keeps the bytes `keep`, moved to the front, in the smallest class that holds
+    /// them, and gives the larger buffer back. The bytes after them are undefined:
+    /// zeroes, or anyone's leftovers.
+    ///
+    /// This is never refused. If the pool is full, a buffer of the general budget
+    /// is cut down where it is; the reserve stays as long as it is, until a later
+    /// `shrink` finds room for the smaller one.
+    ///
+    /// # Panics
+    ///
+    /// If `keep` is not a range within the buffer, as when slicing.
+    pub fn shrink(mut self, keep: Range<usize>) -> Buffer {
+        // Slicing up front, so that a wrong range panics before anything moves.
+        let kept = self.bytes[keep.clone()].len();
+        let smaller = self.pool.ledger().take_smaller(self.bytes.len(), kept);
+        if let Some(bytes) = smaller {
+            let mut small = Buffer::new(self.pool.clone(), bytes, Origin::General);
+            small[..kept].copy_from_slice(&self[keep]);
+            return small;
+        }
+        self.bytes.copy_within(keep, 0);
+        if self.origin == Origin::General {
+            let bytes = mem::take(&mut self.bytes);
+            self.bytes = self.pool.ledger().cut(bytes, kept);
+        }
+        self
+    }
+
+    /// Whether this is the pool's reserve, which the next in the queue may need.
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        self.origin == Origin::Reserve
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let bytes = mem::take(&mut self.bytes);
+        self.pool.ledger().give_back(bytes, self.origin);
+    }
+}
+
+/// Shows the size, not the bytes: they may be confidential, or stale.
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buffer")
+            .field("len", &self.len())
+            .field("is_reserved", &self.is_reserved())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Config;
+
+    /// A pool with the reserve of 64 bytes and a general budget of `budget`.
+    fn pool(budget: usize) -> Pool {
+        let classes = vec![8, 16, 64];
+        let limit = budget + 64;
+        Pool::new(&Config { classes, limit }).unwrap()
+    }
+
+    /// Writes 0, 1, 2 ... into a buffer, so that moved bytes tell where they were.
+    fn numbered(mut buffer: Buffer) -> Buffer {
+        for (number, byte) in (0..).zip(buffer.iter_mut()) {
+            *byte = number;
+        }
+        buffer
+    }
+
+    #[test]
+    fn a_buffer_is_small_enough_to_sit_in_every_connection() {
+        assert!(size_of::<Option<Buffer>>() <= 32);
+    }
+
+    #[test]
+    fn shrink_moves_the_bytes_to_the_smallest_class() {
+        let pool = pool(1024);
+        let buffer = numbered(pool.checkout(64).unwrap()).shrink(30..40);
+        assert_eq!(buffer.len(), 16);
+        assert_eq!(buffer[..10], [30, 31, 32, 33, 34, 35, 36, 37, 38, 39]);
+        let classes = pool.stats().classes;
+        assert_eq!((classes[1].in_use, classes[1].checkouts), (1, 1));
+        assert_eq!((classes[2].in_use, classes[2].free), (0, 1));
+    }
+
+    #[test]
+    fn shrink_within_the_class_moves_the_bytes_in_place() {
+        let pool = pool(1024);
+        let buffer = numbered(pool.checkout(16).unwrap());
+        let address = buffer.as_ptr();
+        let buffer = buffer.shrink(4..14);
+        assert_eq!(buffer.as_ptr(), address);
+        assert_eq!(buffer[..10], [4, 5, 6, 7, 8, 9, 10, 11, 12, 13]);
+        assert_eq!(pool.stats().classes[1].checkouts, 1);
+    }
+
+    #[test]
+    fn shrink_to_nothing_is_the_smallest_class() {
+        let pool = pool(1024);
+        assert_eq!(pool.checkout(64).unwrap().shrink(64..64).len(), 8);
+    }
+
+    #[test]
+    fn shrink_in_a_full_pool_cuts_the_buffer_in_its_place() {
+        let pool = pool(64);
+        let buffer = numbered(pool.checkout(64).unwrap()).shrink(61..64);
+        assert_eq!((buffer.len(), &buffer[..3]), (8, &[61, 62, 63][..]));
+        assert!(!buffer.is_reserved());
+        let stats = pool.stats();
+        assert_eq!(stats.allocated, 8);
+        assert_eq!((stats.classes[0].misses, stats.classes[2].trimmed), (1, 1));
+        assert!(pool.checkout(16).is_ok(), "the rest is free for others");
+    }
+
+    #[test]
+    fn shrinking_the_reserve_waits_for_room() {
+        let pool = pool(64);
+        let general = pool.checkout(64).unwrap();
+        let reserved = numbered(pool.wait().redeem().unwrap()).shrink(8..12);
+        assert!(reserved.is_reserved());
+        assert_eq!(reserved[..4], [8, 9, 10, 11]);
+
+        drop(general);
+        let small = reserved.shrink(1..4);
+        assert!(!small.is_reserved());
+        assert_eq!((small.len(), &small[..3]), (8, &[9, 10, 11][..]));
+        assert_eq!(pool.stats().classes[2].in_use, 0);
+        let refusals = pool
+            .stats()
+            .classes
+            .iter()
+            .map(|class| class.refusals)
+            .sum::<u64>();
+        assert_eq!(refusals, 0, "a shrink is never refused");
+    }
+
+    #[test]
+    fn a_wrong_range_panics_and_the_buffer_still_comes_back() {
+        let pool = pool(1024);
+        let buffer = pool.checkout(8).unwrap();
+        let shrunk = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| buffer.shrink(4..9)));
+        assert!(shrunk.is_err());
+        let class = pool.stats().classes[0];
+        assert_eq!((class.in_use, class.free), (0, 1));
+    }
+
+    #[test]
+    fn a_buffer_may_outlive_the_pool() {
+        let pool = pool(64);
+        let general = pool.checkout(64).unwrap();
+        let mut reserved = pool.wait().redeem().unwrap();
+        drop(pool);
+        reserved.fill(1);
+        assert_eq!(general.shrink(0..4).len(), 8);
+        assert_eq!(reserved.shrink(0..4)[..4], [1; 4]);
+    }
+
+    #[test]
+    fn debug_shows_the_size_and_not_the_bytes() {
+        let buffer = pool(1024).checkout(5).unwrap();
+        assert_eq!(
+            format!("{buffer:?}"),
+            "Buffer { len: 8, is_reserved: false, .. }"
+        );
+    }
+}

@@ -1,0 +1,123 @@
+//! What a pool is made from, and what can be wrong with it.
+
+use std::{error::Error, fmt};
+
+/// The sizes and the bound of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The sizes of the buffers in bytes: strictly ascending, none zero. A handful;
+    /// they are searched one after the other.
+    pub classes: Vec<usize>,
+    /// The most bytes all buffers may take together, in use and free: at least two
+    /// of the longest class, the reserve and one for everybody else.
+    pub limit: usize,
+}
+
+impl Config {
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let (Some(&shortest), Some(&longest)) = (self.classes.first(), self.classes.last()) else {
+            return Err(ConfigError::NoClasses);
+        };
+        if shortest == 0 {
+            return Err(ConfigError::ZeroClass);
+        }
+        if let Some(pair) = self.classes.windows(2).find(|pair| pair[0] >= pair[1]) {
+            let (class, next) = (pair[0], pair[1]);
+            return Err(ConfigError::NotAscending { class, next });
+        }
+        // Halving the limit cannot overflow, as doubling the class could.
+        if self.limit / 2 < longest {
+            let limit = self.limit;
+            return Err(ConfigError::LimitTooLow { limit, longest });
+        }
+        Ok(())
+    }
+}
+
+/// Why no pool can be made from a [`Config`]. Its text says what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConfigError {
+    /// There is no class.
+    NoClasses,
+    /// The first class is zero bytes.
+    ZeroClass,
+    /// A class is not longer than the one before it.
+    NotAscending {
+        /// A class, in bytes.
+        class: usize,
+        /// The class listed after it, in bytes.
+        next: usize,
+    },
+    /// The limit is below two buffers of the longest class.
+    LimitTooLow {
+        /// The limit, in bytes.
+        limit: usize,
+        /// The longest class, in bytes.
+        longest: usize,
+    },
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoClasses => f.write_str("the pool has no buffer class: name at least one size"),
+            Self::ZeroClass => f.write_str("a buffer class of 0 bytes holds nothing: leave it out"),
+            Self::NotAscending { class, next } => write!(
+                f,
+                "buffer class {next} follows class {class}: \
+                 list each size once, in ascending order"
+            ),
+            Self::LimitTooLow { limit, longest } => write!(
+                f,
+                "the pool's limit of {limit} bytes is below two buffers of the longest class \
+                 (2 x {longest} bytes): raise the limit or shorten the class"
+            ),
+        }
+    }
+}
+
+impl Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(classes: &[usize], limit: usize) -> Result<(), ConfigError> {
+        let classes = classes.to_vec();
+        Config { classes, limit }.check()
+    }
+
+    #[test]
+    fn two_buffers_of_the_longest_class_are_enough() {
+        assert_eq!(check(&[1], 2), Ok(()));
+        assert_eq!(check(&[16, 64], 128), Ok(()));
+    }
+
+    #[test]
+    fn each_fault_is_named() {
+        let not_ascending = |class, next| ConfigError::NotAscending { class, next };
+        let too_low = |limit, longest| ConfigError::LimitTooLow { limit, longest };
+        const MAX: usize = usize::MAX;
+        let cases: [(&[usize], usize, ConfigError); 6] = [
+            (&[], 9, ConfigError::NoClasses),
+            (&[0, 4], 9, ConfigError::ZeroClass),
+            (&[4, 4], 9, not_ascending(4, 4)),
+            (&[2, 4, 3], 9, not_ascending(4, 3)),
+            (&[2, 4], 7, too_low(7, 4)),
+            (&[MAX], MAX, too_low(MAX, MAX)),
+        ];
+        for (classes, limit, error) in cases {
+            assert_eq!(check(classes, limit), Err(error));
+        }
+    }
+
+    #[test]
+    fn the_text_says_what_to_do() {
+        let text = check(&[64], 100).unwrap_err().to_string();
+        assert_eq!(
+            text,
+            "the pool's limit of 100 bytes is below two buffers of the longest class \
+             (2 x 64 bytes): raise the limit or shorten the class"
+        );
+    }
+}

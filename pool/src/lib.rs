@@ -1,0 +1,340 @@
+//! A bounded, single-threaded pool of reusable byte buffers in size classes.
+//!
+//! It is made for a server with many connections of which few have bytes in
+//! flight: a connection checks a buffer out when bytes arrive, and holds none
+//! while it is idle. The pool keeps three promises:
+//!
+//! * **Bounded.** [`Config::limit`] bounds the bytes of all buffers together,
+//!   in use and free. (The pool's own books come on top, some 16 bytes a buffer.)
+//!   Past the limit a checkout is refused; it never panics, never blocks.
+//! * **Fair, and never stuck.** Whoever was refused takes a place in a queue with
+//!   [`Pool::wait`]. While anyone waits, no checkout of the longest class
+//!   overtakes, and one buffer of that class, the *reserve*, is set aside for the
+//!   queue alone.
+//! * **Cheap.** Checking out a free buffer and giving it back allocates nothing
+//!   and costs some ten nanoseconds for the two. After a peak, [`Pool::trim`]
+//!   hands the memory back step by step.
+//!
+//! # Example
+//!
+//! ```
+//! use hawk_pool::{CheckoutError, Config, Pool};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let pool = Pool::new(&Config { classes: vec![1024, 16_384], limit: 32_768 })?;
+//!
+//! // Half a frame has arrived: keep it in the smallest buffer that holds it.
+//! let mut buffer = pool.checkout(16_384)?;
+//! buffer[..9].copy_from_slice(b"skip,half");
+//! let half = buffer.shrink(5..9);
+//! assert_eq!(half.len(), 1024);
+//! assert_eq!(&half[..4], b"half");
+//!
+//! // One long buffer is set aside as the reserve, the other's room is partly
+//! // taken: the pool is exhausted. The next in the queue gets the reserve.
+//! assert_eq!(pool.checkout(16_384).unwrap_err(), CheckoutError::Exhausted);
+//! let ticket = pool.wait();
+//! let buffer = ticket.redeem().expect("the reserve is idle");
+//! assert!(buffer.is_reserved());
+//!
+//! drop((half, buffer)); // both are given back
+//! assert_eq!(
+//!     pool.stats().classes[1].to_string(),
+//!     "class=16384 in_use=0 free=1 high_water=1 checkouts=2 misses=2 refusals=1 waiters=0 trimmed=1",
+//! );
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Terms
+//!
+//! | term            | meaning                                                         |
+//! |-----------------|-----------------------------------------------------------------|
+//! | checkout        | a buffer is handed out; dropping it *gives it back*             |
+//! | class           | all buffers of one size                                         |
+//! | high-water mark | the most buffers of a class that were ever in use at once       |
+//! | miss            | a checkout for which memory had to be allocated                 |
+//! | refusal         | a checkout the pool could not or, for fairness, would not serve |
+//! | waiter          | whoever holds a [`WaitTicket`]                                  |
+//! | reserve         | one buffer of the longest class, for the queue's head alone     |
+//! | general budget  | the limit less the reserve: what checkouts share                |
+//! | trim            | release free memory: after a peak, or to make room elsewhere    |
+
+mod buffer;
+mod class;
+mod config;
+mod ledger;
+mod stats;
+mod ticket;
+
+use std::{
+    cell::{RefCell, RefMut},
+    error::Error,
+    fmt,
+    rc::Rc,
+};
+
+pub use buffer::Buffer;
+pub use config::{Config, ConfigError};
+pub use stats::{ClassStats, Stats};
+pub use ticket::WaitTicket;
+
+use ledger::{Ledger, Origin};
+
+/// A handle to the pool; clones share the same buffers.
+///
+/// Buffers and tickets keep what they need alive: they may outlive every handle.
+#[derive(Clone)]
+pub struct Pool(Rc<RefCell<Ledger>>);
+
+impl Pool {
+    /// An empty pool; memory is allocated when it is first asked for.
+    ///
+    /// # Errors
+    ///
+    /// If there is no class, a class is zero, the classes do not ascend, or the
+    /// limit is below two buffers of the longest class.
+    pub fn new(config: &Config) -> Result<Pool, ConfigError> {
+        config.check()?;
+        Ok(Pool(Rc::new(RefCell::new(Ledger::new(config)))))
+    }
+
+    /// Checks out a buffer of the smallest class that holds `at_least` bytes.
+    ///
+    /// The buffer may still hold what its last user wrote: buffers are zeroed
+    /// when they are allocated, not when they are reused.
+    ///
+    /// Free buffers of other classes are released if their memory is needed, so
+    /// only bytes *in use* ever lead to a refusal.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckoutError::TooLong`] if no class holds `at_least` bytes;
+    /// [`CheckoutError::Exhausted`] if the limit is reached or, so that nobody
+    /// overtakes, if someone waits for the class.
+    pub fn checkout(&self, at_least: usize) -> Result<Buffer, CheckoutError> {
+        let bytes = self.ledger().checkout(at_least)?;
+        Ok(Buffer::new(self.clone(), bytes, Origin::General))
+    }
+
+    /// Takes a place in the queue for a buffer of the longest class.
+    ///
+    /// The pool only counts the waiters. First come, first served is the caller's
+    /// to keep: it holds the tickets in order and redeems the oldest first.
+    pub fn wait(&self) -> WaitTicket {
+        WaitTicket::new(self.clone())
+    }
+
+    /// The size of the longest class, in bytes.
+    #[must_use]
+    pub fn longest(&self) -> usize {
+        self.ledger().longest()
+    }
+
+    /// The bound on the bytes of all buffers, in use and free, with the reserve.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.ledger().limit()
+    }
+
+    /// Releases free buffers nobody needed since the previous call; returns the
+    /// bytes released.
+    ///
+    /// The lowest number of free buffers a class has had since then is the number
+    /// it could have done without. Half of them go, rounded up, though never the
+    /// class's last free buffer. Called at intervals, this lets the memory of a
+    /// peak fade geometrically, and one quiet moment does not throw it all away.
+    pub fn trim(&self) -> usize {
+        self.ledger().trim()
+    }
+
+    /// What the pool holds and has done so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        self.read_stats(&mut stats);
+        stats
+    }
+
+    /// Like [`Pool::stats`], but fills `stats` anew: allocates nothing from the
+    /// second call on.
+    pub fn read_stats(&self, stats: &mut Stats) {
+        self.ledger().read_stats(stats);
+    }
+
+    /// The books, to be borrowed for one call into them. They call nobody back,
+    /// which is why no borrow can ever meet another.
+    fn ledger(&self) -> RefMut<'_, Ledger> {
+        self.0.borrow_mut()
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ledger = self.ledger();
+        f.debug_struct("Pool")
+            .field("limit", &ledger.limit())
+            .field("allocated", &ledger.allocated())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a checkout gave no buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckoutError {
+    /// The limit is reached, or others wait for this class already. This passes:
+    /// wait for the next buffer given back.
+    Exhausted,
+    /// No class holds that many bytes. This will never pass. It is counted in no
+    /// class's refusals.
+    TooLong {
+        /// The bytes asked for.
+        at_least: usize,
+        /// The bytes the longest class holds.
+        longest: usize,
+    },
+}
+
+impl fmt::Display for CheckoutError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exhausted => f.write_str("the buffer pool is exhausted"),
+            Self::TooLong { at_least, longest } => write!(
+                f,
+                "{at_least} bytes do not fit the longest buffer of {longest} bytes"
+            ),
+        }
+    }
+}
+
+impl Error for CheckoutError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLASSES: [usize; 3] = [16, 64, 256];
+
+    /// A pool whose general budget is `budget` bytes.
+    fn pool(budget: usize) -> Pool {
+        let limit = budget + CLASSES[2];
+        let classes = CLASSES.to_vec();
+        Pool::new(&Config { classes, limit }).unwrap()
+    }
+
+    #[test]
+    fn checkout_gives_the_smallest_class_that_holds() {
+        let pool = pool(4096);
+        for (at_least, size) in [(0, 16), (16, 16), (17, 64), (64, 64), (65, 256), (256, 256)] {
+            assert_eq!(pool.checkout(at_least).unwrap().len(), size);
+        }
+    }
+
+    #[test]
+    fn a_checkout_longer_than_every_class_is_an_error() {
+        let pool = pool(4096);
+        for at_least in [257, usize::MAX] {
+            let error = pool.checkout(at_least).unwrap_err();
+            let longest = 256;
+            assert_eq!(error, CheckoutError::TooLong { at_least, longest });
+        }
+        assert_eq!(pool.stats().allocated, 0);
+    }
+
+    #[test]
+    fn new_buffers_are_zeroed_and_reused_ones_are_not() {
+        let pool = pool(4096);
+        let mut buffer = pool.checkout(16).unwrap();
+        assert_eq!(*buffer, [0; 16]);
+        buffer.fill(7);
+        drop(buffer);
+        assert_eq!(*pool.checkout(16).unwrap(), [7; 16]);
+    }
+
+    #[test]
+    fn the_last_given_back_is_the_first_reused() {
+        let pool = pool(4096);
+        let (a, b) = (pool.checkout(64).unwrap(), pool.checkout(64).unwrap());
+        let (address_a, address_b) = (a.as_ptr(), b.as_ptr());
+        drop(b);
+        drop(a);
+        let first = pool.checkout(64).unwrap();
+        let second = pool.checkout(64).unwrap();
+        assert_eq!((first.as_ptr(), second.as_ptr()), (address_a, address_b));
+        assert_eq!(pool.stats().classes[1].misses, 2);
+    }
+
+    #[test]
+    fn the_general_budget_is_the_limit_less_the_reserve() {
+        let pool = pool(512);
+        let held = [pool.checkout(256).unwrap(), pool.checkout(256).unwrap()];
+        assert_eq!(pool.checkout(1).unwrap_err(), CheckoutError::Exhausted);
+        assert_eq!(pool.stats().classes[0].refusals, 1);
+        drop(held);
+        assert!(pool.checkout(1).is_ok());
+    }
+
+    #[test]
+    fn free_buffers_of_other_classes_make_room_from_the_longest_down() {
+        let pool = pool(256 + 64);
+        drop((pool.checkout(256), pool.checkout(64)));
+        let small: Vec<_> = (0..4).map(|_| pool.checkout(16).unwrap()).collect();
+        let classes = pool.stats().classes;
+        assert_eq!((classes[2].trimmed, classes[2].free), (1, 0));
+        assert_eq!((classes[1].trimmed, classes[1].free), (0, 1));
+        drop(small);
+        drop(pool.checkout(256).unwrap());
+        assert!(pool.stats().allocated <= 256 + 64);
+    }
+
+    #[test]
+    fn free_buffers_stay_while_there_is_just_enough_room() {
+        let pool = pool(256 + 64);
+        drop(pool.checkout(256).unwrap());
+        let _held = pool.checkout(64).unwrap();
+        assert_eq!(pool.stats().classes[2].free, 1);
+    }
+
+    #[test]
+    fn nothing_is_evicted_for_a_checkout_that_is_refused_all_the_same() {
+        let pool = pool(256);
+        let held = pool.checkout(64).unwrap();
+        drop(pool.checkout(16).unwrap());
+        assert_eq!(pool.checkout(256).unwrap_err(), CheckoutError::Exhausted);
+        assert_eq!(pool.stats().classes[0].free, 1);
+        assert_eq!(pool.stats().classes[0].trimmed, 0);
+        drop(held);
+    }
+
+    #[test]
+    fn a_checkout_does_not_overtake_a_waiter() {
+        let pool = pool(512);
+        let ticket = pool.wait();
+        assert_eq!(pool.checkout(256).unwrap_err(), CheckoutError::Exhausted);
+        assert_eq!(pool.stats().classes[2].refusals, 1);
+        assert!(pool.checkout(64).is_ok(), "nobody waits for this class");
+        drop(ticket);
+        assert!(pool.checkout(256).is_ok());
+    }
+
+    #[test]
+    fn trim_keeps_what_was_needed_and_halves_the_rest() {
+        let pool = pool(16 * 16);
+        let peak: Vec<_> = (0..16).map(|_| pool.checkout(16).unwrap()).collect();
+        drop(peak);
+        let released: Vec<_> = (0..6).map(|_| pool.trim()).collect();
+        assert_eq!(released, [0, 8 * 16, 4 * 16, 2 * 16, 16, 0]);
+        assert_eq!(pool.stats().classes[0].trimmed, 15);
+        assert_eq!(pool.stats().allocated, 16);
+    }
+
+    #[test]
+    fn a_refilled_stats_equals_a_new_one() {
+        let pool = pool(4096);
+        let mut stats = pool.stats();
+        let _held = pool.checkout(1).unwrap();
+        pool.read_stats(&mut stats);
+        assert_eq!(stats, pool.stats());
+        assert_eq!((stats.limit, stats.allocated), (4096 + 256, 16));
+    }
+}

@@ -1,0 +1,132 @@
+//! A place in the queue for a buffer of the longest class.
+
+use crate::{Buffer, Pool};
+
+/// A place in the queue, taken with [`Pool::wait`]. Dropping it leaves the queue.
+///
+/// While any ticket is held, no checkout of the longest class succeeds. Shorter
+/// classes are still served, even from memory the waiters could have used; that
+/// the head of the queue is served all the same is what the reserve is for.
+#[derive(Debug)]
+#[must_use = "dropping a ticket leaves the queue"]
+pub struct WaitTicket {
+    pool: Pool,
+}
+
+impl WaitTicket {
+    pub(crate) fn new(pool: Pool) -> WaitTicket {
+        pool.ledger().join_queue();
+        WaitTicket { pool }
+    }
+
+    /// Turns the ticket into a buffer of the longest class: from the general
+    /// budget if that has room, else the reserve.
+    ///
+    /// Only the head of the queue may call this: the pool does not know which
+    /// ticket is the oldest.
+    ///
+    /// # Errors
+    ///
+    /// Hands the ticket back, its place kept, if there is no buffer yet. Try again
+    /// when one has been given back.
+    pub fn redeem(self) -> Result<Buffer, WaitTicket> {
+        let redeemed = self.pool.ledger().redeem();
+        match redeemed {
+            Some((bytes, origin)) => Ok(Buffer::new(self.pool.clone(), bytes, origin)),
+            None => Err(self),
+        }
+    }
+}
+
+impl Drop for WaitTicket {
+    fn drop(&mut self) {
+        self.pool.ledger().leave_queue();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ClassStats, Config};
+
+    const LONGEST: usize = 64;
+
+    /// A pool with the reserve and one more buffer of the longest class.
+    fn pool() -> Pool {
+        let classes = vec![16, LONGEST];
+        let limit = 2 * LONGEST;
+        Pool::new(&Config { classes, limit }).unwrap()
+    }
+
+    fn longest(pool: &Pool) -> ClassStats {
+        pool.stats().classes[1]
+    }
+
+    #[test]
+    fn a_ticket_counts_until_it_is_dropped_or_redeemed() {
+        let pool = pool();
+        let (first, second) = (pool.wait(), pool.wait());
+        assert_eq!(longest(&pool).waiters, 2);
+        drop(second);
+        assert_eq!(longest(&pool).waiters, 1);
+        let buffer = first.redeem().unwrap();
+        assert_eq!(longest(&pool).waiters, 0);
+        assert_eq!(buffer.len(), LONGEST);
+    }
+
+    #[test]
+    fn the_general_budget_goes_before_the_reserve() {
+        let pool = pool();
+        let general = pool.wait().redeem().unwrap();
+        let reserved = pool.wait().redeem().unwrap();
+        assert!(!general.is_reserved());
+        assert!(reserved.is_reserved());
+        assert_eq!(pool.stats().allocated, pool.limit());
+    }
+
+    #[test]
+    fn free_memory_of_other_classes_goes_before_the_reserve() {
+        let pool = pool();
+        drop(pool.checkout(1).unwrap());
+        assert!(!pool.wait().redeem().unwrap().is_reserved());
+        assert_eq!(pool.stats().classes[0].trimmed, 1);
+    }
+
+    #[test]
+    fn a_ticket_that_finds_nothing_keeps_its_place() {
+        let pool = pool();
+        let held = [pool.wait().redeem().unwrap(), pool.wait().redeem().unwrap()];
+        let ticket = pool.wait().redeem().unwrap_err();
+        assert_eq!((longest(&pool).waiters, longest(&pool).refusals), (1, 0));
+        drop(held);
+        assert!(ticket.redeem().is_ok());
+    }
+
+    #[test]
+    fn the_reserve_comes_back_and_only_a_ticket_gets_it() {
+        let pool = pool();
+        let general = pool.checkout(LONGEST).unwrap();
+        let reserved = pool.wait().redeem().unwrap();
+        let address = reserved.as_ptr();
+        drop(reserved);
+        assert!(pool.checkout(LONGEST).is_err());
+        assert!(pool.checkout(1).is_err());
+        let again = pool.wait().redeem().unwrap();
+        assert!(again.is_reserved());
+        assert_eq!(again.as_ptr(), address);
+        assert_eq!(longest(&pool).in_use, 2);
+        drop(general);
+    }
+
+    #[test]
+    fn trimming_and_eviction_spare_the_reserve() {
+        let pool = pool();
+        drop([pool.wait().redeem(), pool.wait().redeem()]);
+        assert_eq!(longest(&pool).free, 2);
+        let small: Vec<_> = (0..4).map(|_| pool.checkout(1).unwrap()).collect();
+        assert!(pool.checkout(1).is_err());
+        assert_eq!((pool.trim(), pool.trim()), (0, 0));
+        assert_eq!(longest(&pool).free, 1);
+        drop(small);
+    }
+}

@@ -1,0 +1,1 @@
+//! hawk, the TCP server to which a company's machines report.
