@@ -1,1 +1,3 @@
 //! hawk, the TCP server to which a company's machines report.
+pub mod time;
+pub mod wire;

@@ -1,0 +1,77 @@
+//! Points in time as plain numbers.
+
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+/// A point on the machine's monotonic clock, in nanoseconds.
+///
+/// `std::time::Instant` cannot leave its process. This can: `CLOCK_MONOTONIC`
+/// is one clock for all processes of a machine (`clock_gettime(2)`), so that a
+/// deadline keeps its meaning when a session is handed to another process.
+///
+/// Never zero, so that an `Option<Moment>` takes no more room than a `Moment`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(NonZeroU64);
+
+impl Moment {
+    /// The present.
+    #[must_use]
+    pub fn now() -> Self {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        // The clock counts up from boot: neither part is ever negative.
+        let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+        let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or(0);
+        Self::from_nanos(seconds * NANOS_PER_SEC + nanoseconds)
+    }
+
+    /// The moment at `nanoseconds` on the monotonic clock; its very first
+    /// nanosecond stands for the second.
+    #[must_use]
+    pub const fn from_nanos(nanoseconds: u64) -> Self {
+        match NonZeroU64::new(nanoseconds) {
+            Some(nanoseconds) => Self(nanoseconds),
+            None => Self(NonZeroU64::MIN),
+        }
+    }
+
+    /// Nanoseconds on the monotonic clock.
+    #[must_use]
+    pub const fn as_nanos(self) -> u64 {
+        self.0.get()
+    }
+
+    /// How long ago `earlier` was; nothing if it is in the future.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.as_nanos().saturating_sub(earlier.as_nanos()))
+    }
+
+    /// The moment `span` later, or the last one there is.
+    #[must_use]
+    pub fn after(self, span: Duration) -> Self {
+        let span = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(span))
+    }
+}
+
+const NANOS_PER_SEC: u64 = 1_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_does_not_run_backwards() {
+        let earlier = Moment::now();
+        assert!(Moment::now() >= earlier);
+        assert!(earlier.as_nanos() > 0);
+    }
+
+    #[test]
+    fn spans_saturate_at_both_ends() {
+        let (early, late) = (Moment::from_nanos(5), Moment::from_nanos(9));
+        assert_eq!(late.since(early), Duration::from_nanos(4));
+        assert_eq!(early.since(late), Duration::ZERO);
+        assert_eq!(early.after(Duration::MAX), Moment::from_nanos(u64::MAX));
+    }
+}

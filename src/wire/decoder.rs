@@ -1,0 +1,435 @@
+//! Finds frames in a stream of bytes, and finds back after damage.
+//!
+//! The caller owns the bytes and shows the decoder a *window*: everything that
+//! has arrived and was not yet consumed. The decoder keeps only offsets into
+//! that window, so that its whole state is [`DecoderState`]: plain data.
+//!
+//! A *candidate* starts at `FF FF`. It is refused as soon as it cannot pass
+//! the frame check (both markers right, no `FF` in the data, checksum right),
+//! and the search goes on **one byte after its start**, not after the length it
+//! claims. Three properties follow; `tests/decoder_properties.rs` holds them:
+//!
+//! 1. A damaged frame costs only itself: an intact frame shorter than
+//!    `FE00` behind any damage is decoded as soon as its last byte is in.
+//! 2. Time is linear in the input. The search for `FF` keeps its place
+//!    (`clean`), and candidates that overlap share it; a byte is summed by at
+//!    most two candidates, because a sum is taken only where both markers stand
+//!    and marker bytes cannot stand in data.
+//! 3. Chunking does not matter: each decision depends on the bytes up to it and
+//!    never on how they were cut.
+
+use super::frame::{END_MARKER, FRAME_OVERHEAD, HEADER, MARK, TRAILER, checksum};
+
+/// Bytes of junk since the last frame that passed after which a connection is
+/// not worth listening to: four frames of the longest kind, damaged, and far
+/// less than an hour of line noise.
+pub const JUNK_LIMIT: u32 = 256 * 1024;
+
+/// What one call of [`Decoder::decode`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decoded<'a> {
+    /// Bytes at the front of the window that are settled, a frame's data
+    /// included; the next window begins behind them.
+    pub consumed: usize,
+    /// What the settled bytes were.
+    pub step: Step<'a>,
+}
+
+/// One finding of the decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// A frame that passed the frame check, with this data.
+    Frame(&'a [u8]),
+    /// A frame whose only fault is its checksum.
+    ChecksumMismatch,
+    /// All that can be decided is decided. What is left of the window, if
+    /// anything, is a candidate that waits for more bytes.
+    Incomplete,
+    /// [`JUNK_LIMIT`] is reached: the stream is to be given up.
+    JunkLimit,
+}
+
+/// Whether bytes can still follow those in the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// More may come.
+    Open,
+    /// End of file: an unfinished candidate is as good as refused.
+    Ended,
+}
+
+/// Finds the frames in one stream of bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decoder {
+    state: DecoderState,
+}
+
+/// All that a [`Decoder`] remembers between two calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecoderState {
+    /// The window's bytes from [`HEADER`] up to this offset are free of `FF`.
+    pub clean: u32,
+    /// Bytes of junk since the last frame that passed.
+    pub junk: u32,
+    /// Offset in the window of the byte behind the last recognised frame, or
+    /// of the stream's first byte; `None` once the search is past it.
+    pub boundary: Option<u32>,
+}
+
+impl Default for DecoderState {
+    fn default() -> Self {
+        Self {
+            clean: 0,
+            junk: 0,
+            boundary: Some(0),
+        }
+    }
+}
+
+/// What is known of the candidate at the front of the window.
+enum Verdict {
+    Passed { frame: usize },
+    WrongSum { frame: usize },
+    Refused,
+    Undecided,
+}
+
+impl Decoder {
+    /// Looks for the next frame in `window`, which begins behind the bytes that
+    /// were consumed before.
+    ///
+    /// Call it again with what is left until it answers [`Step::Incomplete`];
+    /// then again when there are more bytes, or the input has ended.
+    #[inline]
+    pub fn decode<'a>(&mut self, window: &'a [u8], input: Input) -> Decoded<'a> {
+        let mut at = 0;
+        loop {
+            if self.state.junk >= JUNK_LIMIT {
+                return Decoded {
+                    consumed: at,
+                    step: Step::JunkLimit,
+                };
+            }
+            let rest = &window[at..];
+            if rest.is_empty() {
+                return Decoded {
+                    consumed: at,
+                    step: Step::Incomplete,
+                };
+            }
+            match self.judge(rest) {
+                Verdict::Passed { frame } => {
+                    self.state = DecoderState::default();
+                    return Decoded {
+                        consumed: at + frame,
+                        step: Step::Frame(&rest[HEADER..frame - TRAILER]),
+                    };
+                }
+                Verdict::WrongSum { frame } => {
+                    self.state.boundary = Some(offset(frame));
+                    at += self.refuse(rest);
+                    return Decoded {
+                        consumed: at,
+                        step: Step::ChecksumMismatch,
+                    };
+                }
+                Verdict::Undecided if input == Input::Open => {
+                    return Decoded {
+                        consumed: at,
+                        step: Step::Incomplete,
+                    };
+                }
+                Verdict::Refused | Verdict::Undecided => at += self.refuse(rest),
+            }
+        }
+    }
+
+    /// Gives up the candidate that the last call left at the front of `window`;
+    /// returns how many bytes that settles as junk. To be followed by
+    /// [`decode`](Self::decode), which goes on with the search.
+    pub fn abandon(&mut self, window: &[u8]) -> usize {
+        if window.is_empty() {
+            return 0;
+        }
+        self.refuse(window)
+    }
+
+    /// Whether the window begins at a frame boundary: at the start of the
+    /// stream or right behind a recognised frame.
+    #[must_use]
+    pub const fn at_boundary(&self) -> bool {
+        matches!(self.state.boundary, Some(0))
+    }
+
+    /// Bytes of junk since the last frame that passed.
+    #[must_use]
+    pub const fn junk(&self) -> u32 {
+        self.state.junk
+    }
+
+    /// The decoder's whole memory, to be rebuilt elsewhere over the same window.
+    #[must_use]
+    pub const fn state(&self) -> DecoderState {
+        self.state
+    }
+
+    /// A decoder that goes on where another one's [`state`](Self::state) left off.
+    #[must_use]
+    pub const fn rebuild(state: DecoderState) -> Self {
+        Self { state }
+    }
+
+    /// Applies the frame check, as far as the bytes of `rest` allow, to the
+    /// candidate at its front.
+    #[inline]
+    fn judge(&mut self, rest: &[u8]) -> Verdict {
+        match *rest {
+            [MARK, MARK, high, low, ..] => {
+                let data = usize::from(u16::from_be_bytes([high, low]));
+                self.judge_body(rest, data)
+            }
+            [MARK] | [MARK, MARK] | [MARK, MARK, _] => Verdict::Undecided,
+            _ => Verdict::Refused,
+        }
+    }
+
+    #[inline]
+    fn judge_body(&mut self, rest: &[u8], data: usize) -> Verdict {
+        let data_end = HEADER + data;
+        let searched = HEADER.max(self.state.clean as usize);
+        let arrived = data_end.min(rest.len());
+        if searched < arrived {
+            if let Some(found) = memchr::memchr(MARK, &rest[searched..arrived]) {
+                self.state.clean = offset(searched + found);
+                return Verdict::Refused;
+            }
+            self.state.clean = offset(arrived);
+        }
+        let frame = data + FRAME_OVERHEAD;
+        match rest.get(frame - END_MARKER.len()..) {
+            Some([first, ..]) if *first != END_MARKER[0] => Verdict::Refused,
+            None | Some([] | [_]) => Verdict::Undecided,
+            Some([_, second, ..]) if *second != END_MARKER[1] => Verdict::Refused,
+            Some(_) => {
+                let sent = u16::from_be_bytes([rest[data_end], rest[data_end + 1]]);
+                if checksum(&rest[HEADER..data_end]) == sent {
+                    Verdict::Passed { frame }
+                } else {
+                    Verdict::WrongSum { frame }
+                }
+            }
+        }
+    }
+
+    /// Moves from the refused candidate at the front of `rest` to the next byte
+    /// that can start one, but never past the junk limit; returns how far.
+    ///
+    /// The bytes up to `clean` are known to hold no `FF`, so they are passed over
+    /// unread: this is what keeps the search linear.
+    fn refuse(&mut self, rest: &[u8]) -> usize {
+        let header = HEADER.min(rest.len());
+        let next = memchr::memchr(MARK, &rest[1..header])
+            .map(|found| 1 + found)
+            .unwrap_or_else(|| {
+                let from = header.max(self.state.clean as usize).min(rest.len());
+                memchr::memchr(MARK, &rest[from..]).map_or(rest.len(), |found| from + found)
+            });
+        let left = JUNK_LIMIT.saturating_sub(self.state.junk) as usize;
+        let junk = offset(next.min(left));
+        self.state.junk += junk;
+        self.state.clean = self.state.clean.saturating_sub(junk);
+        self.state.boundary = self.state.boundary.and_then(|at| at.checked_sub(junk));
+        junk as usize
+    }
+}
+
+/// An offset into a window as it is stored.
+///
+/// Saturates instead of failing: a window holds at most one candidate and what
+/// one read brought, and offsets above the junk limit are never told apart.
+fn offset(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{MAX_DATA, encode_frame};
+
+    /// Everything that `stream` yields when it arrives in pieces of `piece` bytes.
+    fn decode_in_pieces(stream: &[u8], piece: usize) -> (Vec<String>, DecoderState) {
+        let mut decoder = Decoder::default();
+        let mut found = Vec::new();
+        let (mut start, mut end) = (0, 0);
+        while end < stream.len() {
+            end = (end + piece).min(stream.len());
+            loop {
+                let decoded = decoder.decode(&stream[start..end], Input::Open);
+                start += decoded.consumed;
+                match decoded.step {
+                    Step::Frame(data) => {
+                        found.push(String::from_utf8_lossy(data).into_owned());
+                    }
+                    Step::ChecksumMismatch => found.push("!sum".into()),
+                    Step::Incomplete => break,
+                    Step::JunkLimit => {
+                        found.push(format!("!junk at {start}"));
+                        return (found, decoder.state());
+                    }
+                }
+            }
+        }
+        (found, decoder.state())
+    }
+
+    #[track_caller]
+    fn expect(stream: &[u8], expected: &[&str]) -> DecoderState {
+        let (whole, state) = decode_in_pieces(stream, stream.len());
+        assert_eq!(whole, expected);
+        assert_eq!(decode_in_pieces(stream, 1), (whole, state));
+        state
+    }
+
+    fn frame(data: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode_frame(data, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn frames_back_to_back() {
+        let stream = [frame(b"one"), frame(b""), frame(b"three")].concat();
+        let state = expect(&stream, &["one", "", "three"]);
+        assert_eq!(state, DecoderState::default());
+    }
+
+    #[test]
+    fn junk_before_a_frame_is_skipped_and_forgiven() {
+        let stream = [b"junk \xFF junk".to_vec(), frame(b"one")].concat();
+        let state = expect(&stream, &["one"]);
+        assert_eq!(state.junk, 0);
+    }
+
+    #[test]
+    fn a_false_length_does_not_swallow_the_next_frame() {
+        let stream = [b"\xFF\xFF\x40\x00short".to_vec(), frame(b"one")].concat();
+        expect(&stream, &["one"]);
+    }
+
+    #[test]
+    fn a_wrong_sum_is_told_and_costs_only_itself() {
+        let mut bad = frame(b"bad");
+        bad[5] ^= 1;
+        let stream = [bad, frame(b"one")].concat();
+        expect(&stream, &["!sum", "one"]);
+    }
+
+    #[test]
+    fn a_wrong_end_marker_is_silent_junk() {
+        let mut bad = frame(b"bad");
+        let last = bad.len() - 1;
+        bad[last] = 0xFD;
+        let state = expect(&bad, &[]);
+        assert_eq!(state.junk as usize, bad.len());
+    }
+
+    #[test]
+    fn a_stray_mark_before_a_frame() {
+        for strays in 1..5 {
+            let stream = [vec![0xFF; strays], frame(b"one"), frame(b"two")].concat();
+            expect(&stream, &["one", "two"]);
+        }
+    }
+
+    #[test]
+    fn the_boundary_is_known_behind_recognised_frames_only() {
+        let at_boundary = |stream: &[u8]| {
+            let mut decoder = Decoder::default();
+            let mut start = 0;
+            loop {
+                let decoded = decoder.decode(&stream[start..], Input::Open);
+                start += decoded.consumed;
+                if decoded.step == Step::Incomplete {
+                    return decoder.at_boundary();
+                }
+            }
+        };
+        let mut wrong_sum = frame(b"x");
+        wrong_sum[4] = b'y';
+        assert!(at_boundary(b""));
+        assert!(at_boundary(b"\xFF"));
+        assert!(at_boundary(b"\xFF\xFF\x00"));
+        assert!(at_boundary(&[frame(b"x"), b"\xFF\xFF".to_vec()].concat()));
+        assert!(at_boundary(
+            &[wrong_sum.clone(), b"\xFF\xFF".to_vec()].concat()
+        ));
+        assert!(at_boundary(&wrong_sum));
+        assert!(!at_boundary(b"j"));
+        assert!(!at_boundary(b"j\xFF\xFF"));
+        assert!(!at_boundary(b"\xFF\xFF\x00\x09a\xFF\xFF\x10"));
+    }
+
+    #[test]
+    fn an_abandoned_candidate_gives_way_to_the_frame_it_hid() {
+        // A stray mark before a frame of FFFC bytes hides its end.
+        let stream = [vec![0xFF], frame(&[b'x'; 0xFFFC])].concat();
+        let mut decoder = Decoder::default();
+        let decoded = decoder.decode(&stream, Input::Open);
+        assert_eq!((decoded.consumed, decoded.step), (0, Step::Incomplete));
+
+        let mut at_end = decoder.clone();
+        assert!(matches!(
+            at_end.decode(&stream, Input::Ended).step,
+            Step::Frame(data) if data.len() == 0xFFFC
+        ));
+
+        let junk = decoder.abandon(&stream);
+        assert_eq!(junk, 1);
+        assert!(matches!(
+            decoder.decode(&stream[junk..], Input::Open).step,
+            Step::Frame(_)
+        ));
+    }
+
+    #[test]
+    fn the_end_of_input_settles_everything() {
+        let stream = b"\xFF\xFF\x00\x05abc";
+        let mut decoder = Decoder::default();
+        assert_eq!(decoder.decode(stream, Input::Open).consumed, 0);
+        let decoded = decoder.decode(stream, Input::Ended);
+        assert_eq!(
+            (decoded.consumed, decoded.step),
+            (stream.len(), Step::Incomplete)
+        );
+        assert_eq!(decoder.junk() as usize, stream.len());
+    }
+
+    #[test]
+    fn junk_is_counted_byte_by_byte_up_to_the_limit() {
+        let limit = JUNK_LIMIT as usize;
+        let mut stream = vec![b'j'; limit - 1];
+        assert_eq!(decode_in_pieces(&stream, 4096).0, Vec::<String>::new());
+        stream.extend_from_slice(b"jjj");
+        for piece in [1, 4096, stream.len()] {
+            let (found, state) = decode_in_pieces(&stream, piece);
+            assert_eq!(found, [format!("!junk at {limit}")]);
+            assert_eq!(state.junk, JUNK_LIMIT);
+        }
+    }
+
+    #[test]
+    fn a_frame_that_passes_renews_the_junk_budget() {
+        let junk = vec![b'j'; JUNK_LIMIT as usize - 1];
+        let stream = [junk.clone(), frame(b"one"), junk, frame(b"two")].concat();
+        let (found, _) = decode_in_pieces(&stream, 65_536);
+        assert_eq!(found, ["one", "two"]);
+    }
+
+    #[test]
+    fn the_longest_frame_passes() {
+        let stream = frame(&[b'x'; MAX_DATA]);
+        let (found, _) = decode_in_pieces(&stream, 1);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].len(), MAX_DATA);
+    }
+}

@@ -1,0 +1,307 @@
+//! The two JSON objects of the wire, read the way Go's `encoding/json` reads
+//! them, because Go agents are what is deployed.
+//!
+//! Derived serde would refuse much of what Go takes: `null` for any field (no
+//! effect on it), a key given twice (the last one wins), a lone surrogate in an
+//! escape or a byte that is no UTF-8 (each becomes U+FFFD). Unlike Go, keys
+//! match by exact case.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserializer as _;
+use serde::de::{self, Deserialize, IgnoredAny, MapAccess, Visitor};
+use serde_json::error::Category;
+use serde_json::value::RawValue;
+
+use super::reply::Refusal;
+
+/// The classic envelope.
+#[derive(Debug, Default)]
+pub(super) struct Envelope<'a> {
+    pub(super) packet_type: Option<i64>,
+    /// The base64 text, unescaped.
+    pub(super) packet_content: Option<Cow<'a, [u8]>>,
+}
+
+/// The inner object; which keys it knows depends on the packet's kind.
+#[derive(Debug, Default)]
+pub(super) struct Inner<'a> {
+    pub(super) version: Cow<'a, str>,
+    pub(super) content: Cow<'a, str>,
+    pub(super) rand: i64,
+    pub(super) timestamp: i64,
+    pub(super) agent: Option<Cow<'a, str>>,
+}
+
+/// Reads an object of type `T` that fills all of `json`, white space aside.
+pub(super) fn parse<'a, T: Object<'a>>(json: &'a [u8], mut object: T) -> Result<T, Refusal> {
+    // serde_json lets control characters stand in strings that it reads as
+    // bytes. Skipping a value, it does not.
+    if json.iter().any(u8::is_ascii_control) {
+        serde_json::from_slice::<IgnoredAny>(json).map_err(|_| Refusal::Malformed)?;
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let mut refusal = None;
+    let parsed = deserializer
+        .deserialize_option(ObjectVisitor {
+            object: &mut object,
+            refusal: &mut refusal,
+        })
+        .and_then(|()| deserializer.end());
+    match (parsed, refusal) {
+        (Ok(()), None) => Ok(object),
+        (Ok(()), Some(refusal)) => Err(refusal),
+        (Err(error), _) => Err(match error.classify() {
+            Category::Data => Refusal::WrongType,
+            Category::Syntax | Category::Eof | Category::Io => Refusal::Malformed,
+        }),
+    }
+}
+
+/// An object that takes its fields one by one.
+pub(super) trait Object<'de> {
+    /// Takes the value behind `key`. A value that is sound JSON but unusable
+    /// comes back as the refusal, so that the rest is still checked to be JSON.
+    fn field<A: MapAccess<'de>>(
+        &mut self,
+        key: &[u8],
+        map: &mut A,
+    ) -> Result<Option<Refusal>, A::Error>;
+}
+
+impl<'de> Object<'de> for Envelope<'de> {
+    fn field<A: MapAccess<'de>>(
+        &mut self,
+        key: &[u8],
+        map: &mut A,
+    ) -> Result<Option<Refusal>, A::Error> {
+        match key {
+            b"PacketType" => {
+                let present = self.packet_type.get_or_insert(0);
+                integer(map, present)
+            }
+            b"PacketContent" => {
+                // Go sets a byte slice to nil for null, where it leaves scalars alone.
+                let Bytes(text) = map.next_value()?;
+                self.packet_content = Some(text.unwrap_or_default());
+                Ok(None)
+            }
+            _ => ignore(map),
+        }
+    }
+}
+
+/// The inner object of a heartbeat or of a report.
+#[derive(Debug)]
+pub(super) enum InnerObject<'a> {
+    Heartbeat(Inner<'a>),
+    Report(Inner<'a>),
+}
+
+impl<'de> Object<'de> for InnerObject<'de> {
+    fn field<A: MapAccess<'de>>(
+        &mut self,
+        key: &[u8],
+        map: &mut A,
+    ) -> Result<Option<Refusal>, A::Error> {
+        match (self, key) {
+            (Self::Heartbeat(inner), b"version") => text(map, &mut inner.version),
+            (Self::Report(inner), b"content") => text(map, &mut inner.content),
+            (Self::Report(inner), b"rand") => integer(map, &mut inner.rand),
+            (Self::Heartbeat(inner) | Self::Report(inner), b"timestamp") => {
+                integer(map, &mut inner.timestamp)
+            }
+            (Self::Heartbeat(inner) | Self::Report(inner), b"agent") => {
+                let Bytes(name) = map.next_value()?;
+                if let Some(name) = name {
+                    inner.agent = Some(to_text(name));
+                }
+                Ok(None)
+            }
+            _ => ignore(map),
+        }
+    }
+}
+
+fn ignore<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Option<Refusal>, A::Error> {
+    map.next_value::<IgnoredAny>()?;
+    Ok(None)
+}
+
+fn text<'de, A: MapAccess<'de>>(
+    map: &mut A,
+    into: &mut Cow<'de, str>,
+) -> Result<Option<Refusal>, A::Error> {
+    let Bytes(text) = map.next_value()?;
+    if let Some(text) = text {
+        *into = to_text(text);
+    }
+    Ok(None)
+}
+
+/// A number is read from its own text: that tells `-0`, a fraction and a number
+/// beyond 64 bits apart, which serde's data model does not.
+fn integer<'de, A: MapAccess<'de>>(
+    map: &mut A,
+    into: &mut i64,
+) -> Result<Option<Refusal>, A::Error> {
+    use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+
+    let raw: &RawValue = map.next_value()?;
+    match raw.get() {
+        "null" => Ok(None),
+        number => match number.parse() {
+            Ok(number) => {
+                *into = number;
+                Ok(None)
+            }
+            Err(error) if matches!(error.kind(), PosOverflow | NegOverflow) => {
+                Ok(Some(Refusal::OutOfRange))
+            }
+            Err(_) => Ok(Some(Refusal::WrongType)),
+        },
+    }
+}
+
+/// UTF-8 as it is; what is no UTF-8, with a U+FFFD for each bad byte and, since
+/// that is how serde_json hands over a lone surrogate, for each of those.
+fn to_text(bytes: Cow<'_, [u8]>) -> Cow<'_, str> {
+    match bytes {
+        Cow::Borrowed(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => Cow::Borrowed(text),
+            Err(_) => Cow::Owned(replace_invalid(bytes)),
+        },
+        Cow::Owned(bytes) => Cow::Owned(
+            String::from_utf8(bytes).unwrap_or_else(|error| replace_invalid(error.as_bytes())),
+        ),
+    }
+}
+
+fn replace_invalid(mut bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    while let Some(chunk) = bytes.utf8_chunks().next() {
+        text.push_str(chunk.valid());
+        let bad = &bytes[chunk.valid().len()..];
+        let skip = match bad {
+            [] => break,
+            [0xED, 0xA0..=0xBF, 0x80..=0xBF, ..] => 3,
+            _ => 1,
+        };
+        text.push(char::REPLACEMENT_CHARACTER);
+        bytes = &bad[skip..];
+    }
+    text
+}
+
+/// A JSON string as bytes, or `null`.
+struct Bytes<'a>(Option<Cow<'a, [u8]>>);
+
+impl<'de> Deserialize<'de> for Bytes<'de> {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct StringOrNull;
+
+        impl<'de> Visitor<'de> for StringOrNull {
+            type Value = Bytes<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a string or null")
+            }
+
+            fn visit_none<E: de::Error>(self) -> Result<Self::Value, E> {
+                Ok(Bytes(None))
+            }
+
+            fn visit_some<D: de::Deserializer<'de>>(
+                self,
+                deserializer: D,
+            ) -> Result<Self::Value, D::Error> {
+                deserializer.deserialize_bytes(self)
+            }
+
+            fn visit_borrowed_bytes<E: de::Error>(
+                self,
+                bytes: &'de [u8],
+            ) -> Result<Self::Value, E> {
+                Ok(Bytes(Some(Cow::Borrowed(bytes))))
+            }
+
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Self::Value, E> {
+                Ok(Bytes(Some(Cow::Owned(bytes.to_vec()))))
+            }
+        }
+
+        deserializer.deserialize_option(StringOrNull)
+    }
+}
+
+/// An object's key, long enough to tell the known ones from each other.
+struct Key {
+    bytes: [u8; Self::CAPACITY],
+    length: usize,
+}
+
+impl Key {
+    /// One more than the longest known key, `PacketContent`, so that no longer
+    /// key is cut down to a known one.
+    const CAPACITY: usize = 14;
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+
+        impl Visitor<'_> for KeyVisitor {
+            type Value = Key;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a key")
+            }
+
+            fn visit_bytes<E: de::Error>(self, key: &[u8]) -> Result<Key, E> {
+                let length = key.len().min(Key::CAPACITY);
+                let mut bytes = [0; Key::CAPACITY];
+                bytes[..length].copy_from_slice(&key[..length]);
+                Ok(Key { bytes, length })
+            }
+        }
+
+        // As bytes, because a key with a lone surrogate is merely unknown.
+        deserializer.deserialize_bytes(KeyVisitor)
+    }
+}
+
+struct ObjectVisitor<'o, T> {
+    object: &'o mut T,
+    refusal: &'o mut Option<Refusal>,
+}
+
+impl<'de, T: Object<'de>> Visitor<'de> for ObjectVisitor<'_, T> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object or null")
+    }
+
+    fn visit_none<E: de::Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_some<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<Key>()? {
+            let refusal = self.object.field(key.as_bytes(), &mut map)?;
+            if self.refusal.is_none() {
+                *self.refusal = refusal;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,342 @@
+//! A frame's data to a packet, in either encoding.
+
+use std::borrow::Cow;
+
+use base64_simd::AsOut as _;
+
+use super::json::{Envelope, Inner, InnerObject, parse};
+use super::packet::{AgentName, Heartbeat, Packet, PacketKind, Report};
+use super::reply::Refusal;
+
+/// Decodes frame data into packets; keeps the space that base64 needs, so that
+/// one decoder for all connections allocates once.
+#[derive(Debug, Default)]
+pub struct PacketDecoder {
+    scratch: Vec<u8>,
+}
+
+impl PacketDecoder {
+    /// Decodes the data of one frame that passed.
+    ///
+    /// # Errors
+    /// The [`Refusal`] to answer with when the data is no usable packet.
+    pub fn decode<'a>(&'a mut self, data: &'a [u8]) -> Result<Packet<'a>, Refusal> {
+        match data {
+            [] => Err(Refusal::Empty),
+            [b'{' | b' ' | b'\t' | b'\r' | b'\n', ..] => self.decode_classic(data),
+            [number, inner @ ..] => match PacketKind::from_number(*number) {
+                Some(kind) => decode_inner(kind, inner),
+                None if number.is_ascii_graphic() => Err(Refusal::Malformed),
+                None => Err(Refusal::UnknownEncoding),
+            },
+        }
+    }
+
+    fn decode_classic<'a>(&'a mut self, data: &[u8]) -> Result<Packet<'a>, Refusal> {
+        let Envelope {
+            packet_type: Some(number),
+            packet_content: Some(text),
+        } = parse(data, Envelope::default())?
+        else {
+            return Err(Refusal::MissingField);
+        };
+        // The original's field is a byte.
+        let number = u8::try_from(number).map_err(|_| Refusal::OutOfRange)?;
+        let kind = PacketKind::from_number(number).ok_or(Refusal::UnknownPacketType)?;
+        decode_inner(kind, decode_base64(&text, &mut self.scratch)?)
+    }
+}
+
+fn decode_inner(kind: PacketKind, json: &[u8]) -> Result<Packet<'_>, Refusal> {
+    if json.is_empty() {
+        return Err(Refusal::Empty);
+    }
+    let inner = Inner::default();
+    let object = match kind {
+        PacketKind::Heartbeat => InnerObject::Heartbeat(inner),
+        PacketKind::Report => InnerObject::Report(inner),
+    };
+    match parse(json, object)? {
+        InnerObject::Heartbeat(inner) => Ok(Packet::Heartbeat(Heartbeat {
+            version: inner.version,
+            timestamp: inner.timestamp,
+            agent: agent_name(inner.agent)?,
+        })),
+        InnerObject::Report(inner) => Ok(Packet::Report(Report {
+            content: inner.content,
+            rand: inner.rand,
+            timestamp: inner.timestamp,
+            agent: agent_name(inner.agent)?,
+        })),
+    }
+}
+
+fn agent_name(name: Option<Cow<'_, str>>) -> Result<Option<AgentName<'_>>, Refusal> {
+    name.map(AgentName::new)
+        .transpose()
+        .map_err(|_| Refusal::BadAgentName)
+}
+
+/// Decodes padded standard base64 into `scratch`.
+///
+/// The strict decoder goes first, as it is the fast one and right for all that
+/// a JSON library writes. What it refuses gets the two liberties that Go
+/// grants: line breaks anywhere, and stray bits in the last character.
+fn decode_base64<'s>(text: &[u8], scratch: &'s mut Vec<u8>) -> Result<&'s [u8], Refusal> {
+    // Resizing writes only where the scratch grows for the first time.
+    if scratch.len() < text.len() {
+        scratch.resize(text.len(), 0);
+    }
+    let strict = base64_simd::STANDARD
+        .decode(text, scratch.as_mut_slice().as_out())
+        .map(|decoded| decoded.len());
+    let length = match strict {
+        Ok(length) => length,
+        Err(_) => decode_liberally(text, scratch).ok_or(Refusal::BadBase64)?,
+    };
+    Ok(&scratch[..length])
+}
+
+fn decode_liberally(text: &[u8], scratch: &mut [u8]) -> Option<usize> {
+    let mut length = 0;
+    for &byte in text.iter().filter(|byte| !matches!(byte, b'\r' | b'\n')) {
+        scratch[length] = byte;
+        length += 1;
+    }
+    let joined = &mut scratch[..length];
+    // The forgiving decoder would also take white space and missing padding.
+    if length % 4 != 0 || joined.iter().any(u8::is_ascii_whitespace) {
+        return None;
+    }
+    let decoded = base64_simd::forgiving_decode_inplace(joined).ok()?;
+    Some(decoded.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Encoding, FRAME_OVERHEAD, encode_packet};
+
+    fn classic(kind: i64, inner: &[u8]) -> Vec<u8> {
+        let content = base64_simd::STANDARD.encode_to_string(inner);
+        format!(r#"{{"PacketType":{kind},"PacketContent":"{content}"}}"#).into_bytes()
+    }
+
+    fn compact(kind: u8, inner: &[u8]) -> Vec<u8> {
+        [&[kind], inner].concat()
+    }
+
+    /// The content of a report whose inner object is `inner`, in both encodings.
+    #[track_caller]
+    fn content_of(inner: &[u8]) -> String {
+        let mut decoder = PacketDecoder::default();
+        let data = (classic(1, inner), compact(1, inner));
+        let from_classic = decoder.decode(&data.0).map(|p| format!("{p:?}"));
+        let packet = decoder.decode(&data.1);
+        assert_eq!(from_classic, packet.clone().map(|p| format!("{p:?}")));
+        match packet {
+            Ok(Packet::Report(report)) => report.content.into_owned(),
+            other => panic!("{other:?} from {}", String::from_utf8_lossy(inner)),
+        }
+    }
+
+    #[track_caller]
+    fn refusal(data: &[u8]) -> Refusal {
+        match PacketDecoder::default().decode(data) {
+            Err(refusal) => refusal,
+            Ok(packet) => panic!("{packet:?} from {}", String::from_utf8_lossy(data)),
+        }
+    }
+
+    #[test]
+    fn what_is_encoded_decodes_to_the_same_in_both_encodings() {
+        let packets = [
+            Packet::Heartbeat(Heartbeat {
+                version: "1.0 <&>\u{2028}".into(),
+                timestamp: i64::MIN,
+                agent: None,
+            }),
+            Packet::Report(Report {
+                content: "line\nbreak \"quoted\" \u{1F600}".into(),
+                rand: i64::MAX,
+                timestamp: 0,
+                agent: Some(AgentName::new("web-01").unwrap()),
+            }),
+        ];
+        for packet in packets {
+            for encoding in [Encoding::Classic, Encoding::Compact] {
+                let mut frame = Vec::new();
+                encode_packet(&packet, encoding, &mut frame).unwrap();
+                let data = &frame[4..frame.len() - FRAME_OVERHEAD + 4];
+                assert_eq!(PacketDecoder::default().decode(data), Ok(packet.clone()));
+            }
+        }
+    }
+
+    #[test]
+    fn plain_strings_borrow() {
+        let data = compact(1, br#"{"content":"abc"}"#);
+        let mut decoder = PacketDecoder::default();
+        let Ok(Packet::Report(report)) = decoder.decode(&data) else {
+            panic!("not a report");
+        };
+        assert!(matches!(report.content, Cow::Borrowed("abc")));
+    }
+
+    #[test]
+    fn strings_are_read_as_go_reads_them() {
+        let cases: [(&[u8], &str); 10] = [
+            (br#"{"content":"\u003c\u003E\u0026\u2028"}"#, "<>&\u{2028}"),
+            (
+                br#"{"content":"\/\b\f\n\r\t\"\\"}"#,
+                "/\u{8}\u{c}\n\r\t\"\\",
+            ),
+            (br#"{"content":"\ud83d\ude00"}"#, "\u{1F600}"),
+            (br#"{"content":"a\ud800b"}"#, "a\u{FFFD}b"),
+            (br#"{"content":"\ud800\ud800\udc00"}"#, "\u{FFFD}\u{10000}"),
+            (br#"{"content":"\udc00\ud800"}"#, "\u{FFFD}\u{FFFD}"),
+            (b"{\"content\":\"a\x80\xC3b\"}", "a\u{FFFD}\u{FFFD}b"),
+            (br#"{"content":null}"#, ""),
+            (br#"{"content":"first","content":"last"}"#, "last"),
+            (br#"{"content":"kept","content":null}"#, "kept"),
+        ];
+        for (inner, content) in cases {
+            assert_eq!(content_of(inner), content);
+        }
+    }
+
+    #[test]
+    fn what_go_ignores_is_ignored() {
+        for inner in [
+            br#"{"content":"x","more":{"deep":[1,2.5e9,null,"\ud800"]},"rand":1}"#.as_slice(),
+            br#"{"\ud800":1,"content":"x"}"#,
+            b"\r\n\t {\"content\" : \"x\" } \n",
+            br#"{"content":"x","PacketContentAndMore":1,"Content":"y"}"#,
+            br#"{"conten\u0074":"x"}"#,
+            br#"{"content":"x","agent":null,"rand":null,"timestamp":-0}"#,
+            br#"{"content":"x","version":7}"#,
+        ] {
+            assert_eq!(content_of(inner), "x");
+        }
+        assert_eq!(content_of(b"null"), "");
+        assert_eq!(content_of(b"{}"), "");
+    }
+
+    #[test]
+    fn base64_is_read_as_go_reads_it() {
+        let mut decoder = PacketDecoder::default();
+        let mut decode = |content: &str| {
+            let data = format!(r#"{{"PacketContent":"{content}","PacketType":1}}"#);
+            decoder.decode(data.as_bytes()).map(|packet| packet.kind())
+        };
+        // "{}" and "{} ", plain, escaped, broken into lines, with stray bits.
+        for good in [
+            "e30=",
+            "e30g",
+            r"\u0065\u0033\u0030=",
+            r"e3\n0\r\n=",
+            "e31=",
+        ] {
+            assert_eq!(decode(good), Ok(PacketKind::Report), "{good}");
+        }
+        for bad in [
+            "e30", "e3 0=", "e30==", "e30=e30=", "=", "e3-0", "\u{fc}", r"e30\t=",
+        ] {
+            assert_eq!(decode(bad), Err(Refusal::BadBase64), "{bad}");
+        }
+        for empty in ["", r"\n"] {
+            assert_eq!(decode(empty), Err(Refusal::Empty), "{empty}");
+        }
+    }
+
+    #[test]
+    fn the_envelope_is_read_as_go_reads_it() {
+        let mut decoder = PacketDecoder::default();
+        for (data, kind) in [
+            (
+                r#"{"PacketType":null,"PacketContent":"e30="}"#,
+                PacketKind::Heartbeat,
+            ),
+            (
+                r#"{"PacketType":0,"PacketType":1,"PacketContent":"e30="}"#,
+                PacketKind::Report,
+            ),
+            (
+                " {\"PacketContent\":\"e30=\",\"x\":[],\"PacketType\":1}\n",
+                PacketKind::Report,
+            ),
+        ] {
+            let packet = decoder.decode(data.as_bytes()).map(|packet| packet.kind());
+            assert_eq!(packet, Ok(kind), "{data}");
+        }
+    }
+
+    #[test]
+    fn unusable_data_is_refused_with_its_reason() {
+        let cases: [(&[u8], Refusal); 26] = [
+            (b"", Refusal::Empty),
+            (b"\x00", Refusal::Empty),
+            (br#"{"PacketType":0,"PacketContent":null}"#, Refusal::Empty),
+            (b"\x02{}", Refusal::UnknownEncoding),
+            (b"\xEF\xBB\xBF{}", Refusal::UnknownEncoding),
+            (b"hello", Refusal::Malformed),
+            (b"[1]", Refusal::Malformed),
+            (b" ", Refusal::Malformed),
+            (b"{", Refusal::Malformed),
+            (b"{} {}", Refusal::Malformed),
+            (b"\x00{}x", Refusal::Malformed),
+            (b"\x00[]", Refusal::WrongType),
+            (b"\x01{\"content\":\"\n\"}", Refusal::Malformed),
+            (b"{}", Refusal::MissingField),
+            (b" null", Refusal::MissingField),
+            (br#"{"PacketType":1}"#, Refusal::MissingField),
+            (br#"{"PacketContent":"e30="}"#, Refusal::MissingField),
+            (
+                br#"{"packettype":1,"PacketContent":"e30="}"#,
+                Refusal::MissingField,
+            ),
+            (
+                br#"{"PacketType":"1","PacketContent":"e30="}"#,
+                Refusal::WrongType,
+            ),
+            (
+                br#"{"PacketType":1.0,"PacketContent":"e30="}"#,
+                Refusal::WrongType,
+            ),
+            (
+                br#"{"PacketType":256,"PacketContent":"e30="}"#,
+                Refusal::OutOfRange,
+            ),
+            (
+                br#"{"PacketType":2,"PacketContent":"e30="}"#,
+                Refusal::UnknownPacketType,
+            ),
+            (b"\x01{\"rand\":9223372036854775808}", Refusal::OutOfRange),
+            (b"\x00{\"version\":1}", Refusal::WrongType),
+            (b"\x00{\"agent\":\"\"}", Refusal::BadAgentName),
+            (b"\x00{\"agent\":\"a\\nb\"}", Refusal::BadAgentName),
+        ];
+        for (data, expected) in cases {
+            assert_eq!(refusal(data), expected, "{}", String::from_utf8_lossy(data));
+        }
+    }
+
+    #[test]
+    fn broken_json_outranks_unusable_fields() {
+        assert_eq!(
+            refusal(b"\x01{\"rand\":1e99,\"content\":"),
+            Refusal::Malformed
+        );
+    }
+
+    #[test]
+    fn nesting_as_deep_as_a_frame_allows_is_no_trouble() {
+        let mut inner = br#"{"x":"#.to_vec();
+        inner.extend(std::iter::repeat_n(b'[', 30_000));
+        inner.extend(std::iter::repeat_n(b']', 30_000));
+        inner.push(b'}');
+        let data = compact(0, &inner);
+        let packet = PacketDecoder::default().decode(&data).map(|p| p.kind());
+        assert_eq!(packet, Ok(PacketKind::Heartbeat));
+    }
+}
