@@ -1,0 +1,209 @@
+//! A session's deadlines.
+//!
+//! Time is always an argument. While we do not read from an agent, for
+//! whatever reason of ours, its clocks stand still: on resuming, every mark
+//! moves by the time that was lost.
+
+use std::time::Duration;
+
+use super::Limits;
+use crate::time::Moment;
+
+/// Why we do not read from an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// It waits for a receive buffer. That is our doing: no clock runs.
+    Buffer,
+    /// It does not read its replies. That is its doing: the output clock runs.
+    Output,
+}
+
+/// Which limit was exceeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timeout {
+    /// No frame passed for too long.
+    Idle,
+    /// A frame was begun and not finished.
+    Frame,
+    /// Replies were not read.
+    Output,
+}
+
+/// The marks from which a session's deadlines are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clocks {
+    /// When the last frame passed, or the connection was accepted.
+    pub last_passed: Moment,
+    /// When the candidate at the front of the window was begun.
+    pub begun: Option<Moment>,
+    /// Since when we do not read, and why.
+    pub stopped: Option<(StopReason, Moment)>,
+    /// When the last heartbeat came.
+    pub last_heartbeat: Option<Moment>,
+    /// The last two intervals between heartbeats, in milliseconds, latest
+    /// first. Two, so that a pair sent in one go does not hide the rhythm.
+    pub intervals: [u32; 2],
+}
+
+impl Clocks {
+    pub(super) fn new(now: Moment) -> Self {
+        Self {
+            last_passed: now,
+            begun: None,
+            stopped: None,
+            last_heartbeat: None,
+            intervals: [0; 2],
+        }
+    }
+
+    /// A frame passed.
+    pub(super) fn passed(&mut self, now: Moment) {
+        self.last_passed = now;
+    }
+
+    /// A heartbeat came.
+    pub(super) fn heartbeat(&mut self, now: Moment) {
+        if let Some(last) = self.last_heartbeat {
+            let interval = u32::try_from(now.since(last).as_millis()).unwrap_or(u32::MAX);
+            self.intervals = [interval, self.intervals[0]];
+        }
+        self.last_heartbeat = Some(now);
+    }
+
+    /// Whether the window now begins with a candidate, and whether it is
+    /// another one than before.
+    pub(super) fn candidate(&mut self, begun: bool, moved: bool, now: Moment) {
+        if !begun {
+            self.begun = None;
+        } else if moved || self.begun.is_none() {
+            self.begun = Some(now);
+        }
+    }
+
+    /// The candidate was dropped.
+    pub(super) fn drop_candidate(&mut self) {
+        self.begun = None;
+    }
+
+    pub(super) fn stop(&mut self, reason: StopReason, now: Moment) {
+        if self.stopped.is_none() {
+            self.stopped = Some((reason, now));
+        }
+    }
+
+    pub(super) fn resume(&mut self, now: Moment) {
+        if let Some((_, since)) = self.stopped.take() {
+            let lost = now.since(since);
+            self.last_passed = self.last_passed.after(lost);
+            self.begun = self.begun.map(|begun| begun.after(lost));
+            self.last_heartbeat = self.last_heartbeat.map(|last| last.after(lost));
+        }
+    }
+
+    pub(super) fn stopped(&self) -> Option<StopReason> {
+        self.stopped.map(|(reason, _)| reason)
+    }
+
+    /// The next deadline and what it is for.
+    pub(super) fn deadline(&self, limits: &Limits) -> Option<(Moment, Timeout)> {
+        match self.stopped {
+            Some((StopReason::Buffer, _)) => None,
+            Some((StopReason::Output, since)) => Some((since.after(limits.idle), Timeout::Output)),
+            None => {
+                let idle = self.last_passed.after(self.idle_limit(limits));
+                match self.begun.map(|begun| begun.after(limits.frame)) {
+                    Some(frame) if frame <= idle => Some((frame, Timeout::Frame)),
+                    _ => Some((idle, Timeout::Idle)),
+                }
+            }
+        }
+    }
+
+    /// The larger of the configured limit and three times the interval that the
+    /// agent's own heartbeats show: one may be lost and one may be late.
+    fn idle_limit(&self, limits: &Limits) -> Duration {
+        let [latest, before] = self.intervals;
+        let rhythm = Duration::from_millis(u64::from(latest.max(before)));
+        limits.idle.max(3 * rhythm)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        idle: Duration::from_secs(90),
+        frame: Duration::from_secs(10),
+    };
+
+    fn at(seconds: u64) -> Moment {
+        Moment::from_nanos(1_000_000_000 * (1000 + seconds))
+    }
+
+    #[test]
+    fn idle_counts_from_the_last_frame_that_passed() {
+        let mut clocks = Clocks::new(at(0));
+        assert_eq!(clocks.deadline(&LIMITS), Some((at(90), Timeout::Idle)));
+        clocks.passed(at(5));
+        assert_eq!(clocks.deadline(&LIMITS), Some((at(95), Timeout::Idle)));
+    }
+
+    #[test]
+    fn a_frame_begun_has_its_own_deadline() {
+        let mut clocks = Clocks::new(at(0));
+        clocks.candidate(true, true, at(3));
+        assert_eq!(clocks.deadline(&LIMITS), Some((at(13), Timeout::Frame)));
+        // More of the same frame does not move it; another frame does.
+        clocks.candidate(true, false, at(4));
+        assert_eq!(clocks.deadline(&LIMITS), Some((at(13), Timeout::Frame)));
+        clocks.candidate(true, true, at(5));
+        assert_eq!(clocks.deadline(&LIMITS), Some((at(15), Timeout::Frame)));
+        clocks.candidate(false, true, at(6));
+        assert_eq!(clocks.deadline(&LIMITS), Some((at(90), Timeout::Idle)));
+    }
+
+    #[test]
+    fn the_earlier_deadline_wins() {
+        let mut clocks = Clocks::new(at(0));
+        clocks.candidate(true, true, at(85));
+        assert_eq!(clocks.deadline(&LIMITS), Some((at(90), Timeout::Idle)));
+    }
+
+    #[test]
+    fn slow_heartbeats_stretch_the_idle_limit() {
+        let mut clocks = Clocks::new(at(0));
+        for second in [0, 60, 120] {
+            clocks.passed(at(second));
+            clocks.heartbeat(at(second));
+        }
+        assert_eq!(clocks.deadline(&LIMITS), Some((at(300), Timeout::Idle)));
+        // One more right behind does not hide the rhythm.
+        clocks.heartbeat(at(120));
+        assert_eq!(clocks.deadline(&LIMITS), Some((at(300), Timeout::Idle)));
+        clocks.heartbeat(at(121));
+        assert_eq!(clocks.deadline(&LIMITS), Some((at(210), Timeout::Idle)));
+    }
+
+    #[test]
+    fn clocks_stand_still_while_we_do_not_read() {
+        let mut clocks = Clocks::new(at(0));
+        clocks.candidate(true, true, at(1));
+        clocks.stop(StopReason::Buffer, at(2));
+        assert_eq!(clocks.deadline(&LIMITS), None);
+        clocks.resume(at(102));
+        assert_eq!(clocks.deadline(&LIMITS), Some((at(111), Timeout::Frame)));
+        clocks.candidate(false, true, at(103));
+        assert_eq!(clocks.deadline(&LIMITS), Some((at(190), Timeout::Idle)));
+    }
+
+    #[test]
+    fn only_the_output_clock_runs_while_replies_are_not_read() {
+        let mut clocks = Clocks::new(at(0));
+        clocks.stop(StopReason::Output, at(50));
+        clocks.stop(StopReason::Output, at(60));
+        assert_eq!(clocks.deadline(&LIMITS), Some((at(140), Timeout::Output)));
+        clocks.resume(at(130));
+        assert_eq!(clocks.deadline(&LIMITS), Some((at(170), Timeout::Idle)));
+    }
+}

@@ -1,0 +1,310 @@
+//! One agent's conversation, without its socket.
+//!
+//! A [`Session`] takes bytes and the time as arguments, hands packets to a
+//! [`Handler`] and collects reply lines. It does no I/O, owns no receive buffer
+//! and reads no clock, so a test can drive it step by step, and all of it can be
+//! written down as [`SessionState`] and rebuilt in another process.
+
+mod clocks;
+mod state;
+mod tally;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+
+pub use clocks::{Clocks, StopReason, Timeout};
+pub use state::SessionState;
+pub use tally::Tally;
+
+use crate::time::Moment;
+use crate::wire::{Decoder, FRAME_OVERHEAD, Input, Packet, PacketDecoder, Refusal, Reply, Step};
+
+/// Unsent bytes above which no more is read from an agent: room for the
+/// replies to two full turns, so that a slow reader is noticed early and a
+/// fleet of them costs little.
+pub const OUTPUT_HIGH_WATER: usize = 64 * 1024;
+
+/// Unsent bytes at which reading goes on: low enough that it is not switched
+/// on and off for every packet the kernel takes.
+pub const OUTPUT_LOW_WATER: usize = OUTPUT_HIGH_WATER / 4;
+
+/// How long a session may take over what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Between two frames that pass; also for the unsent replies of an agent
+    /// that does not read them.
+    pub idle: Duration,
+    /// Between the first and the last byte of a frame.
+    pub frame: Duration,
+}
+
+/// Who sent a packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender<'a> {
+    /// The address the connection comes from.
+    pub peer: SocketAddr,
+    /// The name the agent gave itself last, if it ever did.
+    pub agent: Option<&'a str>,
+}
+
+/// Takes packets and says what to answer.
+pub trait Handler {
+    /// Takes one packet; the reply goes out in the order of arrival.
+    fn handle(&mut self, sender: Sender<'_>, packet: &Packet<'_>) -> Reply;
+}
+
+/// What all sessions of a reactor share while they take bytes.
+#[derive(Debug)]
+pub struct Desk<H> {
+    /// Takes the packets.
+    pub handler: H,
+    /// Decodes them; holds the scratch space.
+    pub packets: PacketDecoder,
+    /// Counts what came in.
+    pub tally: Tally,
+    /// Reply lines of the batch at hand, to be written at once.
+    pub replies: Vec<u8>,
+}
+
+/// What became of the bytes that a session was shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes at the front of the window that are done with.
+    pub consumed: usize,
+    /// Those among them that belonged to no frame that passed.
+    pub junk: u64,
+    /// What is to happen next.
+    pub progress: Progress,
+}
+
+/// How far a session got through its window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// All is decided; the rest, if any, is a frame begun.
+    Settled,
+    /// The frame budget is spent; there may be whole frames left.
+    BudgetSpent,
+    /// Too much junk: answer nothing more and close.
+    GiveUp,
+}
+
+/// What a session wants done when its deadline has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// Nothing yet: the deadline has moved.
+    NotYet,
+    /// Drop the candidate at the front of the window
+    /// ([`Session::drop_candidate`]) and go on with the search.
+    DropCandidate,
+    /// Close the connection.
+    Close(Timeout),
+}
+
+/// One agent's conversation.
+#[derive(Clone, Debug)]
+pub struct Session {
+    peer: SocketAddr,
+    agent: Option<Box<str>>,
+    decoder: Decoder,
+    clocks: Clocks,
+    /// Reply bytes that the socket did not take yet.
+    unsent: BytesMut,
+    frames: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+impl Session {
+    /// The session of a connection that was accepted from `peer` just now.
+    #[must_use]
+    pub fn new(peer: SocketAddr, now: Moment) -> Self {
+        Self {
+            peer,
+            agent: None,
+            decoder: Decoder::default(),
+            clocks: Clocks::new(now),
+            unsent: BytesMut::new(),
+            frames: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+        }
+    }
+
+    /// Takes what `window` holds: everything that has arrived and was not
+    /// consumed before. Replies are appended to `desk.replies`; at most `frames`
+    /// frames are recognised, and `frames` is lowered by those that were.
+    pub fn receive<H: Handler>(
+        &mut self,
+        window: &[u8],
+        input: Input,
+        now: Moment,
+        frames: &mut u32,
+        desk: &mut Desk<H>,
+    ) -> Received {
+        let mut consumed = 0;
+        let mut junk = 0;
+        let progress = loop {
+            if *frames == 0 {
+                break Progress::BudgetSpent;
+            }
+            let decoded = self.decoder.decode(&window[consumed..], input);
+            consumed += decoded.consumed;
+            match decoded.step {
+                Step::Frame(data) => {
+                    *frames -= 1;
+                    junk += (decoded.consumed - data.len() - FRAME_OVERHEAD) as u64;
+                    let reply = self.take(data, now, desk);
+                    desk.replies.extend_from_slice(reply.line());
+                }
+                Step::ChecksumMismatch => {
+                    *frames -= 1;
+                    junk += decoded.consumed as u64;
+                    let refusal = Refusal::ChecksumMismatch;
+                    desk.tally.refused(refusal);
+                    desk.replies.extend_from_slice(Reply::Error(refusal).line());
+                }
+                step @ (Step::Incomplete | Step::JunkLimit) => {
+                    junk += decoded.consumed as u64;
+                    break match step {
+                        Step::JunkLimit => Progress::GiveUp,
+                        _ => Progress::Settled,
+                    };
+                }
+            }
+        };
+        let begun = progress == Progress::Settled && consumed < window.len();
+        self.clocks.candidate(begun, consumed > 0, now);
+        desk.tally.junk_bytes += junk;
+        Received {
+            consumed,
+            junk,
+            progress,
+        }
+    }
+
+    /// Drops the candidate at the front of `window`; returns how many bytes are
+    /// consumed. To be followed by [`receive`](Self::receive) with the rest.
+    pub fn drop_candidate(&mut self, window: &[u8], tally: &mut Tally) -> usize {
+        let dropped = self.decoder.abandon(window);
+        self.clocks.drop_candidate();
+        tally.junk_bytes += dropped as u64;
+        tally.candidates_dropped += 1;
+        dropped
+    }
+
+    /// Notes that `bytes` were read from the socket.
+    pub fn count_input(&mut self, bytes: usize) {
+        self.bytes_in += bytes as u64;
+    }
+
+    /// Keeps reply bytes that the socket does not take now.
+    pub fn queue(&mut self, replies: &[u8]) {
+        self.unsent.extend_from_slice(replies);
+    }
+
+    /// Reply bytes that wait for the socket.
+    #[must_use]
+    pub fn unsent(&self) -> &[u8] {
+        &self.unsent
+    }
+
+    /// Notes that the socket took the first `bytes` of [`unsent`](Self::unsent).
+    pub fn dequeue(&mut self, bytes: usize) {
+        self.unsent.advance(bytes);
+        if self.unsent.is_empty() {
+            // Idle sessions hold no output buffer.
+            self.unsent = BytesMut::new();
+        }
+    }
+
+    /// Notes that `bytes` were written to the socket.
+    pub fn count_output(&mut self, bytes: usize) {
+        self.bytes_out += bytes as u64;
+    }
+
+    /// Whether the agent must read replies before more is read from it.
+    #[must_use]
+    pub fn output_is_full(&self) -> bool {
+        let limit = match self.clocks.stopped() {
+            Some(StopReason::Output) => OUTPUT_LOW_WATER,
+            _ => OUTPUT_HIGH_WATER,
+        };
+        self.unsent.len() > limit
+    }
+
+    /// We stop reading from this agent; its clocks stand still from now on.
+    pub fn stop_reading(&mut self, reason: StopReason, now: Moment) {
+        self.clocks.stop(reason, now);
+    }
+
+    /// We read from this agent again.
+    pub fn resume_reading(&mut self, now: Moment) {
+        self.clocks.resume(now);
+    }
+
+    /// When [`expire`](Self::expire) is to be asked next, if ever.
+    #[must_use]
+    pub fn deadline(&self, limits: &Limits) -> Option<Moment> {
+        self.clocks.deadline(limits).map(|(deadline, _)| deadline)
+    }
+
+    /// What is to be done at `now`, if anything.
+    #[must_use]
+    pub fn expire(&self, now: Moment, limits: &Limits) -> Expiry {
+        match self.clocks.deadline(limits) {
+            Some((deadline, timeout)) if deadline <= now => {
+                if timeout == Timeout::Frame && !self.decoder.at_boundary() {
+                    Expiry::DropCandidate
+                } else {
+                    Expiry::Close(timeout)
+                }
+            }
+            _ => Expiry::NotYet,
+        }
+    }
+
+    /// Who this session's packets come from.
+    #[must_use]
+    pub fn sender(&self) -> Sender<'_> {
+        Sender {
+            peer: self.peer,
+            agent: self.agent.as_deref(),
+        }
+    }
+
+    /// Frames that passed, bytes read and bytes written, so far.
+    #[must_use]
+    pub const fn totals(&self) -> (u64, u64, u64) {
+        (self.frames, self.bytes_in, self.bytes_out)
+    }
+
+    /// Decodes a frame that passed, has it handled and counts it.
+    fn take<H: Handler>(&mut self, data: &[u8], now: Moment, desk: &mut Desk<H>) -> Reply {
+        self.frames += 1;
+        self.clocks.passed(now);
+        match desk.packets.decode(data) {
+            Ok(packet) => {
+                if let Some(name) = packet.agent()
+                    && self.agent.as_deref() != Some(name.as_str())
+                {
+                    self.agent = Some(name.as_str().into());
+                }
+                if let Packet::Heartbeat(_) = packet {
+                    self.clocks.heartbeat(now);
+                }
+                desk.tally.took(packet.kind());
+                let sender = Sender {
+                    peer: self.peer,
+                    agent: self.agent.as_deref(),
+                };
+                desk.handler.handle(sender, &packet)
+            }
+            Err(refusal) => {
+                desk.tally.refused(refusal);
+                Reply::Error(refusal)
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! A session as plain data.
+
+use std::net::SocketAddr;
+
+use bytes::BytesMut;
+
+use super::{Clocks, Session};
+use crate::wire::{Decoder, DecoderState};
+
+/// All there is to know of a session: enough to go on with it in another
+/// process of the same machine as if nothing had happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionState {
+    /// The address the connection comes from.
+    pub peer: SocketAddr,
+    /// The name the agent gave itself last.
+    pub agent: Option<String>,
+    /// What the decoder remembers.
+    pub decoder: DecoderState,
+    /// From where deadlines are counted.
+    pub clocks: Clocks,
+    /// Bytes received and not yet consumed.
+    pub buffered: Vec<u8>,
+    /// Reply bytes not yet written.
+    pub unsent: Vec<u8>,
+    /// Frames that passed.
+    pub frames: u64,
+    /// Bytes read from the socket.
+    pub bytes_in: u64,
+    /// Bytes written to the socket.
+    pub bytes_out: u64,
+}
+
+impl Session {
+    /// Writes the session down, together with the bytes of its `window`.
+    #[must_use]
+    pub fn export(&self, window: &[u8]) -> SessionState {
+        SessionState {
+            peer: self.peer,
+            agent: self.agent.as_deref().map(str::to_owned),
+            decoder: self.decoder.state(),
+            clocks: self.clocks,
+            buffered: window.to_vec(),
+            unsent: self.unsent.to_vec(),
+            frames: self.frames,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+        }
+    }
+
+    /// The session that `state` describes, and the bytes its window begins with.
+    #[must_use]
+    pub fn rebuild(state: SessionState) -> (Self, Vec<u8>) {
+        let session = Self {
+            peer: state.peer,
+            agent: state.agent.map(String::into_boxed_str),
+            decoder: Decoder::rebuild(state.decoder),
+            clocks: state.clocks,
+            unsent: BytesMut::from(state.unsent.as_slice()),
+            frames: state.frames,
+            bytes_in: state.bytes_in,
+            bytes_out: state.bytes_out,
+        };
+        (session, state.buffered)
+    }
+}

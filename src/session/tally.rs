@@ -1,0 +1,64 @@
+//! Counts of what came in, over all sessions.
+
+use crate::wire::{PacketKind, Refusal};
+
+/// What has been taken and refused since the server started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Heartbeats taken.
+    pub heartbeats: u64,
+    /// Reports taken.
+    pub reports: u64,
+    /// Bytes that belonged to no frame that passed.
+    pub junk_bytes: u64,
+    /// Unfinished candidates given up as junk at the frame deadline.
+    pub candidates_dropped: u64,
+    refusals: [u64; Refusal::ALL.len()],
+}
+
+impl Tally {
+    /// Counts a packet that was taken.
+    pub fn took(&mut self, kind: PacketKind) {
+        match kind {
+            PacketKind::Heartbeat => self.heartbeats += 1,
+            PacketKind::Report => self.reports += 1,
+        }
+    }
+
+    /// Counts a frame that was refused.
+    pub fn refused(&mut self, refusal: Refusal) {
+        // The order of `ALL` is the order of the declaration.
+        self.refusals[refusal as usize] += 1;
+    }
+
+    /// How many frames were refused, by cause.
+    pub fn refusals(&self) -> impl Iterator<Item = (Refusal, u64)> {
+        Refusal::ALL.into_iter().zip(self.refusals)
+    }
+
+    /// How many frames were refused.
+    #[must_use]
+    pub fn refused_total(&self) -> u64 {
+        self.refusals.iter().sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_counted_under_their_own_cause() {
+        let mut tally = Tally::default();
+        for (times, refusal) in Refusal::ALL.into_iter().enumerate() {
+            (0..times).for_each(|_| tally.refused(refusal));
+        }
+        for ((refusal, count), (times, expected)) in
+            tally.refusals().zip(Refusal::ALL.into_iter().enumerate())
+        {
+            assert_eq!((refusal, count), (expected, times as u64));
+        }
+        let total: u64 = (0..Refusal::ALL.len() as u64).sum();
+        assert_eq!(tally.refused_total(), total);
+    }
+}
