@@ -1,4 +1,28 @@
 //! hawk, the TCP server to which a company's machines report.
+//!
+//! The binary is a thin shell around this library; [`cli`] is where it starts.
+//!
+//! # Who may know whom
+//!
+//! The dependency rule is law. An arrow reads "knows"; what has no arrow must
+//! not be imported. `tests/dependency_rule.rs` holds it.
+//!
+//! ```text
+//! hawk-pool   → nothing                   (a crate of its own)
+//! time        → nothing
+//! wire        → nothing: no I/O, no clock, no pool, no connection
+//! session     → wire, time                (time comes in as an argument)
+//! handler     → wire, session's traits    (packets; no sockets)
+//! stats       → hawk-pool, wire, session, time
+//! reactor     → hawk-pool, session, stats, time, wire's replies (sockets, buffers; no JSON)
+//! client      → wire                      (a blocking connection, for send and ping)
+//! load        → wire, time                (the load generator)
+//! cli         → everything
+//! ```
+pub mod cli;
+pub mod handler;
+pub mod reactor;
 pub mod session;
+pub mod stats;
 pub mod time;
 pub mod wire;

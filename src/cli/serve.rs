@@ -1,0 +1,143 @@
+//! `hawk serve`: the server.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::values;
+use crate::handler::Responder;
+use crate::reactor::{Config, RESERVED_DESCRIPTORS, Reactor, Stop};
+use crate::session::Limits;
+
+/// Take heartbeats and reports, and answer each
+///
+/// Prints `listening on ADDR:PORT` on stdout when it is ready, and logs on
+/// stderr (RUST_LOG=debug for more). SIGTERM or SIGINT stops it gently, a second
+/// one at once; SIGUSR1 logs the statistics.
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// Where to listen; port 0 picks a free one
+    #[arg(
+        long,
+        env = "HAWK_LISTEN",
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:9876"
+    )]
+    listen: SocketAddr,
+
+    /// Connections beyond this many are turned away [default: the limit of open files less 64]
+    #[arg(
+        long,
+        env = "HAWK_MAX_CONNECTIONS",
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    max_connections: Option<u32>,
+
+    /// Memory that receive buffers may take
+    #[arg(long, env = "HAWK_POOL_LIMIT", value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
+    pool_limit: usize,
+
+    /// Close a connection on which no frame passed for this long (or for three
+    /// times the interval of its own heartbeats, if that is longer)
+    #[arg(long, env = "HAWK_IDLE_TIMEOUT", value_name = "TIME", default_value = "90s", value_parser = values::duration)]
+    idle_timeout: Duration,
+
+    /// Close a connection whose frame, once begun, does not end within this time
+    #[arg(long, env = "HAWK_FRAME_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = values::duration)]
+    frame_timeout: Duration,
+
+    /// When stopping, give agents this long to take their last replies
+    #[arg(long, env = "HAWK_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = values::duration)]
+    drain_timeout: Duration,
+
+    /// Log the statistics this often, unless nothing changed
+    #[arg(long, env = "HAWK_STATS_INTERVAL", value_name = "TIME", default_value = "10s", value_parser = values::duration)]
+    stats_interval: Duration,
+
+    /// Log each packet as a line, its text escaped
+    #[arg(long, env = "HAWK_LOG_PACKETS")]
+    log_packets: bool,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let max_connections = self.max_connections()?;
+        let config = Config {
+            listen: self.listen,
+            max_connections,
+            pool_limit: self.pool_limit,
+            limits: Limits {
+                idle: self.idle_timeout,
+                frame: self.frame_timeout,
+            },
+            drain_timeout: self.drain_timeout,
+            stats_interval: self.stats_interval,
+        };
+        let handler = Responder {
+            log_packets: self.log_packets,
+        };
+        let mut reactor = Reactor::new(config, handler)?;
+        announce(&reactor).context("cannot say on stdout that the server listens")?;
+        let stop = reactor.run()?;
+        log::info!("served {}", reactor.served());
+        Ok(match stop {
+            Stop::Drained => ExitCode::SUCCESS,
+            Stop::Interrupted => {
+                log::warn!("stopped at once by a second signal; replies may be lost");
+                ExitCode::FAILURE
+            }
+        })
+    }
+
+    /// How many connections there may be, given the limit of open files, which
+    /// is raised as far as it goes.
+    fn max_connections(&self) -> anyhow::Result<usize> {
+        let descriptors = raise_descriptor_limit();
+        let most = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1);
+        let Some(wanted) = self.max_connections else {
+            return Ok(most);
+        };
+        let wanted = wanted as usize;
+        anyhow::ensure!(
+            wanted <= most,
+            "cannot serve {wanted} connections: this process may have {descriptors} files open, \
+             {RESERVED_DESCRIPTORS} of which are needed otherwise; raise the limit \
+             (ulimit -n, or LimitNOFILE= in the unit) or give --max-connections {most} or less"
+        );
+        Ok(wanted)
+    }
+}
+
+/// The one line on stdout.
+fn announce(reactor: &Reactor<Responder>) -> std::io::Result<()> {
+    let address = reactor.local_addr()?;
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "listening on {address}")?;
+    stdout.flush()
+}
+
+/// Raises the soft limit of open files to the hard one; what it is then.
+fn raise_descriptor_limit() -> usize {
+    let before = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: before.maximum,
+        ..before
+    };
+    let limit = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => before.maximum,
+        Err(error) => {
+            log::warn!("cannot raise the limit of open files: {error}");
+            before.current
+        }
+    };
+    // No limit at all is written as `None`.
+    limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    })
+}

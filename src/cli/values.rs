@@ -1,0 +1,44 @@
+//! How values are written on the command line and in the environment.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+/// A span of time such as `90s`, `1m 30s` or `250ms`; never zero.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let span = humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; write it like 90s, 1m30s or 250ms"))?;
+    if span.is_zero() {
+        return Err("it must be longer than zero".into());
+    }
+    Ok(span)
+}
+
+/// An amount of memory such as `64MiB`, `500kB` or plain bytes.
+pub(super) fn size(text: &str) -> Result<usize, String> {
+    let ByteSize(bytes) = text
+        .parse()
+        .map_err(|_| "write it like 64MiB, 500kB or 65536".to_owned())?;
+    usize::try_from(bytes).map_err(|_| "more than this machine can address".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_unit_and_some_length() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
+        assert!(duration("90").is_err());
+        assert!(duration("0s").is_err());
+    }
+
+    #[test]
+    fn sizes_have_binary_and_decimal_units() {
+        assert_eq!(size("64MiB"), Ok(64 << 20));
+        assert_eq!(size("500kB"), Ok(500_000));
+        assert_eq!(size("4096"), Ok(4096));
+        assert!(size("many").is_err());
+    }
+}

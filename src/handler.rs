@@ -1,0 +1,42 @@
+//! What the server does with packets.
+
+use crate::session::{Handler, Sender};
+use crate::wire::{Packet, Reply};
+
+/// Takes every packet and, if asked to, logs it.
+#[derive(Debug)]
+pub struct Responder {
+    /// Log each packet as a line at level info.
+    pub log_packets: bool,
+}
+
+impl Handler for Responder {
+    fn handle(&mut self, sender: Sender<'_>, packet: &Packet<'_>) -> Reply {
+        if self.log_packets {
+            log_packet(sender, packet);
+        }
+        match packet {
+            Packet::Heartbeat(_) => Reply::Heartbeat,
+            Packet::Report(_) => Reply::Report,
+        }
+    }
+}
+
+/// Text from the wire is escaped: whatever an agent sends, a packet is one line.
+fn log_packet(sender: Sender<'_>, packet: &Packet<'_>) {
+    let peer = sender.peer;
+    let agent = sender.agent.unwrap_or("");
+    match packet {
+        Packet::Heartbeat(heartbeat) => log::info!(
+            "heartbeat peer={peer} agent={agent:?} version={:?} timestamp={}",
+            heartbeat.version,
+            heartbeat.timestamp,
+        ),
+        Packet::Report(report) => log::info!(
+            "report peer={peer} agent={agent:?} content={:?} rand={} timestamp={}",
+            report.content,
+            report.rand,
+            report.timestamp,
+        ),
+    }
+}

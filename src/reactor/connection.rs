@@ -1,0 +1,444 @@
+//! One connection: a socket, its session, and the bytes between them.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::time::Duration;
+
+use hawk_pool::{Buffer, Pool, WaitTicket};
+use mio::event::Event;
+use mio::net::TcpStream;
+
+use super::input::Input;
+use super::throttle::Throttle;
+use crate::session::{Desk, Expiry, Handler, Limits, Progress, Session, StopReason};
+use crate::stats::{Cause, Counters};
+use crate::time::Moment;
+use crate::wire;
+
+/// How many bytes a connection may read in a turn before others have theirs:
+/// one full read of the longest buffer.
+const TURN_BYTES: usize = 64 * 1024;
+
+/// How many frames a connection may have answered in a turn. 64 KiB can hold
+/// 8,000 frames without data; this also bounds the replies of one write.
+const TURN_FRAMES: u32 = 1024;
+
+/// How long a connection that we close may go on sending before it is cut
+/// off. Closing with unread input would reset it and destroy replies that the
+/// agent has not read yet.
+pub(super) const LINGER: Duration = Duration::from_secs(2);
+
+/// What all connections use while it is their turn.
+#[derive(Debug)]
+pub(super) struct Shop<H> {
+    pub(super) desk: Desk<H>,
+    pub(super) pool: Pool,
+    pub(super) limits: Limits,
+    pub(super) counters: Counters,
+    /// Tells of junk at a limited rate.
+    pub(super) junk_log: Throttle,
+    /// The time of this turn; read once, used by all.
+    pub(super) now: Moment,
+    /// Where unwanted input goes.
+    pub(super) discard: Box<[u8]>,
+}
+
+/// What a connection wants after its turn.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Outcome {
+    /// To be woken when its socket is ready or its deadline has come.
+    Idle,
+    /// Another turn, behind the others: its budget is spent.
+    Again,
+    /// A receive buffer; the pool has none.
+    WaitForBuffer,
+    /// To be taken out: it has ended.
+    Ended(Cause),
+}
+
+/// A connection and where it stands.
+#[derive(Debug)]
+pub(super) struct Connection {
+    socket: TcpStream,
+    session: Session,
+    input: Input,
+    /// Tells this connection from others that had the same slot.
+    pub(super) generation: u32,
+    /// Whether it is in the run queue.
+    pub(super) queued: bool,
+    readable: bool,
+    writable: bool,
+    /// The kernel says that the agent's end of file is in: what is read may be
+    /// short of what is there, and no further event will tell.
+    end_in_sight: bool,
+    /// The window holds bytes that the decoder has not seen to the end.
+    undecoded: bool,
+    /// How many more bytes may be read; `None` while the server is not stopping.
+    allowance: Option<u32>,
+    /// Its place in the queue for a receive buffer.
+    ticket: Option<WaitTicket>,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Packets come and replies go.
+    Open,
+    /// The agent's end of file is read; its last replies go out.
+    Finishing,
+    /// We close it: what is unsent goes out, what comes in is discarded.
+    Closing(Cause, Moment),
+    /// As before, and our end of file is sent.
+    Lingering(Cause, Moment),
+}
+
+impl Connection {
+    pub(super) fn new(socket: TcpStream, session: Session, generation: u32) -> Self {
+        Self {
+            socket,
+            session,
+            input: Input::default(),
+            generation,
+            queued: false,
+            readable: false,
+            // A new socket's send buffer is empty.
+            writable: true,
+            end_in_sight: false,
+            undecoded: false,
+            allowance: None,
+            ticket: None,
+            phase: Phase::Open,
+        }
+    }
+
+    pub(super) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Notes what the kernel said; whether that makes a turn worth while.
+    pub(super) fn mark_ready(&mut self, event: &Event) -> bool {
+        self.end_in_sight |= event.is_read_closed();
+        self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+        self.writable |= event.is_writable();
+        let reads = self.readable && self.ticket.is_none();
+        reads || (self.writable && !self.session.unsent().is_empty())
+    }
+
+    /// Has its turn: reads, decodes, answers, up to its budget.
+    pub(super) fn serve<H: Handler>(&mut self, shop: &mut Shop<H>) -> Outcome {
+        let outcome = match self.phase {
+            Phase::Open | Phase::Finishing => self.converse(shop, None),
+            Phase::Closing(..) | Phase::Lingering(..) => self.wind_down(shop),
+        };
+        self.end_turn(outcome)
+    }
+
+    /// As [`serve`](Self::serve), for a connection that waits for a buffer and
+    /// whose turn in that queue has come. `None`: the pool still has none.
+    pub(super) fn serve_waiting<H: Handler>(&mut self, shop: &mut Shop<H>) -> Option<Outcome> {
+        let Some(ticket) = self.ticket.take() else {
+            return Some(Outcome::Idle);
+        };
+        match ticket.redeem() {
+            Ok(buffer) => {
+                self.session.resume_reading(shop.now);
+                let outcome = self.converse(shop, Some(buffer));
+                Some(self.end_turn(outcome))
+            }
+            Err(ticket) => {
+                self.ticket = Some(ticket);
+                None
+            }
+        }
+    }
+
+    /// When [`expire`](Self::expire) is to be called, if ever.
+    pub(super) fn deadline(&self, limits: &Limits) -> Option<Moment> {
+        match self.phase {
+            Phase::Open | Phase::Finishing => self.session.deadline(limits),
+            Phase::Closing(_, deadline) | Phase::Lingering(_, deadline) => Some(deadline),
+        }
+    }
+
+    /// Its deadline may have come.
+    pub(super) fn expire<H: Handler>(&mut self, shop: &mut Shop<H>) -> Outcome {
+        match self.phase {
+            Phase::Open | Phase::Finishing => match self.session.expire(shop.now, &shop.limits) {
+                Expiry::NotYet => Outcome::Idle,
+                Expiry::DropCandidate => {
+                    let window = self.input.window();
+                    let dropped = self.session.drop_candidate(window, &mut shop.desk.tally);
+                    self.input.consume(dropped);
+                    self.undecoded = true;
+                    self.serve(shop)
+                }
+                Expiry::Close(timeout) => self.close(timeout.into(), shop),
+            },
+            Phase::Closing(cause, deadline) | Phase::Lingering(cause, deadline) => {
+                if deadline <= shop.now {
+                    Outcome::Ended(cause)
+                } else {
+                    Outcome::Idle
+                }
+            }
+        }
+    }
+
+    /// Begins to close it from our side, for `cause`, with what is unsent and
+    /// without reading anything more.
+    pub(super) fn close<H: Handler>(&mut self, cause: Cause, shop: &mut Shop<H>) -> Outcome {
+        // Replies have as long to get out as an agent may take to read them.
+        self.phase = Phase::Closing(cause, shop.now.after(shop.limits.idle));
+        self.input.clear();
+        self.ticket = None;
+        let outcome = self.wind_down(shop);
+        self.end_turn(outcome)
+    }
+
+    /// Says `line`, and nothing else, before it closes for `cause`.
+    pub(super) fn turn_away<H: Handler>(
+        &mut self,
+        reply: wire::Reply,
+        cause: Cause,
+        shop: &mut Shop<H>,
+    ) -> Outcome {
+        self.session.queue(reply.line());
+        self.close(cause, shop)
+    }
+
+    /// The server stops: what has arrived by now is still read and answered.
+    pub(super) fn finish_arrived(&mut self) {
+        if matches!(self.phase, Phase::Open) {
+            let arrived = rustix::io::ioctl_fionread(&self.socket).unwrap_or(0);
+            self.allowance = Some(u32::try_from(arrived).unwrap_or(u32::MAX));
+            self.readable = true;
+        }
+    }
+
+    /// The heart of it: flush, decode, read, in turn, as long as there is
+    /// something to do and the budget lasts.
+    fn converse<H: Handler>(&mut self, shop: &mut Shop<H>, mut granted: Option<Buffer>) -> Outcome {
+        let mut bytes = TURN_BYTES;
+        let mut frames = TURN_FRAMES;
+        loop {
+            if self.flush(shop).is_err() {
+                return Outcome::Ended(Cause::ConnectionLost);
+            }
+            if self.ticket.is_some() {
+                return Outcome::Idle;
+            }
+            if self.session.output_is_full() {
+                self.session.stop_reading(StopReason::Output, shop.now);
+                return Outcome::Idle;
+            }
+            self.session.resume_reading(shop.now);
+            if self.undecoded {
+                match self.decode(&mut frames, shop) {
+                    Progress::Settled => self.undecoded = false,
+                    Progress::BudgetSpent => {
+                        if self.flush(shop).is_err() {
+                            return Outcome::Ended(Cause::ConnectionLost);
+                        }
+                        return Outcome::Again;
+                    }
+                    Progress::GiveUp => return self.close(Cause::JunkLimit, shop),
+                }
+                continue;
+            }
+            if self.phase == Phase::Finishing {
+                return if self.session.unsent().is_empty() {
+                    Outcome::Ended(Cause::AgentClosed)
+                } else {
+                    Outcome::Idle
+                };
+            }
+            if self.allowance == Some(0) || (self.allowance.is_some() && !self.readable) {
+                return self.close(Cause::Shutdown, shop);
+            }
+            if !self.readable {
+                return Outcome::Idle;
+            }
+            if bytes == 0 {
+                return Outcome::Again;
+            }
+            if !self.input.make_room(&shop.pool, granted.take()) {
+                self.session.stop_reading(StopReason::Buffer, shop.now);
+                self.ticket = Some(shop.pool.wait());
+                return Outcome::WaitForBuffer;
+            }
+            match self.read(shop) {
+                Ok(read) => bytes = bytes.saturating_sub(read),
+                Err(_) => return Outcome::Ended(Cause::ConnectionLost),
+            }
+        }
+    }
+
+    /// One call of read; how many bytes it brought.
+    fn read<H>(&mut self, shop: &mut Shop<H>) -> io::Result<usize> {
+        let mut space = self.input.space();
+        if let Some(allowance) = self.allowance {
+            let allowed = space.len().min(allowance as usize);
+            space = &mut space[..allowed];
+        }
+        let room = space.len();
+        match self.socket.read(space) {
+            Ok(0) => {
+                self.readable = false;
+                self.phase = Phase::Finishing;
+                self.undecoded = true;
+                Ok(0)
+            }
+            Ok(read) => {
+                // A short read has drained the socket, unless the end of file
+                // was already queued behind the data: there is no event for that.
+                if read < room && !self.end_in_sight {
+                    self.readable = false;
+                }
+                self.input.filled(read);
+                self.undecoded = true;
+                self.session.count_input(read);
+                shop.counters.bytes_in += read as u64;
+                shop.counters.reads += 1;
+                if let Some(allowance) = &mut self.allowance {
+                    *allowance = allowance.saturating_sub(u32::try_from(read).unwrap_or(u32::MAX));
+                }
+                Ok(read)
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    Ok(0)
+                }
+                io::ErrorKind::Interrupted => Ok(0),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Has the session take what is in the window.
+    fn decode<H: Handler>(&mut self, frames: &mut u32, shop: &mut Shop<H>) -> Progress {
+        let input = match self.phase {
+            Phase::Finishing => wire::Input::Ended,
+            _ => wire::Input::Open,
+        };
+        let window = self.input.window();
+        let received = self
+            .session
+            .receive(window, input, shop.now, frames, &mut shop.desk);
+        self.input.consume(received.consumed);
+        if received.junk > 0
+            && let Some(left_out) = shop.junk_log.allow(shop.now)
+        {
+            let peer = self.session.sender().peer;
+            let bytes = received.junk;
+            log::warn!(
+                "junk: bytes that are no frame peer={peer} bytes={bytes} left_out={left_out}"
+            );
+        }
+        received.progress
+    }
+
+    /// Writes what is unsent and the replies of this batch: at once if the
+    /// socket takes them, otherwise they are kept.
+    fn flush<H>(&mut self, shop: &mut Shop<H>) -> io::Result<()> {
+        let replies = &mut shop.desk.replies;
+        let written = if self.session.unsent().is_empty() {
+            self.write_fresh(replies, &mut shop.counters)
+        } else {
+            self.session.queue(replies);
+            self.write_unsent(&mut shop.counters)
+        };
+        // Also after an error: they are nobody else's.
+        replies.clear();
+        written
+    }
+
+    fn write_fresh(&mut self, mut replies: &[u8], counters: &mut Counters) -> io::Result<()> {
+        while self.writable && !replies.is_empty() {
+            let written = write(&mut self.socket, replies)?;
+            self.wrote(written, counters);
+            replies = &replies[written.unwrap_or(0)..];
+        }
+        if !replies.is_empty() {
+            self.session.queue(replies);
+        }
+        Ok(())
+    }
+
+    fn write_unsent(&mut self, counters: &mut Counters) -> io::Result<()> {
+        while self.writable && !self.session.unsent().is_empty() {
+            let written = write(&mut self.socket, self.session.unsent())?;
+            self.wrote(written, counters);
+            self.session.dequeue(written.unwrap_or(0));
+        }
+        Ok(())
+    }
+
+    /// Notes what a write came to.
+    fn wrote(&mut self, written: Option<usize>, counters: &mut Counters) {
+        match written {
+            Some(written) => {
+                self.session.count_output(written);
+                counters.bytes_out += written as u64;
+                counters.writes += 1;
+            }
+            None => self.writable = false,
+        }
+    }
+
+    /// The way out once we close: flush, end our side, discard what comes.
+    fn wind_down<H: Handler>(&mut self, shop: &mut Shop<H>) -> Outcome {
+        let (Phase::Closing(cause, _) | Phase::Lingering(cause, _)) = self.phase else {
+            return Outcome::Idle;
+        };
+        if self.flush(shop).is_err() {
+            return Outcome::Ended(cause);
+        }
+        if matches!(self.phase, Phase::Closing(..)) && self.session.unsent().is_empty() {
+            if self.socket.shutdown(Shutdown::Write).is_err() {
+                return Outcome::Ended(cause);
+            }
+            self.phase = Phase::Lingering(cause, shop.now.after(LINGER));
+        }
+        let mut bytes = TURN_BYTES;
+        while self.readable {
+            if bytes == 0 {
+                return Outcome::Again;
+            }
+            match self.socket.read(&mut shop.discard) {
+                Ok(0) => {
+                    self.readable = false;
+                    if matches!(self.phase, Phase::Lingering(..)) {
+                        return Outcome::Ended(cause);
+                    }
+                }
+                Ok(read) => bytes = bytes.saturating_sub(read),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Outcome::Ended(cause),
+            }
+        }
+        Outcome::Idle
+    }
+
+    /// No turn ends with more buffer than the bytes held need.
+    fn end_turn(&mut self, outcome: Outcome) -> Outcome {
+        self.input.settle();
+        outcome
+    }
+}
+
+/// One call of write: how many bytes the socket took; `None` when it is full.
+fn write(socket: &mut TcpStream, bytes: &[u8]) -> io::Result<Option<usize>> {
+    loop {
+        match socket.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => return Ok(Some(written)),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => return Ok(None),
+                io::ErrorKind::Interrupted => {}
+                _ => return Err(error),
+            },
+        }
+    }
+}

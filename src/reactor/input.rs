@@ -1,0 +1,222 @@
+//! A connection's received bytes, in whatever pool buffer fits them.
+
+use hawk_pool::{Buffer, Pool};
+
+use crate::wire::MAX_FRAME;
+
+/// Sizes of the pool's buffers, in bytes, each four times the one before.
+///
+/// The smallest holds the partial frame that a busy agent's read usually ends
+/// in (the original's reports are 131 to 195 bytes). The longest holds a full
+/// read of 64 KiB behind a partial frame of [`COPY_LIMIT`], and so also the
+/// longest frame, in whole pages.
+pub(crate) const CLASSES: [usize; 5] = [256, 1024, 4096, 16 * 1024, LONGEST];
+
+const LONGEST: usize = 64 * 1024 + COPY_LIMIT;
+const _: () = assert!(LONGEST >= MAX_FRAME);
+
+/// Up to this many held bytes are copied in front of the next read, so that
+/// one large read takes everything the kernel has. Longer ones are appended to
+/// where they lie until their buffer is full: a long frame that trickles in byte
+/// by byte would otherwise be copied whole for every byte.
+const COPY_LIMIT: usize = 4096;
+
+/// What was received and not yet consumed; holds a buffer only while there is
+/// something, or while a read is under way.
+#[derive(Debug, Default)]
+pub(super) struct Input {
+    buffer: Option<Buffer>,
+    start: u32,
+    end: u32,
+}
+
+impl Input {
+    /// The bytes received and not yet consumed.
+    pub(super) fn window(&self) -> &[u8] {
+        match &self.buffer {
+            Some(buffer) => &buffer[self.start as usize..self.end as usize],
+            None => &[],
+        }
+    }
+
+    /// Marks the first `bytes` of the window as done with.
+    pub(super) fn consume(&mut self, bytes: usize) {
+        debug_assert!(bytes <= self.window().len());
+        self.start += to_u32(bytes);
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    /// Makes sure that [`space`](Self::space) is not empty, with the `granted`
+    /// buffer if there is one, else from the pool. Says no when the pool does.
+    pub(super) fn make_room(&mut self, pool: &Pool, granted: Option<Buffer>) -> bool {
+        if granted.is_none() && self.fits_in_place(pool) {
+            return true;
+        }
+        match granted.or_else(|| pool.checkout(pool.longest()).ok()) {
+            Some(longer) => {
+                self.move_to(longer);
+                true
+            }
+            None => !self.space().is_empty(),
+        }
+    }
+
+    /// Where the next read may write.
+    pub(super) fn space(&mut self) -> &mut [u8] {
+        match &mut self.buffer {
+            Some(buffer) => &mut buffer[self.end as usize..],
+            None => &mut [],
+        }
+    }
+
+    /// Notes that a read wrote `bytes` into [`space`](Self::space).
+    pub(super) fn filled(&mut self, bytes: usize) {
+        self.end += to_u32(bytes);
+    }
+
+    /// Ends a turn: nothing held, no buffer; else the smallest that holds it.
+    pub(super) fn settle(&mut self) {
+        if let Some(buffer) = self.buffer.take()
+            && self.start < self.end
+        {
+            let held = self.start as usize..self.end as usize;
+            (self.start, self.end) = (0, self.end - self.start);
+            self.buffer = Some(buffer.shrink(held));
+        }
+    }
+
+    /// Gives everything up.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Whether the buffer at hand is the right one to read into.
+    fn fits_in_place(&mut self, pool: &Pool) -> bool {
+        let held = self.start as usize..self.end as usize;
+        let Some(buffer) = &mut self.buffer else {
+            return false;
+        };
+        let longest = buffer.len() == pool.longest();
+        if longest && held.start > 0 {
+            (self.start, self.end) = (0, to_u32(held.len()));
+            buffer.copy_within(held.clone(), 0);
+        }
+        let full = self.end as usize == buffer.len();
+        !full && (longest || held.len() > COPY_LIMIT)
+    }
+
+    fn move_to(&mut self, mut longer: Buffer) {
+        let held = self.window();
+        let length = held.len();
+        longer[..length].copy_from_slice(held);
+        (self.start, self.end) = (0, to_u32(length));
+        self.buffer = Some(longer);
+    }
+}
+
+/// Offsets are kept small, because every connection has two of them.
+fn to_u32(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("a pool buffer is no longer than LONGEST")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool() -> Pool {
+        let config = hawk_pool::Config {
+            classes: CLASSES.to_vec(),
+            limit: 4 * LONGEST,
+        };
+        Pool::new(&config).unwrap()
+    }
+
+    fn read(input: &mut Input, pool: &Pool, bytes: &[u8]) {
+        assert!(input.make_room(pool, None));
+        input.space()[..bytes.len()].copy_from_slice(bytes);
+        input.filled(bytes.len());
+    }
+
+    fn in_use(pool: &Pool) -> Vec<usize> {
+        pool.stats().classes.iter().map(|c| c.in_use).collect()
+    }
+
+    #[test]
+    fn an_emptied_window_holds_no_buffer() {
+        let pool = pool();
+        let mut input = Input::default();
+        read(&mut input, &pool, b"abc");
+        assert_eq!(input.window(), b"abc");
+        input.consume(3);
+        input.settle();
+        assert_eq!(in_use(&pool), [0; 5]);
+    }
+
+    #[test]
+    fn a_partial_frame_moves_to_the_smallest_class_and_back_in_front_of_the_next_read() {
+        let pool = pool();
+        let mut input = Input::default();
+        read(&mut input, &pool, &[7; 1000]);
+        input.consume(900);
+        input.settle();
+        assert_eq!(in_use(&pool), [1, 0, 0, 0, 0]);
+        assert_eq!(input.window(), [7; 100]);
+        read(&mut input, &pool, &[8; 200]);
+        assert_eq!(in_use(&pool), [0, 0, 0, 0, 1]);
+        assert_eq!(input.window(), [[7; 100].as_slice(), &[8; 200]].concat());
+    }
+
+    #[test]
+    fn a_long_partial_frame_is_appended_to_in_place_until_its_buffer_is_full() {
+        let pool = pool();
+        let mut input = Input::default();
+        read(&mut input, &pool, &[7; 5000]);
+        input.settle();
+        assert_eq!(in_use(&pool), [0, 0, 0, 1, 0]);
+        assert!(input.make_room(&pool, None));
+        assert_eq!(in_use(&pool), [0, 0, 0, 1, 0]);
+        let space = input.space().len();
+        assert_eq!(space, 16 * 1024 - 5000);
+        input.filled(space);
+        assert!(input.make_room(&pool, None));
+        assert_eq!(in_use(&pool), [0, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn without_a_longer_buffer_what_is_left_of_a_short_one_is_used() {
+        let pool = pool();
+        let mut input = Input::default();
+        read(&mut input, &pool, &[7; 200]);
+        input.settle();
+        let all: Vec<Buffer> = std::iter::from_fn(|| pool.checkout(LONGEST).ok()).collect();
+        assert!(!all.is_empty());
+        assert!(input.make_room(&pool, None));
+        assert_eq!(input.space().len(), 56);
+        input.filled(56);
+        assert!(!input.make_room(&pool, None));
+        let Ok(reserved) = pool.wait().redeem() else {
+            panic!("the reserve is there");
+        };
+        assert!(input.make_room(&pool, Some(reserved)));
+        assert_eq!(input.window().len(), 256);
+    }
+
+    #[test]
+    fn the_longest_frame_fits_however_it_comes() {
+        for chunk in [1, 100, 5000, LONGEST] {
+            let pool = pool();
+            let mut input = Input::default();
+            let mut received = 0;
+            while received < MAX_FRAME {
+                assert!(input.make_room(&pool, None));
+                let bytes = chunk.min(input.space().len()).min(MAX_FRAME - received);
+                input.filled(bytes);
+                received += bytes;
+                input.settle();
+            }
+            assert_eq!(input.window().len(), MAX_FRAME);
+        }
+    }
+}

@@ -1,0 +1,502 @@
+//! The event loop: one thread, all connections.
+//!
+//! A turn of [`Reactor::run`] goes through the same phases every time; each is
+//! a function below. Sockets are registered once for reading and writing,
+//! edge-triggered, and what the kernel says is kept in the connections. The run
+//! queue, not the kernel, remembers who still has something to do.
+//!
+//! ```text
+//! poll → mark readiness → run the queue → timers → waiters → accept → housekeeping → control
+//! ```
+
+mod connection;
+mod connections;
+mod input;
+mod listener;
+mod throttle;
+mod wheel;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hawk_pool::Pool;
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook_mio::v1_0::Signals;
+
+use self::connection::{Connection, Outcome, Shop};
+use self::connections::{ConnectionId, Connections};
+use self::listener::{Accepted, Listener};
+use self::throttle::Throttle;
+use self::wheel::TimerWheel;
+use crate::session::{Desk, Handler, Limits, Session, Tally};
+use crate::stats::{self, Cause, Counters, StatsLog};
+use crate::time::Moment;
+use crate::wire::{Busy, PacketDecoder, Reply};
+
+/// Events taken from the kernel at once.
+const EVENTS: usize = 1024;
+
+/// Newcomers taken in a turn: enough to empty the backlog in some thirty
+/// turns, and few enough that those who are connected hardly notice.
+const ACCEPTS: usize = 128;
+
+/// Newcomers that were turned away and still have their line to read. Each
+/// holds a descriptor out of those that [`RESERVED_DESCRIPTORS`] sets aside; if
+/// more come, the oldest makes room.
+const TURNED_AWAY: usize = 32;
+
+/// Descriptors that are not for connections: the standard streams, the poll,
+/// signals, the listener, those turned away, and some to spare.
+pub const RESERVED_DESCRIPTORS: usize = 64;
+
+/// How often buffers that were not needed go back to the allocator.
+const TRIM_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Unwanted input is read in pieces of this many bytes.
+const DISCARD: usize = 16 * 1024;
+
+const LISTENER: Token = Token(usize::MAX);
+const SIGNALS: Token = Token(usize::MAX - 1);
+
+/// How the server is to run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Connections beyond this many are turned away.
+    pub max_connections: usize,
+    /// Bytes of memory that receive buffers may take.
+    pub pool_limit: usize,
+    /// How long sessions may take over what.
+    pub limits: Limits,
+    /// How long a stop may take.
+    pub drain_timeout: Duration,
+    /// Time between two looks at the statistics.
+    pub stats_interval: Duration,
+}
+
+/// Why a reactor could not be made or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The listening socket could not be had.
+    #[error("cannot listen on {0}")]
+    Listen(SocketAddr, #[source] io::Error),
+    /// The pool's limit is too low.
+    #[error("cannot make the buffer pool")]
+    Pool(#[from] hawk_pool::ConfigError),
+    /// The kernel refused what every event loop needs.
+    #[error("cannot run the event loop")]
+    EventLoop(#[from] io::Error),
+}
+
+/// How a server that was told to stop came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Everyone was answered and gone, or the drain timeout was over.
+    Drained,
+    /// A second signal ended it at once.
+    Interrupted,
+}
+
+/// The event loop and all that it drives.
+pub struct Reactor<H> {
+    poll: Poll,
+    signals: Signals,
+    /// Gone once the server stops.
+    listener: Option<Listener>,
+    connections: Connections,
+    /// Who has something to do, first come first served.
+    run_queue: VecDeque<ConnectionId>,
+    /// Who waits for a receive buffer, first come first served.
+    waiters: VecDeque<ConnectionId>,
+    /// Who was turned away and lingers, oldest first.
+    turned_away: VecDeque<ConnectionId>,
+    wheel: TimerWheel,
+    due: Vec<u32>,
+    shop: Shop<H>,
+    config: Config,
+    housekeeping: Housekeeping,
+    refusals: Throttle,
+    /// The end of the drain timeout, once the server was told to stop.
+    stop_at: Option<Moment>,
+    interrupted: bool,
+}
+
+/// What is done now and then.
+#[derive(Debug)]
+struct Housekeeping {
+    stats: StatsLog,
+    next_stats: Moment,
+    next_trim: Moment,
+}
+
+impl<H: Handler> Reactor<H> {
+    /// Listens, but takes no one yet.
+    ///
+    /// # Errors
+    /// [`Error`] if the address cannot be had, the pool's limit is too low, or
+    /// the kernel refuses a poll or signal handlers.
+    pub fn new(config: Config, handler: H) -> Result<Self, Error> {
+        let now = Moment::now();
+        let pool = Pool::new(&hawk_pool::Config {
+            classes: input::CLASSES.to_vec(),
+            limit: config.pool_limit,
+        })?;
+        let poll = Poll::new()?;
+        let mut listener =
+            Listener::bind(config.listen).map_err(|error| Error::Listen(config.listen, error))?;
+        listener.register(poll.registry(), LISTENER)?;
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])?;
+        poll.registry()
+            .register(&mut signals, SIGNALS, Interest::READABLE)?;
+        Ok(Self {
+            poll,
+            signals,
+            listener: Some(listener),
+            connections: Connections::default(),
+            run_queue: VecDeque::new(),
+            waiters: VecDeque::new(),
+            turned_away: VecDeque::new(),
+            wheel: TimerWheel::new(now),
+            due: Vec::new(),
+            shop: Shop {
+                desk: Desk {
+                    handler,
+                    packets: PacketDecoder::default(),
+                    tally: Tally::default(),
+                    replies: Vec::new(),
+                },
+                pool,
+                limits: config.limits,
+                counters: Counters::default(),
+                junk_log: Throttle::default(),
+                now,
+                discard: vec![0; DISCARD].into_boxed_slice(),
+            },
+            housekeeping: Housekeeping {
+                stats: StatsLog::new(now),
+                next_stats: now.after(config.stats_interval),
+                next_trim: now.after(TRIM_INTERVAL),
+            },
+            config,
+            refusals: Throttle::default(),
+            stop_at: None,
+            interrupted: false,
+        })
+    }
+
+    /// The address that was really bound.
+    ///
+    /// # Errors
+    /// Whatever `getsockname(2)` says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match &self.listener {
+            Some(listener) => listener.local_addr(),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Serves until it is told to stop, and has stopped.
+    ///
+    /// # Errors
+    /// Only what makes going on impossible: a broken poll.
+    pub fn run(&mut self) -> Result<Stop, Error> {
+        let mut events = Events::with_capacity(EVENTS);
+        loop {
+            self.poll(&mut events)?;
+            self.mark_readiness(&events);
+            self.run_queue();
+            self.run_timers();
+            self.serve_waiters();
+            self.accept();
+            self.keep_house();
+            self.obey_signals();
+            if let Some(stop) = self.stopped() {
+                return Ok(stop);
+            }
+        }
+    }
+
+    /// What was served so far, as `key=value` pairs.
+    #[must_use]
+    pub fn served(&self) -> String {
+        stats::server_line(
+            self.connections.len(),
+            &self.shop.counters,
+            &self.shop.desk.tally,
+        )
+    }
+
+    fn poll(&mut self, events: &mut Events) -> io::Result<()> {
+        let timeout = self.poll_timeout();
+        match self.poll.poll(events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
+            other => other?,
+        }
+        self.shop.now = Moment::now();
+        Ok(())
+    }
+
+    /// Zero only while there is something to do at once.
+    fn poll_timeout(&self) -> Option<Duration> {
+        let now = self.shop.now;
+        let accepts = self.listener.as_ref().is_some_and(|l| l.is_ready(now));
+        if accepts || !self.run_queue.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let next = [
+            self.wheel.next(),
+            self.listener.as_ref().and_then(Listener::retry_at),
+            self.stop_at,
+            Some(self.housekeeping.next_stats),
+            Some(self.housekeeping.next_trim),
+        ];
+        // The kernel counts milliseconds, rounded up by mio: never too early.
+        next.into_iter().flatten().min().map(|next| next.since(now))
+    }
+
+    fn mark_readiness(&mut self, events: &Events) {
+        for event in events {
+            match event.token() {
+                LISTENER => {
+                    if let Some(listener) = &mut self.listener {
+                        listener.mark_ready();
+                    }
+                }
+                // Signals are looked at in every turn.
+                SIGNALS => {}
+                token => {
+                    let id = ConnectionId::from_token(token);
+                    if let Some(connection) = self.connections.get(id)
+                        && connection.mark_ready(event)
+                        && !connection.queued
+                    {
+                        connection.queued = true;
+                        self.run_queue.push_back(id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives everyone in the queue one turn; who wants another goes to its back
+    /// and has it after the next poll.
+    fn run_queue(&mut self) {
+        for _ in 0..self.run_queue.len() {
+            let Some(id) = self.run_queue.pop_front() else {
+                break;
+            };
+            if let Some(connection) = self.connections.get(id) {
+                connection.queued = false;
+                let outcome = connection.serve(&mut self.shop);
+                self.conclude(id, outcome);
+            }
+        }
+    }
+
+    fn run_timers(&mut self) {
+        self.wheel.expire(self.shop.now, &mut self.due);
+        while let Some(slot) = self.due.pop() {
+            let Some(id) = self.connections.at(slot) else {
+                continue;
+            };
+            let Some(connection) = self.connections.get(id) else {
+                continue;
+            };
+            if connection.queued {
+                // It has something to do that may well move its deadline. That
+                // we have not come to it is our fault, not the agent's.
+                self.wheel.arm(slot, self.shop.now);
+                continue;
+            }
+            let outcome = connection.expire(&mut self.shop);
+            self.conclude(id, outcome);
+        }
+    }
+
+    /// Gives buffers that came back to those who wait, in their order.
+    fn serve_waiters(&mut self) {
+        while let Some(&id) = self.waiters.front() {
+            let outcome = match self.connections.get(id) {
+                Some(connection) => connection.serve_waiting(&mut self.shop),
+                None => Some(Outcome::Idle),
+            };
+            let Some(outcome) = outcome else {
+                break;
+            };
+            self.waiters.pop_front();
+            self.conclude(id, outcome);
+        }
+    }
+
+    fn accept(&mut self) {
+        let now = self.shop.now;
+        for _ in 0..ACCEPTS {
+            let Some(listener) = self.listener.as_mut().filter(|l| l.is_ready(now)) else {
+                break;
+            };
+            match listener.accept(now) {
+                Accepted::Newcomer(socket, peer) => self.welcome(socket, peer),
+                Accepted::Gone => {}
+                Accepted::Failed => self.shop.counters.accept_errors += 1,
+                Accepted::Nobody => break,
+            }
+        }
+    }
+
+    fn welcome(&mut self, mut socket: TcpStream, peer: SocketAddr) {
+        self.shop.counters.accepted += 1;
+        let full = self.connections.len() - self.turned_away.len() >= self.config.max_connections;
+        let id = self.connections.next_id();
+        let both = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = self.poll.registry().register(&mut socket, id.token(), both) {
+            // The newcomer is dropped, and connects again.
+            log::error!("cannot watch the connection from {peer}: {error}");
+            self.shop.counters.accept_errors += 1;
+            return;
+        }
+        let session = Session::new(peer, self.shop.now);
+        self.connections
+            .insert(|generation| Connection::new(socket, session, generation));
+        if full {
+            self.turn_away(id, peer);
+        } else {
+            log::debug!("connection opened peer={peer}");
+            self.conclude(id, Outcome::Idle);
+        }
+    }
+
+    fn turn_away(&mut self, id: ConnectionId, peer: SocketAddr) {
+        let now = self.shop.now;
+        if let Some(left_out) = self.refusals.allow(now) {
+            let limit = self.config.max_connections;
+            log::warn!(
+                "too many connections: turned away peer={peer} limit={limit} left_out={left_out} \
+                 (raise --max-connections if there is memory for more)"
+            );
+        }
+        if self.turned_away.len() >= TURNED_AWAY
+            && let Some(oldest) = self.turned_away.pop_front()
+        {
+            self.reap(oldest, Cause::TooManyConnections);
+        }
+        self.turned_away.push_back(id);
+        if let Some(connection) = self.connections.get(id) {
+            let reply = Reply::Busy(Busy::TooManyConnections);
+            let outcome = connection.turn_away(reply, Cause::TooManyConnections, &mut self.shop);
+            self.conclude(id, outcome);
+        }
+    }
+
+    /// Sees to what a connection wants after its turn.
+    fn conclude(&mut self, id: ConnectionId, outcome: Outcome) {
+        match outcome {
+            Outcome::Ended(cause) => return self.reap(id, cause),
+            Outcome::WaitForBuffer => self.waiters.push_back(id),
+            Outcome::Idle | Outcome::Again => {}
+        }
+        let Some(connection) = self.connections.get(id) else {
+            return;
+        };
+        if let Some(deadline) = connection.deadline(&self.shop.limits) {
+            self.wheel.arm(id.slot, deadline);
+        }
+        if matches!(outcome, Outcome::Again) && !connection.queued {
+            connection.queued = true;
+            self.run_queue.push_back(id);
+        }
+    }
+
+    /// The one way by which a connection leaves.
+    fn reap(&mut self, id: ConnectionId, cause: Cause) {
+        let Some(connection) = self.connections.remove(id) else {
+            return;
+        };
+        self.wheel.disarm(id.slot);
+        if cause == Cause::TooManyConnections {
+            self.turned_away.retain(|other| *other != id);
+        }
+        self.shop.counters.closed(cause);
+        if let Some(listener) = &mut self.listener {
+            listener.retry_now();
+        }
+        if log::log_enabled!(log::Level::Debug) {
+            let session = connection.session();
+            let (frames, bytes_in, bytes_out) = session.totals();
+            log::debug!(
+                "connection closed peer={} cause={} frames={frames} bytes_in={bytes_in} \
+                 bytes_out={bytes_out} unsent={}",
+                session.sender().peer,
+                cause.name(),
+                session.unsent().len(),
+            );
+        }
+    }
+
+    fn keep_house(&mut self) {
+        let now = self.shop.now;
+        if now >= self.housekeeping.next_stats {
+            self.housekeeping.next_stats = now.after(self.config.stats_interval);
+            self.log_stats(false);
+        }
+        if now >= self.housekeeping.next_trim {
+            self.housekeeping.next_trim = now.after(TRIM_INTERVAL);
+            self.shop.pool.trim();
+        }
+    }
+
+    fn log_stats(&mut self, all: bool) {
+        self.housekeeping.stats.log(
+            self.shop.now,
+            all,
+            self.connections.len(),
+            &self.shop.counters,
+            &self.shop.desk.tally,
+            &self.shop.pool,
+        );
+    }
+
+    fn obey_signals(&mut self) {
+        let pending: Vec<_> = self.signals.pending().collect();
+        for signal in pending {
+            match signal {
+                SIGUSR1 => self.log_stats(true),
+                _ if self.stop_at.is_some() => self.interrupted = true,
+                _ => self.begin_stop(),
+            }
+        }
+    }
+
+    /// No newcomers from now on; those connected have a last turn each.
+    fn begin_stop(&mut self) {
+        let connections = self.connections.len();
+        let timeout = humantime::format_duration(self.config.drain_timeout);
+        log::info!("stopping: {connections} connections have {timeout} to take their replies");
+        self.stop_at = Some(self.shop.now.after(self.config.drain_timeout));
+        self.listener = None;
+        for id in self.connections.ids() {
+            if let Some(connection) = self.connections.get(id) {
+                connection.finish_arrived();
+                self.conclude(id, Outcome::Again);
+            }
+        }
+    }
+
+    fn stopped(&mut self) -> Option<Stop> {
+        let stop_at = self.stop_at?;
+        if self.interrupted {
+            return Some(Stop::Interrupted);
+        }
+        if self.shop.now < stop_at && !self.connections.is_empty() {
+            return None;
+        }
+        for id in self.connections.ids() {
+            self.reap(id, Cause::Shutdown);
+        }
+        Some(Stop::Drained)
+    }
+}

@@ -1,0 +1,164 @@
+//! The statistics as log lines: `key=value` pairs, for people and programs.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use hawk_pool::Pool;
+
+use super::Counters;
+use crate::session::Tally;
+use crate::time::Moment;
+
+/// Writes the statistics' log lines and remembers the last ones, so that a
+/// quiet server does not repeat itself.
+#[derive(Debug)]
+pub struct StatsLog {
+    last: Moment,
+    packets: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    server_line: String,
+    pool: hawk_pool::Stats,
+    logged_pool: Vec<hawk_pool::ClassStats>,
+}
+
+impl StatsLog {
+    /// A log in which nothing has been said so far.
+    #[must_use]
+    pub fn new(now: Moment) -> Self {
+        Self {
+            last: now,
+            packets: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            server_line: String::new(),
+            pool: hawk_pool::Stats::default(),
+            logged_pool: Vec::new(),
+        }
+    }
+
+    /// Logs the server's line and one for each class of the pool: all of them if
+    /// `all`, otherwise those that changed since they were last logged.
+    pub fn log(
+        &mut self,
+        now: Moment,
+        all: bool,
+        connections: usize,
+        counters: &Counters,
+        tally: &Tally,
+        pool: &Pool,
+    ) {
+        let line = server_line(connections, counters, tally);
+        let rates = self.rates(now, counters, tally);
+        if all || line != self.server_line {
+            log::info!("stats {line} {rates}");
+            self.server_line = line;
+        }
+        pool.read_stats(&mut self.pool);
+        for (index, class) in self.pool.classes.iter().enumerate() {
+            if all || self.logged_pool.get(index) != Some(class) {
+                log::info!("pool {class}");
+            }
+        }
+        self.logged_pool.clone_from(&self.pool.classes);
+    }
+
+    /// The rates since the last call.
+    fn rates(&mut self, now: Moment, counters: &Counters, tally: &Tally) -> String {
+        let span = now.since(self.last);
+        let packets = tally.heartbeats + tally.reports;
+        let line = format!(
+            "packets_per_s={:.1} bytes_in_per_s={:.0} bytes_out_per_s={:.0}",
+            per_second(packets - self.packets, span),
+            per_second(counters.bytes_in - self.bytes_in, span),
+            per_second(counters.bytes_out - self.bytes_out, span),
+        );
+        self.last = now;
+        self.packets = packets;
+        self.bytes_in = counters.bytes_in;
+        self.bytes_out = counters.bytes_out;
+        line
+    }
+}
+
+/// All that was counted, without the rates.
+#[must_use]
+pub(crate) fn server_line(connections: usize, counters: &Counters, tally: &Tally) -> String {
+    let mut line = format!(
+        "connections={connections} accepted={} accept_errors={} heartbeats={} reports={} errors={}",
+        counters.accepted,
+        counters.accept_errors,
+        tally.heartbeats,
+        tally.reports,
+        tally.refused_total(),
+    );
+    // Zeroes are left out of the long lists; what is listed happened.
+    for (refusal, count) in tally.refusals().filter(|(_, count)| *count > 0) {
+        append(&mut line, "error", refusal.name(), count);
+    }
+    for (cause, count) in counters.closings().filter(|(_, count)| *count > 0) {
+        append(&mut line, "closed", cause.name(), count);
+    }
+    let rest = format!(
+        " junk_bytes={} candidates_dropped={} bytes_in={} bytes_out={} reads={} writes={}",
+        tally.junk_bytes,
+        tally.candidates_dropped,
+        counters.bytes_in,
+        counters.bytes_out,
+        counters.reads,
+        counters.writes,
+    );
+    line + &rest
+}
+
+fn append(line: &mut String, group: &str, name: &str, count: u64) {
+    // Writing into a string cannot fail.
+    let _ = write!(line, " {group}_{name}={count}");
+}
+
+#[allow(clippy::cast_precision_loss)] // A rate for people to read.
+fn per_second(count: u64, span: Duration) -> f64 {
+    if span.is_zero() {
+        return 0.0;
+    }
+    count as f64 / span.as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stats::Cause;
+    use crate::wire::{PacketKind, Refusal};
+
+    #[test]
+    fn the_server_line_is_key_value_and_names_causes() {
+        let mut counters = Counters {
+            accepted: 3,
+            ..Counters::default()
+        };
+        counters.closed(Cause::IdleTimeout);
+        let mut tally = Tally::default();
+        tally.took(PacketKind::Report);
+        tally.refused(Refusal::BadBase64);
+        let line = server_line(2, &counters, &tally);
+        assert_eq!(
+            line,
+            "connections=2 accepted=3 accept_errors=0 heartbeats=0 reports=1 errors=1 \
+             error_bad_base64=1 closed_idle_timeout=1 junk_bytes=0 candidates_dropped=0 \
+             bytes_in=0 bytes_out=0 reads=0 writes=0"
+        );
+    }
+
+    #[test]
+    fn rates_count_from_the_last_line() {
+        let mut log = StatsLog::new(Moment::from_nanos(1));
+        let mut tally = Tally::default();
+        (0..20).for_each(|_| tally.took(PacketKind::Report));
+        let counters = Counters::default();
+        let ten_seconds = Moment::from_nanos(1).after(Duration::from_secs(10));
+        let rates = log.rates(ten_seconds, &counters, &tally);
+        assert!(rates.starts_with("packets_per_s=2.0 "), "{rates}");
+        let rates = log.rates(ten_seconds.after(Duration::from_secs(1)), &counters, &tally);
+        assert!(rates.starts_with("packets_per_s=0.0 "), "{rates}");
+    }
+}
