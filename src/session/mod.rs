@@ -308,3 +308,6 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@
 //! A *candidate* starts at `FF FF`. It is refused as soon as it cannot pass
 //! the frame check (both markers right, no `FF` in the data, checksum right),
 //! and the search goes on **one byte after its start**, not after the length it
-//! claims. Three properties follow; `tests/decoder_properties.rs` holds them:
+//! claims. Three properties follow; the tests beside this file hold them:
 //!
 //! 1. A damaged frame costs only itself: an intact frame shorter than
 //!    `FE00` behind any damage is decoded as soon as its last byte is in.
@@ -199,7 +199,7 @@ impl Decoder {
         let searched = HEADER.max(self.state.clean as usize);
         let arrived = data_end.min(rest.len());
         if searched < arrived {
-            if let Some(found) = memchr::memchr(MARK, &rest[searched..arrived]) {
+            if let Some(found) = find_mark(&rest[searched..arrived]) {
                 self.state.clean = offset(searched + found);
                 return Verdict::Refused;
             }
@@ -212,7 +212,7 @@ impl Decoder {
             Some([_, second, ..]) if *second != END_MARKER[1] => Verdict::Refused,
             Some(_) => {
                 let sent = u16::from_be_bytes([rest[data_end], rest[data_end + 1]]);
-                if checksum(&rest[HEADER..data_end]) == sent {
+                if sum(&rest[HEADER..data_end]) == sent {
                     Verdict::Passed { frame }
                 } else {
                     Verdict::WrongSum { frame }
@@ -228,11 +228,11 @@ impl Decoder {
     /// unread: this is what keeps the search linear.
     fn refuse(&mut self, rest: &[u8]) -> usize {
         let header = HEADER.min(rest.len());
-        let next = memchr::memchr(MARK, &rest[1..header])
+        let next = find_mark(&rest[1..header])
             .map(|found| 1 + found)
             .unwrap_or_else(|| {
                 let from = header.max(self.state.clean as usize).min(rest.len());
-                memchr::memchr(MARK, &rest[from..]).map_or(rest.len(), |found| from + found)
+                find_mark(&rest[from..]).map_or(rest.len(), |found| from + found)
             });
         let left = JUNK_LIMIT.saturating_sub(self.state.junk) as usize;
         let junk = offset(next.min(left));
@@ -251,185 +251,23 @@ fn offset(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::{MAX_DATA, encode_frame};
-
-    /// Everything that `stream` yields when it arrives in pieces of `piece` bytes.
-    fn decode_in_pieces(stream: &[u8], piece: usize) -> (Vec<String>, DecoderState) {
-        let mut decoder = Decoder::default();
-        let mut found = Vec::new();
-        let (mut start, mut end) = (0, 0);
-        while end < stream.len() {
-            end = (end + piece).min(stream.len());
-            loop {
-                let decoded = decoder.decode(&stream[start..end], Input::Open);
-                start += decoded.consumed;
-                match decoded.step {
-                    Step::Frame(data) => {
-                        found.push(String::from_utf8_lossy(data).into_owned());
-                    }
-                    Step::ChecksumMismatch => found.push("!sum".into()),
-                    Step::Incomplete => break,
-                    Step::JunkLimit => {
-                        found.push(format!("!junk at {start}"));
-                        return (found, decoder.state());
-                    }
-                }
-            }
-        }
-        (found, decoder.state())
-    }
-
-    #[track_caller]
-    fn expect(stream: &[u8], expected: &[&str]) -> DecoderState {
-        let (whole, state) = decode_in_pieces(stream, stream.len());
-        assert_eq!(whole, expected);
-        assert_eq!(decode_in_pieces(stream, 1), (whole, state));
-        state
-    }
-
-    fn frame(data: &[u8]) -> Vec<u8> {
-        let mut out = Vec::new();
-        encode_frame(data, &mut out).unwrap();
-        out
-    }
-
-    #[test]
-    fn frames_back_to_back() {
-        let stream = [frame(b"one"), frame(b""), frame(b"three")].concat();
-        let state = expect(&stream, &["one", "", "three"]);
-        assert_eq!(state, DecoderState::default());
-    }
-
-    #[test]
-    fn junk_before_a_frame_is_skipped_and_forgiven() {
-        let stream = [b"junk \xFF junk".to_vec(), frame(b"one")].concat();
-        let state = expect(&stream, &["one"]);
-        assert_eq!(state.junk, 0);
-    }
-
-    #[test]
-    fn a_false_length_does_not_swallow_the_next_frame() {
-        let stream = [b"\xFF\xFF\x40\x00short".to_vec(), frame(b"one")].concat();
-        expect(&stream, &["one"]);
-    }
-
-    #[test]
-    fn a_wrong_sum_is_told_and_costs_only_itself() {
-        let mut bad = frame(b"bad");
-        bad[5] ^= 1;
-        let stream = [bad, frame(b"one")].concat();
-        expect(&stream, &["!sum", "one"]);
-    }
-
-    #[test]
-    fn a_wrong_end_marker_is_silent_junk() {
-        let mut bad = frame(b"bad");
-        let last = bad.len() - 1;
-        bad[last] = 0xFD;
-        let state = expect(&bad, &[]);
-        assert_eq!(state.junk as usize, bad.len());
-    }
-
-    #[test]
-    fn a_stray_mark_before_a_frame() {
-        for strays in 1..5 {
-            let stream = [vec![0xFF; strays], frame(b"one"), frame(b"two")].concat();
-            expect(&stream, &["one", "two"]);
-        }
-    }
-
-    #[test]
-    fn the_boundary_is_known_behind_recognised_frames_only() {
-        let at_boundary = |stream: &[u8]| {
-            let mut decoder = Decoder::default();
-            let mut start = 0;
-            loop {
-                let decoded = decoder.decode(&stream[start..], Input::Open);
-                start += decoded.consumed;
-                if decoded.step == Step::Incomplete {
-                    return decoder.at_boundary();
-                }
-            }
-        };
-        let mut wrong_sum = frame(b"x");
-        wrong_sum[4] = b'y';
-        assert!(at_boundary(b""));
-        assert!(at_boundary(b"\xFF"));
-        assert!(at_boundary(b"\xFF\xFF\x00"));
-        assert!(at_boundary(&[frame(b"x"), b"\xFF\xFF".to_vec()].concat()));
-        assert!(at_boundary(
-            &[wrong_sum.clone(), b"\xFF\xFF".to_vec()].concat()
-        ));
-        assert!(at_boundary(&wrong_sum));
-        assert!(!at_boundary(b"j"));
-        assert!(!at_boundary(b"j\xFF\xFF"));
-        assert!(!at_boundary(b"\xFF\xFF\x00\x09a\xFF\xFF\x10"));
-    }
-
-    #[test]
-    fn an_abandoned_candidate_gives_way_to_the_frame_it_hid() {
-        // A stray mark before a frame of FFFC bytes hides its end.
-        let stream = [vec![0xFF], frame(&[b'x'; 0xFFFC])].concat();
-        let mut decoder = Decoder::default();
-        let decoded = decoder.decode(&stream, Input::Open);
-        assert_eq!((decoded.consumed, decoded.step), (0, Step::Incomplete));
-
-        let mut at_end = decoder.clone();
-        assert!(matches!(
-            at_end.decode(&stream, Input::Ended).step,
-            Step::Frame(data) if data.len() == 0xFFFC
-        ));
-
-        let junk = decoder.abandon(&stream);
-        assert_eq!(junk, 1);
-        assert!(matches!(
-            decoder.decode(&stream[junk..], Input::Open).step,
-            Step::Frame(_)
-        ));
-    }
-
-    #[test]
-    fn the_end_of_input_settles_everything() {
-        let stream = b"\xFF\xFF\x00\x05abc";
-        let mut decoder = Decoder::default();
-        assert_eq!(decoder.decode(stream, Input::Open).consumed, 0);
-        let decoded = decoder.decode(stream, Input::Ended);
-        assert_eq!(
-            (decoded.consumed, decoded.step),
-            (stream.len(), Step::Incomplete)
-        );
-        assert_eq!(decoder.junk() as usize, stream.len());
-    }
-
-    #[test]
-    fn junk_is_counted_byte_by_byte_up_to_the_limit() {
-        let limit = JUNK_LIMIT as usize;
-        let mut stream = vec![b'j'; limit - 1];
-        assert_eq!(decode_in_pieces(&stream, 4096).0, Vec::<String>::new());
-        stream.extend_from_slice(b"jjj");
-        for piece in [1, 4096, stream.len()] {
-            let (found, state) = decode_in_pieces(&stream, piece);
-            assert_eq!(found, [format!("!junk at {limit}")]);
-            assert_eq!(state.junk, JUNK_LIMIT);
-        }
-    }
-
-    #[test]
-    fn a_frame_that_passes_renews_the_junk_budget() {
-        let junk = vec![b'j'; JUNK_LIMIT as usize - 1];
-        let stream = [junk.clone(), frame(b"one"), junk, frame(b"two")].concat();
-        let (found, _) = decode_in_pieces(&stream, 65_536);
-        assert_eq!(found, ["one", "two"]);
-    }
-
-    #[test]
-    fn the_longest_frame_passes() {
-        let stream = frame(&[b'x'; MAX_DATA]);
-        let (found, _) = decode_in_pieces(&stream, 1);
-        assert_eq!(found.len(), 1);
-        assert_eq!(found[0].len(), MAX_DATA);
-    }
+/// Where the first `FF` is. All searching goes through here, so that tests can
+/// count it.
+#[inline]
+fn find_mark(bytes: &[u8]) -> Option<usize> {
+    let found = memchr::memchr(MARK, bytes);
+    #[cfg(test)]
+    tests::WORK.searched(found.map_or(bytes.len(), |at| at + 1));
+    found
 }
+
+/// The checksum of a candidate. All summing goes through here, likewise.
+#[inline]
+fn sum(data: &[u8]) -> u16 {
+    #[cfg(test)]
+    tests::WORK.summed(data.len());
+    checksum(data)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,320 @@
+//! Sessions driven without a socket.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::wire::{
+    AgentName, Encoding, FRAME_OVERHEAD, Heartbeat, JUNK_LIMIT, Report, encode_frame, encode_packet,
+};
+
+const LIMITS: Limits = Limits {
+    idle: Duration::from_secs(90),
+    frame: Duration::from_secs(10),
+};
+
+/// Takes everything, and remembers from whom.
+#[derive(Debug, Default)]
+struct Recorder {
+    agents: Vec<Option<String>>,
+}
+
+impl Handler for Recorder {
+    fn handle(&mut self, sender: Sender<'_>, packet: &Packet<'_>) -> Reply {
+        self.agents.push(sender.agent.map(str::to_owned));
+        match packet {
+            Packet::Heartbeat(_) => Reply::Heartbeat,
+            Packet::Report(_) => Reply::Report,
+        }
+    }
+}
+
+/// A session, the bytes it has not consumed, and all it has answered.
+struct Driver {
+    session: Session,
+    window: Vec<u8>,
+    desk: Desk<Recorder>,
+    now: Moment,
+    /// What the agent would have read by now.
+    answered: Vec<u8>,
+    given_up: bool,
+}
+
+impl Driver {
+    fn new() -> Self {
+        let now = at(0);
+        Self {
+            session: Session::new("127.0.0.1:5000".parse().unwrap(), now),
+            window: Vec::new(),
+            desk: Desk {
+                handler: Recorder::default(),
+                packets: PacketDecoder::default(),
+                tally: Tally::default(),
+                replies: Vec::new(),
+            },
+            now,
+            answered: Vec::new(),
+            given_up: false,
+        }
+    }
+
+    fn receive(&mut self, bytes: &[u8]) {
+        self.window.extend_from_slice(bytes);
+        self.take(Input::Open);
+    }
+
+    fn take(&mut self, input: Input) {
+        while !self.given_up {
+            let mut frames = 3;
+            let received =
+                self.session
+                    .receive(&self.window, input, self.now, &mut frames, &mut self.desk);
+            self.window.drain(..received.consumed);
+            self.answered.append(&mut self.desk.replies);
+            match received.progress {
+                Progress::Settled => break,
+                Progress::BudgetSpent => {}
+                Progress::GiveUp => self.given_up = true,
+            }
+        }
+    }
+
+    fn expire(&self) -> Expiry {
+        self.session.expire(self.now, &LIMITS)
+    }
+
+    /// Moves the session through its exported state.
+    fn move_house(&mut self) {
+        let state = self.session.export(&self.window);
+        let (session, window) = Session::rebuild(state.clone());
+        assert_eq!(session.export(&window), state);
+        (self.session, self.window) = (session, window);
+    }
+}
+
+fn at(seconds: u64) -> Moment {
+    Moment::from_nanos(1_000_000_000 * (1000 + seconds))
+}
+
+fn heartbeat(agent: Option<&'static str>) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let packet = Packet::Heartbeat(Heartbeat {
+        version: "1.0".into(),
+        timestamp: 1,
+        agent: agent.map(|name| AgentName::new(name).unwrap()),
+    });
+    encode_packet(&packet, Encoding::Compact, &mut frame).unwrap();
+    frame
+}
+
+fn report() -> Vec<u8> {
+    let mut frame = Vec::new();
+    let packet = Packet::Report(Report::default());
+    encode_packet(&packet, Encoding::Classic, &mut frame).unwrap();
+    frame
+}
+
+fn frame(data: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    encode_frame(data, &mut frame).unwrap();
+    frame
+}
+
+fn wrong_sum() -> Vec<u8> {
+    let mut frame = frame(b"\x00{}");
+    frame[5] ^= 1;
+    frame
+}
+
+#[test]
+fn every_recognised_frame_is_answered_in_order() {
+    let mut driver = Driver::new();
+    let stream = [
+        report(),
+        heartbeat(None),
+        frame(b""),
+        b"junk".to_vec(),
+        wrong_sum(),
+        heartbeat(None),
+    ];
+    driver.receive(&stream.concat());
+    assert_eq!(
+        String::from_utf8_lossy(&driver.answered),
+        "Report data has recive\nheartBeat\nerror: empty data\nerror: checksum mismatch\nheartBeat\n"
+    );
+    let tally = &driver.desk.tally;
+    assert_eq!((tally.heartbeats, tally.reports), (2, 1));
+    assert_eq!(tally.refused_total(), 2);
+    assert_eq!(tally.junk_bytes, 4 + wrong_sum().len() as u64);
+    assert_eq!(driver.session.totals().0, 4);
+}
+
+#[test]
+fn a_name_sticks_to_the_connection_until_another_is_given() {
+    let mut driver = Driver::new();
+    for agent in [None, Some("web-01"), None, Some("web-02"), None] {
+        driver.receive(&heartbeat(agent));
+    }
+    let agents: Vec<_> = driver
+        .desk
+        .handler
+        .agents
+        .iter()
+        .map(Option::as_deref)
+        .collect();
+    let expected = [
+        None,
+        Some("web-01"),
+        Some("web-01"),
+        Some("web-02"),
+        Some("web-02"),
+    ];
+    assert_eq!(agents, expected);
+}
+
+#[test]
+fn the_frame_budget_ends_a_turn_in_the_middle_of_a_read() {
+    let mut session = Session::new("127.0.0.1:5000".parse().unwrap(), at(0));
+    let mut desk = Driver::new().desk;
+    let stream = heartbeat(None).repeat(5);
+    let mut frames = 2;
+    let received = session.receive(&stream, Input::Open, at(0), &mut frames, &mut desk);
+    assert_eq!(received.progress, Progress::BudgetSpent);
+    assert_eq!(received.consumed, 2 * stream.len() / 5);
+    assert_eq!(desk.replies, b"heartBeat\nheartBeat\n");
+    assert_eq!(session.deadline(&LIMITS), Some(at(90)), "no frame is begun");
+}
+
+#[test]
+fn too_much_junk_is_given_up_after_the_replies_before_it() {
+    let mut driver = Driver::new();
+    driver.receive(&heartbeat(None));
+    driver.receive(&vec![b'j'; JUNK_LIMIT as usize - 1]);
+    assert!(!driver.given_up);
+    driver.receive(&[&b"j"[..], &heartbeat(None)].concat());
+    assert!(driver.given_up);
+    assert_eq!(driver.answered, b"heartBeat\n");
+}
+
+#[test]
+fn a_frame_begun_at_a_boundary_must_end_in_time() {
+    let mut driver = Driver::new();
+    let frame = heartbeat(None);
+    driver.receive(&frame);
+    driver.now = at(1);
+    driver.receive(&frame[..10]);
+    driver.now = at(6);
+    driver.receive(&frame[10..12]);
+    assert_eq!(driver.session.deadline(&LIMITS), Some(at(11)));
+    assert_eq!(driver.expire(), Expiry::NotYet);
+    driver.now = at(11);
+    assert_eq!(driver.expire(), Expiry::Close(Timeout::Frame));
+    driver.receive(&frame[12..]);
+    assert_eq!(driver.expire(), Expiry::NotYet);
+}
+
+#[test]
+fn an_unfinished_candidate_elsewhere_is_dropped_and_the_search_goes_on() {
+    let mut driver = Driver::new();
+    // Refused at its end marker; a candidate that claims 1,000 bytes follows.
+    driver.receive(b"\xFF\xFF\x00\x01a\x00\x00\xFF\xFF\x03\xE8");
+    driver.receive(b"text");
+    driver.now = at(10);
+    assert_eq!(driver.expire(), Expiry::DropCandidate);
+    let dropped = driver
+        .session
+        .drop_candidate(&driver.window, &mut driver.desk.tally);
+    driver.window.drain(..dropped);
+    driver.receive(&heartbeat(None));
+    assert_eq!(driver.answered, b"heartBeat\n");
+    assert_eq!(driver.desk.tally.candidates_dropped, 1);
+    assert_eq!(driver.desk.tally.junk_bytes, 15);
+    assert_eq!(driver.expire(), Expiry::NotYet);
+}
+
+#[test]
+fn trickled_junk_does_not_keep_a_session_alive() {
+    let mut driver = Driver::new();
+    for second in 0..90 {
+        driver.now = at(second);
+        assert_eq!(driver.expire(), Expiry::NotYet);
+        driver.receive(b"j");
+    }
+    driver.now = at(90);
+    assert_eq!(driver.expire(), Expiry::Close(Timeout::Idle));
+    // A frame that passes does, even where its content is unusable.
+    driver.receive(&frame(b"nonsense"));
+    assert_eq!(driver.expire(), Expiry::NotYet);
+}
+
+#[test]
+fn unsent_replies_above_the_high_water_mark_stop_reading_down_to_the_low_one() {
+    let mut driver = Driver::new();
+    let session = &mut driver.session;
+    session.queue(&[b'x'; OUTPUT_HIGH_WATER]);
+    assert!(!session.output_is_full());
+    session.queue(b"x");
+    assert!(session.output_is_full());
+    session.stop_reading(StopReason::Output, at(0));
+    session.dequeue(OUTPUT_HIGH_WATER - OUTPUT_LOW_WATER);
+    assert!(session.output_is_full());
+    assert_eq!(
+        session.expire(at(90), &LIMITS),
+        Expiry::Close(Timeout::Output)
+    );
+    session.dequeue(1);
+    assert!(!session.output_is_full());
+    session.resume_reading(at(60));
+    assert!(!session.output_is_full());
+    assert_eq!(session.deadline(&LIMITS), Some(at(150)));
+}
+
+#[test]
+fn a_session_is_small() {
+    // Idle connections are counted by the ten thousand.
+    assert!(size_of::<Session>() <= 168, "{}", size_of::<Session>());
+}
+
+proptest! {
+    /// However often a session is exported and rebuilt, at whatever bytes, its
+    /// agent cannot tell.
+    #[test]
+    fn a_session_that_moves_answers_as_one_that_stays(
+        pieces in prop::collection::vec(0..6_u8, 1..20),
+        moves in prop::collection::vec(any::<prop::sample::Index>(), 1..6),
+    ) {
+        let stream: Vec<u8> = pieces
+            .iter()
+            .flat_map(|piece| match piece {
+                0 => report(),
+                1 => heartbeat(Some("web-01")),
+                2 => wrong_sum(),
+                3 => b"junk \xFF\xFF\x00\x09".to_vec(),
+                4 => frame(b"unusable"),
+                _ => heartbeat(None),
+            })
+            .collect();
+        let mut stays = Driver::new();
+        let mut moved = Driver::new();
+        stays.receive(&stream);
+
+        let mut cuts: Vec<usize> = moves.iter().map(|at| at.index(stream.len() + 1)).collect();
+        cuts.sort_unstable();
+        let mut from = 0;
+        for cut in cuts.into_iter().chain([stream.len()]) {
+            moved.receive(&stream[from..cut]);
+            moved.move_house();
+            from = cut;
+        }
+        for driver in [&mut stays, &mut moved] {
+            driver.take(Input::Ended);
+        }
+        prop_assert_eq!(&stays.answered, &moved.answered);
+        prop_assert_eq!(&stays.desk.handler.agents, &moved.desk.handler.agents);
+        prop_assert_eq!(&stays.desk.tally, &moved.desk.tally);
+        let totals = stays.session.totals();
+        prop_assert_eq!(totals, moved.session.totals());
+        prop_assert!(stream.len() >= FRAME_OVERHEAD || totals.0 == 0);
+    }
+}
