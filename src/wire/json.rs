@@ -38,7 +38,7 @@ pub(super) struct Inner<'a> {
 pub(super) fn parse<'a, T: Object<'a>>(json: &'a [u8], mut object: T) -> Result<T, Refusal> {
     // serde_json lets control characters stand in strings that it reads as
     // bytes. Skipping a value, it does not.
-    if json.iter().any(u8::is_ascii_control) {
+    if has_control_characters(json) {
         serde_json::from_slice::<IgnoredAny>(json).map_err(|_| Refusal::Malformed)?;
     }
     let mut deserializer = serde_json::Deserializer::from_slice(json);
@@ -59,13 +59,20 @@ pub(super) fn parse<'a, T: Object<'a>>(json: &'a [u8], mut object: T) -> Result<
     }
 }
 
+/// Looks at every byte, come what may: that is many bytes at a time, where
+/// stopping at the first hit would be one by one.
+fn has_control_characters(json: &[u8]) -> bool {
+    json.iter()
+        .fold(false, |found, byte| found | (*byte < b' '))
+}
+
 /// An object that takes its fields one by one.
 pub(super) trait Object<'de> {
     /// Takes the value behind `key`. A value that is sound JSON but unusable
     /// comes back as the refusal, so that the rest is still checked to be JSON.
     fn field<A: MapAccess<'de>>(
         &mut self,
-        key: &[u8],
+        key: Key,
         map: &mut A,
     ) -> Result<Option<Refusal>, A::Error>;
 }
@@ -73,15 +80,15 @@ pub(super) trait Object<'de> {
 impl<'de> Object<'de> for Envelope<'de> {
     fn field<A: MapAccess<'de>>(
         &mut self,
-        key: &[u8],
+        key: Key,
         map: &mut A,
     ) -> Result<Option<Refusal>, A::Error> {
         match key {
-            b"PacketType" => {
+            Key::PacketType => {
                 let present = self.packet_type.get_or_insert(0);
                 integer(map, present)
             }
-            b"PacketContent" => {
+            Key::PacketContent => {
                 // Go sets a byte slice to nil for null, where it leaves scalars alone.
                 let Bytes(text) = map.next_value()?;
                 self.packet_content = Some(text.unwrap_or_default());
@@ -102,17 +109,17 @@ pub(super) enum InnerObject<'a> {
 impl<'de> Object<'de> for InnerObject<'de> {
     fn field<A: MapAccess<'de>>(
         &mut self,
-        key: &[u8],
+        key: Key,
         map: &mut A,
     ) -> Result<Option<Refusal>, A::Error> {
         match (self, key) {
-            (Self::Heartbeat(inner), b"version") => text(map, &mut inner.version),
-            (Self::Report(inner), b"content") => text(map, &mut inner.content),
-            (Self::Report(inner), b"rand") => integer(map, &mut inner.rand),
-            (Self::Heartbeat(inner) | Self::Report(inner), b"timestamp") => {
+            (Self::Heartbeat(inner), Key::Version) => text(map, &mut inner.version),
+            (Self::Report(inner), Key::Content) => text(map, &mut inner.content),
+            (Self::Report(inner), Key::Rand) => integer(map, &mut inner.rand),
+            (Self::Heartbeat(inner) | Self::Report(inner), Key::Timestamp) => {
                 integer(map, &mut inner.timestamp)
             }
-            (Self::Heartbeat(inner) | Self::Report(inner), b"agent") => {
+            (Self::Heartbeat(inner) | Self::Report(inner), Key::Agent) => {
                 let Bytes(name) = map.next_value()?;
                 if let Some(name) = name {
                     inner.agent = Some(to_text(name));
@@ -235,20 +242,17 @@ impl<'de> Deserialize<'de> for Bytes<'de> {
     }
 }
 
-/// An object's key, long enough to tell the known ones from each other.
-struct Key {
-    bytes: [u8; Self::CAPACITY],
-    length: usize,
-}
-
-impl Key {
-    /// One more than the longest known key, `PacketContent`, so that no longer
-    /// key is cut down to a known one.
-    const CAPACITY: usize = 14;
-
-    fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
+/// The keys that mean something, in one object or another.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Key {
+    PacketType,
+    PacketContent,
+    Version,
+    Content,
+    Rand,
+    Timestamp,
+    Agent,
+    Unknown,
 }
 
 impl<'de> Deserialize<'de> for Key {
@@ -263,10 +267,16 @@ impl<'de> Deserialize<'de> for Key {
             }
 
             fn visit_bytes<E: de::Error>(self, key: &[u8]) -> Result<Key, E> {
-                let length = key.len().min(Key::CAPACITY);
-                let mut bytes = [0; Key::CAPACITY];
-                bytes[..length].copy_from_slice(&key[..length]);
-                Ok(Key { bytes, length })
+                Ok(match key {
+                    b"PacketType" => Key::PacketType,
+                    b"PacketContent" => Key::PacketContent,
+                    b"version" => Key::Version,
+                    b"content" => Key::Content,
+                    b"rand" => Key::Rand,
+                    b"timestamp" => Key::Timestamp,
+                    b"agent" => Key::Agent,
+                    _ => Key::Unknown,
+                })
             }
         }
 
@@ -297,7 +307,7 @@ impl<'de, T: Object<'de>> Visitor<'de> for ObjectVisitor<'_, T> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<Key>()? {
-            let refusal = self.object.field(key.as_bytes(), &mut map)?;
+            let refusal = self.object.field(key, &mut map)?;
             if self.refusal.is_none() {
                 *self.refusal = refusal;
             }
