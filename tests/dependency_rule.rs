@@ -1,0 +1,155 @@
+//! Holds the dependency rule that stands in `src/lib.rs`: which module may
+//! know which. Read from the source text, so that it also sees what a compiler
+//! would gladly accept.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each module, what of this crate and its pool it may know, and whether it may
+/// touch files, sockets or JSON.
+const RULE: &[(&str, &[&str])] = &[
+    ("time", &[]),
+    ("wire", &["serde", "serde_json"]),
+    ("session", &["time", "wire"]),
+    ("handler", &["session", "wire"]),
+    ("stats", &["hawk_pool", "session", "time", "wire"]),
+    (
+        "reactor",
+        &[
+            "hawk_pool",
+            "session",
+            "stats",
+            "time",
+            "wire",
+            "mio",
+            "std::net",
+            "std::io",
+        ],
+    ),
+    ("client", &["wire", "std::net", "std::io"]),
+    (
+        "load",
+        &["time", "wire", "mio", "std::net", "std::io", "serde"],
+    ),
+    (
+        "cli",
+        &[
+            "client",
+            "handler",
+            "load",
+            "reactor",
+            "session",
+            "wire",
+            "std::net",
+            "std::io",
+            "serde_json",
+        ],
+    ),
+];
+
+/// What a module must be allowed by name; everything else is common ground.
+const RULED: &[&str] = &[
+    "hawk_pool",
+    "mio",
+    "serde",
+    "serde_json",
+    "std::net",
+    "std::io",
+];
+
+#[test]
+fn every_module_knows_only_what_it_may() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut offences = Vec::new();
+    for (module, allowed) in RULE {
+        for file in files_of(&source, module) {
+            let text = fs::read_to_string(&file).unwrap();
+            for known in known_by(&text) {
+                if known != *module && !allowed.contains(&known.as_str()) {
+                    offences.push(format!("{} knows {known}", file.display()));
+                }
+            }
+        }
+    }
+    assert!(offences.is_empty(), "{offences:#?}");
+}
+
+#[test]
+fn every_module_is_ruled() {
+    let lib = include_str!("../src/lib.rs");
+    let declared: BTreeSet<&str> = lib
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
+        .collect();
+    let ruled: BTreeSet<&str> = RULE.iter().map(|(module, _)| *module).collect();
+    assert!(declared.is_subset(&ruled), "{declared:?} {ruled:?}");
+}
+
+#[test]
+fn the_pool_depends_on_nothing() {
+    let manifest = include_str!("../pool/Cargo.toml");
+    let (_, dependencies) = manifest.split_once("[dependencies]\n").unwrap();
+    let own = dependencies.split("\n[").next().unwrap();
+    assert_eq!(own.trim(), "");
+}
+
+#[test]
+fn an_offence_would_be_seen() {
+    let text = "use crate::reactor::Config;\n#[cfg(test)]\nmod tests {\n    use crate::stats;\n}\n";
+    assert_eq!(known_by(text), BTreeSet::from(["reactor".to_owned()]));
+    let text = "/// See crate::load.\nfn f(_: std::net::Ipv4Addr, _: serde_json::Value) {}\n";
+    let expected = ["serde_json", "std::net"].map(str::to_owned);
+    assert_eq!(known_by(text), BTreeSet::from(expected));
+}
+
+/// The source files of a module, its tests aside: they may know everything.
+fn files_of(source: &Path, module: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![source.join(module), source.join(format!("{module}.rs"))];
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(
+                fs::read_dir(path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
+        } else if path.is_file() && !path.ends_with("tests.rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// The modules and ruled crates that a source text names outside its comments
+/// and tests.
+fn known_by(text: &str) -> BTreeSet<String> {
+    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or("");
+    let mut known = BTreeSet::new();
+    for line in code.lines() {
+        let line = line.split("//").next().unwrap_or("");
+        for (at, _) in line.match_indices("crate::") {
+            let name: String = line[at + "crate::".len()..]
+                .chars()
+                .take_while(|c| c.is_ascii_lowercase() || *c == '_')
+                .collect();
+            known.insert(name);
+        }
+        for ruled in RULED {
+            let names_it = line.match_indices(&format!("{ruled}::")).any(|(at, _)| {
+                let before = line[..at].chars().next_back();
+                !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
+            });
+            if names_it && !is_plain_data(line) {
+                known.insert((*ruled).to_owned());
+            }
+        }
+    }
+    known
+}
+
+/// An address in a `use` is a value like any other.
+fn is_plain_data(line: &str) -> bool {
+    let imports = line.trim().strip_prefix("use std::net::");
+    imports.is_some_and(|what| matches!(what, "SocketAddr;" | "IpAddr;"))
+}
