@@ -2,6 +2,8 @@
 //! know which. Read from the source text, so that it also sees what a compiler
 //! would gladly accept.
 
+#![allow(clippy::unwrap_used)] // The helpers below are tests too.
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -442,3 +442,18 @@ fn write(socket: &mut TcpStream, bytes: &[u8]) -> io::Result<Option<usize>> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_small() {
+        // Together with its alarm in the wheel: what an idle agent costs.
+        assert!(
+            size_of::<Connection>() <= 248,
+            "{}",
+            size_of::<Connection>()
+        );
+    }
+}

@@ -109,8 +109,9 @@ pub struct Session {
     agent: Option<Box<str>>,
     decoder: Decoder,
     clocks: Clocks,
-    /// Reply bytes that the socket did not take yet.
-    unsent: BytesMut,
+    /// Reply bytes that the socket did not take yet. Boxed, because hardly any
+    /// session ever has some, and there are thousands of sessions.
+    unsent: Option<Box<BytesMut>>,
     frames: u64,
     bytes_in: u64,
     bytes_out: u64,
@@ -125,7 +126,7 @@ impl Session {
             agent: None,
             decoder: Decoder::default(),
             clocks: Clocks::new(now),
-            unsent: BytesMut::new(),
+            unsent: None,
             frames: 0,
             bytes_in: 0,
             bytes_out: 0,
@@ -201,21 +202,24 @@ impl Session {
 
     /// Keeps reply bytes that the socket does not take now.
     pub fn queue(&mut self, replies: &[u8]) {
-        self.unsent.extend_from_slice(replies);
+        self.unsent
+            .get_or_insert_default()
+            .extend_from_slice(replies);
     }
 
     /// Reply bytes that wait for the socket.
     #[must_use]
     pub fn unsent(&self) -> &[u8] {
-        &self.unsent
+        self.unsent.as_deref().map_or(&[], |unsent| unsent)
     }
 
     /// Notes that the socket took the first `bytes` of [`unsent`](Self::unsent).
     pub fn dequeue(&mut self, bytes: usize) {
-        self.unsent.advance(bytes);
-        if self.unsent.is_empty() {
-            // Idle sessions hold no output buffer.
-            self.unsent = BytesMut::new();
+        if let Some(unsent) = &mut self.unsent {
+            unsent.advance(bytes);
+            if unsent.is_empty() {
+                self.unsent = None;
+            }
         }
     }
 
@@ -231,7 +235,7 @@ impl Session {
             Some(StopReason::Output) => OUTPUT_LOW_WATER,
             _ => OUTPUT_HIGH_WATER,
         };
-        self.unsent.len() > limit
+        self.unsent().len() > limit
     }
 
     /// We stop reading from this agent; its clocks stand still from now on.

@@ -2,8 +2,6 @@
 
 use std::net::SocketAddr;
 
-use bytes::BytesMut;
-
 use super::{Clocks, Session};
 use crate::wire::{Decoder, DecoderState};
 
@@ -41,7 +39,7 @@ impl Session {
             decoder: self.decoder.state(),
             clocks: self.clocks,
             buffered: window.to_vec(),
-            unsent: self.unsent.to_vec(),
+            unsent: self.unsent().to_vec(),
             frames: self.frames,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
@@ -51,16 +49,19 @@ impl Session {
     /// The session that `state` describes, and the bytes its window begins with.
     #[must_use]
     pub fn rebuild(state: SessionState) -> (Self, Vec<u8>) {
-        let session = Self {
+        let mut session = Self {
             peer: state.peer,
             agent: state.agent.map(String::into_boxed_str),
             decoder: Decoder::rebuild(state.decoder),
             clocks: state.clocks,
-            unsent: BytesMut::from(state.unsent.as_slice()),
+            unsent: None,
             frames: state.frames,
             bytes_in: state.bytes_in,
             bytes_out: state.bytes_out,
         };
+        if !state.unsent.is_empty() {
+            session.queue(&state.unsent);
+        }
         (session, state.buffered)
     }
 }

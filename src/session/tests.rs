@@ -273,7 +273,7 @@ fn unsent_replies_above_the_high_water_mark_stop_reading_down_to_the_low_one() {
 #[test]
 fn a_session_is_small() {
     // Idle connections are counted by the ten thousand.
-    assert!(size_of::<Session>() <= 168, "{}", size_of::<Session>());
+    assert!(size_of::<Session>() <= 144, "{}", size_of::<Session>());
 }
 
 proptest! {

@@ -171,28 +171,33 @@ fn integer<'de, A: MapAccess<'de>>(
     }
 }
 
-/// UTF-8 as it is; what is no UTF-8, with a U+FFFD for each bad byte and, since
-/// that is how serde_json hands over a lone surrogate, for each of those.
+/// UTF-8 as it is; what is no UTF-8, with a U+FFFD for each bad byte and for
+/// each lone surrogate.
+///
+/// serde_json hands a lone surrogate over as the three bytes that UTF-8 would
+/// give it, if it gave any. Only a string with an escape, which never borrows,
+/// can have one; in any other such bytes came raw and are three bad ones.
 fn to_text(bytes: Cow<'_, [u8]>) -> Cow<'_, str> {
     match bytes {
         Cow::Borrowed(bytes) => match std::str::from_utf8(bytes) {
             Ok(text) => Cow::Borrowed(text),
-            Err(_) => Cow::Owned(replace_invalid(bytes)),
+            Err(_) => Cow::Owned(replace_invalid(bytes, 1)),
         },
         Cow::Owned(bytes) => Cow::Owned(
-            String::from_utf8(bytes).unwrap_or_else(|error| replace_invalid(error.as_bytes())),
+            String::from_utf8(bytes).unwrap_or_else(|error| replace_invalid(error.as_bytes(), 3)),
         ),
     }
 }
 
-fn replace_invalid(mut bytes: &[u8]) -> String {
+/// Replaces each bad byte, a surrogate being `surrogate` of them in one.
+fn replace_invalid(mut bytes: &[u8], surrogate: usize) -> String {
     let mut text = String::with_capacity(bytes.len());
     while let Some(chunk) = bytes.utf8_chunks().next() {
         text.push_str(chunk.valid());
         let bad = &bytes[chunk.valid().len()..];
         let skip = match bad {
             [] => break,
-            [0xED, 0xA0..=0xBF, 0x80..=0xBF, ..] => 3,
+            [0xED, 0xA0..=0xBF, 0x80..=0xBF, ..] => surrogate,
             _ => 1,
         };
         text.push(char::REPLACEMENT_CHARACTER);

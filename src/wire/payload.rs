@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn strings_are_read_as_go_reads_them() {
-        let cases: [(&[u8], &str); 10] = [
+        let cases: [(&[u8], &str); 11] = [
             (br#"{"content":"\u003c\u003E\u0026\u2028"}"#, "<>&\u{2028}"),
             (
                 br#"{"content":"\/\b\f\n\r\t\"\\"}"#,
@@ -217,6 +217,10 @@ mod tests {
             (br#"{"content":"\ud800\ud800\udc00"}"#, "\u{FFFD}\u{10000}"),
             (br#"{"content":"\udc00\ud800"}"#, "\u{FFFD}\u{FFFD}"),
             (b"{\"content\":\"a\x80\xC3b\"}", "a\u{FFFD}\u{FFFD}b"),
+            (
+                b"{\"content\":\"\xED\xA0\x80\"}",
+                "\u{FFFD}\u{FFFD}\u{FFFD}",
+            ),
             (br#"{"content":null}"#, ""),
             (br#"{"content":"first","content":"last"}"#, "last"),
             (br#"{"content":"kept","content":null}"#, "kept"),
