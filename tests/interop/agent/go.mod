@@ -1,0 +1,3 @@
+module hawk/interop/agent
+
+go 1.19
