@@ -1,0 +1,119 @@
+//! What an idle connection costs: hawk's own memory with few and with many
+//! connections that have each sent one report and now say next to nothing.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Serialize;
+
+use crate::child::Running;
+use crate::contestants::{self, Server};
+use crate::spread::{Spread, met};
+use crate::{Setup, load, process, say};
+
+/// The slope is taken between these two numbers of connections: beyond what
+/// any server needs at its start, and within the usual limit of 20,000 files.
+const FEW: u32 = 2_000;
+const MANY: u32 = 15_000;
+
+/// Most bytes that an idle connection may cost.
+const TARGET: f64 = 300.0;
+
+#[derive(Serialize)]
+pub(crate) struct Outcome {
+    bytes_per_connection: Spread,
+    buffers_in_use: Vec<u64>,
+}
+
+struct Round {
+    bytes_per_connection: f64,
+    buffers_in_use: u64,
+}
+
+pub(crate) fn run(setup: &Setup) -> anyhow::Result<Outcome> {
+    let rounds: Vec<Round> = (0..setup.rounds)
+        .map(|_| round(setup))
+        .collect::<anyhow::Result<_>>()?;
+    let outcome = Outcome {
+        bytes_per_connection: Spread::of(rounds.iter().map(|round| round.bytes_per_connection)),
+        buffers_in_use: rounds.iter().map(|round| round.buffers_in_use).collect(),
+    };
+    print(&outcome);
+    Ok(outcome)
+}
+
+#[allow(clippy::cast_precision_loss)] // bytes of memory are far below 2^53
+fn round(setup: &Setup) -> anyhow::Result<Round> {
+    let mut server = contestants::hawk(setup)?;
+    let files = process::open_files(server.process.id())?;
+    let mut few = load::hold_idle(setup, &server, FEW)?;
+    wait_until_idle(&mut server, &mut few, files + FEW as usize)?;
+    let memory_of_few = process::memory(server.process.id(), "RssAnon")?;
+    let mut more = load::hold_idle(setup, &server, MANY - FEW)?;
+    wait_until_idle(&mut server, &mut more, files + MANY as usize)?;
+    let memory_of_many = process::memory(server.process.id(), "RssAnon")?;
+    few.still_runs()?;
+    let grown = memory_of_many as f64 - memory_of_few as f64;
+    Ok(Round {
+        bytes_per_connection: grown / f64::from(MANY - FEW),
+        buffers_in_use: buffers_in_use(&mut server.process)?,
+    })
+}
+
+/// Until all connections are there, and the server has nothing more to do.
+fn wait_until_idle(server: &mut Server, load: &mut Running, files: usize) -> anyhow::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let id = server.process.id();
+    let mut before = process::cpu_time(id)?;
+    loop {
+        load.still_runs()?;
+        server.process.still_runs()?;
+        thread::sleep(Duration::from_millis(500));
+        let now = process::cpu_time(id)?;
+        let open = process::open_files(id)?;
+        if open >= files && now - before < Duration::from_millis(20) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("the server has {open} files open instead of {files}, or is not at rest");
+        }
+        before = now;
+    }
+}
+
+/// Receive buffers that the server has in use, by its own account.
+fn buffers_in_use(server: &mut Running) -> anyhow::Result<u64> {
+    server.forget_lines();
+    let id = i32::try_from(server.id()).ok().and_then(Pid::from_raw);
+    kill_process(id.context("a process id of zero")?, Signal::USR1)?;
+    server.wait_for("how many buffers are in use", in_use)?;
+    // The lines of the other classes come right behind the first.
+    thread::sleep(Duration::from_millis(300));
+    Ok(server.lines().iter().filter_map(|line| in_use(line)).sum())
+}
+
+/// `3` from a line such as `… pool class=4096 in_use=3 free=1 …`.
+fn in_use(line: &str) -> Option<u64> {
+    let mut words = line
+        .split_whitespace()
+        .skip_while(|word| !word.starts_with("class="));
+    words.find_map(|word| word.strip_prefix("in_use=")?.parse().ok())
+}
+
+fn print(outcome: &Outcome) {
+    let Outcome {
+        bytes_per_connection,
+        buffers_in_use,
+    } = outcome;
+    say!("\n### Idle: from {FEW} to {MANY} connections\n");
+    say!(
+        "- own memory per connection: {bytes_per_connection:.0} bytes; target ≤ {TARGET:.0}: {}",
+        met(bytes_per_connection.median <= TARGET)
+    );
+    say!(
+        "- receive buffers in use: {buffers_in_use:?}; target none: {}",
+        met(buffers_in_use.iter().all(|&count| count == 0))
+    );
+}

@@ -1,0 +1,44 @@
+//! What Linux says of a process (`proc(5)`).
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+/// CPU time that process `id` has used, in all its threads.
+pub(crate) fn cpu_time(id: u32) -> anyhow::Result<Duration> {
+    let stat = read(id, "stat")?;
+    // The second field, the name in brackets, may itself contain anything.
+    let fields = stat.rsplit(')').next().unwrap_or("");
+    let mut ticks = fields.split_whitespace().skip(11).map(str::parse::<u64>);
+    let (Some(Ok(user)), Some(Ok(system))) = (ticks.next(), ticks.next()) else {
+        anyhow::bail!("cannot find the CPU times in {stat:?}");
+    };
+    Ok(TICK * u32::try_from(user + system)?)
+}
+
+/// The unit of `utime` and `stime`: `USER_HZ` is 100 wherever this runs.
+const TICK: Duration = Duration::from_millis(10);
+
+/// An amount of memory in `/proc/ID/status`, such as `VmRSS`, in bytes.
+pub(crate) fn memory(id: u32, name: &str) -> anyhow::Result<u64> {
+    let status = read(id, "status")?;
+    let kibibytes: u64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .and_then(|value| value.trim().strip_suffix(" kB")?.parse().ok())
+        .with_context(|| format!("process {id} has no {name}"))?;
+    Ok(kibibytes * 1024)
+}
+
+/// How many files process `id` has open.
+pub(crate) fn open_files(id: u32) -> anyhow::Result<usize> {
+    let directory = format!("/proc/{id}/fd");
+    let files = fs::read_dir(&directory).with_context(|| directory.clone())?;
+    Ok(files.count())
+}
+
+fn read(id: u32, file: &str) -> anyhow::Result<String> {
+    let path = format!("/proc/{id}/{file}");
+    fs::read_to_string(&path).with_context(|| path.clone())
+}

@@ -1,0 +1,3 @@
+module hawk/peers/goroutine
+
+go 1.19
