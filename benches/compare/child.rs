@@ -103,7 +103,11 @@ impl Running {
                 return Ok(found);
             }
             if let Some(status) = ended {
-                bail!("{} ended ({status}) without saying {what}", self.name);
+                let said = self.lines().join("\n");
+                bail!(
+                    "{} ended ({status}) without saying {what}\n{said}",
+                    self.name
+                );
             }
             if Instant::now() > deadline {
                 bail!("{} does not say {what}", self.name);
