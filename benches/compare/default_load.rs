@@ -117,7 +117,8 @@ fn print(outcome: &Outcome) {
         Some(goroutine) => row("goroutine per connection", goroutine),
         None => say!("| goroutine per connection | skipped | | | | |"),
     }
-    say!("");
+    // With a goroutine per packet, a heartbeat's reply may overtake a report's.
+    say!("\n- errors of the goroutine server are replies that overtook each other");
     if let Some(ratio) = cpu_ratio {
         say!(
             "- CPU, hawk / goroutine: {ratio:.2}; target ≤ {CPU_RATIO:.1}: {}",

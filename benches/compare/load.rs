@@ -17,6 +17,8 @@ pub(crate) struct Replied {
     pub(crate) per_second: f64,
     /// Replies that were wrong or missing.
     pub(crate) errors: f64,
+    /// Why the client, and not the server, may have set the pace.
+    pub(crate) bottleneck: Option<String>,
 }
 
 /// How much longer than it was told a client may take.
@@ -54,6 +56,7 @@ pub(crate) fn hawk_load(
             .errors
             .iter()
             .fold(0.0, |sum, error| sum + error.count),
+        bottleneck: report.client.bottleneck,
     })
 }
 
@@ -63,6 +66,12 @@ struct Report {
     answered: f64,
     per_second: f64,
     errors: Vec<ErrorCount>,
+    client: Client,
+}
+
+#[derive(Deserialize)]
+struct Client {
+    bottleneck: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -129,5 +138,6 @@ pub(crate) fn redis_load(
         replies,
         per_second,
         errors: 0.0,
+        bottleneck: None, // it does not say
     })
 }

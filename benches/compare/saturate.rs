@@ -28,6 +28,8 @@ pub(crate) struct Outcome {
 struct Figures {
     per_second: Spread,
     cpu_ns_per_frame: Spread,
+    /// Of its core: well below 1, something else than the server set the pace.
+    cpu_share: Spread,
 }
 
 struct Round {
@@ -106,6 +108,9 @@ fn measure(
     if replied.errors > 0.0 {
         say!("\n{} replies were wrong or missing", replied.errors);
     }
+    if let Some(bottleneck) = &replied.bottleneck {
+        say!("\nthe client says: {bottleneck}");
+    }
     let cpu: Duration = process::cpu_time(server.process.id())? - before;
     drop(server);
     Ok(Round {
@@ -118,33 +123,43 @@ fn figures(rounds: &[Round]) -> Figures {
     Figures {
         per_second: Spread::of(rounds.iter().map(|round| round.per_second)),
         cpu_ns_per_frame: Spread::of(rounds.iter().map(|round| round.cpu_ns_per_frame)),
+        cpu_share: Spread::of(
+            rounds
+                .iter()
+                .map(|round| round.cpu_ns_per_frame * 1e-9 * round.per_second),
+        ),
     }
 }
 
 fn print(outcomes: &[Outcome]) {
-    say!("\n### Saturated: 50 connections, hawk and Redis 7 PING\n");
-    say!(
-        "| in flight | hawk, 1000/s | Redis, 1000/s | hawk / Redis | target | | hawk CPU ns/frame | Redis CPU ns/frame |"
-    );
-    say!("|---|---|---|---|---|---|---|---|");
+    say!("\n### Saturated: 50 connections, hawk and Redis PING\n");
+    say!("| in flight | hawk, 1000/s | Redis, 1000/s | hawk / Redis | target | |");
+    say!("|---|---|---|---|---|---|");
+    for outcome in outcomes {
+        let Outcome { depth, target, .. } = outcome;
+        let rate = outcome.hawk.per_second.scaled(1e-3);
+        if let (Some(redis), Some(ratio)) = (&outcome.redis, outcome.ratio) {
+            let met = met(ratio.median >= *target);
+            let theirs = redis.per_second.scaled(1e-3);
+            say!("| {depth} | {rate:.0} | {theirs:.0} | {ratio:.2} | ≥ {target:.1} | {met} |");
+        } else {
+            say!("| {depth} | {rate:.0} | skipped | | ≥ {target:.1} | |");
+        }
+    }
+    say!("\n| in flight | server | CPU, ns per frame | CPU, % of its core |");
+    say!("|---|---|---|---|");
     for Outcome {
-        depth,
-        hawk,
-        redis,
-        ratio,
-        target,
+        depth, hawk, redis, ..
     } in outcomes
     {
-        let rate = hawk.per_second.scaled(1e-3);
-        let cpu = hawk.cpu_ns_per_frame;
-        if let (Some(redis), Some(ratio)) = (redis, ratio) {
-            let met = met(ratio.median >= *target);
-            let (their_rate, their_cpu) = (redis.per_second.scaled(1e-3), redis.cpu_ns_per_frame);
+        let servers = [("hawk", Some(hawk)), ("Redis", redis.as_ref())];
+        for (name, figures) in servers {
+            let Some(figures) = figures else { continue };
+            let share = figures.cpu_share.scaled(100.0);
             say!(
-                "| {depth} | {rate:.0} | {their_rate:.0} | {ratio:.2} | ≥ {target:.1} | {met} | {cpu:.0} | {their_cpu:.0} |"
+                "| {depth} | {name} | {:.0} | {share:.0} |",
+                figures.cpu_ns_per_frame
             );
-        } else {
-            say!("| {depth} | {rate:.0} | skipped | | ≥ {target:.1} | | {cpu:.0} | |");
         }
     }
 }
