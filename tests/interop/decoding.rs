@@ -8,7 +8,7 @@ use std::process::Command;
 use hawk::wire::{Packet, PacketDecoder};
 
 use crate::agent;
-use crate::differences::{Difference, differences, open_differences};
+use crate::differences::{Difference, differences};
 use crate::inputs::{Input, inputs, random_inputs};
 
 #[test]
@@ -24,11 +24,6 @@ fn random_inputs_decode_as_in_go() {
 #[test]
 fn the_documented_differences_are_these() {
     pin("documented", &differences());
-}
-
-#[test]
-fn the_open_differences_are_these() {
-    pin("open", &open_differences());
 }
 
 /// Both sides are pinned: a difference that goes away is to leave its list.

@@ -24,6 +24,13 @@ pub(crate) fn differences() -> Vec<Difference> {
         hawk,
         why,
     };
+    let raw = |input, go, hawk, why| Difference {
+        input,
+        go,
+        hawk,
+        why,
+    };
+    let deep = ["{\"x\":", &"[".repeat(10_001), &"]".repeat(10_001), "}"].concat();
     vec![
         report(
             r#"{"Content":"x"}"#,
@@ -91,54 +98,33 @@ pub(crate) fn differences() -> Vec<Difference> {
             "err",
             "the optional key is ours",
         ),
-    ]
-}
-
-/// Differences that `docs/protocol.md` does not name: each is to be either
-/// ended or written down there.
-pub(crate) fn open_differences() -> Vec<Difference> {
-    let new = |input, go, hawk, why| Difference {
-        input,
-        go,
-        hawk,
-        why,
-    };
-    let report = |json: &[u8]| Input::Report(json.to_vec());
-    let envelope = |json: &str| Input::Envelope(json.into());
-    let deep = ["{\"x\":", &"[".repeat(10_001), &"]".repeat(10_001), "}"].concat();
-    const SURROGATES: &str = "a surrogate's raw bytes: U+FFFD once, not for each byte";
-    vec![
-        new(
-            report(b"{\"content\":\"\xED\xA0\x80\"}"),
-            "rp xefbfbdefbfbdefbfbd 0 0",
-            "rp xefbfbd 0 0",
-            SURROGATES,
-        ),
-        new(
-            report(b"{\"content\":\"\\n\xED\xBF\xBF\"}"),
+        raw(
+            Input::Report(b"{\"content\":\"\\n\xED\xBF\xBF\"}".to_vec()),
             "rp x0aefbfbdefbfbdefbfbd 0 0",
             "rp x0aefbfbd 0 0",
-            SURROGATES,
+            "behind an escape, a surrogate's raw bytes are one U+FFFD",
         ),
-        new(
-            envelope(r#"{"PacketType":0,"PacketContent":"!","PacketContent":"e30="}"#),
+        raw(
+            Input::Envelope(
+                r#"{"PacketType":0,"PacketContent":"!","PacketContent":"e30="}"#.into(),
+            ),
             "err",
             "hb x 0",
             "of duplicate contents only the last is read, even if another is bad base64",
         ),
-        new(
-            envelope(r#"{"PacketType":-0,"PacketContent":"e30="}"#),
+        raw(
+            Input::Envelope(r#"{"PacketType":-0,"PacketContent":"e30="}"#.into()),
             "err",
             "hb x 0",
             "-0 is a packet type",
         ),
-        new(
-            envelope(r#"{"PacketType":1,"PacketContent":[123,125]}"#),
+        raw(
+            Input::Envelope(r#"{"PacketType":1,"PacketContent":[123,125]}"#.into()),
             "rp x 0 0",
             "err",
             "a content is base64 and never a list of numbers",
         ),
-        new(
+        raw(
             Input::Report(deep.into_bytes()),
             "err",
             "rp x 0 0",
