@@ -1,0 +1,124 @@
+//! Closing, from either side, loses no reply.
+
+use std::io::Write as _;
+
+use hawk::wire::JUNK_LIMIT;
+
+use crate::support::*;
+
+#[test]
+fn an_agent_that_ends_its_side_gets_every_reply_and_an_end_of_file() {
+    let server = Server::start(&[]);
+    let (sent, replies) = mixture(300);
+    let mut agent = server.connect();
+    agent.send(&sent);
+    agent.shutdown_write();
+    agent.expect_replies(&replies);
+    agent.expect_eof();
+    let stats = server.wait_until(|stats| stats.get("connections") == 0);
+    assert_eq!(stats.get("closed_agent_closed"), 1);
+}
+
+#[test]
+fn data_and_end_of_file_that_come_together_are_answered() {
+    let server = Server::start(&[]);
+    let mut early = server.connect();
+    early.expect_alive();
+    let suspended = server.suspend();
+    // One that is connected already, and one that the server has never seen.
+    let mut agents = [early, server.connect()];
+    for agent in &mut agents {
+        agent.send(&[heartbeat(), report("last words")].concat());
+        agent.shutdown_write();
+    }
+    drop(suspended);
+    for agent in &mut agents {
+        agent.expect_lines(&[HEARTBEAT, REPORT]);
+        agent.expect_eof();
+    }
+    server.wait_until(|stats| stats.get("closed_agent_closed") == 2);
+}
+
+#[test]
+fn more_than_a_turns_work_and_an_end_of_file_that_come_together_are_answered() {
+    // More frames, and in the second case more bytes, than a turn's budget.
+    for (frame, reply, count) in [(frame(b""), EMPTY, 5_000), (long_report(9_000), REPORT, 10)] {
+        let server = Server::start(&[]);
+        let mut agent = server.connect();
+        agent.expect_alive();
+        let suspended = server.suspend();
+        agent.send(&frame.repeat(count));
+        agent.shutdown_write();
+        drop(suspended);
+        agent.expect_replies(format!("{reply}\n").repeat(count).as_bytes());
+        agent.expect_eof();
+    }
+}
+
+#[test]
+fn half_a_frame_at_the_end_is_junk_and_the_frames_before_it_are_answered() {
+    let server = Server::start(&[]);
+    let mut agent = server.connect();
+    let half = &report("never finished")[..50];
+    agent.send(&[&heartbeat(), half].concat());
+    agent.shutdown_write();
+    agent.expect_line(HEARTBEAT);
+    agent.expect_eof();
+    let stats = server.wait_until(|stats| stats.get("connections") == 0);
+    assert_eq!(stats.get("junk_bytes"), 50);
+    assert_eq!(stats.in_use(), [0; 5]);
+}
+
+#[test]
+fn a_frame_within_a_false_one_is_found_at_the_end_of_file() {
+    let server = Server::start(&[]);
+    let mut agent = server.connect();
+    // The head claims just so much that the frame's end could be its own.
+    agent.send(&[b"\xFF\xFF\x00\xFF".as_slice(), b"abc"].concat());
+    agent.send(&heartbeat());
+    agent.shutdown_write();
+    agent.expect_line(HEARTBEAT);
+    agent.expect_eof();
+}
+
+#[test]
+fn an_agent_that_sends_junk_past_the_limit_gets_all_replies_and_a_clean_end() {
+    let server = Server::start(&[]);
+    let (sent, replies) = mixture(2_000);
+    let mut agent = server.connect();
+    let mut sender = agent.sender();
+    std::thread::scope(|scope| {
+        scope
+            .spawn(move || {
+                sender.write_all(&sent).unwrap();
+                sender.write_all(&heartbeat()).unwrap();
+                // Four times the limit: most of it comes after the server gave up,
+                // and would reset the connection if nobody read it.
+                let block = [b'j'; 16 * 1024];
+                for _ in 0..4 * JUNK_LIMIT as usize / block.len() {
+                    sender.write_all(&block).unwrap();
+                }
+            })
+            .join()
+            .unwrap();
+        // Not one reply is read before all of that is sent.
+        agent.expect_replies(&replies);
+        agent.expect_line(HEARTBEAT);
+        agent.expect_eof();
+    });
+}
+
+#[test]
+fn a_reset_is_counted_and_hurts_nobody_else() {
+    let server = Server::start(&[]);
+    let mut other = server.connect();
+    let mut agent = server.connect();
+    agent.expect_alive();
+    agent.send(&heartbeat()[..40]);
+    server.wait_until(|stats| stats.in_use()[0] == 1);
+    agent.reset();
+    let stats = server.wait_until(|stats| stats.get("connections") == 1);
+    assert_eq!(stats.get("closed_connection_lost"), 1);
+    assert_eq!(stats.in_use(), [0; 5]);
+    other.expect_alive();
+}

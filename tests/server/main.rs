@@ -1,0 +1,19 @@
+//! The server as agents and operators see it: the real binary, on a port of
+//! its own, over real sockets.
+//!
+//! Time limits under test are set small by options. That they strike is waited
+//! for with patience; that they do not strike early is measured only where no
+//! delay of the machine could make it look so.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy.toml allows them in tests, but does not see helpers as such"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod closing;
+mod decoding;
+mod replies;

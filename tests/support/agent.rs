@@ -1,0 +1,152 @@
+//! An agent: a socket with a deadline on everything.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use socket2::{Domain, SockRef, Socket, Type};
+
+use super::{HEARTBEAT, PATIENCE, heartbeat};
+
+/// One agent's connection.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    stream: BufReader<TcpStream>,
+}
+
+impl Agent {
+    #[track_caller]
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        Self::over(TcpStream::connect_timeout(&address, PATIENCE).expect("it listens"))
+    }
+
+    /// With a receive buffer as small as the kernel allows: its replies soon
+    /// back up to the server.
+    #[track_caller]
+    pub(crate) fn connect_narrow(address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        // Only before connecting does it bind the window that is offered.
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect(&address.into()).expect("it listens");
+        Self::over(socket.into())
+    }
+
+    fn over(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Self {
+            stream: BufReader::new(stream),
+        }
+    }
+
+    /// Another handle to the same socket, for a thread that only sends.
+    pub(crate) fn sender(&self) -> TcpStream {
+        self.socket().try_clone().unwrap()
+    }
+
+    #[track_caller]
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        self.try_send(bytes).expect("the server takes it");
+    }
+
+    /// For when the server may have closed the connection.
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.get_mut().write_all(bytes)
+    }
+
+    /// A write for every `size` bytes.
+    #[track_caller]
+    pub(crate) fn send_in_pieces(&mut self, bytes: &[u8], size: usize) {
+        bytes.chunks(size).for_each(|piece| self.send(piece));
+    }
+
+    /// Tells the server that nothing more will come.
+    #[track_caller]
+    pub(crate) fn shutdown_write(&self) {
+        self.socket().shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// The next line, which must be `line`.
+    #[track_caller]
+    pub(crate) fn expect_line(&mut self, line: &str) {
+        let mut received = Vec::new();
+        let outcome = self.stream.read_until(b'\n', &mut received);
+        let received = String::from_utf8_lossy(&received);
+        assert_eq!(received, format!("{line}\n"), "{outcome:?}");
+    }
+
+    #[track_caller]
+    pub(crate) fn expect_lines(&mut self, lines: &[&str]) {
+        lines.iter().for_each(|line| self.expect_line(line));
+    }
+
+    /// The next bytes, which must be `replies`: for very many lines.
+    #[track_caller]
+    pub(crate) fn expect_replies(&mut self, replies: &[u8]) {
+        let mut received = vec![0; replies.len()];
+        self.stream
+            .read_exact(&mut received)
+            .expect("as many replies");
+        if let Some(at) = (0..replies.len()).find(|&at| received[at] != replies[at]) {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[at..]).into_owned();
+            let (received, expected) = (text(&received), text(replies));
+            panic!("at byte {at}: {received:.60?} instead of {expected:.60?}");
+        }
+    }
+
+    /// A clean end of file, and nothing before it. A reset would be an error.
+    #[track_caller]
+    pub(crate) fn expect_eof(&mut self) {
+        assert_eq!(self.read_to_end(), "", "before the end of file");
+    }
+
+    /// Everything up to the end of file, which must be clean.
+    #[track_caller]
+    pub(crate) fn read_to_end(&mut self) -> String {
+        let mut rest = String::new();
+        let outcome = self.stream.read_to_string(&mut rest);
+        outcome.expect("an end of file rather than a reset or nothing at all");
+        rest
+    }
+
+    /// Sends `frame` and gets `reply`, and nothing before it: whatever was sent
+    /// earlier was answered with silence, because replies come in order.
+    #[track_caller]
+    pub(crate) fn exchange(&mut self, frame: &[u8], reply: &str) {
+        self.send(frame);
+        self.expect_line(reply);
+    }
+
+    /// Proves that the connection is alive and owes no other reply.
+    #[track_caller]
+    pub(crate) fn expect_alive(&mut self) {
+        self.exchange(&heartbeat(), HEARTBEAT);
+    }
+
+    /// Whether the end of file comes within `span`; that long nothing else may.
+    #[track_caller]
+    pub(crate) fn ends_within(&mut self, span: Duration) -> bool {
+        self.socket().set_read_timeout(Some(span)).unwrap();
+        let outcome = self.stream.read(&mut [0]);
+        self.socket().set_read_timeout(Some(PATIENCE)).unwrap();
+        match outcome {
+            Ok(read) => {
+                assert_eq!(read, 0, "a byte although nothing was to come");
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) => panic!("{error} rather than an end of file"),
+        }
+    }
+
+    /// Breaks the connection off: the server gets a reset.
+    pub(crate) fn reset(self) {
+        let lingerless = Some(Duration::ZERO);
+        SockRef::from(self.socket()).set_linger(lingerless).unwrap();
+    }
+
+    fn socket(&self) -> &TcpStream {
+        self.stream.get_ref()
+    }
+}

@@ -1,0 +1,135 @@
+//! Lines of another process, collected as they come.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Instant;
+
+use super::PATIENCE;
+
+/// The lines that a pipe has brought so far.
+#[derive(Clone, Debug)]
+pub(crate) struct Lines(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lines: Vec<String>,
+    ended: bool,
+}
+
+impl Lines {
+    /// Reads `pipe` on a thread of its own, to its end.
+    pub(crate) fn collect(pipe: impl Read + Send + 'static) -> Self {
+        let shared = Arc::new(Shared::default());
+        let collector = Arc::clone(&shared);
+        std::thread::spawn(move || {
+            for line in BufReader::new(pipe).lines() {
+                let Ok(line) = line else { break };
+                collector.lock().lines.push(line);
+                collector.changed.notify_all();
+            }
+            collector.lock().ended = true;
+            collector.changed.notify_all();
+        });
+        Self(shared)
+    }
+
+    /// How many there are by now: a mark from which to look on.
+    pub(crate) fn count(&self) -> usize {
+        self.0.lock().lines.len()
+    }
+
+    /// Those that came after `mark`, by now.
+    pub(crate) fn since(&self, mark: usize) -> Vec<String> {
+        self.0.lock().lines[mark..].to_vec()
+    }
+
+    /// Waits for a line after `mark` that fits, and returns it and the mark
+    /// behind it.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, mark: usize, fits: impl Fn(&str) -> bool) -> (String, usize) {
+        let found = self.wait(|state| {
+            let later = state.lines.iter().enumerate().skip(mark);
+            let mut fitting = later.filter(|(_, line)| fits(line));
+            fitting
+                .next()
+                .map(|(index, line)| (line.clone(), index + 1))
+        });
+        found.unwrap_or_else(|| panic!("the line that was waited for is not in:\n{self}"))
+    }
+
+    /// Waits for the pipe's end; all of its lines.
+    #[track_caller]
+    pub(crate) fn wait_end(&self) -> Vec<String> {
+        let all = self.wait(|state| state.ended.then(|| state.lines.clone()));
+        all.unwrap_or_else(|| panic!("the process is still there; it said:\n{self}"))
+    }
+
+    /// Waits until `look` finds something, the pipe ends or patience does.
+    fn wait<T>(&self, look: impl Fn(&State) -> Option<T>) -> Option<T> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut state = self.0.lock();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match look(&state) {
+                Some(found) => return Some(found),
+                None if state.ended || left.is_zero() => return None,
+                None => state = self.0.changed.wait_timeout(state, left).unwrap().0,
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Lines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = self.0.lock();
+        state
+            .lines
+            .iter()
+            .try_for_each(|line| writeln!(f, "{line}"))
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+/// The `key=value` pairs of a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fields(BTreeMap<String, String>);
+
+impl Fields {
+    pub(crate) fn parse(line: &str) -> Self {
+        let pairs = line.split(' ').filter_map(|word| word.split_once('='));
+        Self(pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
+    }
+
+    /// The number under `key`. Causes that never occurred are not listed, so
+    /// what is missing is zero.
+    #[track_caller]
+    pub(crate) fn get(&self, key: &str) -> u64 {
+        self.0
+            .get(key)
+            .map_or(0, |value| value.parse().expect("a whole number"))
+    }
+
+    /// The sum of all numbers whose key begins with `prefix`.
+    pub(crate) fn sum(&self, prefix: &str) -> u64 {
+        let keys = self.0.keys().filter(|key| key.starts_with(prefix));
+        keys.map(|key| self.get(key)).sum()
+    }
+
+    /// Without the keys that end in `suffix`.
+    pub(crate) fn without(mut self, suffix: &str) -> Self {
+        self.0.retain(|key, _| !key.ends_with(suffix));
+        self
+    }
+}

@@ -1,0 +1,43 @@
+//! What tests need to start the real server and to talk to it as agents do.
+//!
+//! Nothing here sleeps to let something happen: every wait is for a line, a
+//! byte or a state, and ends in a panic with the whole log after [`PATIENCE`].
+
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test crate that includes this uses a part of it"
+)]
+
+mod agent;
+mod frames;
+mod lines;
+mod server;
+mod stats;
+
+use std::time::{Duration, Instant};
+
+pub(crate) use agent::Agent;
+pub(crate) use frames::*;
+pub(crate) use lines::{Fields, Lines};
+pub(crate) use server::{Exit, Launch, Server, Suspended};
+pub(crate) use stats::{CLASSES, Stats};
+
+/// How long anything that must happen may take. Generous, because machines
+/// that run tests are slow and shared; only a failure ever takes as long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Time between two looks at a state that nobody announces.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// Looks until `look` finds something; `None` when [`PATIENCE`] is at its end.
+pub(crate) fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let found = look();
+        if found.is_some() || Instant::now() >= deadline {
+            return found;
+        }
+        std::thread::park_timeout(LOOK_EVERY);
+    }
+}

@@ -1,0 +1,193 @@
+//! The server as a process of its own.
+
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+
+use super::{Agent, Lines, Stats, eventually};
+
+/// A command line of the binary, about to be run.
+#[derive(Debug)]
+pub(crate) struct Launch(Command);
+
+impl Launch {
+    /// `hawk serve` on a free port of the loopback, with `args`. Unless they say
+    /// otherwise it logs no statistics but those that are asked for.
+    pub(crate) fn serve(args: &[&str]) -> Self {
+        let mut launch = Self::hawk(&["serve"]);
+        for (option, value) in [("--listen", "127.0.0.1:0"), ("--stats-interval", "1h")] {
+            if !args.contains(&option) {
+                launch.0.args([option, value]);
+            }
+        }
+        launch.0.args(args);
+        launch
+    }
+
+    /// `hawk` with `args` and nothing else.
+    pub(crate) fn hawk(args: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hawk"));
+        command.args(args).stdin(Stdio::null());
+        // What whoever runs the tests has set must not reach the server.
+        for (key, _) in std::env::vars_os() {
+            let name = key.to_string_lossy();
+            if name.starts_with("HAWK_") || name.starts_with("RUST_LOG") {
+                command.env_remove(&key);
+            }
+        }
+        Self(command)
+    }
+
+    pub(crate) fn env(mut self, key: &str, value: &str) -> Self {
+        self.0.env(key, value);
+        self
+    }
+
+    /// Starts a server and waits until it listens.
+    #[track_caller]
+    pub(crate) fn start(self) -> Server {
+        let process = self.spawn();
+        let (line, _) = process.stdout.wait_for(0, |line| {
+            line.starts_with("listening on ") || panic!("not the line to be expected: {line}")
+        });
+        let address = line["listening on ".len()..].parse();
+        Server {
+            address: address.expect("an address and a port"),
+            process,
+        }
+    }
+
+    /// Runs to its end.
+    #[track_caller]
+    pub(crate) fn run(self) -> Exit {
+        self.spawn().wait_exit()
+    }
+
+    fn spawn(mut self) -> Process {
+        let pipes = self.0.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = pipes.spawn().expect("the binary runs");
+        Process {
+            stdout: Lines::collect(child.stdout.take().expect("piped")),
+            stderr: Lines::collect(child.stderr.take().expect("piped")),
+            child,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    stdout: Lines,
+    stderr: Lines,
+}
+
+/// How a process ended and what it said.
+#[derive(Debug)]
+pub(crate) struct Exit {
+    /// `None`: a signal killed it.
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: Vec<String>,
+    pub(crate) stderr: Vec<String>,
+}
+
+impl Process {
+    #[track_caller]
+    fn wait_exit(&mut self) -> Exit {
+        // The pipes end when the process does; those waits have a deadline.
+        let (stdout, stderr) = (self.stdout.wait_end(), self.stderr.wait_end());
+        let status = self.child.wait().expect("our child");
+        Exit {
+            code: status.code(),
+            stdout,
+            stderr,
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail if it was waited for already, and that is fine.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// A server that listens; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    process: Process,
+}
+
+impl Server {
+    /// See [`Launch::serve`].
+    #[track_caller]
+    pub(crate) fn start(args: &[&str]) -> Self {
+        Launch::serve(args).start()
+    }
+
+    #[track_caller]
+    pub(crate) fn connect(&self) -> Agent {
+        Agent::connect(self.address)
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.process.child)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("our child is there");
+    }
+
+    /// What it logs.
+    pub(crate) fn log(&self) -> &Lines {
+        &self.process.stderr
+    }
+
+    /// How many lines it has logged that contain `text`.
+    pub(crate) fn count_logged(&self, text: &str) -> usize {
+        let lines = self.log().since(0);
+        lines.iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// Its statistics, now.
+    #[track_caller]
+    pub(crate) fn stats(&self) -> Stats {
+        let mark = self.log().count();
+        self.signal(Signal::USR1);
+        Stats::wait_for(self.log(), mark)
+    }
+
+    /// Waits until its statistics are as expected, and returns them.
+    #[track_caller]
+    pub(crate) fn wait_until(&self, expected: impl Fn(&Stats) -> bool) -> Stats {
+        let found = eventually(|| Some(self.stats()).filter(&expected));
+        found.unwrap_or_else(|| panic!("it never came to that:\n{:#?}", self.stats()))
+    }
+
+    /// Stops the process in its tracks: whatever agents do until it goes on
+    /// comes to it all at once.
+    pub(crate) fn suspend(&self) -> Suspended<'_> {
+        self.signal(Signal::STOP);
+        waitpid(Some(self.pid()), WaitOptions::UNTRACED).expect("our child is there");
+        Suspended(self)
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub(crate) fn wait_exit(mut self) -> Exit {
+        self.process.wait_exit()
+    }
+}
+
+/// A server that stands still until this is dropped.
+#[derive(Debug)]
+#[must_use = "dropping this lets the server go on"]
+pub(crate) struct Suspended<'a>(&'a Server);
+
+impl Drop for Suspended<'_> {
+    fn drop(&mut self) {
+        self.0.signal(Signal::CONT);
+    }
+}

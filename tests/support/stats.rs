@@ -1,0 +1,61 @@
+//! The server's statistics, read back from its log.
+
+use super::lines::{Fields, Lines};
+
+/// Sizes of the pool's buffers, shortest first.
+pub(crate) const CLASSES: [u64; 5] = [256, 1024, 4096, 16_384, 69_632];
+
+/// One dump of the statistics: the server's line and one per class.
+#[derive(Clone, Debug)]
+pub(crate) struct Stats {
+    pub(crate) server: Fields,
+    pub(crate) pool: Vec<Fields>,
+}
+
+impl Stats {
+    /// Waits for a whole dump after `mark`.
+    #[track_caller]
+    pub(crate) fn wait_for(log: &Lines, mark: usize) -> Self {
+        let (line, mut mark) = log.wait_for(mark, is_server_line);
+        let mut pool = Vec::new();
+        for size in CLASSES {
+            let (line, behind) = log.wait_for(mark, |line| is_class_line(line, size));
+            pool.push(Fields::parse(&line));
+            mark = behind;
+        }
+        Self {
+            server: Fields::parse(&line),
+            pool,
+        }
+    }
+
+    /// A number from the server's line.
+    #[track_caller]
+    pub(crate) fn get(&self, key: &str) -> u64 {
+        self.server.get(key)
+    }
+
+    /// Buffers in use, per class.
+    pub(crate) fn in_use(&self) -> Vec<u64> {
+        self.pool.iter().map(|class| class.get("in_use")).collect()
+    }
+
+    /// A number of the longest class, which is the one with waiters.
+    pub(crate) fn longest(&self, key: &str) -> u64 {
+        self.pool.last().map_or(0, |class| class.get(key))
+    }
+
+    /// Connections that ended, whatever the cause.
+    pub(crate) fn closed(&self) -> u64 {
+        self.server.sum("closed_")
+    }
+}
+
+/// Whether a log line is the server's line of the statistics.
+pub(crate) fn is_server_line(line: &str) -> bool {
+    line.contains("] stats connections=")
+}
+
+fn is_class_line(line: &str, size: u64) -> bool {
+    line.contains(&format!("] pool class={size} "))
+}
