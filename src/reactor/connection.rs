@@ -152,6 +152,11 @@ impl Connection {
         }
     }
 
+    /// Whether it is on its way out, by our doing.
+    pub(super) fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing(..) | Phase::Lingering(..))
+    }
+
     /// When [`expire`](Self::expire) is to be called, if ever.
     pub(super) fn deadline(&self, limits: &Limits) -> Option<Moment> {
         match self.phase {

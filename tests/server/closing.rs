@@ -1,6 +1,7 @@
 //! Closing, from either side, loses no reply.
 
 use std::io::Write as _;
+use std::time::Instant;
 
 use hawk::wire::JUNK_LIMIT;
 
@@ -121,4 +122,31 @@ fn a_reset_is_counted_and_hurts_nobody_else() {
     assert_eq!(stats.get("closed_connection_lost"), 1);
     assert_eq!(stats.in_use(), [0; 5]);
     other.expect_alive();
+}
+
+#[test]
+fn agents_that_never_stop_sending_are_cut_off_after_their_end_of_file() {
+    let server = Server::start(&[]);
+    // Many, so that each has more waiting whenever its turn comes.
+    let agents: Vec<_> = (0..16).map(|_| server.connect()).collect();
+    let deadline = Instant::now() + PATIENCE / 2;
+    let floods: Vec<_> = agents
+        .iter()
+        .map(|agent| {
+            let mut sender = agent.sender();
+            std::thread::spawn(move || {
+                while sender.write_all(&[b'j'; 256 * 1024]).is_ok() {
+                    assert!(Instant::now() < deadline, "it is read for ever");
+                }
+            })
+        })
+        .collect();
+    for mut agent in agents {
+        agent.expect_eof();
+    }
+    for flood in floods {
+        flood.join().unwrap();
+    }
+    let stats = server.wait_until(|stats| stats.get("connections") == 0);
+    assert_eq!(stats.get("closed_junk_limit"), 16);
 }
