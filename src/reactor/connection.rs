@@ -152,11 +152,6 @@ impl Connection {
         }
     }
 
-    /// Whether it is on its way out, by our doing.
-    pub(super) fn is_closing(&self) -> bool {
-        matches!(self.phase, Phase::Closing(..) | Phase::Lingering(..))
-    }
-
     /// When [`expire`](Self::expire) is to be called, if ever.
     pub(super) fn deadline(&self, limits: &Limits) -> Option<Moment> {
         match self.phase {
@@ -166,19 +161,24 @@ impl Connection {
     }
 
     /// Its deadline may have come.
+    ///
+    /// Before an agent is given up there is a last look at its socket: when we
+    /// are behind, what would have saved it may lie there, and that we have not
+    /// come to it is our fault.
     pub(super) fn expire<H: Handler>(&mut self, shop: &mut Shop<H>) -> Outcome {
         match self.phase {
-            Phase::Open | Phase::Finishing => match self.session.expire(shop.now, &shop.limits) {
-                Expiry::NotYet => Outcome::Idle,
-                Expiry::DropCandidate => {
-                    let window = self.input.window();
-                    let dropped = self.session.drop_candidate(window, &mut shop.desk.tally);
-                    self.input.consume(dropped);
-                    self.undecoded = true;
-                    self.serve(shop)
+            Phase::Open | Phase::Finishing => {
+                if self.session.expire(shop.now, &shop.limits) == Expiry::NotYet {
+                    return Outcome::Idle;
                 }
-                Expiry::Close(timeout) => self.close(timeout.into(), shop),
-            },
+                self.readable = true;
+                let outcome = self.serve(shop);
+                let open = matches!(self.phase, Phase::Open | Phase::Finishing);
+                match outcome {
+                    Outcome::Idle if open => self.enforce(shop),
+                    _ => outcome,
+                }
+            }
             Phase::Closing(cause, deadline) | Phase::Lingering(cause, deadline) => {
                 if deadline <= shop.now {
                     Outcome::Ended(cause)
@@ -186,6 +186,21 @@ impl Connection {
                     Outcome::Idle
                 }
             }
+        }
+    }
+
+    /// Does what its deadline, if it has come, demands.
+    fn enforce<H: Handler>(&mut self, shop: &mut Shop<H>) -> Outcome {
+        match self.session.expire(shop.now, &shop.limits) {
+            Expiry::NotYet => Outcome::Idle,
+            Expiry::DropCandidate => {
+                let window = self.input.window();
+                let dropped = self.session.drop_candidate(window, &mut shop.desk.tally);
+                self.input.consume(dropped);
+                self.undecoded = true;
+                self.serve(shop)
+            }
+            Expiry::Close(timeout) => self.close(timeout.into(), shop),
         }
     }
 

@@ -307,14 +307,6 @@ impl<H: Handler> Reactor<H> {
             let Some(connection) = self.connections.get(id) else {
                 continue;
             };
-            if connection.queued && !connection.is_closing() {
-                // It has something to do that may well move its deadline. That
-                // we have not come to it is our fault, not the agent's. But
-                // nothing moves the end of a connection that we close, however
-                // much the agent goes on sending.
-                self.wheel.arm(slot, self.shop.now);
-                continue;
-            }
             let outcome = connection.expire(&mut self.shop);
             self.conclude(id, outcome);
         }

@@ -1,0 +1,42 @@
+# hawk: short targets that explain themselves. `make help` lists them.
+
+CARGO ?= cargo
+HAWK   = target/release/hawk
+ARGS  ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help build run demo test lint fmt doc bench install clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build the release binary, target/release/hawk
+	$(CARGO) build --release --locked
+
+run: build ## Run the server on 127.0.0.1:9876 (ARGS="--listen ..." for more)
+	$(HAWK) serve $(ARGS)
+
+demo: build ## Run the server under the default load for 10 s and show what both did
+	./examples/demo.sh $(HAWK)
+
+test: ## Run every test
+	$(CARGO) test --locked --workspace
+
+lint: ## Check the format, and clippy with warnings as errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+fmt: ## Format the source
+	$(CARGO) fmt --all
+
+doc: ## Build the API documentation, warnings as errors
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
+
+bench: ## Measure hawk beside Redis and a goroutine server (ARGS="--rounds 3" for more)
+	$(CARGO) bench --locked --bench compare -- $(ARGS)
+
+install: ## Install the binary into cargo's bin directory
+	$(CARGO) install --locked --path .
+
+clean: ## Remove what was built
+	$(CARGO) clean

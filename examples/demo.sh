@@ -1,0 +1,61 @@
+#!/bin/sh
+# The main job, done once: the server on a free port, the default load against
+# it, and what both of them say. Exit code 0 only if every packet was answered
+# rightly. Usage: examples/demo.sh path/to/hawk
+set -eu
+
+hawk=${1:-target/release/hawk}
+work=$(mktemp -d)
+server=
+
+cleanup() {
+    if [ -n "$server" ]; then
+        kill -KILL "$server" 2>/dev/null || true
+    fi
+    rm -rf "$work"
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+# The server's one line on stdout says where it listens; reading it from a
+# pipe waits for just as long as it takes.
+mkfifo "$work/ready"
+"$hawk" serve --listen 127.0.0.1:0 >"$work/ready" 2>"$work/log" &
+server=$!
+if ! read -r _ _ address <"$work/ready"; then
+    cat "$work/log" >&2
+    exit 1
+fi
+
+started=$(cut -d ' ' -f 1 /proc/uptime)
+outcome=0
+"$hawk" load "$address" || outcome=$?
+ended=$(cut -d ' ' -f 1 /proc/uptime)
+
+ticks=$(awk '{ print $14 + $15 }' "/proc/$server/stat")
+memory=$(awk '/^VmHWM/ { print $2 }' "/proc/$server/status")
+awk -v ticks="$ticks" -v hertz="$(getconf CLK_TCK)" -v kib="$memory" \
+    -v seconds="$(awk "BEGIN { print $ended - $started }")" 'BEGIN {
+        printf "server      %.3f s of CPU, %.1f %% of a core, %.1f MiB at most\n",
+            ticks / hertz, 100 * ticks / hertz / seconds, kib / 1024
+    }'
+
+kill -USR1 "$server"
+kill -TERM "$server"
+wait "$server" || outcome=$?
+server=
+
+echo
+echo "The server's last statistics:"
+# A signal's lines are the last of their kind.
+grep ' stats ' "$work/log" | tail -n 1 || true
+grep ' pool class=' "$work/log" | tail -n 5 || true
+
+echo
+if [ "$outcome" -eq 0 ]; then
+    echo "demo: every packet was answered rightly"
+else
+    echo "demo: something went wrong; the server's log:" >&2
+    cat "$work/log" >&2
+fi
+exit "$outcome"
