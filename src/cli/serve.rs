@@ -61,7 +61,7 @@ pub(super) struct Serve {
     stats_interval: Duration,
 
     /// Log each packet as a line, its text escaped
-    #[arg(long, env = "HAWK_LOG_PACKETS")]
+    #[arg(long, env = "HAWK_LOG_PACKETS", value_parser = clap::builder::BoolishValueParser::new())]
     log_packets: bool,
 }
 

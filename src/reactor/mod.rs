@@ -121,6 +121,8 @@ pub struct Reactor<H> {
     config: Config,
     housekeeping: Housekeeping,
     refusals: Throttle,
+    /// Whether signals wait to be obeyed; looking for them costs system calls.
+    signalled: bool,
     /// The end of the drain timeout, once the server was told to stop.
     stop_at: Option<Moment>,
     interrupted: bool,
@@ -184,6 +186,7 @@ impl<H: Handler> Reactor<H> {
             },
             config,
             refusals: Throttle::default(),
+            signalled: false,
             stop_at: None,
             interrupted: false,
         })
@@ -267,8 +270,7 @@ impl<H: Handler> Reactor<H> {
                         listener.mark_ready();
                     }
                 }
-                // Signals are looked at in every turn.
-                SIGNALS => {}
+                SIGNALS => self.signalled = true,
                 token => {
                     let id = ConnectionId::from_token(token);
                     if let Some(connection) = self.connections.get(id)
@@ -411,9 +413,7 @@ impl<H: Handler> Reactor<H> {
             return;
         };
         self.wheel.disarm(id.slot);
-        if cause == Cause::TooManyConnections {
-            self.turned_away.retain(|other| *other != id);
-        }
+        self.turned_away.retain(|other| *other != id);
         self.shop.counters.closed(cause);
         if let Some(listener) = &mut self.listener {
             listener.retry_now();
@@ -455,6 +455,9 @@ impl<H: Handler> Reactor<H> {
     }
 
     fn obey_signals(&mut self) {
+        if !std::mem::take(&mut self.signalled) {
+            return;
+        }
         let pending: Vec<_> = self.signals.pending().collect();
         for signal in pending {
             match signal {
@@ -487,6 +490,10 @@ impl<H: Handler> Reactor<H> {
         }
         if self.shop.now < stop_at && !self.connections.is_empty() {
             return None;
+        }
+        let left = self.connections.len();
+        if left > 0 {
+            log::warn!("the drain timeout is over: {left} connections are cut off");
         }
         for id in self.connections.ids() {
             self.reap(id, Cause::Shutdown);
