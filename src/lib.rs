@@ -15,12 +15,18 @@
 //! handler     → wire, session's traits    (packets; no sockets)
 //! stats       → hawk-pool, wire, session, time
 //! reactor     → hawk-pool, session, stats, time, wire's replies (sockets, buffers; no JSON)
-//! client      → wire                      (a blocking connection, for send and ping)
-//! load        → wire, time                (the load generator)
+//! descriptors → nothing                   (the limit of open files)
+//! dial        → nothing                   (finding a server)
+//! client      → dial, wire                (a blocking connection, for send and ping)
+//! load        → descriptors, dial, time, wire (the load generator)
 //! cli         → everything
 //! ```
 pub mod cli;
+pub mod client;
+pub mod descriptors;
+pub mod dial;
 pub mod handler;
+pub mod load;
 pub mod reactor;
 pub mod session;
 pub mod stats;

@@ -1,9 +1,13 @@
 //! The command line: one binary, a subcommand for each job.
 
+mod load;
+mod output;
+mod ping;
+mod send;
 mod serve;
 mod values;
+mod wire_args;
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -18,7 +22,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Serve(serve::Serve),
+    Serve(serve::ServeArgs),
+    Load(load::LoadArgs),
+    Send(send::SendArgs),
+    Ping(ping::PingArgs),
 }
 
 /// Runs the program: 0 for success, 1 for a failure told in one line on
@@ -28,12 +35,10 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let outcome = match cli.command {
-        Command::Serve(serve) => serve.run(),
+        Command::Serve(args) => args.run(),
+        Command::Load(args) => args.run(),
+        Command::Send(args) => args.run(),
+        Command::Ping(args) => args.run(),
     };
-    outcome.unwrap_or_else(|error| {
-        // Straight to stderr: it must be seen whatever the log level is. If
-        // even that fails, the exit code is all there is to tell.
-        writeln!(std::io::stderr(), "hawk: {error:#}").ok();
-        ExitCode::FAILURE
-    })
+    output::conclude(outcome)
 }

@@ -1,15 +1,14 @@
 //! `hawk serve`: the server.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
-use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Args;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::values;
+use super::wire_args::DEFAULT_ADDRESS;
+use super::{output, values};
+use crate::descriptors;
 use crate::handler::Responder;
 use crate::reactor::{Config, RESERVED_DESCRIPTORS, Reactor, Stop};
 use crate::session::Limits;
@@ -20,13 +19,13 @@ use crate::session::Limits;
 /// stderr (RUST_LOG=debug for more). SIGTERM or SIGINT stops it gently, a second
 /// one at once; SIGUSR1 logs the statistics.
 #[derive(Debug, Args)]
-pub(super) struct Serve {
+pub(super) struct ServeArgs {
     /// Where to listen; port 0 picks a free one
     #[arg(
         long,
         env = "HAWK_LISTEN",
         value_name = "ADDR:PORT",
-        default_value = "127.0.0.1:9876"
+        default_value = DEFAULT_ADDRESS
     )]
     listen: SocketAddr,
 
@@ -65,8 +64,8 @@ pub(super) struct Serve {
     log_packets: bool,
 }
 
-impl Serve {
-    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+impl ServeArgs {
+    pub(super) fn run(&self) -> anyhow::Result<()> {
         let max_connections = self.max_connections()?;
         let config = Config {
             listen: self.listen,
@@ -83,22 +82,20 @@ impl Serve {
             log_packets: self.log_packets,
         };
         let mut reactor = Reactor::new(config, handler)?;
-        announce(&reactor).context("cannot say on stdout that the server listens")?;
+        let address = reactor.local_addr().context("cannot tell the address")?;
+        output::print(&format!("listening on {address}\n"))?;
         let stop = reactor.run()?;
         log::info!("served {}", reactor.served());
-        Ok(match stop {
-            Stop::Drained => ExitCode::SUCCESS,
-            Stop::Interrupted => {
-                log::warn!("stopped at once by a second signal; replies may be lost");
-                ExitCode::FAILURE
-            }
-        })
+        match stop {
+            Stop::Drained => Ok(()),
+            Stop::Interrupted => bail!("stopped at once by a second signal; replies may be lost"),
+        }
     }
 
     /// How many connections there may be, given the limit of open files, which
     /// is raised as far as it goes.
     fn max_connections(&self) -> anyhow::Result<usize> {
-        let descriptors = raise_descriptor_limit();
+        let descriptors = usize::try_from(descriptors::raise_limit()).unwrap_or(usize::MAX);
         let most = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1);
         let Some(wanted) = self.max_connections else {
             return Ok(most);
@@ -112,32 +109,4 @@ impl Serve {
         );
         Ok(wanted)
     }
-}
-
-/// The one line on stdout.
-fn announce(reactor: &Reactor<Responder>) -> std::io::Result<()> {
-    let address = reactor.local_addr()?;
-    let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "listening on {address}")?;
-    stdout.flush()
-}
-
-/// Raises the soft limit of open files to the hard one; what it is then.
-fn raise_descriptor_limit() -> usize {
-    let before = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: before.maximum,
-        ..before
-    };
-    let limit = match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => before.maximum,
-        Err(error) => {
-            log::warn!("cannot raise the limit of open files: {error}");
-            before.current
-        }
-    };
-    // No limit at all is written as `None`.
-    limit.map_or(usize::MAX, |limit| {
-        usize::try_from(limit).unwrap_or(usize::MAX)
-    })
 }

@@ -67,7 +67,7 @@ pub struct Decoder {
 /// All that a [`Decoder`] remembers between two calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecoderState {
-    /// The window's bytes from [`HEADER`] up to this offset are free of `FF`.
+    /// The window's bytes behind a header of four, up to this offset, are free of `FF`.
     pub clean: u32,
     /// Bytes of junk since the last frame that passed.
     pub junk: u32,

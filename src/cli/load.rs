@@ -1,0 +1,226 @@
+//! `hawk load`: puts load on a server and checks every reply.
+
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::num::{NonZeroU32, NonZeroU64};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use clap::Args;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use super::output;
+use super::values::{duration, size};
+use super::wire_args::{DEFAULT_ADDRESS, EncodingArg, KindArg};
+use crate::load::{
+    Config, ContentSize, Progress, Report, Summary, Traffic, resolve, run, watch_descriptors,
+};
+
+/// Put load on a server, check every reply and measure latency
+///
+/// Without options this is the original demo's own test: 7 connections, each
+/// with 300 senders of one report a second and a heartbeat every 2 s, for 10 s.
+///
+/// Latency is measured from the intended send time: a server that stalls is
+/// charged for every report that had to wait. Latency from the actual send time
+/// stands beside it.
+///
+/// Exits with 0 only if every reply was right and in time. Ctrl-C ends the run
+/// early, with its figures.
+#[derive(Debug, Args)]
+pub(super) struct LoadArgs {
+    /// The server
+    #[arg(value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
+    address: String,
+
+    /// Connections that carry the traffic
+    #[arg(short, long, value_name = "N", default_value_t = 7)]
+    connections: u32,
+
+    /// Senders on each connection
+    #[arg(long, value_name = "N", default_value_t = 300)]
+    senders: u32,
+
+    /// Time between two reports of one sender
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    interval: Duration,
+
+    /// Time between two heartbeats of one connection
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
+    heartbeat: Duration,
+
+    /// How long to send; 10s unless --count is given
+    #[arg(short, long, value_name = "TIME", value_parser = duration)]
+    duration: Option<Duration>,
+
+    /// Stop after this many frames, those of idle connections aside
+    #[arg(short = 'n', long, value_name = "N")]
+    count: Option<u64>,
+
+    /// Send this many reports a second in all, evenly in time, instead of
+    /// having senders
+    #[arg(short, long, value_name = "N", conflicts_with_all = ["senders", "interval"])]
+    rate: Option<NonZeroU64>,
+
+    /// Send as fast as replies come (closed loop), instead of by the clock
+    #[arg(short, long, conflicts_with_all = ["senders", "interval", "rate"])]
+    saturate: bool,
+
+    /// Frames in flight on each connection
+    #[arg(long, value_name = "N", default_value = "128", requires = "saturate")]
+    depth: NonZeroU32,
+
+    /// What the frames in flight carry
+    #[arg(long, value_enum, default_value_t = KindArg::Report, requires = "saturate")]
+    kind: KindArg,
+
+    /// Bytes of a report's content; 0 to 49 at random unless given
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    size: Option<usize>,
+
+    /// How packets are written into frames
+    #[arg(long, value_enum, default_value_t = EncodingArg::Classic)]
+    encoding: EncodingArg,
+
+    /// Time over which the connections are opened; at once unless given
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    ramp: Option<Duration>,
+
+    /// Connections besides, that send one report and then only heartbeats
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    idle: u32,
+
+    /// Spread the connections over this many addresses, from 127.0.0.1 on; one
+    /// address has ports for some 28,000
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=254))]
+    sources: u8,
+
+    /// How long a reply may take
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    reply_timeout: Duration,
+
+    /// Fail if p99 from the intended send time is above this
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    max_p99: Option<Duration>,
+
+    /// Write the figures to this file as well
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// How long to send when neither a time nor a count is given, as the original.
+const DEFAULT_DURATION: Duration = Duration::from_secs(10);
+
+/// Causes of failure that fit the one line on stderr; the table has them all.
+const CAUSES_TOLD: usize = 3;
+
+impl LoadArgs {
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        let connections = u64::from(self.connections) + u64::from(self.idle);
+        ensure!(
+            connections > 0,
+            "there is nothing to do without connections; give --connections or --idle"
+        );
+        watch_descriptors(connections)?;
+        let config = self.config()?;
+        // A file that cannot be written is better known before the run.
+        let json = self.json.as_ref().map(|path| {
+            File::create(path).with_context(|| format!("cannot create {}", path.display()))
+        });
+        let json = json.transpose()?;
+
+        let stop = stop_on_signals()?;
+        let progress = Progress::new();
+        let outcome = run(&config, &stop, &mut |tick| progress.show(tick));
+        progress.finish();
+        let mut summary = outcome?;
+        if let Some(limit) = self.max_p99 {
+            summary.limit_p99(limit);
+        }
+        output::print(&Report(&summary).to_string())?;
+        if let Some(file) = json {
+            write_json(file, &summary).context("cannot write the JSON file")?;
+        }
+        verdict(&summary)
+    }
+
+    fn config(&self) -> anyhow::Result<Config> {
+        let traffic = if self.saturate {
+            Traffic::Saturate {
+                depth: self.depth,
+                kind: self.kind.into(),
+            }
+        } else if let Some(rate) = self.rate {
+            Traffic::Rate(rate)
+        } else {
+            Traffic::Agents {
+                senders: self.senders,
+                interval: self.interval,
+            }
+        };
+        let duration = match (self.duration, self.count) {
+            (None, Some(_)) if self.connections > 0 => None,
+            (duration, _) => duration.or(Some(DEFAULT_DURATION)),
+        };
+        Ok(Config {
+            target: resolve(&self.address)?,
+            address: self.address.clone(),
+            connections: self.connections,
+            idle: self.idle,
+            sources: self.sources,
+            ramp: self.ramp.unwrap_or_default(),
+            traffic,
+            heartbeat: self.heartbeat,
+            duration,
+            count: self.count,
+            content: self.size.map_or(ContentSize::Random, ContentSize::Fixed),
+            encoding: self.encoding.into(),
+            reply_timeout: self.reply_timeout,
+        })
+    }
+}
+
+/// A flag that Ctrl-C sets, so that the run ends early but with its figures; a
+/// second Ctrl-C ends the process.
+fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))
+            .and_then(|_| flag::register(signal, Arc::clone(&stop)))
+            .context("cannot watch for Ctrl-C")?;
+    }
+    Ok(stop)
+}
+
+fn write_json(file: File, summary: &Summary) -> anyhow::Result<()> {
+    let mut file = BufWriter::new(file);
+    serde_json::to_writer_pretty(&mut file, summary)?;
+    writeln!(file)?;
+    file.flush()?;
+    Ok(())
+}
+
+/// Says in one line why the run has failed, if it has.
+fn verdict(summary: &Summary) -> anyhow::Result<()> {
+    if summary.passed {
+        return Ok(());
+    }
+    let mut causes: Vec<_> = summary
+        .errors
+        .iter()
+        .map(|error| format!("{} {}: {}", error.count, error.fault, error.cause))
+        .collect();
+    let more = causes.len().saturating_sub(CAUSES_TOLD);
+    causes.truncate(CAUSES_TOLD);
+    if more > 0 {
+        causes.push(format!("{more} more causes in the table"));
+    }
+    if summary.missed_p99() {
+        causes.push("p99 is above its limit".into());
+    }
+    bail!("{} failed the run: {}", summary.address, causes.join("; "))
+}

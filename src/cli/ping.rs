@@ -1,0 +1,47 @@
+//! `hawk ping`: one heartbeat, as a health check.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::Args;
+
+use super::output;
+use super::send::unix_seconds;
+use super::values::duration;
+use super::wire_args::DEFAULT_ADDRESS;
+use crate::client::Client;
+use crate::wire::{Encoding, Heartbeat, Packet, Reply, encode_packet};
+
+/// Send a heartbeat and print the round trip, as a health check
+///
+/// Exits with 0 only if the server answers as it should, in time.
+#[derive(Debug, Args)]
+pub(super) struct PingArgs {
+    /// The server
+    #[arg(value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
+    address: String,
+
+    /// How long the connection, and then the reply, may take
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    timeout: Duration,
+}
+
+impl PingArgs {
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        let mut frame = Vec::new();
+        let heartbeat = Packet::Heartbeat(Heartbeat {
+            version: "1.0".into(),
+            timestamp: unix_seconds(),
+            agent: None,
+        });
+        encode_packet(&heartbeat, Encoding::Classic, &mut frame)?;
+        let mut client = Client::connect(&self.address, self.timeout)?;
+        let (reply, elapsed) = client.ask(&frame)?;
+        let text = reply.line().trim_ascii().escape_ascii();
+        if reply != Reply::Heartbeat {
+            bail!("{} answered a heartbeat with: {text}", self.address);
+        }
+        let elapsed = elapsed.as_secs_f64() * 1e3;
+        output::print(&format!("{text} from {}: {elapsed:.2} ms\n", self.address))
+    }
+}

@@ -1,0 +1,149 @@
+//! Where to connect to, from where, and with how many descriptors.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream as BlockingStream};
+use std::time::Duration;
+
+use mio::net::TcpStream;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::LoadError;
+use crate::descriptors;
+use crate::dial::look_up;
+
+/// Descriptors that are no connections: the terminal, the poll, the timer, and
+/// what the runtime keeps.
+const OTHER_DESCRIPTORS: u64 = 16;
+
+/// How long each address of a host with several may take to answer.
+const TRIAL: Duration = Duration::from_secs(5);
+
+/// The address that `address` stands for. Where the name has several, the first
+/// one that takes connections.
+///
+/// # Errors
+/// [`LoadError::Dial`] if there is none.
+pub fn resolve(address: &str) -> Result<SocketAddr, LoadError> {
+    let found = look_up(address)?;
+    if let [only] = found[..] {
+        return Ok(only);
+    }
+    let answers = |it: &&SocketAddr| BlockingStream::connect_timeout(it, TRIAL).is_ok();
+    Ok(*found.iter().find(answers).unwrap_or(&found[0]))
+}
+
+/// Raises the limit of open files as far as it goes, and checks that so many
+/// connections fit.
+///
+/// # Errors
+/// [`LoadError::TooFewDescriptors`] when they do not.
+pub fn watch_descriptors(connections: u64) -> Result<(), LoadError> {
+    let limit = descriptors::raise_limit();
+    let needed = connections.saturating_add(OTHER_DESCRIPTORS);
+    if needed > limit {
+        return Err(LoadError::TooFewDescriptors {
+            connections,
+            needed,
+            limit,
+        });
+    }
+    Ok(())
+}
+
+/// Opens connections to one server, from one source address or from several in
+/// turn.
+#[derive(Debug)]
+pub(super) struct Dialler {
+    target: SocketAddr,
+    sources: u8,
+}
+
+impl Dialler {
+    /// Dials `target` from this many addresses.
+    ///
+    /// # Errors
+    /// [`LoadError::SourcesElsewhere`] if it is not to be reached from them.
+    pub(super) fn new(target: SocketAddr, sources: u8) -> Result<Self, LoadError> {
+        let local = matches!(target.ip(), IpAddr::V4(ip) if ip.is_loopback());
+        if sources > 1 && !local {
+            return Err(LoadError::SourcesElsewhere(target));
+        }
+        Ok(Self { target, sources })
+    }
+
+    /// Where it dials to.
+    pub(super) const fn target(&self) -> SocketAddr {
+        self.target
+    }
+
+    /// Starts to open the connection of this number.
+    ///
+    /// # Errors
+    /// What stops the run: no descriptor or no port is left. What concerns this
+    /// connection alone comes as the inner error.
+    pub(super) fn dial(&self, number: usize) -> Result<io::Result<TcpStream>, LoadError> {
+        match self.connect(number) {
+            Ok(stream) => Ok(Ok(stream)),
+            Err(error) => match rustix::io::Errno::from_io_error(&error) {
+                Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => {
+                    Err(LoadError::OutOfDescriptors(number + 1))
+                }
+                Some(rustix::io::Errno::ADDRNOTAVAIL | rustix::io::Errno::ADDRINUSE) => {
+                    Err(LoadError::OutOfPorts(number + 1))
+                }
+                _ => Ok(Err(error)),
+            },
+        }
+    }
+
+    fn connect(&self, number: usize) -> io::Result<TcpStream> {
+        let socket = Socket::new(
+            Domain::for_address(self.target),
+            Type::STREAM.nonblocking().cloexec(),
+            Some(Protocol::TCP),
+        )?;
+        // A heartbeat must not wait for the reply to the frame before it.
+        socket.set_tcp_nodelay(true)?;
+        if self.sources > 1 {
+            let source = SocketAddr::new(self.source(number), 0);
+            socket.bind(&source.into())?;
+        }
+        match socket.connect(&self.target.into()) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(IN_PROGRESS) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(TcpStream::from_std(socket.into()))
+    }
+
+    fn source(&self, number: usize) -> IpAddr {
+        let turn = u8::try_from(number % usize::from(self.sources)).unwrap_or(0);
+        IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1 + turn))
+    }
+}
+
+const IN_PROGRESS: i32 = rustix::io::Errno::INPROGRESS.raw_os_error();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_take_turns_on_loopback() {
+        let dialler = Dialler::new(([127, 0, 0, 1], 1).into(), 3).unwrap();
+        let sources: Vec<_> = (0..4).map(|n| dialler.source(n).to_string()).collect();
+        assert_eq!(
+            sources,
+            ["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.1"]
+        );
+        assert!(Dialler::new(([192, 0, 2, 1], 1).into(), 3).is_err());
+        assert!(Dialler::new(([192, 0, 2, 1], 1).into(), 1).is_ok());
+    }
+
+    #[test]
+    fn more_connections_than_descriptors_are_refused() {
+        assert!(watch_descriptors(1).is_ok());
+        let refused = watch_descriptors(u64::MAX - 1).unwrap_err();
+        assert!(refused.to_string().contains("open files"), "{refused}");
+    }
+}

@@ -1,0 +1,9 @@
+//! The bundled clients, as the real binary, against a server that behaves and
+//! against one that does not.
+
+// Everything in here is a test or a test's helper: it may fail loudly.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod load;
+mod send_and_ping;
+mod support;

@@ -1,0 +1,180 @@
+//! `hawk send` and `hawk ping` against a server that behaves, and against one
+//! that does not.
+
+use crate::support::{Conduct, Seen, Server, finish, hawk, nobody};
+
+/// Short only where it is sure to be waited for to the end.
+fn timeout_for(conduct: Conduct) -> &'static str {
+    match conduct {
+        Conduct::Silent(1) => "300ms",
+        _ => "60s",
+    }
+}
+
+fn reports(server: &Server) -> Vec<(String, Option<String>)> {
+    let seen = server.seen().into_iter();
+    seen.filter_map(|seen| match seen {
+        Seen::Report { content, agent } => Some((content, agent)),
+        _ => None,
+    })
+    .collect()
+}
+
+#[test]
+fn ping_prints_the_round_trip() {
+    let server = Server::start(Conduct::Good);
+    let ran = hawk(&["ping", &server.address()], b"");
+    ran.succeeded();
+    let expected = format!("heartBeat from {}: ", server.address());
+    assert!(ran.stdout.starts_with(&expected), "{ran:?}");
+    assert!(ran.stdout.ends_with(" ms\n"), "{ran:?}");
+    assert!(server.seen().contains(&Seen::Heartbeat));
+}
+
+#[test]
+fn ping_by_name_and_over_ipv6() {
+    if let Ok(server) = Server::on("[::1]:0", Conduct::Good) {
+        hawk(&["ping", &server.address()], b"").succeeded();
+        hawk(&["send", "--address", &server.address(), "x"], b"").succeeded();
+        let address = server.address();
+        hawk(&["load", &address, "-s", "-n", "9", "-c", "2"], b"").succeeded();
+    }
+    let server = Server::start(Conduct::Good);
+    let name = format!("localhost:{}", server.address.port());
+    hawk(&["ping", &name], b"").succeeded();
+    hawk(&["load", &name, "-s", "-n", "9", "-c", "2"], b"").succeeded();
+}
+
+#[test]
+fn ping_fails_where_nobody_listens() {
+    let address = nobody();
+    let ran = hawk(&["ping", &address], b"");
+    ran.failed_with(&format!(
+        "cannot connect to {address}: connection refused; is the server running there? start one with: hawk serve"
+    ));
+    assert_eq!(ran.stderr.lines().count(), 1);
+    hawk(&["ping", "127.0.0.1"], b"").failed_with("write it like 127.0.0.1:9876");
+}
+
+#[test]
+fn ping_fails_on_every_other_answer() {
+    for (conduct, why) in [
+        (
+            Conduct::Wrong(1, "busy: too many connections\n"),
+            "busy: too many",
+        ),
+        (
+            Conduct::Wrong(1, "HTTP/1.1 400 Bad Request\r\n"),
+            "not hawk's protocol",
+        ),
+        (
+            Conduct::Wrong(1, "Report data has recive\n"),
+            "answered a heartbeat with",
+        ),
+        (Conduct::Silent(1), "did not reply within 300ms"),
+        (Conduct::Ends(0), "closed the connection without a reply"),
+        (Conduct::Resets(0), "connection reset"),
+    ] {
+        let server = Server::start(conduct);
+        let timeout = timeout_for(conduct);
+        let ran = hawk(&["ping", &server.address(), "--timeout", timeout], b"");
+        ran.failed_with(why);
+        assert_eq!(ran.stderr.lines().count(), 1);
+    }
+}
+
+#[test]
+fn send_reports_its_arguments_in_order() {
+    let server = Server::start(Conduct::Good);
+    for encoding in ["classic", "compact"] {
+        let address = server.address();
+        let options = ["--address", &address, "--agent", "web-01", "--encoding"];
+        let contents = ["disk 93 %", "<ü>", ""];
+        let arguments = [&["send"], &options[..], &[encoding], &contents[..]].concat();
+        let ran = hawk(&arguments, b"");
+        ran.succeeded();
+        assert_eq!(ran.stdout, format!("3 reports taken by {address}\n"));
+        let agent = Some("web-01".to_owned());
+        let expected = contents.map(|content| (content.to_owned(), agent.clone()));
+        assert_eq!(reports(&server), expected);
+    }
+}
+
+#[test]
+fn send_reports_each_line_of_its_input() {
+    let server = Server::start(Conduct::Good);
+    let address = server.address();
+    let ran = hawk(&["send", "--address", &address], b"one\r\n\ntwo");
+    ran.succeeded();
+    let contents: Vec<_> = reports(&server).into_iter().map(|(it, _)| it).collect();
+    assert_eq!(contents, ["one", "", "two"]);
+
+    let ran = hawk(&["send", "--address", &address], b"");
+    ran.succeeded();
+    assert!(ran.stdout.starts_with("0 reports"));
+}
+
+#[test]
+fn send_takes_many_lines_beyond_its_window_and_all_buffers() {
+    let server = Server::start(Conduct::Good);
+    let line = format!("{}\n", "x".repeat(200));
+    let ran = hawk(
+        &["send", "--address", &server.address()],
+        line.repeat(50_000).as_bytes(),
+    );
+    ran.succeeded();
+    assert!(ran.stdout.starts_with("50000 reports taken"), "{ran:?}");
+}
+
+#[test]
+fn send_says_what_does_not_fit_a_frame_and_what_went_before() {
+    let server = Server::start(Conduct::Good);
+    let long = "x".repeat(70_000);
+    let address = server.address();
+    let ran = hawk(&["send", "--address", &address, "short", &long], b"");
+    ran.failed_with("1 of 1 reports were taken: CONTENT 2 is too long for a report");
+    let input = format!("short\n{long}{long}{long}\n");
+    let ran = hawk(&["send", "--address", &address], input.as_bytes());
+    ran.failed_with("1 of 1 reports were taken: line 2 is too long for a report");
+    let ran = hawk(&["send", "--address", &address], b"a\nb\n\xFF\n");
+    ran.failed_with("2 of 2 reports were taken: line 3 is not UTF-8 text");
+}
+
+#[test]
+fn send_fails_unless_every_report_is_taken() {
+    for (conduct, why) in [
+        (
+            Conduct::Wrong(3, "busy: too many connections\n"),
+            "6667 of 10000 reports were taken; ",
+        ),
+        (Conduct::Wrong(3, "nonsense\n"), "replied \"nonsense\""),
+        (Conduct::Wrong(9_999, LONG), "not hawk's protocol"),
+        (Conduct::Silent(9_999), "without a reply"),
+        (Conduct::Silent(1), "did not reply within 300ms"),
+        (Conduct::Twice(17), "not hawk's protocol"),
+        (Conduct::Ends(100), "100 of "),
+        (Conduct::Resets(100), "reports were taken: "),
+    ] {
+        let server = Server::start(conduct);
+        let timeout = timeout_for(conduct);
+        let arguments = ["send", "--timeout", timeout, "--address", &server.address()];
+        let ran = hawk(&arguments, "x\n".repeat(10_000).as_bytes());
+        ran.failed_with(why);
+        assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
+    }
+    hawk(&["send", "--address", &nobody(), "x"], b"").failed_with("cannot connect");
+}
+
+/// No newline within any length of reply.
+static LONG: &str = "0123456789012345678901234567890123456789012345678901234567890123456789";
+
+#[test]
+fn a_reader_that_has_gone_away_is_no_failure() {
+    let server = Server::start(Conduct::Good);
+    let mut shell = std::process::Command::new("sh");
+    let script = "\"$0\" ping \"$1\" | true; \"$0\" load \"$1\" -s -n 10 | true";
+    shell.args(["-c", script, env!("CARGO_BIN_EXE_hawk"), &server.address()]);
+    let ran = finish(shell, b"");
+    ran.succeeded();
+    assert!(!ran.stderr.contains("hawk: "), "{ran:?}");
+}

@@ -1,0 +1,270 @@
+//! A stand-in for a server, that can be told to misbehave, and a way to run the
+//! real binary against it within a deadline.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use hawk::wire::{Decoder, Input, Packet, PacketDecoder, Reply, Step};
+
+/// Far beyond what anything here takes: only a hang gets there.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
+
+/// How a stand-in server treats its clients.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Conduct {
+    /// As it should.
+    Good,
+    /// Answers every frame whose number is a multiple of this with this line.
+    Wrong(u64, &'static str),
+    /// Does not answer frames whose number is a multiple of this.
+    Silent(u64),
+    /// Answers everything, and this frame twice.
+    Twice(u64),
+    /// Answers so many frames, then ends the stream, reading on.
+    Ends(u64),
+    /// Answers so many frames, then resets the connection.
+    Resets(u64),
+    /// Answers, but only when the client has ended its stream.
+    Tardy,
+    /// Answers, but does not close when the client has ended its stream.
+    Lingers,
+}
+
+/// What a stand-in server has seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    Connection(IpAddr),
+    Heartbeat,
+    Report {
+        content: String,
+        agent: Option<String>,
+    },
+}
+
+/// A stand-in server on a port of its own. It ends with the test's process.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    seen: Receiver<Seen>,
+}
+
+impl Server {
+    pub(crate) fn start(conduct: Conduct) -> Self {
+        Self::on("127.0.0.1:0", conduct).unwrap()
+    }
+
+    pub(crate) fn on(address: &str, conduct: Conduct) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        let address = listener.local_addr()?;
+        let (sender, seen) = channel();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, sender) = (stream.unwrap(), sender.clone());
+                thread::spawn(move || Session::new(stream, conduct, sender).run());
+            }
+        });
+        Ok(Self { address, seen })
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Waits until something is seen.
+    pub(crate) fn wait(&self) -> Seen {
+        self.seen.recv_timeout(DEADLINE).unwrap()
+    }
+
+    /// All that was seen until now.
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        self.seen.try_iter().collect()
+    }
+}
+
+struct Session {
+    stream: TcpStream,
+    conduct: Conduct,
+    seen: Sender<Seen>,
+    packets: PacketDecoder,
+    frames: u64,
+    replies: Vec<u8>,
+}
+
+impl Session {
+    fn new(stream: TcpStream, conduct: Conduct, seen: Sender<Seen>) -> Self {
+        drop(seen.send(Seen::Connection(stream.peer_addr().unwrap().ip())));
+        Self {
+            stream,
+            conduct,
+            seen,
+            packets: PacketDecoder::default(),
+            frames: 0,
+            replies: Vec::new(),
+        }
+    }
+
+    fn run(mut self) {
+        let mut decoder = Decoder::default();
+        let mut window = Vec::new();
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(count @ 1..) = self.stream.read(&mut buffer) {
+            window.extend_from_slice(&buffer[..count]);
+            let mut at = 0;
+            loop {
+                let decoded = decoder.decode(&window[at..], Input::Open);
+                at += decoded.consumed;
+                match decoded.step {
+                    Step::Frame(data) => {
+                        let reply = note(&mut self.packets, data, &self.seen);
+                        if !self.answer(reply) {
+                            return;
+                        }
+                    }
+                    Step::Incomplete => break,
+                    step => panic!("a client sent {step:?}"),
+                }
+            }
+            window.drain(..at);
+            if !matches!(self.conduct, Conduct::Tardy) && !self.write() {
+                return;
+            }
+        }
+        self.write();
+        if let Conduct::Lingers = self.conduct {
+            thread::park_timeout(DEADLINE);
+        }
+    }
+
+    /// Whether the session goes on.
+    fn answer(&mut self, reply: Reply) -> bool {
+        self.frames += 1;
+        let frame = self.frames;
+        match self.conduct {
+            Conduct::Wrong(every, line) if frame.is_multiple_of(every) => {
+                self.replies.extend_from_slice(line.as_bytes());
+            }
+            Conduct::Silent(every) if frame.is_multiple_of(every) => {}
+            Conduct::Ends(after) if frame > after => {
+                self.write();
+                self.stream.shutdown(Shutdown::Write).unwrap();
+                drop(std::io::copy(&mut self.stream, &mut std::io::sink()));
+                return false;
+            }
+            Conduct::Resets(after) if frame > after => {
+                let socket = socket2::SockRef::from(&self.stream);
+                socket.set_linger(Some(Duration::ZERO)).unwrap();
+                return false;
+            }
+            Conduct::Twice(which) if frame == which => {
+                self.replies.extend_from_slice(&reply.line().repeat(2));
+            }
+            _ => self.replies.extend_from_slice(reply.line()),
+        }
+        true
+    }
+
+    fn write(&mut self) -> bool {
+        let written = self.stream.write_all(&self.replies).is_ok();
+        self.replies.clear();
+        written
+    }
+}
+
+fn note(packets: &mut PacketDecoder, data: &[u8], seen: &Sender<Seen>) -> Reply {
+    let (reply, note) = match packets.decode(data).unwrap() {
+        Packet::Heartbeat(_) => (Reply::Heartbeat, Seen::Heartbeat),
+        Packet::Report(report) => (
+            Reply::Report,
+            Seen::Report {
+                content: report.content.into_owned(),
+                agent: report.agent.map(|name| name.as_str().to_owned()),
+            },
+        ),
+    };
+    // The test may be over.
+    drop(seen.send(note));
+    reply
+}
+
+/// An address on which nobody listens.
+pub(crate) fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+/// What a run of the binary came to.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Runs `hawk` with these arguments and this standard input.
+pub(crate) fn hawk(arguments: &[&str], input: &[u8]) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hawk"));
+    command.args(arguments);
+    finish(command, input)
+}
+
+/// Runs a command to its end, which must come before the deadline.
+pub(crate) fn finish(command: Command, input: &[u8]) -> Ran {
+    finish_meanwhile(command, input, |_| {})
+}
+
+/// Runs a command to its end, with something to do once it has started.
+pub(crate) fn finish_meanwhile(
+    mut command: Command,
+    input: &[u8],
+    meanwhile: impl FnOnce(rustix::process::Pid),
+) -> Ran {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let process = rustix::process::Pid::from_child(&child);
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    // The process may end before it has read everything.
+    thread::spawn(move || drop(stdin.write_all(&input)));
+    meanwhile(process);
+    let (sender, done) = channel();
+    thread::spawn(move || sender.send(child.wait_with_output()));
+    let Ok(output) = done.recv_timeout(DEADLINE) else {
+        let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
+        panic!("{command:?} has not come to an end");
+    };
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = output.unwrap();
+    Ran {
+        code: status.code(),
+        stdout: String::from_utf8(stdout).unwrap(),
+        stderr: String::from_utf8(stderr).unwrap(),
+    }
+}
+
+impl Ran {
+    /// It succeeded and had nothing to complain about.
+    #[track_caller]
+    pub(crate) fn succeeded(&self) {
+        assert_eq!(self.code, Some(0), "{self:#?}");
+    }
+
+    /// It failed, and its last word is one line that says `why`.
+    #[track_caller]
+    pub(crate) fn failed_with(&self, why: &str) {
+        assert_eq!(self.code, Some(1), "{self:#?}");
+        let last = self.stderr.lines().last().unwrap_or_default();
+        assert!(last.starts_with("hawk: "), "{self:#?}");
+        assert!(last.contains(why), "expected {why:?} in {self:#?}");
+        assert!(!self.stderr.contains("panicked"), "{self:#?}");
+    }
+}
