@@ -297,6 +297,7 @@ impl<'a> Engine<'a> {
                 started: self.started,
                 running,
                 cpu,
+                peak_memory: peak_memory(),
             },
         )
     }
@@ -308,6 +309,15 @@ pub(super) fn rate(count: u64, span: Duration) -> f64 {
     #[allow(clippy::cast_precision_loss)]
     let count = count as f64;
     count / span.as_secs_f64().max(1e-9)
+}
+
+/// The most memory that this process had resident at once, in bytes, as
+/// `proc_pid_status(5)` has it.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|it| it.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kibibytes * 1024)
 }
 
 /// Processor time that this process has used, in user and kernel mode.

@@ -55,11 +55,18 @@ impl Display for Report<'_> {
         }
         writeln!(f)?;
         self.write_errors(f)?;
-        writeln!(
+        let client = &self.0.client;
+        write!(
             f,
             "client      {:.3} s of CPU, {:.1} % of a core",
-            self.0.client.cpu_seconds, self.0.client.cpu_percent
+            client.cpu_seconds, client.cpu_percent
         )?;
+        if let Some(bytes) = client.peak_memory_bytes {
+            // For people, in the unit of the system's own tools.
+            let tenths = bytes * 10 / (1024 * 1024);
+            write!(f, ", {}.{} MiB at most", tenths / 10, tenths % 10)?;
+        }
+        writeln!(f)?;
         if let Some(bottleneck) = &self.0.client.bottleneck {
             writeln!(f, "            the client was the bottleneck: {bottleneck}")?;
         }

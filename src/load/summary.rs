@@ -107,6 +107,9 @@ pub struct Client {
     pub cpu_seconds: f64,
     /// The same as a share of one core.
     pub cpu_percent: f64,
+    /// Most memory resident at once, in bytes; `None` where the system does not
+    /// say.
+    pub peak_memory_bytes: Option<u64>,
     /// Frames that left more than a millisecond late.
     pub late_sends: u64,
     /// Why the figures tell of this client rather than of the server, if they do.
@@ -120,6 +123,7 @@ pub(super) struct Figures {
     pub(super) started: Moment,
     pub(super) running: Duration,
     pub(super) cpu: Duration,
+    pub(super) peak_memory: Option<u64>,
 }
 
 /// Share of a core from which on the client itself is taken for the limit.
@@ -139,6 +143,7 @@ impl Summary {
         let client = Client {
             cpu_seconds: figures.cpu.as_secs_f64(),
             cpu_percent,
+            peak_memory_bytes: figures.peak_memory,
             late_sends: tally.late_sends,
             bottleneck: bottleneck(cpu_percent, tally),
         };

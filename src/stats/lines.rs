@@ -9,6 +9,10 @@ use super::Counters;
 use crate::session::Tally;
 use crate::time::Moment;
 
+/// Under what name the lines are logged: `RUST_LOG=hawk::stats=off` silences
+/// them, wherever in the source they come from.
+const TARGET: &str = "hawk::stats";
+
 /// Writes the statistics' log lines and remembers the last ones, so that a
 /// quiet server does not repeat itself.
 #[derive(Debug)]
@@ -51,13 +55,13 @@ impl StatsLog {
         let line = server_line(connections, counters, tally);
         let rates = self.rates(now, counters, tally);
         if all || line != self.server_line {
-            log::info!("stats {line} {rates}");
+            log::info!(target: TARGET, "stats {line} {rates}");
             self.server_line = line;
         }
         pool.read_stats(&mut self.pool);
         for (index, class) in self.pool.classes.iter().enumerate() {
             if all || self.logged_pool.get(index) != Some(class) {
-                log::info!("pool {class}");
+                log::info!(target: TARGET, "pool {class}");
             }
         }
         self.logged_pool.clone_from(&self.pool.classes);
