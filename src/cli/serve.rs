@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use clap::builder::BoolishValueParser;
 
 use super::wire_args::DEFAULT_ADDRESS;
 use super::{output, values};
@@ -60,7 +61,7 @@ pub(super) struct ServeArgs {
     stats_interval: Duration,
 
     /// Log each packet as a line, its text escaped
-    #[arg(long, env = "HAWK_LOG_PACKETS", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "HAWK_LOG_PACKETS", value_parser = BoolishValueParser::new())]
     log_packets: bool,
 }
 

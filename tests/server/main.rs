@@ -17,3 +17,4 @@ mod support;
 mod closing;
 mod decoding;
 mod replies;
+mod startup;

@@ -10,6 +10,7 @@
 )]
 
 mod agent;
+mod clock;
 mod frames;
 mod lines;
 mod server;
@@ -18,6 +19,7 @@ mod stats;
 use std::time::{Duration, Instant};
 
 pub(crate) use agent::Agent;
+pub(crate) use clock::Clock;
 pub(crate) use frames::*;
 pub(crate) use lines::{Fields, Lines};
 pub(crate) use server::{Exit, Launch, Server, Suspended};
