@@ -235,10 +235,15 @@ impl<H: Handler> Reactor<H> {
     }
 
     fn poll(&mut self, events: &mut Events) -> io::Result<()> {
-        let timeout = self.poll_timeout();
-        match self.poll.poll(events, timeout) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
-            other => other?,
+        let mut timeout = self.poll_timeout();
+        while let Err(error) = self.poll.poll(events, timeout) {
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+            // A signal came, or the process stood still for a while. What the
+            // kernel had to say is still to be heard: otherwise agents that
+            // have sent in time are found late, and a stop overlooks newcomers.
+            timeout = Some(Duration::ZERO);
         }
         self.shop.now = Moment::now();
         Ok(())

@@ -16,5 +16,7 @@ mod support;
 
 mod closing;
 mod decoding;
+mod limits;
 mod replies;
 mod startup;
+mod timeouts;

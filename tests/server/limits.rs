@@ -1,0 +1,150 @@
+//! Too many connections, too few descriptors.
+
+use std::collections::HashSet;
+use std::fs;
+use std::time::Instant;
+
+use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
+
+use crate::support::*;
+
+const BUSY: &str = "busy: too many connections";
+
+/// How many lines a cause may log in a test that began at `start`: one, and one
+/// more for every ten seconds.
+fn lines_allowed(start: Instant) -> usize {
+    usize::try_from(start.elapsed().as_secs() / 10).unwrap() + 1
+}
+
+#[test]
+fn beyond_the_limit_a_newcomer_is_told_so_and_a_place_freed_is_usable() {
+    let server = Server::start(&["--max-connections", "2"]);
+    let mut agents = [server.connect(), server.connect()];
+    agents.iter_mut().for_each(Agent::expect_alive);
+
+    let mut newcomer = server.connect();
+    newcomer.expect_line(BUSY);
+    newcomer.expect_eof();
+    drop(newcomer);
+    let stats = server.wait_until(|stats| stats.get("connections") == 2);
+    assert_eq!(stats.get("closed_too_many_connections"), 1);
+    assert_eq!(stats.get("accepted"), 3);
+    agents.iter_mut().for_each(Agent::expect_alive);
+
+    let [left, mut stays] = agents;
+    drop(left);
+    server.wait_until(|stats| stats.get("connections") == 1);
+    let mut newcomer = server.connect();
+    newcomer.expect_alive();
+    stays.expect_alive();
+}
+
+#[test]
+fn a_newcomer_that_is_turned_away_takes_nobodys_place() {
+    let server = Server::start(&["--max-connections", "1"]);
+    let agent = server.connect();
+    server.wait_until(|stats| stats.get("connections") == 1);
+    // It has its line but stays connected; the place is free all the same.
+    let mut lingerer = server.connect();
+    lingerer.expect_line(BUSY);
+    drop(agent);
+    server.wait_until(|stats| stats.get("closed_agent_closed") == 1);
+    server.connect().expect_alive();
+}
+
+#[test]
+fn newcomers_that_have_sent_frames_are_told_all_the_same() {
+    let server = Server::start(&["--max-connections", "1"]);
+    let mut agent = server.connect();
+    agent.expect_alive();
+    let suspended = server.suspend();
+    let mut newcomers: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    for newcomer in &mut newcomers {
+        newcomer.send(&mixture(50).0);
+    }
+    drop(suspended);
+    for newcomer in &mut newcomers {
+        newcomer.expect_line(BUSY);
+        newcomer.expect_eof();
+    }
+    drop(newcomers);
+    let stats = server.wait_until(|stats| stats.get("connections") == 1);
+    assert_eq!(stats.get("closed_too_many_connections"), 20);
+    assert_eq!(stats.get("reports"), 0, "they were not served");
+    agent.expect_alive();
+}
+
+#[test]
+fn hundreds_of_newcomers_at_once_are_all_told_and_logged_in_few_lines() {
+    let start = Instant::now();
+    let server = Server::start(&["--max-connections", "1"]);
+    let mut agent = server.connect();
+    agent.expect_alive();
+    let suspended = server.suspend();
+    let mut newcomers: Vec<_> = (0..400).map(|_| server.connect()).collect();
+    drop(suspended);
+    for newcomer in &mut newcomers {
+        newcomer.expect_line(BUSY);
+        newcomer.expect_eof();
+    }
+    drop(newcomers);
+    let stats = server.wait_until(|stats| stats.get("connections") == 1);
+    assert_eq!(stats.get("closed_too_many_connections"), 400);
+    assert!(server.count_logged("too many connections") <= lines_allowed(start));
+    agent.expect_alive();
+}
+
+#[test]
+fn running_out_of_descriptors_is_survived_and_those_who_wait_are_served_later() {
+    let start = Instant::now();
+    let server = Server::start(&[]);
+    let mut first = server.connect();
+    first.expect_alive();
+
+    set_descriptor_limit(&server, limit_for(&server, 2));
+    let mut agents: Vec<_> = (0..10).map(|_| server.connect()).collect();
+    for agent in &mut agents {
+        agent.send(&heartbeat());
+    }
+    // Two fit; the others wait, and it tries again and again.
+    agents[0].expect_line(HEARTBEAT);
+    agents[1].expect_line(HEARTBEAT);
+    let stats = server.wait_until(|stats| stats.get("accept_errors") >= 3);
+    assert_eq!(stats.get("accepted"), 3);
+    assert!(server.count_logged("cannot accept") <= lines_allowed(start));
+    first.expect_alive();
+
+    // Who leaves makes room for who waits, without another newcomer.
+    drop(agents.remove(0));
+    agents[1].expect_line(HEARTBEAT);
+
+    let most = usize::try_from(getrlimit(Resource::Nofile).maximum.unwrap()).unwrap();
+    set_descriptor_limit(&server, most);
+    for agent in &mut agents[2..] {
+        agent.expect_line(HEARTBEAT);
+    }
+    agents.iter_mut().for_each(Agent::expect_alive);
+    assert!(server.count_logged("cannot accept") <= lines_allowed(start));
+    assert_eq!(server.stats().get("accepted"), 11);
+}
+
+/// The limit that leaves room for `free` more descriptors: it bounds the number
+/// of a new one, and the kernel gives out the lowest.
+fn limit_for(server: &Server, free: usize) -> usize {
+    let pid = server.pid().as_raw_nonzero();
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let names = descriptors.map(|entry| entry.unwrap().file_name());
+    let used: HashSet<usize> = names
+        .map(|name| name.to_string_lossy().parse().unwrap())
+        .collect();
+    let mut unused = (0..).filter(|number| !used.contains(number));
+    unused.nth(free).unwrap()
+}
+
+fn set_descriptor_limit(server: &Server, current: usize) {
+    let limit = Rlimit {
+        current: Some(current as u64),
+        maximum: getrlimit(Resource::Nofile).maximum,
+    };
+    prlimit(Some(server.pid()), Resource::Nofile, limit).unwrap();
+}

@@ -1,0 +1,201 @@
+//! Who keeps silent, trickles or hangs is closed; who cannot help it is not.
+
+use std::time::{Duration, Instant};
+
+use crate::support::*;
+
+#[test]
+fn a_silent_agent_is_closed_at_the_idle_timeout_and_not_before() {
+    let server = Server::start(&["--idle-timeout", "300ms"]);
+    let start = Instant::now();
+    let mut agent = server.connect();
+    agent.expect_eof();
+    assert!(start.elapsed() >= Duration::from_millis(300));
+    drop(agent);
+    let stats = server.wait_until(|stats| stats.get("connections") == 0);
+    assert_eq!(stats.get("closed_idle_timeout"), 1);
+}
+
+#[test]
+fn the_idle_timeout_counts_from_the_last_frame_that_passed() {
+    let server = Server::start(&["--idle-timeout", "1s"]);
+    let clock = Clock::of("300ms");
+    let mut agent = server.connect();
+    clock.wait();
+    let start = Instant::now();
+    agent.expect_alive();
+    agent.expect_eof();
+    assert!(start.elapsed() >= Duration::from_secs(1));
+}
+
+#[test]
+fn heartbeats_keep_an_agent_alive() {
+    let server = Server::start(&["--idle-timeout", "2s"]);
+    let clock = Clock::of("250ms");
+    let mut agent = server.connect();
+    let mut silent = server.connect();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(4) {
+        agent.expect_alive();
+        clock.wait();
+    }
+    silent.expect_eof();
+    agent.expect_alive();
+}
+
+#[test]
+fn reports_and_refused_packets_keep_an_agent_alive_too() {
+    let server = Server::start(&["--idle-timeout", "2s"]);
+    let clock = Clock::of("250ms");
+    let mut agents = [server.connect(), server.connect()];
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(4) {
+        agents[0].exchange(&report("x"), REPORT);
+        // It passes the frame check, which is all that counts.
+        agents[1].exchange(&frame(b"{}"), "error: missing field");
+        clock.wait();
+    }
+    agents[0].expect_alive();
+    agents[1].expect_alive();
+}
+
+#[test]
+fn trickled_junk_does_not_keep_an_agent_alive() {
+    let server = Server::start(&["--idle-timeout", "500ms"]);
+    let mut agent = server.connect();
+    let start = Instant::now();
+    let mut sent = 0;
+    while !agent.ends_within(Duration::from_millis(20)) {
+        assert!(start.elapsed() < PATIENCE, "junk keeps it alive");
+        agent.send(b"j");
+        sent += 1;
+    }
+    assert!(start.elapsed() >= Duration::from_millis(500));
+    assert!(sent > 0);
+    server.wait_until(|stats| stats.get("closed_idle_timeout") == 1);
+}
+
+#[test]
+fn wrong_sums_do_not_keep_an_agent_alive() {
+    let server = Server::start(&["--idle-timeout", "500ms"]);
+    let clock = Clock::of("50ms");
+    let mut agent = server.connect();
+    let start = Instant::now();
+    while agent.try_send(&wrong_sum()).is_ok() {
+        assert!(start.elapsed() < PATIENCE, "wrong sums keep it alive");
+        clock.wait();
+    }
+    server.wait_until(|stats| stats.get("closed_idle_timeout") == 1);
+}
+
+#[test]
+fn slow_heartbeats_stretch_the_idle_timeout_to_three_times_their_interval() {
+    let server = Server::start(&["--idle-timeout", "1500ms"]);
+    let clock = Clock::of("1s");
+    let mut agent = server.connect();
+    agent.expect_alive();
+    let first_answered = Instant::now();
+    clock.wait();
+    let second_sent = Instant::now();
+    agent.expect_alive();
+    // What the server saw between the two is at least this; it counts whole
+    // milliseconds.
+    let interval = second_sent - first_answered - Duration::from_millis(1);
+    agent.expect_eof();
+    let silence = second_sent.elapsed();
+    assert!(silence >= 3 * interval, "{silence:?} after {interval:?}");
+}
+
+#[test]
+fn a_frame_begun_and_not_finished_is_closed_at_the_frame_timeout_and_not_before() {
+    let server = Server::start(&["--frame-timeout", "300ms"]);
+    let frame = heartbeat();
+    // Right at the start, and behind a frame.
+    for before in [0, 1] {
+        for length in [1, 2, 4, 50, frame.len() - 1] {
+            let mut agent = server.connect();
+            (0..before).for_each(|_| agent.expect_alive());
+            let start = Instant::now();
+            agent.send(&frame[..length]);
+            agent.expect_eof();
+            assert!(start.elapsed() >= Duration::from_millis(300));
+        }
+    }
+    let stats = server.wait_until(|stats| stats.get("connections") == 0);
+    assert_eq!(stats.get("closed_frame_timeout"), 10);
+    assert_eq!(stats.in_use(), [0; 5]);
+}
+
+#[test]
+fn trickling_a_frame_does_not_move_its_deadline() {
+    let server = Server::start(&["--frame-timeout", "400ms"]);
+    let mut agent = server.connect();
+    let start = Instant::now();
+    let long = long_report(20_000);
+    let mut bytes = long.chunks(1);
+    while !agent.ends_within(Duration::from_millis(20)) {
+        assert!(start.elapsed() < PATIENCE, "trickling keeps it alive");
+        agent.send(bytes.next().unwrap());
+    }
+    server.wait_until(|stats| stats.get("closed_frame_timeout") == 1);
+}
+
+#[test]
+fn a_candidate_within_refused_bytes_is_dropped_and_the_connection_stays() {
+    let server = Server::start(&["--frame-timeout", "200ms"]);
+    let mut agent = server.connect();
+    for dropped in 1..=3 {
+        // The first byte is junk, so what looks like a frame begun is suspect.
+        agent.send(b"j\xFF\xFF\x01\x00abc");
+        server.wait_until(|stats| stats.get("candidates_dropped") == dropped);
+        agent.expect_alive();
+    }
+    let stats = server.stats();
+    assert_eq!(stats.get("junk_bytes"), 3 * 8);
+    assert_eq!(stats.get("connections"), 1);
+}
+
+#[test]
+fn a_frame_in_the_shadow_of_a_dropped_candidate_is_answered() {
+    let server = Server::start(&["--frame-timeout", "200ms"]);
+    let mut agent = server.connect();
+    // The candidate's claim ends in the frame behind it, whose FF refutes it
+    // only when the frame is whole; a part of the frame waits in its shadow.
+    let whole = report("in the shadow");
+    let (head, tail) = whole.split_at(1);
+    agent.send(&[b"j\xFF\xFF\x40\x00", head].concat());
+    server.wait_until(|stats| stats.in_use()[0] == 1);
+    agent.exchange(tail, REPORT);
+}
+
+#[test]
+fn an_idle_agent_gets_the_replies_that_it_has_not_read_and_a_clean_end() {
+    let server = Server::start(&["--idle-timeout", "300ms"]);
+    let (sent, replies) = mixture(1_000);
+    let mut agent = server.connect();
+    agent.send(&sent);
+    let last = heartbeat();
+    agent.send(&last);
+    // Junk up to the end: it comes in while the server closes.
+    while server.stats().get("closed_idle_timeout") == 0 {
+        if agent.try_send(b"junk").is_err() {
+            break;
+        }
+    }
+    agent.expect_replies(&replies);
+    agent.expect_line(HEARTBEAT);
+    agent.expect_eof();
+}
+
+#[test]
+fn a_server_that_stood_still_hears_its_agents_before_it_looks_at_the_clock() {
+    let server = Server::start(&["--idle-timeout", "500ms"]);
+    let clock = Clock::of("1s");
+    let mut agent = server.connect();
+    agent.expect_alive();
+    let suspended = server.suspend();
+    agent.send(&heartbeat());
+    clock.wait();
+    drop(suspended);
+    agent.expect_line(HEARTBEAT);
+}
