@@ -15,7 +15,7 @@ use crate::time::Moment;
 /// Connections that may wait to be accepted. When a fleet reconnects at once,
 /// each beyond the backlog loses its SYN and waits a second or more; 4,096 is
 /// what Linux clips it to unless `net.core.somaxconn` says otherwise.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: u16 = 4096;
 
 /// How long to leave the listener alone when there was no descriptor for a
 /// newcomer, unless a connection ends before.
@@ -139,7 +139,7 @@ fn listen(address: SocketAddr) -> io::Result<Socket> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&KEEPALIVE)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(BACKLOG.into())?;
     Ok(socket)
 }
 

@@ -215,7 +215,7 @@ impl<H: Handler> Reactor<H> {
             self.run_queue();
             self.run_timers();
             self.serve_waiters();
-            self.accept();
+            self.accept(ACCEPTS);
             self.keep_house();
             self.obey_signals();
             if let Some(stop) = self.stopped() {
@@ -334,9 +334,9 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
-    fn accept(&mut self) {
+    fn accept(&mut self, most: usize) {
         let now = self.shop.now;
-        for _ in 0..ACCEPTS {
+        for _ in 0..most {
             let Some(listener) = self.listener.as_mut().filter(|l| l.is_ready(now)) else {
                 break;
             };
@@ -473,13 +473,19 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
-    /// No newcomers from now on; those connected have a last turn each.
+    /// No newcomers from now on; those connected have a last turn each. That
+    /// goes for those in the backlog too: they connected in time, and closing
+    /// the listener would reset them, with what they have sent.
     fn begin_stop(&mut self) {
+        if let Some(listener) = &mut self.listener {
+            listener.mark_ready();
+        }
+        self.accept(usize::from(listener::BACKLOG));
+        self.listener = None;
         let connections = self.connections.len();
         let timeout = humantime::format_duration(self.config.drain_timeout);
         log::info!("stopping: {connections} connections have {timeout} to take their replies");
         self.stop_at = Some(self.shop.now.after(self.config.drain_timeout));
-        self.listener = None;
         for id in self.connections.ids() {
             if let Some(connection) = self.connections.get(id) {
                 connection.finish_arrived();

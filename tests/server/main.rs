@@ -19,4 +19,5 @@ mod decoding;
 mod limits;
 mod replies;
 mod startup;
+mod stop;
 mod timeouts;
