@@ -14,10 +14,15 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod churn;
 mod closing;
 mod decoding;
+mod fairness;
 mod limits;
+mod packet_log;
+mod pool;
 mod replies;
 mod startup;
+mod statistics;
 mod stop;
 mod timeouts;

@@ -31,6 +31,12 @@ impl Agent {
         Self::over(socket.into())
     }
 
+    /// Makes room for what has backed up.
+    pub(crate) fn widen(&self) {
+        let socket = SockRef::from(self.socket());
+        socket.set_recv_buffer_size(1 << 20).unwrap();
+    }
+
     fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();

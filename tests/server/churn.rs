@@ -1,0 +1,64 @@
+//! Connections that come and go in all manners leave nothing behind.
+
+use crate::support::*;
+
+#[test]
+fn however_connections_end_none_is_left_and_every_end_is_counted() {
+    let server = Server::start(&[]);
+    let mut stays = server.connect();
+    let partial = report("never finished");
+    for round in 0..600 {
+        let mut agent = server.connect();
+        match round % 6 {
+            // Gone before the server may have looked.
+            0 => agent.reset(),
+            1 => drop(agent),
+            2 => {
+                agent.expect_alive();
+                agent.reset();
+            }
+            3 => {
+                agent.send(&partial[..60]);
+                agent.reset();
+            }
+            4 => {
+                agent.send(&mixture(70).0);
+                drop(agent);
+            }
+            _ => {
+                agent.send(&heartbeat());
+                agent.shutdown_write();
+                agent.expect_line(HEARTBEAT);
+                agent.expect_eof();
+            }
+        }
+    }
+    stays.expect_alive();
+    let stats = server.wait_until(|stats| stats.get("connections") == 1);
+    assert_eq!(stats.get("accepted"), 601);
+    assert_eq!(stats.closed(), 600);
+    let (lost, closed) = ("closed_connection_lost", "closed_agent_closed");
+    assert_eq!(stats.get(lost) + stats.get(closed), 600);
+    assert_eq!(stats.in_use(), [0; 5]);
+}
+
+#[test]
+fn a_place_that_is_filled_again_gets_nothing_meant_for_its_last_holder() {
+    let server = Server::start(&["--max-connections", "1"]);
+    for round in 0..50 {
+        let mut old = server.connect();
+        old.expect_alive();
+        // Its replies, its end and the next one's frames come in one batch.
+        let suspended = server.suspend();
+        old.send(&mixture(20).0);
+        old.reset();
+        let mut new = server.connect();
+        new.send(&report("new"));
+        drop(suspended);
+        new.expect_line(REPORT);
+        new.expect_alive();
+        drop(new);
+        let gone = 2 * round + 2;
+        server.wait_until(|stats| stats.closed() == gone && stats.get("connections") == 0);
+    }
+}

@@ -1,0 +1,128 @@
+//! Agents that take too much or too little do not spoil it for others.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+
+use hawk::session::OUTPUT_HIGH_WATER;
+use hawk::wire::MAX_REPLY_LINE;
+
+use crate::support::*;
+
+/// Short frames with long replies, so that little input makes much output.
+const KINDS: [(&[u8], &str); 3] = [
+    (b"", EMPTY),
+    (b"\x02", "error: unknown encoding"),
+    (b"x", "error: malformed JSON"),
+];
+
+/// `rounds` of all kinds, and the replies to them.
+fn verbose(rounds: usize) -> (Vec<u8>, Vec<u8>) {
+    let frames = KINDS.map(|(data, _)| frame(data)).concat();
+    let replies = KINDS.map(|(_, reply)| format!("{reply}\n")).concat();
+    (frames.repeat(rounds), replies.into_bytes().repeat(rounds))
+}
+
+/// Bytes of replies to [`KINDS`] that the server has but the kernel has not.
+fn unsent(stats: &Stats) -> u64 {
+    let names = ["error_empty", "error_unknown_encoding", "error_malformed"];
+    let counts = names.map(|name| stats.get(name));
+    let replies = counts.iter().zip(KINDS);
+    let bytes: u64 = replies
+        .map(|(n, (_, reply))| n * (reply.len() as u64 + 1))
+        .sum();
+    bytes - stats.get("bytes_out")
+}
+
+#[test]
+fn a_slow_reader_is_not_read_from_costs_little_and_gets_everything_at_last() {
+    const ROUNDS: usize = 130_000;
+    let server = Server::start(&[]);
+    let mut slow = Agent::connect_narrow(server.address);
+    let (sent, replies) = verbose(ROUNDS);
+    let length = sent.len() as u64;
+    let mut sender = slow.sender();
+    let sending = std::thread::spawn(move || sender.write_all(&sent).unwrap());
+
+    // It is read from until its replies back up, and no further: what a turn
+    // may add to the mark is all that there ever is.
+    let most = (OUTPUT_HIGH_WATER + 1024 * MAX_REPLY_LINE) as u64;
+    let stats = server.wait_until(|stats| unsent(stats) > OUTPUT_HIGH_WATER as u64);
+    assert!(unsent(&stats) <= most && stats.get("bytes_in") < length);
+
+    let before = stats.get("bytes_in");
+    let mut others: Vec<_> = (0..5).map(|_| server.connect()).collect();
+    for _ in 0..100 {
+        for other in &mut others {
+            other.exchange(&frame(b""), EMPTY);
+        }
+    }
+    let stats = server.stats();
+    assert_eq!(
+        stats.get("bytes_in") - before,
+        500 * frame(b"").len() as u64
+    );
+    assert!(unsent(&stats) <= most);
+
+    slow.widen();
+    slow.expect_replies(&replies);
+    sending.join().unwrap();
+    slow.exchange(&report("and on it goes"), REPORT);
+}
+
+#[test]
+fn an_agent_that_never_reads_is_closed_for_that() {
+    let server = Server::start(&["--idle-timeout", "300ms"]);
+    let agent = Agent::connect_narrow(server.address);
+    let mut sender = agent.sender();
+    let sending = std::thread::spawn(move || {
+        let block = verbose(1_000).0;
+        while sender.write_all(&block).is_ok() {}
+    });
+    let stats = server.wait_until(|stats| stats.get("connections") == 0 && stats.closed() > 0);
+    assert_eq!(stats.get("closed_output_timeout"), 1, "{stats:?}");
+    assert_eq!(stats.in_use(), [0; 5]);
+    sending.join().unwrap();
+    server.connect().expect_alive();
+}
+
+#[test]
+fn an_agent_at_full_speed_does_not_starve_others() {
+    let server = Server::start(&[]);
+    // Slow machines have turns of some milliseconds here: few rounds will do.
+    let greedy: Vec<_> = (0..2).map(|_| flood(&server)).collect();
+    server.wait_until(|stats| stats.get("heartbeats") > 5_000);
+    let mut others: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    for _ in 0..50 {
+        for other in &mut others {
+            other.send(&report("me too"));
+        }
+        for other in &mut others {
+            other.expect_line(REPORT);
+        }
+    }
+    // It went on all the while: there was someone to be starved by.
+    let stats = server.stats();
+    server.wait_until(|later| later.get("heartbeats") > stats.get("heartbeats"));
+    for (socket, threads) in greedy {
+        socket.shutdown(Shutdown::Both).ok();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    }
+}
+
+/// A thread that sends without end and one that reads it all, until the socket
+/// is shut down.
+fn flood(server: &Server) -> (TcpStream, [std::thread::JoinHandle<()>; 2]) {
+    let agent = server.connect();
+    let (mut sender, mut receiver) = (agent.sender(), agent.sender());
+    let sending = std::thread::spawn(move || {
+        let block = heartbeat().repeat(2_000);
+        while sender.write_all(&block).is_ok() {}
+    });
+    let reading = std::thread::spawn(move || {
+        let mut discard = vec![0; 64 * 1024];
+        while receiver.read(&mut discard).is_ok_and(|read| read > 0) {}
+    });
+    (agent.sender(), [sending, reading])
+}

@@ -1,0 +1,179 @@
+//! Who holds receive buffers, who waits for them, and that everyone gets one.
+
+use crate::support::*;
+
+/// The least that `--pool-limit` may be: the reserve and one more long buffer.
+const LEAST: &str = "139264";
+
+#[test]
+fn idle_connections_hold_no_buffer() {
+    let server = Server::start(&[]);
+    let mut agents: Vec<_> = (0..200).map(|_| server.connect()).collect();
+    for agent in &mut agents {
+        agent.expect_alive();
+        agent.exchange(&long_report(20_000), REPORT);
+    }
+    let stats = server.stats();
+    assert_eq!(stats.get("connections"), 200);
+    assert_eq!(stats.in_use(), [0; 5]);
+    // One long buffer served them all.
+    assert_eq!(stats.longest("high_water"), 1);
+}
+
+#[test]
+fn a_partial_frame_is_held_in_the_smallest_buffer_whatever_length_it_claims() {
+    let server = Server::start(&[]);
+    let mut agent = server.connect();
+    let frame = long_report(LONGEST_DATA);
+    let mut sent = 0;
+    for (class, held) in [200, 1_000, 4_000, 16_000, 30_000].into_iter().enumerate() {
+        agent.send(&frame[sent..held]);
+        sent = held;
+        let mut expected = [0; 5];
+        expected[class] = 1;
+        server.wait_until(|stats| stats.in_use() == expected);
+    }
+    agent.exchange(&frame[sent..], REPORT);
+    assert_eq!(server.stats().in_use(), [0; 5]);
+}
+
+#[test]
+fn a_frame_begun_behind_whole_ones_is_all_that_is_kept() {
+    let server = Server::start(&[]);
+    let mut agent = server.connect();
+    let next = report("next");
+    agent.send(&[mixture(70).0.as_slice(), &next[..40]].concat());
+    agent.expect_replies(&mixture(70).1);
+    server.wait_until(|stats| stats.in_use() == [1, 0, 0, 0, 0]);
+    agent.exchange(&next[40..], REPORT);
+}
+
+#[test]
+fn long_frames_that_grow_in_a_small_pool_are_all_finished() {
+    let server = Server::start(&["--pool-limit", LEAST]);
+    let mut agents: Vec<_> = (0..40).map(|_| server.connect()).collect();
+    let frame = long_report(60_000);
+    let (head, tail) = frame.split_at(20_000);
+    agents.iter_mut().for_each(|agent| agent.send(head));
+    // Two have what buffers there are: one of them the reserve.
+    server.wait_until(|stats| stats.longest("waiters") == 38);
+    std::thread::scope(|scope| {
+        for agent in &mut agents {
+            scope.spawn(|| {
+                agent.send_in_pieces(tail, 9_000);
+                agent.expect_line(REPORT);
+            });
+        }
+    });
+    let stats = server.stats();
+    assert_eq!((stats.get("reports"), stats.closed()), (40, 0));
+    assert_eq!(stats.longest("waiters"), 0);
+    assert_eq!(stats.in_use(), [0; 5]);
+}
+
+#[test]
+fn short_partial_frames_that_fill_the_pool_are_all_finished() {
+    let server = Server::start(&["--pool-limit", LEAST]);
+    let mut agents: Vec<_> = (0..300).map(|_| server.connect()).collect();
+    let frame = long_report(2_000);
+    let (head, tail) = frame.split_at(200);
+    agents.iter_mut().for_each(|agent| agent.send(head));
+    // Nothing but the reserve is left for frames to grow in, and its holder too
+    // has but a part.
+    server.wait_until(|stats| stats.in_use() == [272, 0, 0, 0, 1]);
+    server.wait_until(|stats| stats.longest("waiters") == 27);
+    agents.iter_mut().for_each(|agent| agent.send(tail));
+    for agent in &mut agents {
+        agent.expect_line(REPORT);
+    }
+    let stats = server.stats();
+    assert_eq!((stats.get("reports"), stats.closed()), (300, 0));
+    assert_eq!(stats.longest("waiters"), 0);
+    assert_eq!(stats.in_use(), [0; 5]);
+}
+
+#[test]
+fn whoever_waits_for_a_buffer_is_served_in_turn() {
+    let server = Server::start(&["--pool-limit", LEAST, "--log-packets"]);
+    let frame = long_report(60_000);
+    let (head, tail) = frame.split_at(20_000);
+    let mut holders = [server.connect(), server.connect()];
+    for (number, holder) in holders.iter_mut().enumerate() {
+        holder.send(head);
+        server.wait_until(|stats| stats.longest("in_use") == number as u64 + 1);
+    }
+    let names = ["first", "second", "third", "fourth", "fifth"];
+    let mut agents: Vec<_> = names.map(|_| server.connect()).into();
+    for (number, name) in names.into_iter().enumerate() {
+        agents[number].send(&report(name));
+        server.wait_until(|stats| stats.longest("waiters") == number as u64 + 1);
+    }
+    holders[1].exchange(tail, REPORT);
+    agents
+        .iter_mut()
+        .for_each(|agent| agent.expect_line(REPORT));
+    holders[0].exchange(tail, REPORT);
+
+    let lines = server.log().since(0);
+    let position = |name: &str| {
+        let content = format!("content=\"{name}\"");
+        lines.iter().position(|line| line.contains(&content))
+    };
+    let positions = names.map(position);
+    assert!(positions.is_sorted(), "{positions:?}");
+}
+
+#[test]
+fn the_clock_of_a_frame_stands_still_while_its_agent_waits_for_a_buffer() {
+    let server = Server::start(&["--pool-limit", LEAST, "--frame-timeout", "2s"]);
+    let clock = Clock::of("200ms");
+    let frame = long_report(5_000);
+    let (head, tail) = frame.split_at(100);
+    let mut agent = server.connect();
+    agent.send(head);
+    server.wait_until(|stats| stats.in_use() == [1, 0, 0, 0, 0]);
+    clock.wait();
+    // The other begins later and takes the reserve, the only long buffer left.
+    let mut holder = server.connect();
+    holder.send(&long_report(60_000)[..20_000]);
+    server.wait_until(|stats| stats.in_use() == [1, 0, 0, 0, 1]);
+    agent.send(tail);
+    server.wait_until(|stats| stats.longest("waiters") == 1);
+    // The other's frame times out; the first one, begun before it, does not.
+    holder.expect_eof();
+    agent.expect_line(REPORT);
+    drop(holder);
+    let stats = server.wait_until(|stats| stats.get("connections") == 1);
+    assert_eq!(stats.closed(), 1);
+    assert_eq!(stats.in_use(), [0; 5]);
+}
+
+#[test]
+fn who_leaves_the_queue_for_buffers_leaves_no_gap() {
+    let server = Server::start(&["--pool-limit", LEAST]);
+    let frame = long_report(60_000);
+    let (head, tail) = frame.split_at(20_000);
+    let mut holders = [server.connect(), server.connect()];
+    holders.iter_mut().for_each(|holder| holder.send(head));
+    server.wait_until(|stats| stats.longest("in_use") == 2);
+    let mut agents: Vec<_> = (0..9).map(|_| server.connect()).collect();
+    agents.iter_mut().for_each(|agent| agent.send(&heartbeat()));
+    server.wait_until(|stats| stats.longest("waiters") == 9);
+    // Every third stays: the others break off or end their side.
+    let mut stay = Vec::new();
+    for (number, agent) in agents.into_iter().enumerate() {
+        match number % 3 {
+            0 => agent.reset(),
+            1 => drop(agent),
+            _ => stay.push(agent),
+        }
+    }
+    holders[0].exchange(tail, REPORT);
+    for agent in &mut stay {
+        agent.expect_line(HEARTBEAT);
+    }
+    holders[1].exchange(tail, REPORT);
+    let stats = server.wait_until(|stats| stats.get("connections") == 5);
+    assert_eq!(stats.longest("waiters"), 0);
+    assert_eq!(stats.in_use(), [0; 5]);
+}
