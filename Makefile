@@ -1,7 +1,7 @@
 # hawk: short targets that explain themselves. `make help` lists them.
 
 CARGO ?= cargo
-HAWK   = target/release/hawk
+HAWK   = $(or $(CARGO_TARGET_DIR),target)/release/hawk
 ARGS  ?=
 
 .DEFAULT_GOAL := help
@@ -21,6 +21,7 @@ demo: build ## Run the server under the default load for 10 s and show what both
 
 test: ## Run every test
 	$(CARGO) test --locked --workspace
+	@command -v go >/dev/null || echo "SKIPPED: the interop test, for want of Go (Debian: golang-go)"
 
 lint: ## Check the format, and clippy with warnings as errors
 	$(CARGO) fmt --all --check

@@ -236,8 +236,12 @@ fn describe(config: &Config) -> String {
         }
     };
     if config.idle > 0 {
+        let idle = config.idle;
         let every = every(config.heartbeat);
-        text += &format!("; {} idle ones with a heartbeat every {every}", config.idle);
+        text = match connections {
+            0 => format!("{idle} idle connections with a heartbeat every {every}"),
+            _ => format!("{text}; {idle} idle ones with a heartbeat every {every}"),
+        };
     }
     text
 }

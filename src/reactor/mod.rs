@@ -9,10 +9,13 @@
 //! poll → mark readiness → run the queue → timers → waiters → accept → housekeeping → control
 //! ```
 
+mod accept;
+mod config;
 mod connection;
 mod connections;
 mod input;
 mod listener;
+mod stop;
 mod throttle;
 mod wheel;
 
@@ -22,20 +25,20 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use hawk_pool::Pool;
-use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_mio::v1_0::Signals;
 
-use self::connection::{Connection, Outcome, Shop};
+pub use self::config::{Config, Error, Stop};
+use self::connection::{Outcome, Shop};
 use self::connections::{ConnectionId, Connections};
-use self::listener::{Accepted, Listener};
+use self::listener::Listener;
 use self::throttle::Throttle;
 use self::wheel::TimerWheel;
-use crate::session::{Desk, Handler, Limits, Session, Tally};
+use crate::session::{Desk, Handler, Tally};
 use crate::stats::{self, Cause, Counters, StatsLog};
 use crate::time::Moment;
-use crate::wire::{Busy, PacketDecoder, Reply};
+use crate::wire::PacketDecoder;
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1024;
@@ -43,11 +46,6 @@ const EVENTS: usize = 1024;
 /// Newcomers taken in a turn: enough to empty the backlog in some thirty
 /// turns, and few enough that those who are connected hardly notice.
 const ACCEPTS: usize = 128;
-
-/// Newcomers that were turned away and still have their line to read. Each
-/// holds a descriptor out of those that [`RESERVED_DESCRIPTORS`] sets aside; if
-/// more come, the oldest makes room.
-const TURNED_AWAY: usize = 32;
 
 /// Descriptors that are not for connections: the standard streams, the poll,
 /// signals, the listener, those turned away, and some to spare.
@@ -61,46 +59,6 @@ const DISCARD: usize = 16 * 1024;
 
 const LISTENER: Token = Token(usize::MAX);
 const SIGNALS: Token = Token(usize::MAX - 1);
-
-/// How the server is to run.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Where to listen; port 0 picks a free one.
-    pub listen: SocketAddr,
-    /// Connections beyond this many are turned away.
-    pub max_connections: usize,
-    /// Bytes of memory that receive buffers may take.
-    pub pool_limit: usize,
-    /// How long sessions may take over what.
-    pub limits: Limits,
-    /// How long a stop may take.
-    pub drain_timeout: Duration,
-    /// Time between two looks at the statistics.
-    pub stats_interval: Duration,
-}
-
-/// Why a reactor could not be made or could not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The listening socket could not be had.
-    #[error("cannot listen on {0}")]
-    Listen(SocketAddr, #[source] io::Error),
-    /// The pool's limit is too low.
-    #[error("cannot make the buffer pool")]
-    Pool(#[from] hawk_pool::ConfigError),
-    /// The kernel refused what every event loop needs.
-    #[error("cannot run the event loop")]
-    EventLoop(#[from] io::Error),
-}
-
-/// How a server that was told to stop came to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// Everyone was answered and gone, or the drain timeout was over.
-    Drained,
-    /// A second signal ended it at once.
-    Interrupted,
-}
 
 /// The event loop and all that it drives.
 pub struct Reactor<H> {
@@ -334,65 +292,6 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
-    fn accept(&mut self, most: usize) {
-        let now = self.shop.now;
-        for _ in 0..most {
-            let Some(listener) = self.listener.as_mut().filter(|l| l.is_ready(now)) else {
-                break;
-            };
-            match listener.accept(now) {
-                Accepted::Newcomer(socket, peer) => self.welcome(socket, peer),
-                Accepted::Gone => {}
-                Accepted::Failed => self.shop.counters.accept_errors += 1,
-                Accepted::Nobody => break,
-            }
-        }
-    }
-
-    fn welcome(&mut self, mut socket: TcpStream, peer: SocketAddr) {
-        self.shop.counters.accepted += 1;
-        let full = self.connections.len() - self.turned_away.len() >= self.config.max_connections;
-        let id = self.connections.next_id();
-        let both = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.poll.registry().register(&mut socket, id.token(), both) {
-            // The newcomer is dropped, and connects again.
-            log::error!("cannot watch the connection from {peer}: {error}");
-            self.shop.counters.accept_errors += 1;
-            return;
-        }
-        let session = Session::new(peer, self.shop.now);
-        self.connections
-            .insert(|generation| Connection::new(socket, session, generation));
-        if full {
-            self.turn_away(id, peer);
-        } else {
-            log::debug!("connection opened peer={peer}");
-            self.conclude(id, Outcome::Idle);
-        }
-    }
-
-    fn turn_away(&mut self, id: ConnectionId, peer: SocketAddr) {
-        let now = self.shop.now;
-        if let Some(left_out) = self.refusals.allow(now) {
-            let limit = self.config.max_connections;
-            log::warn!(
-                "too many connections: turned away peer={peer} limit={limit} left_out={left_out} \
-                 (raise --max-connections if there is memory for more)"
-            );
-        }
-        if self.turned_away.len() >= TURNED_AWAY
-            && let Some(oldest) = self.turned_away.pop_front()
-        {
-            self.reap(oldest, Cause::TooManyConnections);
-        }
-        self.turned_away.push_back(id);
-        if let Some(connection) = self.connections.get(id) {
-            let reply = Reply::Busy(Busy::TooManyConnections);
-            let outcome = connection.turn_away(reply, Cause::TooManyConnections, &mut self.shop);
-            self.conclude(id, outcome);
-        }
-    }
-
     /// Sees to what a connection wants after its turn.
     fn conclude(&mut self, id: ConnectionId, outcome: Outcome) {
         match outcome {
@@ -457,58 +356,5 @@ impl<H: Handler> Reactor<H> {
             &self.shop.desk.tally,
             &self.shop.pool,
         );
-    }
-
-    fn obey_signals(&mut self) {
-        if !std::mem::take(&mut self.signalled) {
-            return;
-        }
-        let pending: Vec<_> = self.signals.pending().collect();
-        for signal in pending {
-            match signal {
-                SIGUSR1 => self.log_stats(true),
-                _ if self.stop_at.is_some() => self.interrupted = true,
-                _ => self.begin_stop(),
-            }
-        }
-    }
-
-    /// No newcomers from now on; those connected have a last turn each. That
-    /// goes for those in the backlog too: they connected in time, and closing
-    /// the listener would reset them, with what they have sent.
-    fn begin_stop(&mut self) {
-        if let Some(listener) = &mut self.listener {
-            listener.mark_ready();
-        }
-        self.accept(usize::from(listener::BACKLOG));
-        self.listener = None;
-        let connections = self.connections.len();
-        let timeout = humantime::format_duration(self.config.drain_timeout);
-        log::info!("stopping: {connections} connections have {timeout} to take their replies");
-        self.stop_at = Some(self.shop.now.after(self.config.drain_timeout));
-        for id in self.connections.ids() {
-            if let Some(connection) = self.connections.get(id) {
-                connection.finish_arrived();
-                self.conclude(id, Outcome::Again);
-            }
-        }
-    }
-
-    fn stopped(&mut self) -> Option<Stop> {
-        let stop_at = self.stop_at?;
-        if self.interrupted {
-            return Some(Stop::Interrupted);
-        }
-        if self.shop.now < stop_at && !self.connections.is_empty() {
-            return None;
-        }
-        let left = self.connections.len();
-        if left > 0 {
-            log::warn!("the drain timeout is over: {left} connections are cut off");
-        }
-        for id in self.connections.ids() {
-            self.reap(id, Cause::Shutdown);
-        }
-        Some(Stop::Drained)
     }
 }

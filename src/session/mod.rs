@@ -68,6 +68,14 @@ pub struct Desk<H> {
     pub replies: Vec<u8>,
 }
 
+impl<H> Desk<H> {
+    /// Puts a reply behind those of the batch at hand, and counts it.
+    pub fn answer(&mut self, reply: Reply) {
+        self.tally.answered(reply);
+        self.replies.extend_from_slice(reply.line());
+    }
+}
+
 /// What became of the bytes that a session was shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received {
@@ -157,14 +165,12 @@ impl Session {
                     *frames -= 1;
                     junk += (decoded.consumed - data.len() - FRAME_OVERHEAD) as u64;
                     let reply = self.take(data, now, desk);
-                    desk.replies.extend_from_slice(reply.line());
+                    desk.answer(reply);
                 }
                 Step::ChecksumMismatch => {
                     *frames -= 1;
                     junk += decoded.consumed as u64;
-                    let refusal = Refusal::ChecksumMismatch;
-                    desk.tally.refused(refusal);
-                    desk.replies.extend_from_slice(Reply::Error(refusal).line());
+                    desk.answer(Reply::Error(Refusal::ChecksumMismatch));
                 }
                 step @ (Step::Incomplete | Step::JunkLimit) => {
                     junk += decoded.consumed as u64;
@@ -284,7 +290,7 @@ impl Session {
         (self.frames, self.bytes_in, self.bytes_out)
     }
 
-    /// Decodes a frame that passed, has it handled and counts it.
+    /// Decodes a frame that passed and has it handled.
     fn take<H: Handler>(&mut self, data: &[u8], now: Moment, desk: &mut Desk<H>) -> Reply {
         self.frames += 1;
         self.clocks.passed(now);
@@ -298,17 +304,13 @@ impl Session {
                 if let Packet::Heartbeat(_) = packet {
                     self.clocks.heartbeat(now);
                 }
-                desk.tally.took(packet.kind());
                 let sender = Sender {
                     peer: self.peer,
                     agent: self.agent.as_deref(),
                 };
                 desk.handler.handle(sender, &packet)
             }
-            Err(refusal) => {
-                desk.tally.refused(refusal);
-                Reply::Error(refusal)
-            }
+            Err(refusal) => Reply::Error(refusal),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Counts of what came in, over all sessions.
 
-use crate::wire::{PacketKind, Refusal};
+use crate::wire::{Refusal, Reply};
 
 /// What has been taken and refused since the server started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -9,6 +9,8 @@ pub struct Tally {
     pub heartbeats: u64,
     /// Reports taken.
     pub reports: u64,
+    /// Times that somebody was told to come again later.
+    pub busy: u64,
     /// Bytes that belonged to no frame that passed.
     pub junk_bytes: u64,
     /// Unfinished candidates given up as junk at the frame deadline.
@@ -17,18 +19,15 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Counts a packet that was taken.
-    pub fn took(&mut self, kind: PacketKind) {
-        match kind {
-            PacketKind::Heartbeat => self.heartbeats += 1,
-            PacketKind::Report => self.reports += 1,
+    /// Counts what a reply says: only what was answered as taken was taken.
+    pub fn answered(&mut self, reply: Reply) {
+        match reply {
+            Reply::Heartbeat => self.heartbeats += 1,
+            Reply::Report => self.reports += 1,
+            // The order of `ALL` is the order of the declaration.
+            Reply::Error(refusal) => self.refusals[refusal as usize] += 1,
+            Reply::Busy(_) => self.busy += 1,
         }
-    }
-
-    /// Counts a frame that was refused.
-    pub fn refused(&mut self, refusal: Refusal) {
-        // The order of `ALL` is the order of the declaration.
-        self.refusals[refusal as usize] += 1;
     }
 
     /// How many frames were refused, by cause.
@@ -51,7 +50,7 @@ mod tests {
     fn refusals_are_counted_under_their_own_cause() {
         let mut tally = Tally::default();
         for (times, refusal) in Refusal::ALL.into_iter().enumerate() {
-            (0..times).for_each(|_| tally.refused(refusal));
+            (0..times).for_each(|_| tally.answered(Reply::Error(refusal)));
         }
         for ((refusal, count), (times, expected)) in
             tally.refusals().zip(Refusal::ALL.into_iter().enumerate())

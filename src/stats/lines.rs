@@ -89,11 +89,12 @@ impl StatsLog {
 #[must_use]
 pub(crate) fn server_line(connections: usize, counters: &Counters, tally: &Tally) -> String {
     let mut line = format!(
-        "connections={connections} accepted={} accept_errors={} heartbeats={} reports={} errors={}",
+        "connections={connections} accepted={} accept_errors={} heartbeats={} reports={} busy={} errors={}",
         counters.accepted,
         counters.accept_errors,
         tally.heartbeats,
         tally.reports,
+        tally.busy,
         tally.refused_total(),
     );
     // Zeroes are left out of the long lists; what is listed happened.
@@ -132,7 +133,7 @@ fn per_second(count: u64, span: Duration) -> f64 {
 mod tests {
     use super::*;
     use crate::stats::Cause;
-    use crate::wire::{PacketKind, Refusal};
+    use crate::wire::{Refusal, Reply};
 
     #[test]
     fn the_server_line_is_key_value_and_names_causes() {
@@ -142,12 +143,12 @@ mod tests {
         };
         counters.closed(Cause::IdleTimeout);
         let mut tally = Tally::default();
-        tally.took(PacketKind::Report);
-        tally.refused(Refusal::BadBase64);
+        tally.answered(Reply::Report);
+        tally.answered(Reply::Error(Refusal::BadBase64));
         let line = server_line(2, &counters, &tally);
         assert_eq!(
             line,
-            "connections=2 accepted=3 accept_errors=0 heartbeats=0 reports=1 errors=1 \
+            "connections=2 accepted=3 accept_errors=0 heartbeats=0 reports=1 busy=0 errors=1 \
              error_bad_base64=1 closed_idle_timeout=1 junk_bytes=0 candidates_dropped=0 \
              bytes_in=0 bytes_out=0 reads=0 writes=0"
         );
@@ -157,7 +158,7 @@ mod tests {
     fn rates_count_from_the_last_line() {
         let mut log = StatsLog::new(Moment::from_nanos(1));
         let mut tally = Tally::default();
-        (0..20).for_each(|_| tally.took(PacketKind::Report));
+        (0..20).for_each(|_| tally.answered(Reply::Report));
         let counters = Counters::default();
         let ten_seconds = Moment::from_nanos(1).after(Duration::from_secs(10));
         let rates = log.rates(ten_seconds, &counters, &tally);

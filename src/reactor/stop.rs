@@ -1,0 +1,63 @@
+//! Signals, and the way to a gentle end.
+
+use signal_hook::consts::SIGUSR1;
+
+use super::connection::Outcome;
+use super::{Reactor, Stop, listener};
+use crate::session::Handler;
+use crate::stats::Cause;
+
+impl<H: Handler> Reactor<H> {
+    pub(super) fn obey_signals(&mut self) {
+        if !std::mem::take(&mut self.signalled) {
+            return;
+        }
+        let pending: Vec<_> = self.signals.pending().collect();
+        for signal in pending {
+            match signal {
+                SIGUSR1 => self.log_stats(true),
+                _ if self.stop_at.is_some() => self.interrupted = true,
+                _ => self.begin_stop(),
+            }
+        }
+    }
+
+    /// No newcomers from now on; those connected have a last turn each. That
+    /// goes for those in the backlog too: they connected in time, and closing
+    /// the listener would reset them, with what they have sent.
+    fn begin_stop(&mut self) {
+        if let Some(listener) = &mut self.listener {
+            listener.mark_ready();
+        }
+        self.accept(usize::from(listener::BACKLOG));
+        self.listener = None;
+        let connections = self.connections.len();
+        let timeout = humantime::format_duration(self.config.drain_timeout);
+        log::info!("stopping: {connections} connections have {timeout} to take their replies");
+        self.stop_at = Some(self.shop.now.after(self.config.drain_timeout));
+        for id in self.connections.ids() {
+            if let Some(connection) = self.connections.get(id) {
+                connection.finish_arrived();
+                self.conclude(id, Outcome::Again);
+            }
+        }
+    }
+
+    pub(super) fn stopped(&mut self) -> Option<Stop> {
+        let stop_at = self.stop_at?;
+        if self.interrupted {
+            return Some(Stop::Interrupted);
+        }
+        if self.shop.now < stop_at && !self.connections.is_empty() {
+            return None;
+        }
+        let left = self.connections.len();
+        if left > 0 {
+            log::warn!("the drain timeout is over: {left} connections are cut off");
+        }
+        for id in self.connections.ids() {
+            self.reap(id, Cause::Shutdown);
+        }
+        Some(Stop::Drained)
+    }
+}
