@@ -51,7 +51,7 @@ fn a_place_that_is_filled_again_gets_nothing_meant_for_its_last_holder() {
         // Its replies, its end and the next one's frames come in one batch.
         let suspended = server.suspend();
         old.send(&mixture(20).0);
-        old.reset();
+        old.reset_delivered();
         let mut new = server.connect();
         new.send(&report("new"));
         drop(suspended);

@@ -111,6 +111,28 @@ fn an_agent_at_full_speed_does_not_starve_others() {
     }
 }
 
+#[test]
+fn a_long_queue_of_one_agent_is_not_worked_off_in_one_go() {
+    const QUEUED: usize = 3_500;
+    let server = Server::start(&["--log-packets"]);
+    let (mut greedy, mut other) = (server.connect(), server.connect());
+    greedy.expect_alive();
+    other.expect_alive();
+    let mark = server.log().count();
+    let suspended = server.suspend();
+    greedy.send(&frame(b"\0{}").repeat(QUEUED));
+    greedy.wait_delivered();
+    other.send(&report("me too"));
+    other.wait_delivered();
+    drop(suspended);
+    other.expect_line(REPORT);
+    greedy.expect_replies("heartBeat\n".repeat(QUEUED).as_bytes());
+    // Packets are logged as they are taken.
+    let (_, behind) = server.log().wait_for(mark, |line| line.contains("me too"));
+    let before = behind - mark;
+    assert!(before < QUEUED / 2, "it had to wait for {before} others");
+}
+
 /// A thread that sends without end and one that reads it all, until the socket
 /// is shut down.
 fn flood(server: &Server) -> (TcpStream, [std::thread::JoinHandle<()>; 2]) {

@@ -125,7 +125,7 @@ fn whoever_waits_for_a_buffer_is_served_in_turn() {
 
 #[test]
 fn the_clock_of_a_frame_stands_still_while_its_agent_waits_for_a_buffer() {
-    let server = Server::start(&["--pool-limit", LEAST, "--frame-timeout", "2s"]);
+    let server = Server::start(&["--pool-limit", LEAST, "--frame-timeout", "3s"]);
     let clock = Clock::of("200ms");
     let frame = long_report(5_000);
     let (head, tail) = frame.split_at(100);
@@ -137,11 +137,15 @@ fn the_clock_of_a_frame_stands_still_while_its_agent_waits_for_a_buffer() {
     let mut holder = server.connect();
     holder.send(&long_report(60_000)[..20_000]);
     server.wait_until(|stats| stats.in_use() == [1, 0, 0, 0, 1]);
-    agent.send(tail);
+    let (most, last) = tail.split_at(tail.len() - 1);
+    agent.send(most);
     server.wait_until(|stats| stats.longest("waiters") == 1);
-    // The other's frame times out; the first one, begun before it, does not.
+    // The other's frame times out. The first one, begun before it, has its turn
+    // then, and nearly all of its time.
     holder.expect_eof();
-    agent.expect_line(REPORT);
+    server.wait_until(|stats| stats.longest("waiters") == 0);
+    clock.wait();
+    agent.exchange(last, REPORT);
     drop(holder);
     let stats = server.wait_until(|stats| stats.get("connections") == 1);
     assert_eq!(stats.closed(), 1);

@@ -20,6 +20,7 @@ fn sigterm_and_sigint_answer_what_was_sent_before_and_end_well() {
         let suspended = server.suspend();
         for agent in &mut agents {
             agent.send(&sent[..60_000]);
+            agent.wait_delivered();
         }
         server.signal(signal);
         drop(suspended);
@@ -43,17 +44,17 @@ fn every_frame_sent_before_the_signal_is_answered() {
     let mut agent = server.connect();
     agent.expect_alive();
     let (sent, replies) = mixture(1_400);
-    let mut sender = agent.sender();
     let suspended = server.suspend();
     // As much as fits the sockets, whole frames only.
     let frames = 7 * 10;
     let (part, answers) = (mixture(frames).0.len(), mixture(frames).1.len());
-    sender.write_all(&sent[..part]).unwrap();
+    agent.send(&sent[..part]);
+    agent.wait_delivered();
     server.signal(Signal::TERM);
     drop(suspended);
     agent.expect_replies(&replies[..answers]);
     agent.expect_eof();
-    drop((agent, sender));
+    drop(agent);
     assert_eq!(server.wait_exit().code, Some(0));
 }
 
@@ -61,10 +62,11 @@ fn every_frame_sent_before_the_signal_is_answered() {
 fn agents_in_the_backlog_are_answered_before_the_stop() {
     let server = Server::start(&[]);
     let suspended = server.suspend();
-    let mut agents: Vec<_> = (0..300).map(|_| server.connect()).collect();
+    let mut agents: Vec<_> = (0..200).map(|_| server.connect()).collect();
     for agent in &mut agents {
         agent.send(&heartbeat());
     }
+    agents.iter().for_each(Agent::wait_delivered);
     server.signal(Signal::TERM);
     drop(suspended);
     for agent in &mut agents {

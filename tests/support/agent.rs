@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::{HEARTBEAT, PATIENCE, heartbeat};
+use super::{HEARTBEAT, PATIENCE, heartbeat, kernel};
 
 /// One agent's connection.
 #[derive(Debug)]
@@ -146,10 +146,31 @@ impl Agent {
         }
     }
 
+    /// Waits until all that was sent lies with the server's kernel, whether or
+    /// not the server reads it.
+    #[track_caller]
+    pub(crate) fn wait_delivered(&self) {
+        let (own, server) = self.addresses();
+        kernel::wait_delivered(own, server);
+    }
+
     /// Breaks the connection off: the server gets a reset.
     pub(crate) fn reset(self) {
         let lingerless = Some(Duration::ZERO);
         SockRef::from(self.socket()).set_linger(lingerless).unwrap();
+    }
+
+    /// As [`reset`](Self::reset), and waits until the reset is there.
+    #[track_caller]
+    pub(crate) fn reset_delivered(self) {
+        let (own, server) = self.addresses();
+        self.reset();
+        kernel::wait_gone(server, own);
+    }
+
+    fn addresses(&self) -> (SocketAddr, SocketAddr) {
+        let socket = self.socket();
+        (socket.local_addr().unwrap(), socket.peer_addr().unwrap())
     }
 
     fn socket(&self) -> &TcpStream {

@@ -12,6 +12,7 @@
 mod agent;
 mod clock;
 mod frames;
+mod kernel;
 mod lines;
 mod server;
 mod stats;

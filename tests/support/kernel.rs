@@ -1,0 +1,43 @@
+//! What the kernel knows of a connection over IPv4.
+//!
+//! On the loopback too, what one end has sent may take a moment to reach the
+//! other. Where a test needs it to be there, it asks.
+
+use std::fs;
+use std::net::SocketAddr;
+
+use super::eventually;
+
+/// Waits until all that `from` has sent lies at the other end, `to`.
+#[track_caller]
+pub(super) fn wait_delivered(from: SocketAddr, to: SocketAddr) {
+    let arrived = eventually(|| (unacknowledged(from, to)? == 0).then_some(()));
+    arrived.expect("what was sent arrives");
+}
+
+/// Waits until `from` has no connection to `to` any more.
+#[track_caller]
+pub(super) fn wait_gone(from: SocketAddr, to: SocketAddr) {
+    let gone = eventually(|| unacknowledged(from, to).is_none().then_some(()));
+    gone.expect("a reset arrives");
+}
+
+/// Bytes that `from` has sent to `to` and that are not acknowledged; `None` if
+/// the two are not connected.
+fn unacknowledged(from: SocketAddr, to: SocketAddr) -> Option<u64> {
+    let ports = [from, to].map(|address| format!(":{:04X}", address.port()));
+    let table = fs::read_to_string("/proc/net/tcp").expect("Linux has it");
+    // Machines with thousands of connections are no reason to split each line.
+    let lines = table.lines();
+    let mut candidates = lines.filter(|line| ports.iter().all(|port| line.contains(port)));
+    // sl local_address rem_address st tx_queue:rx_queue ...
+    candidates.find_map(|line| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let [_, local, remote, _, queues, ..] = columns[..] else {
+            return None;
+        };
+        let fits = local.ends_with(&ports[0]) && remote.ends_with(&ports[1]);
+        let (sent, _) = queues.split_once(':').filter(|_| fits)?;
+        u64::from_str_radix(sent, 16).ok()
+    })
+}
