@@ -252,7 +252,9 @@ impl Connection {
             if self.ticket.is_some() {
                 return Outcome::Idle;
             }
-            if self.session.output_is_full() {
+            // What was read is decoded in any case: its replies take less
+            // memory than a receive buffer, which others may be waiting for.
+            if !self.undecoded && self.session.output_is_full() {
                 self.session.stop_reading(StopReason::Output, shop.now);
                 return Outcome::Idle;
             }

@@ -21,9 +21,10 @@ pub use tally::Tally;
 use crate::time::Moment;
 use crate::wire::{Decoder, FRAME_OVERHEAD, Input, Packet, PacketDecoder, Refusal, Reply, Step};
 
-/// Unsent bytes above which no more is read from an agent: room for the
-/// replies to two full turns, so that a slow reader is noticed early and a
-/// fleet of them costs little.
+/// Unsent bytes above which no more is read from an agent: some 2,800 replies
+/// to reports, so that a slow reader is noticed early and a fleet of them costs
+/// little. What was read by then is still answered, which adds less than 280 KiB
+/// even for the shortest frames.
 pub const OUTPUT_HIGH_WATER: usize = 64 * 1024;
 
 /// Unsent bytes at which reading goes on: low enough that it is not switched

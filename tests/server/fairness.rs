@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 
 use hawk::session::OUTPUT_HIGH_WATER;
-use hawk::wire::MAX_REPLY_LINE;
+use hawk::wire::{FRAME_OVERHEAD, MAX_REPLY_LINE};
 
 use crate::support::*;
 
@@ -21,6 +21,9 @@ fn verbose(rounds: usize) -> (Vec<u8>, Vec<u8>) {
     let replies = KINDS.map(|(_, reply)| format!("{reply}\n")).concat();
     (frames.repeat(rounds), replies.into_bytes().repeat(rounds))
 }
+
+/// Bytes of the longest class of receive buffer.
+const LONGEST_BUFFER: usize = 69_632;
 
 /// Bytes of replies to [`KINDS`] that the server has but the kernel has not.
 fn unsent(stats: &Stats) -> u64 {
@@ -43,9 +46,9 @@ fn a_slow_reader_is_not_read_from_costs_little_and_gets_everything_at_last() {
     let mut sender = slow.sender();
     let sending = std::thread::spawn(move || sender.write_all(&sent).unwrap());
 
-    // It is read from until its replies back up, and no further: what a turn
-    // may add to the mark is all that there ever is.
-    let most = (OUTPUT_HIGH_WATER + 1024 * MAX_REPLY_LINE) as u64;
+    // It is read from until its replies back up, and no further: the replies to
+    // one window of the shortest frames are all that comes on top of the mark.
+    let most = (OUTPUT_HIGH_WATER + LONGEST_BUFFER / FRAME_OVERHEAD * MAX_REPLY_LINE) as u64;
     let stats = server.wait_until(|stats| unsent(stats) > OUTPUT_HIGH_WATER as u64);
     assert!(unsent(&stats) <= most && stats.get("bytes_in") < length);
 
@@ -147,4 +150,26 @@ fn flood(server: &Server) -> (TcpStream, [std::thread::JoinHandle<()>; 2]) {
         while receiver.read(&mut discard).is_ok_and(|read| read > 0) {}
     });
     (agent.sender(), [sending, reading])
+}
+
+#[test]
+fn slow_readers_do_not_keep_the_buffers_that_others_need() {
+    let server = Server::start(&["--pool-limit", "139264"]);
+    let mut slow: Vec<Agent> = Vec::new();
+    for _ in 0..2 {
+        let mut agent = Agent::connect_narrow(server.address);
+        let before = unsent(&server.stats());
+        // Replies back up to half of what stops the server from reading on ...
+        let (some, _) = verbose(200);
+        while unsent(&server.stats()) - before < OUTPUT_HIGH_WATER as u64 / 2 {
+            agent.send(&some);
+        }
+        // ... and what is over the mark comes in one read.
+        let suspended = server.suspend();
+        agent.send(&verbose(2_300).0);
+        drop(suspended);
+        server.wait_until(|stats| unsent(stats) - before > OUTPUT_HIGH_WATER as u64);
+        slow.push(agent);
+    }
+    server.connect().expect_alive();
 }
