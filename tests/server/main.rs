@@ -15,6 +15,7 @@
 mod support;
 
 mod churn;
+mod clients;
 mod closing;
 mod decoding;
 mod fairness;
