@@ -23,7 +23,7 @@ fn the_load_client_finds_every_reply_right() {
             ["--interval", "100ms", "--heartbeat", "50ms"].as_slice(),
             &["--rate", "5000", "--size", "1000"],
             &["--saturate", "--depth", "128"],
-            &["--saturate", "--depth", "3", "--size", "40000"],
+            &["--saturate", "--depth", "3", "--size", "4000"],
             &["--saturate", "--kind", "heartbeat"],
         ] {
             let options = ["--count", "3000", "--encoding", encoding];
