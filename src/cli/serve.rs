@@ -45,19 +45,19 @@ pub(super) struct ServeArgs {
 
     /// Close a connection on which no frame passed for this long (or for three
     /// times the interval of its own heartbeats, if that is longer)
-    #[arg(long, env = "HAWK_IDLE_TIMEOUT", value_name = "TIME", default_value = "90s", value_parser = values::duration)]
+    #[arg(long, env = "HAWK_IDLE_TIMEOUT", value_name = "TIME", default_value = "90s", value_parser = values::period)]
     idle_timeout: Duration,
 
     /// Close a connection whose frame, once begun, does not end within this time
-    #[arg(long, env = "HAWK_FRAME_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = values::duration)]
+    #[arg(long, env = "HAWK_FRAME_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = values::period)]
     frame_timeout: Duration,
 
     /// When stopping, give agents this long to take their last replies
-    #[arg(long, env = "HAWK_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = values::duration)]
+    #[arg(long, env = "HAWK_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = values::period)]
     drain_timeout: Duration,
 
     /// Log the statistics this often, unless nothing changed
-    #[arg(long, env = "HAWK_STATS_INTERVAL", value_name = "TIME", default_value = "10s", value_parser = values::duration)]
+    #[arg(long, env = "HAWK_STATS_INTERVAL", value_name = "TIME", default_value = "10s", value_parser = values::period)]
     stats_interval: Duration,
 
     /// Log each packet as a line, its text escaped

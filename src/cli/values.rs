@@ -4,12 +4,22 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-/// A span of time such as `90s`, `1m 30s` or `250ms`; never zero.
+/// A span of time such as `90s`, `1m 30s` or `250us`; never zero.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let span = humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write it like 90s, 1m30s or 250ms"))?;
     if span.is_zero() {
         return Err("it must be longer than zero".into());
+    }
+    Ok(span)
+}
+
+/// A time limit or period of the server's: 1 ms at least, which is what its
+/// event loop counts in.
+pub(super) fn period(text: &str) -> Result<Duration, String> {
+    let span = duration(text)?;
+    if span < Duration::from_millis(1) {
+        return Err("it must be 1ms at least".into());
     }
     Ok(span)
 }
@@ -32,6 +42,9 @@ mod tests {
         assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
         assert!(duration("90").is_err());
         assert!(duration("0s").is_err());
+        assert!(duration("999us").is_ok());
+        assert!(period("999us").is_err());
+        assert!(period("1ms").is_ok());
     }
 
     #[test]

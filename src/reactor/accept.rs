@@ -37,13 +37,16 @@ impl<H: Handler> Reactor<H> {
 
     fn welcome(&mut self, mut socket: TcpStream, peer: SocketAddr) {
         self.shop.counters.accepted += 1;
-        let full = self.connections.len() - self.turned_away.len() >= self.config.max_connections;
+        let served = self.connections.len() - self.turned_away.len();
+        let full = served >= self.config.max_connections;
         let id = self.connections.next_id();
-        let both = Interest::READABLE | Interest::WRITABLE;
+        let both = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         if let Err(error) = self.poll.registry().register(&mut socket, id.token(), both) {
-            // The newcomer is dropped, and connects again.
-            log::error!("cannot watch the connection from {peer}: {error}");
+            // This newcomer is dropped, and connects again; others wait.
             self.shop.counters.accept_errors += 1;
+            if let Some(listener) = &mut self.listener {
+                listener.back_off(self.shop.now, &error);
+            }
             return;
         }
         let session = Session::new(peer, self.shop.now);

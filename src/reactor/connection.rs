@@ -68,9 +68,14 @@ pub(super) struct Connection {
     pub(super) queued: bool,
     readable: bool,
     writable: bool,
-    /// The kernel says that the agent's end of file is in: what is read may be
-    /// short of what is there, and no further event will tell.
+    /// The kernel says that the agent's end of file is in, or urgent data:
+    /// either ends a read early, and no further event will tell.
     end_in_sight: bool,
+    /// The kernel says that the connection is broken.
+    broken: bool,
+    /// A write has failed: what is still to be read is taken, but nobody hears
+    /// the replies.
+    unheard: bool,
     /// The window holds bytes that the decoder has not seen to the end.
     undecoded: bool,
     /// How many more bytes may be read; `None` while the server is not stopping.
@@ -104,6 +109,8 @@ impl Connection {
             // A new socket's send buffer is empty.
             writable: true,
             end_in_sight: false,
+            broken: false,
+            unheard: false,
             undecoded: false,
             allowance: None,
             ticket: None,
@@ -117,15 +124,17 @@ impl Connection {
 
     /// Notes what the kernel said; whether that makes a turn worth while.
     pub(super) fn mark_ready(&mut self, event: &Event) -> bool {
-        self.end_in_sight |= event.is_read_closed();
-        self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+        self.end_in_sight |= event.is_read_closed() || event.is_priority();
+        self.broken |= event.is_error();
+        self.readable |= event.is_readable() || self.end_in_sight || self.broken;
         self.writable |= event.is_writable();
         let reads = self.readable && self.ticket.is_none();
-        reads || (self.writable && !self.session.unsent().is_empty())
+        reads || self.broken || (self.writable && !self.session.unsent().is_empty())
     }
 
     /// Has its turn: reads, decodes, answers, up to its budget.
     pub(super) fn serve<H: Handler>(&mut self, shop: &mut Shop<H>) -> Outcome {
+        debug_assert!(shop.desk.replies.is_empty(), "somebody else's replies");
         let outcome = match self.phase {
             Phase::Open | Phase::Finishing => self.converse(shop, None),
             Phase::Closing(..) | Phase::Lingering(..) => self.wind_down(shop),
@@ -214,6 +223,12 @@ impl Connection {
             _ => shop.limits.idle,
         };
         self.phase = Phase::Closing(cause, shop.now.after(patience));
+        // Whatever else comes is not read: a whole frame that an unfinished
+        // candidate hides is found now or never.
+        let mut frames = u32::MAX;
+        if cause != Cause::JunkLimit && !self.input.window().is_empty() {
+            self.decode(&mut frames, shop);
+        }
         self.input.clear();
         self.ticket = None;
         let outcome = self.wind_down(shop);
@@ -246,11 +261,13 @@ impl Connection {
         let mut bytes = TURN_BYTES;
         let mut frames = TURN_FRAMES;
         loop {
-            if self.flush(shop).is_err() {
-                return Outcome::Ended(Cause::ConnectionLost);
-            }
+            self.flush(shop);
             if self.ticket.is_some() {
-                return Outcome::Idle;
+                return match self.broken {
+                    // Nobody is there any more to keep a place for.
+                    true => Outcome::Ended(Cause::ConnectionLost),
+                    false => Outcome::Idle,
+                };
             }
             // What was read is decoded in any case: its replies take less
             // memory than a receive buffer, which others may be waiting for.
@@ -263,9 +280,7 @@ impl Connection {
                 match self.decode(&mut frames, shop) {
                     Progress::Settled => self.undecoded = false,
                     Progress::BudgetSpent => {
-                        if self.flush(shop).is_err() {
-                            return Outcome::Ended(Cause::ConnectionLost);
-                        }
+                        self.flush(shop);
                         return Outcome::Again;
                     }
                     Progress::GiveUp => return self.close(Cause::JunkLimit, shop),
@@ -273,7 +288,9 @@ impl Connection {
                 continue;
             }
             if self.phase == Phase::Finishing {
-                return if self.session.unsent().is_empty() {
+                return if self.unheard {
+                    Outcome::Ended(Cause::ConnectionLost)
+                } else if self.session.unsent().is_empty() {
                     Outcome::Ended(Cause::AgentClosed)
                 } else {
                     Outcome::Idle
@@ -317,7 +334,8 @@ impl Connection {
             }
             Ok(read) => {
                 // A short read has drained the socket, unless the end of file
-                // was already queued behind the data: there is no event for that.
+                // was already queued behind the data, or the read stopped at
+                // urgent data (tcp(7)): there is no event for either.
                 if read < room && !self.end_in_sight {
                     self.readable = false;
                 }
@@ -345,8 +363,8 @@ impl Connection {
     /// Has the session take what is in the window.
     fn decode<H: Handler>(&mut self, frames: &mut u32, shop: &mut Shop<H>) -> Progress {
         let input = match self.phase {
-            Phase::Finishing => wire::Input::Ended,
-            _ => wire::Input::Open,
+            Phase::Open => wire::Input::Open,
+            _ => wire::Input::Ended,
         };
         let window = self.input.window();
         let received = self
@@ -367,17 +385,27 @@ impl Connection {
 
     /// Writes what is unsent and the replies of this batch: at once if the
     /// socket takes them, otherwise they are kept.
-    fn flush<H>(&mut self, shop: &mut Shop<H>) -> io::Result<()> {
+    ///
+    /// An agent that has sent its reports and is gone breaks the connection with
+    /// the first reply it does not take. What it sent is in the kernel still, and
+    /// is read all the same.
+    fn flush<H>(&mut self, shop: &mut Shop<H>) {
         let replies = &mut shop.desk.replies;
-        let written = if self.session.unsent().is_empty() {
-            self.write_fresh(replies, &mut shop.counters)
-        } else {
-            self.session.queue(replies);
-            self.write_unsent(&mut shop.counters)
-        };
-        // Also after an error: they are nobody else's.
+        if !self.unheard {
+            let written = if self.session.unsent().is_empty() {
+                self.write_fresh(replies, &mut shop.counters)
+            } else {
+                self.session.queue(replies);
+                self.write_unsent(&mut shop.counters)
+            };
+            if written.is_err() {
+                self.unheard = true;
+                self.readable = true;
+                self.session.dequeue(self.session.unsent().len());
+            }
+        }
+        // Whatever came of it: they are nobody else's.
         replies.clear();
-        written
     }
 
     fn write_fresh(&mut self, mut replies: &[u8], counters: &mut Counters) -> io::Result<()> {
@@ -418,7 +446,8 @@ impl Connection {
         let (Phase::Closing(cause, _) | Phase::Lingering(cause, _)) = self.phase else {
             return Outcome::Idle;
         };
-        if self.flush(shop).is_err() {
+        self.flush(shop);
+        if self.unheard {
             return Outcome::Ended(cause);
         }
         if matches!(self.phase, Phase::Closing(..)) && self.session.unsent().is_empty() {
@@ -439,7 +468,11 @@ impl Connection {
                         return Outcome::Ended(cause);
                     }
                 }
-                Ok(read) => bytes = bytes.saturating_sub(read),
+                Ok(read) => {
+                    bytes = bytes.saturating_sub(read);
+                    self.session.count_input(read);
+                    shop.counters.bytes_in += read as u64;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Outcome::Ended(cause),

@@ -59,7 +59,10 @@ impl Input {
                 self.move_to(longer);
                 true
             }
-            None => !self.space().is_empty(),
+            None => {
+                self.compact();
+                !self.space().is_empty()
+            }
         }
     }
 
@@ -94,17 +97,25 @@ impl Input {
 
     /// Whether the buffer at hand is the right one to read into.
     fn fits_in_place(&mut self, pool: &Pool) -> bool {
-        let held = self.start as usize..self.end as usize;
-        let Some(buffer) = &mut self.buffer else {
-            return false;
+        let longest = match &self.buffer {
+            Some(buffer) => buffer.len() == pool.longest(),
+            None => return false,
         };
-        let longest = buffer.len() == pool.longest();
-        if longest && held.start > 0 {
-            (self.start, self.end) = (0, to_u32(held.len()));
-            buffer.copy_within(held.clone(), 0);
+        if longest {
+            self.compact();
         }
-        let full = self.end as usize == buffer.len();
-        !full && (longest || held.len() > COPY_LIMIT)
+        (longest || self.window().len() > COPY_LIMIT) && !self.space().is_empty()
+    }
+
+    /// Moves what is held to the front of its buffer.
+    fn compact(&mut self) {
+        let held = self.start as usize..self.end as usize;
+        if let Some(buffer) = &mut self.buffer
+            && held.start > 0
+        {
+            (self.start, self.end) = (0, to_u32(held.len()));
+            buffer.copy_within(held, 0);
+        }
     }
 
     fn move_to(&mut self, mut longer: Buffer) {
@@ -201,6 +212,20 @@ mod tests {
         };
         assert!(input.make_room(&pool, Some(reserved)));
         assert_eq!(input.window().len(), 256);
+    }
+
+    #[test]
+    fn a_short_buffer_that_was_consumed_from_has_room_again() {
+        let pool = pool();
+        let mut input = Input::default();
+        read(&mut input, &pool, &[7; 200]);
+        input.settle();
+        let _all: Vec<Buffer> = std::iter::from_fn(|| pool.checkout(LONGEST).ok()).collect();
+        assert!(input.make_room(&pool, None));
+        input.filled(56);
+        input.consume(226);
+        assert!(input.make_room(&pool, None));
+        assert_eq!(input.space().len(), 226);
     }
 
     #[test]

@@ -88,6 +88,17 @@ impl Listener {
         self.retry_at = None;
     }
 
+    /// Leaves those who wait alone for a while, after a failure of ours.
+    pub(super) fn back_off(&mut self, now: Moment, error: &io::Error) {
+        self.retry_at = Some(now.after(RETRY));
+        if let Some(left_out) = self.log.allow(now) {
+            log::error!(
+                "cannot accept connections: {error}; those that wait are tried again (for want \
+                 of open files, raise their limit or lower --max-connections) left_out={left_out}"
+            );
+        }
+    }
+
     /// Takes one newcomer. After a failure it stays ready: the kernel reports
     /// a connection that waits only once.
     pub(super) fn accept(&mut self, now: Moment) -> Accepted {
@@ -97,28 +108,33 @@ impl Listener {
                 self.ready = false;
                 Accepted::Nobody
             }
-            Err(error) if is_about_us(&error) => {
-                self.retry_at = Some(now.after(RETRY));
-                if let Some(left_out) = self.log.allow(now) {
-                    log::error!(
-                        "cannot accept connections: {error}; those that wait are tried again \
-                         (raise the limit of open files or lower --max-connections) \
-                         left_out={left_out}"
-                    );
-                }
+            Err(error) if !is_the_newcomers(&error) => {
+                self.back_off(now, &error);
                 Accepted::Failed
             }
-            // The newcomer's own trouble, such as ECONNABORTED: accept(2) says to go on.
             Err(_) => Accepted::Gone,
         }
     }
 }
 
-/// Whether we lack something, rather than the newcomer.
-fn is_about_us(error: &io::Error) -> bool {
+/// Whether it is this newcomer's own trouble, after which accept(2) says to go
+/// on with the next. All else may last, so that going on at once would spin.
+fn is_the_newcomers(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+        Some(
+            Errno::CONNABORTED
+                | Errno::HOSTDOWN
+                | Errno::HOSTUNREACH
+                | Errno::INTR
+                | Errno::NETDOWN
+                | Errno::NETUNREACH
+                | Errno::NONET
+                | Errno::NOPROTOOPT
+                | Errno::OPNOTSUPP
+                | Errno::PERM
+                | Errno::PROTO
+        )
     )
 }
 

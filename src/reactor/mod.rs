@@ -209,7 +209,8 @@ impl<H: Handler> Reactor<H> {
 
     /// Zero only while there is something to do at once.
     fn poll_timeout(&self) -> Option<Duration> {
-        let now = self.shop.now;
+        // Fresh, because a turn with much to do takes a while.
+        let now = Moment::now();
         let accepts = self.listener.as_ref().is_some_and(|l| l.is_ready(now));
         if accepts || !self.run_queue.is_empty() {
             return Some(Duration::ZERO);

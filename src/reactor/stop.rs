@@ -28,6 +28,7 @@ impl<H: Handler> Reactor<H> {
     fn begin_stop(&mut self) {
         if let Some(listener) = &mut self.listener {
             listener.mark_ready();
+            listener.retry_now();
         }
         self.accept(usize::from(listener::BACKLOG));
         self.listener = None;

@@ -198,6 +198,18 @@ mod tests {
     }
 
     #[test]
+    fn time_in_which_we_did_not_read_is_no_part_of_a_heartbeats_rhythm() {
+        let mut clocks = Clocks::new(at(0));
+        clocks.heartbeat(at(0));
+        clocks.stop(StopReason::Buffer, at(10));
+        clocks.resume(at(1010));
+        clocks.passed(at(1020));
+        clocks.heartbeat(at(1020));
+        assert_eq!(clocks.intervals, [20_000, 0]);
+        assert_eq!(clocks.deadline(&LIMITS), Some((at(1110), Timeout::Idle)));
+    }
+
+    #[test]
     fn only_the_output_clock_runs_while_replies_are_not_read() {
         let mut clocks = Clocks::new(at(0));
         clocks.stop(StopReason::Output, at(50));

@@ -2,11 +2,15 @@
 
 use std::net::SocketAddr;
 
-use super::{Clocks, Session};
+use super::{Clocks, Session, StopReason};
+use crate::time::Moment;
 use crate::wire::{Decoder, DecoderState};
 
 /// All there is to know of a session: enough to go on with it in another
 /// process of the same machine as if nothing had happened.
+///
+/// It is taken between turns, when the replies of the batch at hand are written
+/// or queued. A connection that is on its way out has no use for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionState {
     /// The address the connection comes from.
@@ -46,9 +50,11 @@ impl Session {
         }
     }
 
-    /// The session that `state` describes, and the bytes its window begins with.
+    /// The session that `state` describes, and the bytes its window begins with:
+    /// [`receive`](Self::receive) is to be called with them at once, as whole
+    /// frames may be among them. Who waited for a buffer waits no longer.
     #[must_use]
-    pub fn rebuild(state: SessionState) -> (Self, Vec<u8>) {
+    pub fn rebuild(state: SessionState, now: Moment) -> (Self, Vec<u8>) {
         let mut session = Self {
             peer: state.peer,
             agent: state.agent.map(String::into_boxed_str),
@@ -61,6 +67,9 @@ impl Session {
         };
         if !state.unsent.is_empty() {
             session.queue(&state.unsent);
+        }
+        if session.clocks.stopped() == Some(StopReason::Buffer) {
+            session.resume_reading(now);
         }
         (session, state.buffered)
     }

@@ -87,7 +87,7 @@ impl Driver {
     /// Moves the session through its exported state.
     fn move_house(&mut self) {
         let state = self.session.export(&self.window);
-        let (session, window) = Session::rebuild(state.clone());
+        let (session, window) = Session::rebuild(state.clone(), self.now);
         assert_eq!(session.export(&window), state);
         (self.session, self.window) = (session, window);
     }
@@ -268,6 +268,31 @@ fn unsent_replies_above_the_high_water_mark_stop_reading_down_to_the_low_one() {
     session.resume_reading(at(60));
     assert!(!session.output_is_full());
     assert_eq!(session.deadline(&LIMITS), Some(at(150)));
+}
+
+#[test]
+fn what_is_unsent_and_when_time_is_up_move_along() {
+    let mut driver = Driver::new();
+    driver.receive(&[heartbeat(Some("web-01")), b"\xFF\xFF\x00".to_vec()].concat());
+    driver.session.queue(b"heartBeat\n");
+    driver.now = at(2);
+    for reason in [StopReason::Output, StopReason::Buffer] {
+        driver.session.stop_reading(reason, at(1));
+        let (mut moved, window) = Session::rebuild(driver.session.export(&driver.window), at(5));
+        assert_eq!(moved.unsent(), b"heartBeat\n");
+        assert_eq!(moved.sender().agent, Some("web-01"));
+        assert_eq!(window, b"\xFF\xFF\x00");
+        let deadline = moved.deadline(&LIMITS);
+        match reason {
+            // The agent's doing: its time runs on, and what moved is the mark.
+            StopReason::Output => assert_eq!(deadline, Some(at(91))),
+            // Ours: it is over, and the frame has the time it had.
+            StopReason::Buffer => assert_eq!(deadline, Some(at(14))),
+        }
+        moved.resume_reading(at(5));
+        assert_eq!(moved.deadline(&LIMITS), Some(at(14)));
+        driver.session.resume_reading(at(1));
+    }
 }
 
 #[test]

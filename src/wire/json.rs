@@ -38,8 +38,8 @@ pub(super) struct Inner<'a> {
 pub(super) fn parse<'a, T: Object<'a>>(json: &'a [u8], mut object: T) -> Result<T, Refusal> {
     // serde_json lets control characters stand in strings that it reads as
     // bytes. Skipping a value, it does not.
-    if has_control_characters(json) {
-        serde_json::from_slice::<IgnoredAny>(json).map_err(|_| Refusal::Malformed)?;
+    if has_control_characters(json) && !is_json(json) {
+        return Err(Refusal::Malformed);
     }
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let mut refusal = None;
@@ -53,10 +53,15 @@ pub(super) fn parse<'a, T: Object<'a>>(json: &'a [u8], mut object: T) -> Result<
         (Ok(()), None) => Ok(object),
         (Ok(()), Some(refusal)) => Err(refusal),
         (Err(error), _) => Err(match error.classify() {
-            Category::Data => Refusal::WrongType,
-            Category::Syntax | Category::Eof | Category::Io => Refusal::Malformed,
+            // The parser stopped in the middle: the rest may be no JSON at all.
+            Category::Data if is_json(json) => Refusal::WrongType,
+            Category::Data | Category::Syntax | Category::Eof | Category::Io => Refusal::Malformed,
         }),
     }
+}
+
+fn is_json(text: &[u8]) -> bool {
+    serde_json::from_slice::<IgnoredAny>(text).is_ok()
 }
 
 /// Looks at every byte, come what may: that is many bytes at a time, where

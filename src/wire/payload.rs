@@ -370,10 +370,12 @@ mod tests {
 
     #[test]
     fn broken_json_outranks_unusable_fields() {
-        assert_eq!(
-            refusal(b"\x01{\"rand\":1e99,\"content\":"),
-            Refusal::Malformed
-        );
+        for broken in [
+            b"\x01{\"rand\":1e99,\"content\":".as_slice(),
+            b"\x01{\"content\":5,\"rand\":",
+        ] {
+            assert_eq!(refusal(broken), Refusal::Malformed);
+        }
     }
 
     #[test]
