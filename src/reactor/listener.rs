@@ -189,4 +189,28 @@ mod tests {
         let error = Listener::bind(first.local_addr().unwrap()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
+
+    #[test]
+    fn after_a_failure_it_rests_until_it_is_time_or_a_descriptor_is_freed() {
+        let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let now = Moment::from_nanos(1_000_000_000);
+        let failure = io::Error::from(Errno::MFILE);
+        assert!(!listener.is_ready(now), "nobody has come");
+        listener.mark_ready();
+        assert!(listener.is_ready(now));
+        listener.back_off(now, &failure);
+        assert!(!listener.is_ready(now));
+        // Another newcomer changes nothing.
+        listener.mark_ready();
+        assert!(!listener.is_ready(now));
+        let later = now.after(RETRY);
+        assert_eq!(listener.retry_at(), Some(later));
+        assert!(listener.is_ready(later));
+
+        listener.back_off(later, &failure);
+        assert!(!listener.is_ready(later));
+        listener.retry_now();
+        assert!(listener.is_ready(later));
+        assert_eq!(listener.retry_at(), None);
+    }
 }

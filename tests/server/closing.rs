@@ -75,12 +75,16 @@ fn half_a_frame_at_the_end_is_junk_and_the_frames_before_it_are_answered() {
 fn a_frame_within_a_false_one_is_found_at_the_end_of_file() {
     let server = Server::start(&[]);
     let mut agent = server.connect();
-    // The head claims just so much that the frame's end could be its own.
-    agent.send(&[b"\xFF\xFF\x00\xFF".as_slice(), b"abc"].concat());
-    agent.send(&heartbeat());
+    let hidden = hidden_report();
+    agent.send(&hidden);
+    let all = hidden.len() as u64;
+    let stats = server.wait_until(|stats| stats.get("bytes_in") == all);
+    assert_eq!(stats.get("reports"), 0, "more might come");
     agent.shutdown_write();
-    agent.expect_line(HEARTBEAT);
+    agent.expect_line(REPORT);
     agent.expect_eof();
+    let stats = server.wait_until(|stats| stats.get("junk_bytes") == 1);
+    assert_eq!(stats.in_use(), [0; 5]);
 }
 
 #[test]
@@ -141,4 +145,35 @@ fn agents_that_never_stop_sending_are_cut_off_after_their_end_of_file() {
     }
     let stats = server.wait_until(|stats| stats.get("connections") == 0);
     assert_eq!(stats.get("closed_junk_limit"), 16);
+}
+
+#[test]
+fn what_an_agent_sent_before_it_left_is_taken_though_it_takes_no_reply() {
+    // More than two turns' frames in one read.
+    let short = long_report(15).repeat(2_500);
+    // More than a read, because a part of the buffer is taken: what is left in
+    // the kernel lies there when the connection is already broken.
+    let long = [long_report(60_000), long_report(15).repeat(1_400)].concat();
+    for (sent, reports, before) in [(short, 2_500, 0), (long, 1_401, 40_000)] {
+        let server = Server::start(&[]);
+        let mut agents: Vec<_> = (0..5).map(|_| server.connect()).collect();
+        for agent in &mut agents {
+            agent.expect_alive();
+            agent.send(&sent[..before]);
+        }
+        let arrived = 5 * (heartbeat().len() + before) as u64;
+        server.wait_until(|stats| stats.get("bytes_in") == arrived);
+        let suspended = server.suspend();
+        for mut agent in agents {
+            agent.send(&sent[before..]);
+            agent.wait_delivered();
+        }
+        drop(suspended);
+        let stats = server.wait_until(|stats| stats.get("connections") == 0);
+        assert_eq!(stats.get("reports"), 5 * reports);
+        let causes = ["closed_connection_lost", "closed_agent_closed"];
+        let ends: u64 = causes.map(|cause| stats.get(cause)).iter().sum();
+        assert_eq!((ends, stats.closed()), (5, 5), "{stats:?}");
+        assert_eq!(stats.in_use(), [0; 5]);
+    }
 }

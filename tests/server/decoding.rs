@@ -186,3 +186,26 @@ fn a_wrong_sum_is_junk_too() {
     assert_eq!(stats.get("closed_junk_limit"), 1);
     assert_eq!(stats.get("junk_bytes"), u64::from(JUNK_LIMIT));
 }
+
+#[test]
+fn urgent_data_among_frames_holds_none_of_them_up() {
+    // What is overlooked is found at the idle timeout at the latest.
+    let server = Server::start(&["--idle-timeout", "1h"]);
+    let mut early = server.connect();
+    early.expect_alive();
+    let suspended = server.suspend();
+    // One that is connected already, and one that the server has never seen.
+    let mut agents = [early, server.connect()];
+    for agent in &mut agents {
+        agent.send(&heartbeat());
+        agent.send_urgent(b'!');
+        agent.send(&[heartbeat(), report("behind it"), heartbeat()].concat());
+        agent.wait_delivered();
+    }
+    drop(suspended);
+    for agent in &mut agents {
+        agent.expect_lines(&[HEARTBEAT, HEARTBEAT, REPORT, HEARTBEAT]);
+        agent.expect_alive();
+    }
+    assert_eq!(server.stats().get("junk_bytes"), 0);
+}

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::time::Instant;
 
-use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
 
 use crate::support::*;
 
@@ -118,14 +118,130 @@ fn running_out_of_descriptors_is_survived_and_those_who_wait_are_served_later() 
     drop(agents.remove(0));
     agents[1].expect_line(HEARTBEAT);
 
-    let most = usize::try_from(getrlimit(Resource::Nofile).maximum.unwrap()).unwrap();
-    set_descriptor_limit(&server, most);
+    set_descriptor_limit(&server, most_descriptors());
     for agent in &mut agents[2..] {
         agent.expect_line(HEARTBEAT);
     }
     agents.iter_mut().for_each(Agent::expect_alive);
     assert!(server.count_logged("cannot accept") <= lines_allowed(start));
     assert_eq!(server.stats().get("accepted"), 11);
+}
+
+#[test]
+fn who_leaves_makes_room_at_once_for_who_waits_for_a_descriptor() {
+    let server = Server::start(&[]);
+    let mut leaves = server.connect();
+    leaves.expect_alive();
+    set_descriptor_limit(&server, limit_for(&server, 0));
+    let mut newcomer = server.connect();
+    newcomer.send(&heartbeat());
+    wait_until_accepting_fails(&server);
+
+    // All that it finds when it goes on comes in one turn, at whose end it tells
+    // how things are. The time until it would try again is longer.
+    let suspended = server.suspend();
+    leaves.shutdown_write();
+    leaves.wait_delivered();
+    let mark = server.log().count();
+    server.signal(Signal::USR1);
+    drop(suspended);
+    let stats = Stats::wait_for(server.log(), mark);
+    assert_eq!(stats.get("closed_agent_closed"), 1);
+    assert_eq!(stats.get("accepted"), 2);
+    newcomer.expect_line(HEARTBEAT);
+}
+
+#[test]
+fn who_waits_for_a_descriptor_is_answered_before_a_stop_if_there_is_one_by_then() {
+    let server = Server::start(&[]);
+    set_descriptor_limit(&server, limit_for(&server, 0));
+    let mut agents: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    for agent in &mut agents {
+        agent.send(&heartbeat());
+        agent.wait_delivered();
+    }
+    // It has just failed, and leaves them alone for a while.
+    wait_until_accepting_fails(&server);
+    let suspended = server.suspend();
+    set_descriptor_limit(&server, most_descriptors());
+    server.signal(Signal::TERM);
+    drop(suspended);
+    for agent in &mut agents {
+        agent.expect_line(HEARTBEAT);
+        agent.expect_eof();
+    }
+    drop(agents);
+    assert_eq!(server.wait_exit().code, Some(0));
+}
+
+#[test]
+fn the_limit_stays_exact_however_those_who_were_turned_away_leave() {
+    const MOST: usize = 3;
+    // More than may linger at a time.
+    const NEWCOMERS: usize = 70;
+    let server = Server::start(&["--max-connections", &MOST.to_string()]);
+    let mut agents: Vec<_> = (0..MOST).map(|_| server.connect()).collect();
+    agents.iter_mut().for_each(Agent::expect_alive);
+    let (mut accepted, mut newcomers) = (MOST, 0);
+    let all_gone = |newcomers: usize| {
+        let stats = server.wait_until(|stats| stats.get("connections") == MOST as u64);
+        assert_eq!(stats.get("closed_too_many_connections"), newcomers as u64);
+    };
+    for _ in 0..MOST {
+        // They read their line and go.
+        for number in 0..NEWCOMERS {
+            let mut newcomer = server.connect();
+            newcomer.expect_line(BUSY);
+            match number % 3 {
+                0 => newcomer.reset(),
+                1 => newcomer.expect_eof(),
+                _ => drop(newcomer),
+            }
+        }
+        accepted += NEWCOMERS;
+        newcomers += NEWCOMERS;
+        all_gone(newcomers);
+        // They are gone, or all but gone, before the server has seen them.
+        let suspended = server.suspend();
+        for number in 0..NEWCOMERS {
+            let mut newcomer = server.connect();
+            newcomer.send(&heartbeat());
+            newcomer.wait_delivered();
+            match number % 3 {
+                0 => newcomer.reset_delivered(),
+                1 => newcomer.shutdown_write(),
+                _ => drop(newcomer),
+            }
+        }
+        drop(suspended);
+        accepted += NEWCOMERS;
+        newcomers += NEWCOMERS;
+        server.wait_until(|stats| stats.get("accepted") == accepted as u64);
+        all_gone(newcomers);
+
+        // A place freed is usable, and it is one place.
+        drop(agents.remove(0));
+        server.wait_until(|stats| stats.get("connections") < MOST as u64);
+        accepted += 2;
+        newcomers += 1;
+        agents.push(server.connect());
+        agents.iter_mut().for_each(Agent::expect_alive);
+        let mut newcomer = server.connect();
+        newcomer.expect_line(BUSY);
+        newcomer.expect_eof();
+        drop(newcomer);
+        all_gone(newcomers);
+    }
+    assert_eq!(server.stats().closed(), (newcomers + MOST) as u64);
+}
+
+fn wait_until_accepting_fails(server: &Server) {
+    let before = server.stats().get("accept_errors");
+    server.wait_until(|stats| stats.get("accept_errors") > before);
+}
+
+fn most_descriptors() -> usize {
+    usize::try_from(getrlimit(Resource::Nofile).maximum.unwrap()).unwrap()
 }
 
 /// The limit that leaves room for `free` more descriptors: it bounds the number

@@ -181,3 +181,56 @@ fn who_leaves_the_queue_for_buffers_leaves_no_gap() {
     assert_eq!(stats.longest("waiters"), 0);
     assert_eq!(stats.in_use(), [0; 5]);
 }
+
+#[test]
+fn who_breaks_off_while_it_waits_for_a_buffer_is_gone_before_one_comes_back() {
+    let server = Server::start(&["--pool-limit", LEAST]);
+    let frame = long_report(60_000);
+    let (head, tail) = frame.split_at(20_000);
+    let mut holders = [server.connect(), server.connect()];
+    holders.iter_mut().for_each(|holder| holder.send(head));
+    server.wait_until(|stats| stats.longest("in_use") == 2);
+    let mut agents: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    agents.iter_mut().for_each(|agent| agent.send(&heartbeat()));
+    server.wait_until(|stats| stats.longest("waiters") == 20);
+    let mut stays = agents.remove(10);
+    agents.into_iter().for_each(Agent::reset);
+    let stats = server.wait_until(|stats| stats.get("connections") == 3);
+    assert_eq!(stats.get("closed_connection_lost"), 19);
+    assert_eq!(stats.longest("waiters"), 1);
+    assert_eq!(stats.in_use(), [0, 0, 0, 0, 2], "none has come back");
+    holders[0].exchange(tail, REPORT);
+    stays.expect_line(HEARTBEAT);
+    holders[1].exchange(tail, REPORT);
+    let stats = server.stats();
+    assert_eq!(stats.longest("waiters"), 0);
+    assert_eq!(stats.in_use(), [0; 5]);
+}
+
+#[test]
+fn buffers_that_only_a_peak_needed_go_back_to_the_allocator() {
+    let server = Server::start(&["--stats-interval", "100ms"]);
+    let frame = long_report(60_000);
+    let held = [200, 1_000, 4_000, 16_000, 30_000];
+    let lengths: Vec<_> = held.into_iter().cycle().take(20 * held.len()).collect();
+    let mut agents: Vec<_> = lengths.iter().map(|_| server.connect()).collect();
+    for (agent, &length) in agents.iter_mut().zip(&lengths) {
+        agent.send(&frame[..length]);
+    }
+    server.wait_until(|stats| stats.in_use() == [20; 5]);
+    for (agent, &length) in agents.iter_mut().zip(&lengths) {
+        agent.exchange(&frame[length..], REPORT);
+    }
+    let mark = server.log().count();
+    let peak = server.stats();
+    assert_eq!(peak.in_use(), [0; 5]);
+    for class in &peak.pool {
+        let (size, free) = (class.get("class"), class.get("free"));
+        // Now and then the server looks what was not needed since the last time.
+        server.log().wait_for(mark, |line| {
+            let now = Fields::parse(line);
+            let trimmed = now.get("trimmed") > class.get("trimmed");
+            line.contains(&format!("] pool class={size} ")) && trimmed && now.get("free") < free
+        });
+    }
+}

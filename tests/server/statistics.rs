@@ -1,5 +1,7 @@
 //! What the statistics say, and when.
 
+use hawk::wire::JUNK_LIMIT;
+
 use crate::support::*;
 
 #[test]
@@ -39,6 +41,25 @@ fn a_known_exchange_is_counted_as_it_was() {
     assert_eq!(stats.get("writes"), 6);
     assert_eq!(stats.server.sum("error_"), 2);
     assert_eq!(stats.closed(), 0);
+}
+
+#[test]
+fn what_comes_after_the_end_was_decided_is_counted_as_well() {
+    let server = Server::start(&[]);
+    let mut agent = server.connect();
+    let before = JUNK_LIMIT as usize - 1;
+    agent.send(&vec![b'j'; before]);
+    server.wait_until(|stats| stats.get("bytes_in") == before as u64);
+    let suspended = server.suspend();
+    // The first read decides it, and takes less than half.
+    let after = 150_000;
+    agent.send(&vec![b'j'; after]);
+    agent.shutdown_write();
+    drop(suspended);
+    agent.expect_eof();
+    let stats = server.wait_until(|stats| stats.get("connections") == 0);
+    assert_eq!(stats.get("closed_junk_limit"), 1);
+    assert_eq!(stats.get("bytes_in"), (before + after) as u64);
 }
 
 #[test]

@@ -78,6 +78,22 @@ fn agents_in_the_backlog_are_answered_before_the_stop() {
 }
 
 #[test]
+fn a_frame_within_a_false_one_is_answered_before_the_stop() {
+    let server = Server::start(&[]);
+    let mut agent = server.connect();
+    let hidden = hidden_report();
+    agent.send(&hidden);
+    let all = hidden.len() as u64;
+    let stats = server.wait_until(|stats| stats.get("bytes_in") == all);
+    assert_eq!(stats.get("reports"), 0, "more might come");
+    server.signal(Signal::TERM);
+    agent.expect_line(REPORT);
+    agent.expect_eof();
+    drop(agent);
+    assert_eq!(server.wait_exit().code, Some(0));
+}
+
+#[test]
 fn a_stopping_server_takes_no_newcomers() {
     let server = Server::start(&["--drain-timeout", "1h"]);
     // It holds the server up until it is gone.

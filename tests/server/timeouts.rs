@@ -162,6 +162,23 @@ fn a_frame_in_the_shadow_of_a_dropped_candidate_is_answered() {
 }
 
 #[test]
+fn a_frame_within_a_false_one_is_answered_before_a_timeout_closes() {
+    for cause in ["frame", "idle"] {
+        let server = Server::start(&[&format!("--{cause}-timeout"), "300ms"]);
+        let start = Instant::now();
+        let mut agent = server.connect();
+        agent.send(&hidden_report());
+        agent.expect_line(REPORT);
+        assert!(start.elapsed() >= Duration::from_millis(300), "{cause}");
+        agent.expect_eof();
+        drop(agent);
+        let stats = server.wait_until(|stats| stats.get("connections") == 0);
+        assert_eq!(stats.get(&format!("closed_{cause}_timeout")), 1);
+        assert_eq!(stats.in_use(), [0; 5]);
+    }
+}
+
+#[test]
 fn an_idle_agent_gets_the_replies_that_it_has_not_read_and_a_clean_end() {
     let server = Server::start(&["--idle-timeout", "500ms"]);
     let clock = Clock::of("700ms");

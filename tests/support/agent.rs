@@ -61,6 +61,15 @@ impl Agent {
         self.stream.get_mut().write_all(bytes)
     }
 
+    /// A byte of urgent data, which is no part of the stream; a read that comes to
+    /// its place stops there.
+    #[track_caller]
+    pub(crate) fn send_urgent(&self, byte: u8) {
+        let socket = SockRef::from(self.socket());
+        let sent = socket.send_out_of_band(&[byte]);
+        assert_eq!(sent.expect("the kernel takes it"), 1);
+    }
+
     /// A write for every `size` bytes.
     #[track_caller]
     pub(crate) fn send_in_pieces(&mut self, bytes: &[u8], size: usize) {
