@@ -187,7 +187,7 @@ fn the_limit_stays_exact_however_those_who_were_turned_away_leave() {
         let stats = server.wait_until(|stats| stats.get("connections") == MOST as u64);
         assert_eq!(stats.get("closed_too_many_connections"), newcomers as u64);
     };
-    for _ in 0..MOST {
+    for round in 1..=MOST as u64 {
         // They read their line and go.
         for number in 0..NEWCOMERS {
             let mut newcomer = server.connect();
@@ -219,17 +219,21 @@ fn the_limit_stays_exact_however_those_who_were_turned_away_leave() {
         server.wait_until(|stats| stats.get("accepted") == accepted as u64);
         all_gone(newcomers);
 
-        // A place freed is usable, and it is one place.
+        // A place freed is usable while they linger, and it is one place.
+        let mut lingerers: Vec<_> = (0..NEWCOMERS).map(|_| server.connect()).collect();
+        lingerers
+            .iter_mut()
+            .for_each(|lingerer| lingerer.expect_line(BUSY));
         drop(agents.remove(0));
-        server.wait_until(|stats| stats.get("connections") < MOST as u64);
-        accepted += 2;
-        newcomers += 1;
+        server.wait_until(|stats| stats.get("closed_agent_closed") == round);
         agents.push(server.connect());
         agents.iter_mut().for_each(Agent::expect_alive);
         let mut newcomer = server.connect();
         newcomer.expect_line(BUSY);
         newcomer.expect_eof();
-        drop(newcomer);
+        drop((lingerers, newcomer));
+        accepted += NEWCOMERS + 2;
+        newcomers += NEWCOMERS + 1;
         all_gone(newcomers);
     }
     assert_eq!(server.stats().closed(), (newcomers + MOST) as u64);

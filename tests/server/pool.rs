@@ -184,7 +184,7 @@ fn who_leaves_the_queue_for_buffers_leaves_no_gap() {
 
 #[test]
 fn who_breaks_off_while_it_waits_for_a_buffer_is_gone_before_one_comes_back() {
-    let server = Server::start(&["--pool-limit", LEAST]);
+    let server = Server::start(&["--pool-limit", LEAST, "--frame-timeout", "1h"]);
     let frame = long_report(60_000);
     let (head, tail) = frame.split_at(20_000);
     let mut holders = [server.connect(), server.connect()];
