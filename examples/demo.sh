@@ -46,9 +46,9 @@ wait "$server" || outcome=$?
 server=
 
 echo
-echo "The server's last statistics:"
+echo "The server's last words:"
+grep ' served ' "$work/log" || true
 # A signal's lines are the last of their kind.
-grep ' stats ' "$work/log" | tail -n 1 || true
 grep ' pool class=' "$work/log" | tail -n 5 || true
 
 echo

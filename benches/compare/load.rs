@@ -95,6 +95,9 @@ pub(crate) fn hold_idle(setup: &Setup, server: &Server, count: u32) -> anyhow::R
         "80s",
         "--duration",
         "10m",
+        // All at once would overrun the backlog; that is not what is measured.
+        "--ramp",
+        "3s",
     ];
     Running::start(setup.load_core, &setup.client, &arguments, Wanted::Both)
 }

@@ -22,7 +22,7 @@ use crate::load::{
 
 /// Put load on a server, check every reply and measure latency
 ///
-/// Without options this is the original demo's own test: 7 connections, each
+/// Without options this is the load of `make demo`: 7 connections, each
 /// with 300 senders of one report a second and a heartbeat every 2 s, for 10 s.
 ///
 /// Latency is measured from the intended send time: a server that stalls is
@@ -115,6 +115,10 @@ pub(super) struct LoadArgs {
 /// How long to send when neither a time nor a count is given, as the original.
 const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 
+/// Most senders, or frames in flight, of all connections together: some
+/// hundred bytes each.
+const MOST_AT_ONCE: u64 = 5_000_000;
+
 /// Causes of failure that fit the one line on stderr; the table has them all.
 const CAUSES_TOLD: usize = 3;
 
@@ -125,6 +129,7 @@ impl LoadArgs {
             connections > 0,
             "there is nothing to do without connections; give --connections or --idle"
         );
+        self.check_size()?;
         watch_descriptors(connections)?;
         let config = self.config()?;
         // A file that cannot be written is better known before the run.
@@ -146,6 +151,24 @@ impl LoadArgs {
             write_json(file, &summary).context("cannot write the JSON file")?;
         }
         verdict(&summary)
+    }
+
+    /// What the plan and the frames in flight would take is bounded, so that a
+    /// slip of the finger does not cost the machine its memory.
+    fn check_size(&self) -> anyhow::Result<()> {
+        let (what, each) = match (self.saturate, self.rate) {
+            (true, _) => ("frames in flight", self.depth.get()),
+            (false, None) => ("senders", self.senders),
+            (false, Some(_)) => return Ok(()),
+        };
+        let all = u64::from(self.connections) * u64::from(each);
+        ensure!(
+            all <= MOST_AT_ONCE,
+            "{} connections with {each} {what} each are more than this client can hold; \
+             give {MOST_AT_ONCE} {what} or fewer in all",
+            self.connections
+        );
+        Ok(())
     }
 
     fn config(&self) -> anyhow::Result<Config> {
@@ -219,8 +242,9 @@ fn verdict(summary: &Summary) -> anyhow::Result<()> {
     if more > 0 {
         causes.push(format!("{more} more causes in the table"));
     }
-    if summary.missed_p99() {
-        causes.push("p99 is above its limit".into());
+    if let Some(limit) = summary.missed_p99() {
+        let p99 = Duration::from_nanos(summary.latency.from_intended.p99);
+        causes.push(format!("p99 of {p99:.1?} is above --max-p99 {limit:?}"));
     }
     bail!("{} failed the run: {}", summary.address, causes.join("; "))
 }

@@ -1,6 +1,7 @@
 //! `hawk send`: sends reports and waits until they are taken.
 
-use std::io::{self, BufRead as _, BufReader, Read};
+use std::io::{self, BufRead as _, BufReader, Read, Write as _};
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow, bail};
@@ -16,6 +17,7 @@ use crate::wire::{AgentName, Encoding, MAX_DATA, Packet, PacketKind, Report, enc
 /// Send reports and wait until each is taken
 ///
 /// Each CONTENT is one report; without any, each line of standard input is one.
+/// The first line that cannot be sent ends it.
 ///
 /// Exits with 0 only if every report was taken.
 #[derive(Debug, Args)]
@@ -46,6 +48,7 @@ const INPUT_BUFFER: usize = 64 * 1024;
 
 impl SendArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
+        self.point_out_a_likely_slip();
         let client = Client::connect(&self.address, self.timeout)?;
         let mut sending = Sending {
             pipeline: client.pipeline()?,
@@ -65,6 +68,19 @@ impl SendArgs {
         let sent = sending.sent;
         let outcome = sending.pipeline.finish();
         conclude(&self.address, sent, outcome, input)
+    }
+}
+
+impl SendArgs {
+    /// The other clients take the server as an argument; here it is an option.
+    fn point_out_a_likely_slip(&self) {
+        if let Some(content) = self.contents.first()
+            && content.parse::<SocketAddr>().is_ok()
+        {
+            let hint = "is sent as content; the server is given with --address";
+            // Without stderr there is nobody to tell.
+            writeln!(io::stderr(), "hawk: \"{content}\" {hint}").ok();
+        }
     }
 }
 
@@ -159,7 +175,9 @@ fn conclude(
         bail!("{so_far}; {address} answered: {}", causes.join("; "));
     }
     match input {
-        Err(Halt::Input(error)) => return Err(error.context(so_far)),
+        Err(Halt::Input(error)) => {
+            return Err(error.context(format!("stopped, with {taken} reports taken before")));
+        }
         Err(Halt::Stopped) => bail!("{so_far}; the connection to {address} broke"),
         Ok(()) => {}
     }

@@ -11,7 +11,7 @@ use super::wire_args::DEFAULT_ADDRESS;
 use super::{output, values};
 use crate::descriptors;
 use crate::handler::Responder;
-use crate::reactor::{Config, RESERVED_DESCRIPTORS, Reactor, Stop};
+use crate::reactor::{Config, MIN_POOL_LIMIT, RESERVED_DESCRIPTORS, Reactor, Stop};
 use crate::session::Limits;
 
 /// Take heartbeats and reports, and answer each
@@ -26,7 +26,8 @@ pub(super) struct ServeArgs {
         long,
         env = "HAWK_LISTEN",
         value_name = "ADDR:PORT",
-        default_value = DEFAULT_ADDRESS
+        default_value = DEFAULT_ADDRESS,
+        value_parser = values::listen_address
     )]
     listen: SocketAddr,
 
@@ -68,6 +69,12 @@ pub(super) struct ServeArgs {
 impl ServeArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let max_connections = self.max_connections()?;
+        anyhow::ensure!(
+            self.pool_limit >= MIN_POOL_LIMIT,
+            "a pool limit of {} bytes is too little; give --pool-limit {MIN_POOL_LIMIT} (136KiB) \
+             or more",
+            self.pool_limit
+        );
         let config = Config {
             listen: self.listen,
             max_connections,
@@ -84,6 +91,11 @@ impl ServeArgs {
         };
         let mut reactor = Reactor::new(config, handler)?;
         let address = reactor.local_addr().context("cannot tell the address")?;
+        log::info!(
+            "started version={} listen={address} max_connections={max_connections} pool_limit={}",
+            env!("CARGO_PKG_VERSION"),
+            self.pool_limit,
+        );
         output::print(&format!("listening on {address}\n"))?;
         let stop = reactor.run()?;
         log::info!("served {}", reactor.served());
@@ -97,7 +109,12 @@ impl ServeArgs {
     /// is raised as far as it goes.
     fn max_connections(&self) -> anyhow::Result<usize> {
         let descriptors = usize::try_from(descriptors::raise_limit()).unwrap_or(usize::MAX);
-        let most = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1);
+        let most = descriptors.saturating_sub(RESERVED_DESCRIPTORS);
+        anyhow::ensure!(
+            most > 0,
+            "this process may have {descriptors} files open, and {RESERVED_DESCRIPTORS} are needed \
+             before the first connection; raise the limit (ulimit -n, or LimitNOFILE= in the unit)"
+        );
         let Some(wanted) = self.max_connections else {
             return Ok(most);
         };

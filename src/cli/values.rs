@@ -1,5 +1,6 @@
 //! How values are written on the command line and in the environment.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -22,6 +23,13 @@ pub(super) fn period(text: &str) -> Result<Duration, String> {
         return Err("it must be 1ms at least".into());
     }
     Ok(span)
+}
+
+/// Where to listen: numbers, because a name may stand for several addresses.
+pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "write it like 127.0.0.1:9876, 0.0.0.0:9876 or [::]:9876; names are not taken".to_owned()
+    })
 }
 
 /// An amount of memory such as `64MiB`, `500kB` or plain bytes.

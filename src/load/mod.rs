@@ -141,7 +141,7 @@ pub enum LoadError {
     #[error("--sources needs a server on 127.0.0.0/8, {0} is not")]
     SourcesElsewhere(SocketAddr),
     /// The content does not fit a frame.
-    #[error("content of {size} bytes does not fit a frame: {source}")]
+    #[error("content of {size} bytes does not fit a frame")]
     Content {
         /// Bytes of content asked for.
         size: usize,

@@ -67,8 +67,10 @@ impl Display for Report<'_> {
             write!(f, ", {}.{} MiB at most", tenths / 10, tenths % 10)?;
         }
         writeln!(f)?;
-        if let Some(bottleneck) = &self.0.client.bottleneck {
+        if let Some(bottleneck) = &client.bottleneck {
             writeln!(f, "            the client was the bottleneck: {bottleneck}")?;
+        } else if let Some(note) = &client.note {
+            writeln!(f, "note        {note}")?;
         }
         Ok(())
     }
@@ -86,7 +88,10 @@ impl Report<'_> {
             writeln!(f, "{head:<12}{count} {fault}: {}", error.cause)?;
         }
         if let Some(limit) = self.0.max_p99_nanoseconds {
-            let verdict = if self.0.missed_p99() { "missed" } else { "met" };
+            let verdict = match self.0.missed_p99() {
+                Some(_) => "missed",
+                None => "met",
+            };
             writeln!(
                 f,
                 "p99 limit   {} ms from intended send: {verdict}",

@@ -114,6 +114,8 @@ pub struct Client {
     pub late_sends: u64,
     /// Why the figures tell of this client rather than of the server, if they do.
     pub bottleneck: Option<String>,
+    /// What else is to be known of the figures.
+    pub note: Option<String>,
 }
 
 /// What the engine knows besides the tally.
@@ -125,6 +127,10 @@ pub(super) struct Figures {
     pub(super) cpu: Duration,
     pub(super) peak_memory: Option<u64>,
 }
+
+/// Frames that leave late without anybody being the bottleneck: machines have
+/// other things to do, too.
+const MANY_LATE: u64 = 100;
 
 /// Share of a core from which on the client itself is taken for the limit.
 const FULL_CORE: f64 = 95.0;
@@ -146,6 +152,7 @@ impl Summary {
             peak_memory_bytes: figures.peak_memory,
             late_sends: tally.late_sends,
             bottleneck: bottleneck(cpu_percent, tally),
+            note: note(tally),
         };
         let errors: Vec<_> = tally
             .faults()
@@ -188,14 +195,15 @@ impl Summary {
     pub fn limit_p99(&mut self, limit: Duration) {
         let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
         self.max_p99_nanoseconds = Some(limit);
-        self.passed &= !self.missed_p99();
+        self.passed &= self.missed_p99().is_none();
     }
 
-    /// Whether p99 is above its limit.
+    /// The limit on p99, if it is exceeded.
     #[must_use]
-    pub fn missed_p99(&self) -> bool {
+    pub fn missed_p99(&self) -> Option<Duration> {
         self.max_p99_nanoseconds
-            .is_some_and(|limit| self.answered == 0 || self.latency.from_intended.p99 > limit)
+            .filter(|limit| self.answered == 0 || self.latency.from_intended.p99 > *limit)
+            .map(Duration::from_nanos)
     }
 }
 
@@ -254,14 +262,26 @@ fn bottleneck(cpu_percent: f64, tally: &Tally) -> Option<String> {
             "this client used {cpu_percent:.0} % of a core, all that one thread can"
         ));
     }
-    // One in a hundred, as what is judged is the 99th percentile.
+    let late = tally.late_sends;
+    (late >= MANY_LATE && late > sent / 20)
+        .then(|| format!("this client fell behind its schedule: {}", lateness(tally)))
+}
+
+/// What is to be known of the figures, short of mistrusting them.
+fn note(tally: &Tally) -> Option<String> {
+    let sent = tally.reports + tally.heartbeats;
+    // One in a hundred, as what is judged most is the 99th percentile.
     (tally.late_sends > sent / 100).then(|| {
-        format!(
-            "this client fell behind its schedule: {} of {sent} frames left over a millisecond late, the worst by {:.1} ms",
-            tally.late_sends,
-            tally.latest_send.as_secs_f64() * 1e3
-        )
+        let lateness = lateness(tally);
+        format!("{lateness}; latency from the intended send contains that delay")
     })
+}
+
+fn lateness(tally: &Tally) -> String {
+    let sent = tally.reports + tally.heartbeats;
+    let worst = tally.latest_send.as_secs_f64() * 1e3;
+    let late = tally.late_sends;
+    format!("{late} of {sent} frames left over a millisecond late, the worst by {worst:.1} ms")
 }
 
 /// Sums up a histogram in buckets that end at 1, 2 and 5 times powers of ten,

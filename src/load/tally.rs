@@ -205,8 +205,13 @@ impl Verdicts for Tally {
     }
 
     fn extra(&mut self, line: &[u8]) {
-        let cause = format!("\"{}\" answers nothing", line.escape_ascii());
-        self.fault(Fault::Extra, &cause, 1);
+        let text = line.escape_ascii();
+        if matches!(Reply::parse(line), Some(Reply::Busy(_))) {
+            // What a full server says to a newcomer before it has sent anything.
+            self.fault(Fault::Connection, &format!("turned away: {text}"), 1);
+        } else {
+            self.fault(Fault::Extra, &format!("\"{text}\" answers nothing"), 1);
+        }
     }
 }
 

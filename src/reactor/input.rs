@@ -12,7 +12,7 @@ use crate::wire::MAX_FRAME;
 /// longest frame, in whole pages.
 pub(crate) const CLASSES: [usize; 5] = [256, 1024, 4096, 16 * 1024, LONGEST];
 
-const LONGEST: usize = 64 * 1024 + COPY_LIMIT;
+pub(super) const LONGEST: usize = 64 * 1024 + COPY_LIMIT;
 const _: () = assert!(LONGEST >= MAX_FRAME);
 
 /// Up to this many held bytes are copied in front of the next read, so that

@@ -51,6 +51,9 @@ const ACCEPTS: usize = 128;
 /// signals, the listener, those turned away, and some to spare.
 pub const RESERVED_DESCRIPTORS: usize = 64;
 
+/// The least pool: a buffer of the longest class to work with, and the reserve.
+pub const MIN_POOL_LIMIT: usize = 2 * input::LONGEST;
+
 /// How often buffers that were not needed go back to the allocator.
 const TRIM_INTERVAL: Duration = Duration::from_secs(5);
 

@@ -266,7 +266,7 @@ fn an_interrupted_run_ends_with_its_figures() {
 fn a_missed_limit_on_p99_fails_the_run() {
     let server = Server::start(Conduct::Good);
     let (ran, figures) = load(&server, &[&SATURATE[..], &["--max-p99=1ns"]].concat());
-    ran.failed_with("p99 is above its limit");
+    ran.failed_with("is above --max-p99");
     assert_eq!(figures["errors"], Value::Array(Vec::new()));
     let (ran, _) = load(&server, &[&SATURATE[..], &["--max-p99=1h"]].concat());
     ran.succeeded();

@@ -132,12 +132,12 @@ fn send_says_what_does_not_fit_a_frame_and_what_went_before() {
     let long = "x".repeat(70_000);
     let address = server.address();
     let ran = hawk(&["send", "--address", &address, "short", &long], b"");
-    ran.failed_with("1 of 1 reports were taken: CONTENT 2 is too long for a report");
+    ran.failed_with("stopped, with 1 reports taken before: CONTENT 2 is too long for a report");
     let input = format!("short\n{long}{long}{long}\n");
     let ran = hawk(&["send", "--address", &address], input.as_bytes());
-    ran.failed_with("1 of 1 reports were taken: line 2 is too long for a report");
+    ran.failed_with("stopped, with 1 reports taken before: line 2 is too long for a report");
     let ran = hawk(&["send", "--address", &address], b"a\nb\n\xFF\n");
-    ran.failed_with("2 of 2 reports were taken: line 3 is not UTF-8 text");
+    ran.failed_with("stopped, with 2 reports taken before: line 3 is not UTF-8 text");
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn a_pool_too_small_for_two_long_frames_is_refused_with_the_way_out() {
     let exit = Launch::serve(&["--pool-limit", &too_little.to_string()]).run();
     assert_eq!(exit.code, Some(1));
     assert_eq!(exit.stderr.len(), 1, "{exit:?}");
-    expect_told(&exit, "raise the limit");
+    expect_told(&exit, "or more");
     let server = Server::start(&["--pool-limit", &enough.to_string()]);
     server.connect().expect_alive();
 }
