@@ -8,6 +8,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::Deserializer as _;
 use serde::de::{self, Deserialize, IgnoredAny, MapAccess, Visitor};
@@ -34,30 +35,51 @@ pub(super) struct Inner<'a> {
     pub(super) agent: Option<Cow<'a, str>>,
 }
 
-/// Reads an object of type `T` that fills all of `json`, white space aside.
-pub(super) fn parse<'a, T: Object<'a>>(json: &'a [u8], mut object: T) -> Result<T, Refusal> {
+/// Reads an object of type `T`, of which `empty` makes an empty one, that fills
+/// all of `json`, white space aside.
+///
+/// At first numbers are read the quick way. That is right for all that it
+/// understands; where it does not, the whole is read again with each number
+/// looked at closely.
+pub(super) fn parse<'a, T: Object<'a>>(
+    json: &'a [u8],
+    empty: impl Fn() -> T,
+) -> Result<T, Refusal> {
     // serde_json lets control characters stand in strings that it reads as
     // bytes. Skipping a value, it does not.
     if has_control_characters(json) && !is_json(json) {
         return Err(Refusal::Malformed);
     }
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let mut refusal = None;
-    let parsed = deserializer
-        .deserialize_option(ObjectVisitor {
-            object: &mut object,
-            refusal: &mut refusal,
-        })
-        .and_then(|()| deserializer.end());
-    match (parsed, refusal) {
-        (Ok(()), None) => Ok(object),
-        (Ok(()), Some(refusal)) => Err(refusal),
-        (Err(error), _) => Err(match error.classify() {
+    let mut object = empty();
+    if let Ok(None) = read::<T, Quick>(json, &mut object) {
+        return Ok(object);
+    }
+    object = empty();
+    match read::<T, Exact>(json, &mut object) {
+        Ok(None) => Ok(object),
+        Ok(Some(refusal)) => Err(refusal),
+        Err(error) => Err(match error.classify() {
             // The parser stopped in the middle: the rest may be no JSON at all.
             Category::Data if is_json(json) => Refusal::WrongType,
             Category::Data | Category::Syntax | Category::Eof | Category::Io => Refusal::Malformed,
         }),
     }
+}
+
+/// Fills `object` from `json`; a refusal is of a value that is sound JSON.
+fn read<'a, T: Object<'a>, I: Integers>(
+    json: &'a [u8],
+    object: &mut T,
+) -> Result<Option<Refusal>, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let mut refusal = None;
+    deserializer.deserialize_option(ObjectVisitor {
+        object,
+        refusal: &mut refusal,
+        integers: PhantomData::<I>,
+    })?;
+    deserializer.end()?;
+    Ok(refusal)
 }
 
 fn is_json(text: &[u8]) -> bool {
@@ -75,7 +97,7 @@ fn has_control_characters(json: &[u8]) -> bool {
 pub(super) trait Object<'de> {
     /// Takes the value behind `key`. A value that is sound JSON but unusable
     /// comes back as the refusal, so that the rest is still checked to be JSON.
-    fn field<A: MapAccess<'de>>(
+    fn field<A: MapAccess<'de>, I: Integers>(
         &mut self,
         key: Key,
         map: &mut A,
@@ -83,7 +105,7 @@ pub(super) trait Object<'de> {
 }
 
 impl<'de> Object<'de> for Envelope<'de> {
-    fn field<A: MapAccess<'de>>(
+    fn field<A: MapAccess<'de>, I: Integers>(
         &mut self,
         key: Key,
         map: &mut A,
@@ -91,7 +113,7 @@ impl<'de> Object<'de> for Envelope<'de> {
         match key {
             Key::PacketType => {
                 let present = self.packet_type.get_or_insert(0);
-                integer(map, present)
+                I::read(map, present)
             }
             Key::PacketContent => {
                 // Go sets a byte slice to nil for null, where it leaves scalars alone.
@@ -112,7 +134,7 @@ pub(super) enum InnerObject<'a> {
 }
 
 impl<'de> Object<'de> for InnerObject<'de> {
-    fn field<A: MapAccess<'de>>(
+    fn field<A: MapAccess<'de>, I: Integers>(
         &mut self,
         key: Key,
         map: &mut A,
@@ -120,9 +142,9 @@ impl<'de> Object<'de> for InnerObject<'de> {
         match (self, key) {
             (Self::Heartbeat(inner), Key::Version) => text(map, &mut inner.version),
             (Self::Report(inner), Key::Content) => text(map, &mut inner.content),
-            (Self::Report(inner), Key::Rand) => integer(map, &mut inner.rand),
+            (Self::Report(inner), Key::Rand) => I::read(map, &mut inner.rand),
             (Self::Heartbeat(inner) | Self::Report(inner), Key::Timestamp) => {
-                integer(map, &mut inner.timestamp)
+                I::read(map, &mut inner.timestamp)
             }
             (Self::Heartbeat(inner) | Self::Report(inner), Key::Agent) => {
                 let Bytes(name) = map.next_value()?;
@@ -152,27 +174,53 @@ fn text<'de, A: MapAccess<'de>>(
     Ok(None)
 }
 
-/// A number is read from its own text: that tells `-0`, a fraction and a number
-/// beyond 64 bits apart, which serde's data model does not.
-fn integer<'de, A: MapAccess<'de>>(
-    map: &mut A,
-    into: &mut i64,
-) -> Result<Option<Refusal>, A::Error> {
-    use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+/// A way to read the 64-bit numbers of an object.
+pub(super) trait Integers {
+    /// Reads the value behind a key into `into`, or says why it is unusable.
+    fn read<'de, A: MapAccess<'de>>(
+        map: &mut A,
+        into: &mut i64,
+    ) -> Result<Option<Refusal>, A::Error>;
+}
 
-    let raw: &RawValue = map.next_value()?;
-    match raw.get() {
-        "null" => Ok(None),
-        number => match number.parse() {
-            Ok(number) => {
-                *into = number;
-                Ok(None)
-            }
-            Err(error) if matches!(error.kind(), PosOverflow | NegOverflow) => {
-                Ok(Some(Refusal::OutOfRange))
-            }
-            Err(_) => Ok(Some(Refusal::WrongType)),
-        },
+/// Plain integers only; everything else is an error.
+enum Quick {}
+
+impl Integers for Quick {
+    fn read<'de, A: MapAccess<'de>>(
+        map: &mut A,
+        into: &mut i64,
+    ) -> Result<Option<Refusal>, A::Error> {
+        *into = map.next_value()?;
+        Ok(None)
+    }
+}
+
+/// A number is read from its own text: that tells `null`, `-0`, a fraction and
+/// a number beyond 64 bits apart, which serde's data model does not.
+enum Exact {}
+
+impl Integers for Exact {
+    fn read<'de, A: MapAccess<'de>>(
+        map: &mut A,
+        into: &mut i64,
+    ) -> Result<Option<Refusal>, A::Error> {
+        use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+
+        let raw: &RawValue = map.next_value()?;
+        match raw.get() {
+            "null" => Ok(None),
+            number => match number.parse() {
+                Ok(number) => {
+                    *into = number;
+                    Ok(None)
+                }
+                Err(error) if matches!(error.kind(), PosOverflow | NegOverflow) => {
+                    Ok(Some(Refusal::OutOfRange))
+                }
+                Err(_) => Ok(Some(Refusal::WrongType)),
+            },
+        }
     }
 }
 
@@ -295,12 +343,13 @@ impl<'de> Deserialize<'de> for Key {
     }
 }
 
-struct ObjectVisitor<'o, T> {
+struct ObjectVisitor<'o, T, I> {
     object: &'o mut T,
     refusal: &'o mut Option<Refusal>,
+    integers: PhantomData<I>,
 }
 
-impl<'de, T: Object<'de>> Visitor<'de> for ObjectVisitor<'_, T> {
+impl<'de, T: Object<'de>, I: Integers> Visitor<'de> for ObjectVisitor<'_, T, I> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -317,7 +366,7 @@ impl<'de, T: Object<'de>> Visitor<'de> for ObjectVisitor<'_, T> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<Key>()? {
-            let refusal = self.object.field(key, &mut map)?;
+            let refusal = self.object.field::<A, I>(key, &mut map)?;
             if self.refusal.is_none() {
                 *self.refusal = refusal;
             }

@@ -41,7 +41,7 @@ impl PacketDecoder {
         let Envelope {
             packet_type: Some(number),
             packet_content: Some(text),
-        } = parse(data, Envelope::default())?
+        } = parse(data, Envelope::default)?
         else {
             return Err(Refusal::MissingField);
         };
@@ -56,12 +56,11 @@ fn decode_inner(kind: PacketKind, json: &[u8]) -> Result<Packet<'_>, Refusal> {
     if json.is_empty() {
         return Err(Refusal::Empty);
     }
-    let inner = Inner::default();
-    let object = match kind {
-        PacketKind::Heartbeat => InnerObject::Heartbeat(inner),
-        PacketKind::Report => InnerObject::Report(inner),
+    let empty = match kind {
+        PacketKind::Heartbeat => || InnerObject::Heartbeat(Inner::default()),
+        PacketKind::Report => || InnerObject::Report(Inner::default()),
     };
-    match parse(json, object)? {
+    match parse(json, empty)? {
         InnerObject::Heartbeat(inner) => Ok(Packet::Heartbeat(Heartbeat {
             version: inner.version,
             timestamp: inner.timestamp,
