@@ -77,7 +77,12 @@ fn wait_until_idle(server: &mut Server, load: &mut Running, files: usize) -> any
             return Ok(());
         }
         if Instant::now() > deadline {
-            bail!("the server has {open} files open instead of {files}, or is not at rest");
+            bail!(
+                "the server has {open} files open instead of {files}, or is not at rest; \
+                 it says: {}; the client says: {}",
+                server.process.lines().join("\n"),
+                load.lines().join("\n")
+            );
         }
         before = now;
     }
