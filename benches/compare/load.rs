@@ -88,8 +88,10 @@ pub(crate) fn hold_idle(setup: &Setup, server: &Server, count: u32) -> anyhow::R
         "0",
         "--idle",
         &count.to_string(),
+        // Ports stay taken for a minute after a round: with few addresses, the
+        // rounds after it would search long for free ones.
         "--sources",
-        "4",
+        "16",
         // Seldom enough to be idle, often enough not to be taken for dead.
         "--heartbeat",
         "80s",

@@ -1,8 +1,8 @@
 //! One connection: a socket, its session, and the bytes between them.
 
+mod closing;
+
 use std::io::{self, Read, Write};
-use std::net::Shutdown;
-use std::time::Duration;
 
 use hawk_pool::{Buffer, Pool, WaitTicket};
 use mio::event::Event;
@@ -22,11 +22,6 @@ const TURN_BYTES: usize = 64 * 1024;
 /// How many frames a connection may have answered in a turn. 64 KiB can hold
 /// 8,000 frames without data; this also bounds the replies of one write.
 const TURN_FRAMES: u32 = 1024;
-
-/// How long a connection that we close may go on sending before it is cut
-/// off. Closing with unread input would reset it and destroy replies that the
-/// agent has not read yet.
-pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// What all connections use while it is their turn.
 #[derive(Debug)]
@@ -210,48 +205,6 @@ impl Connection {
                 self.serve(shop)
             }
             Expiry::Close(timeout) => self.close(timeout.into(), shop),
-        }
-    }
-
-    /// Begins to close it from our side, for `cause`, with what is unsent and
-    /// without reading anything more.
-    pub(super) fn close<H: Handler>(&mut self, cause: Cause, shop: &mut Shop<H>) -> Outcome {
-        let patience = match cause {
-            // Its time is over: that replies are unsent may be the very reason.
-            Cause::IdleTimeout | Cause::FrameTimeout | Cause::OutputTimeout => LINGER,
-            // Replies have as long to get out as an agent may take to read them.
-            _ => shop.limits.idle,
-        };
-        self.phase = Phase::Closing(cause, shop.now.after(patience));
-        // Whatever else comes is not read: a whole frame that an unfinished
-        // candidate hides is found now or never.
-        let mut frames = u32::MAX;
-        if cause != Cause::JunkLimit && !self.input.window().is_empty() {
-            self.decode(&mut frames, shop);
-        }
-        self.input.clear();
-        self.ticket = None;
-        let outcome = self.wind_down(shop);
-        self.end_turn(outcome)
-    }
-
-    /// Says `line`, and nothing else, before it closes for `cause`.
-    pub(super) fn turn_away<H: Handler>(
-        &mut self,
-        reply: wire::Reply,
-        cause: Cause,
-        shop: &mut Shop<H>,
-    ) -> Outcome {
-        shop.desk.answer(reply);
-        self.close(cause, shop)
-    }
-
-    /// The server stops: what has arrived by now is still read and answered.
-    pub(super) fn finish_arrived(&mut self) {
-        if matches!(self.phase, Phase::Open) {
-            let arrived = rustix::io::ioctl_fionread(&self.socket).unwrap_or(0);
-            self.allowance = Some(u32::try_from(arrived).unwrap_or(u32::MAX));
-            self.readable = true;
         }
     }
 
@@ -441,46 +394,6 @@ impl Connection {
         }
     }
 
-    /// The way out once we close: flush, end our side, discard what comes.
-    fn wind_down<H: Handler>(&mut self, shop: &mut Shop<H>) -> Outcome {
-        let (Phase::Closing(cause, _) | Phase::Lingering(cause, _)) = self.phase else {
-            return Outcome::Idle;
-        };
-        self.flush(shop);
-        if self.unheard {
-            return Outcome::Ended(cause);
-        }
-        if matches!(self.phase, Phase::Closing(..)) && self.session.unsent().is_empty() {
-            if self.socket.shutdown(Shutdown::Write).is_err() {
-                return Outcome::Ended(cause);
-            }
-            self.phase = Phase::Lingering(cause, shop.now.after(LINGER));
-        }
-        let mut bytes = TURN_BYTES;
-        while self.readable {
-            if bytes == 0 {
-                return Outcome::Again;
-            }
-            match self.socket.read(&mut shop.discard) {
-                Ok(0) => {
-                    self.readable = false;
-                    if matches!(self.phase, Phase::Lingering(..)) {
-                        return Outcome::Ended(cause);
-                    }
-                }
-                Ok(read) => {
-                    bytes = bytes.saturating_sub(read);
-                    self.session.count_input(read);
-                    shop.counters.bytes_in += read as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Outcome::Ended(cause),
-            }
-        }
-        Outcome::Idle
-    }
-
     /// No turn ends with more buffer than the bytes held need.
     fn end_turn(&mut self, outcome: Outcome) -> Outcome {
         self.input.settle();
@@ -504,73 +417,4 @@ fn write(socket: &mut TcpStream, bytes: &[u8]) -> io::Result<Option<usize>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::handler::Responder;
-    use crate::session::{OUTPUT_HIGH_WATER, Tally};
-
-    #[test]
-    fn who_did_not_read_in_time_gets_no_second_term() {
-        let (mut connection, mut shop, _agent) = connected();
-        connection.session.queue(&[b'x'; OUTPUT_HIGH_WATER + 1]);
-        connection.writable = false;
-        assert!(matches!(connection.serve(&mut shop), Outcome::Idle));
-        let deadline = connection.deadline(&shop.limits).unwrap();
-        assert_eq!(deadline, shop.now.after(shop.limits.idle));
-
-        shop.now = deadline;
-        assert!(matches!(connection.expire(&mut shop), Outcome::Idle));
-        assert!(matches!(
-            connection.phase,
-            Phase::Closing(Cause::OutputTimeout, _)
-        ));
-        shop.now = shop.now.after(LINGER);
-        assert!(matches!(
-            connection.expire(&mut shop),
-            Outcome::Ended(Cause::OutputTimeout)
-        ));
-    }
-
-    /// A connection, what it needs, and the agent's end of it.
-    fn connected() -> (Connection, Shop<Responder>, std::net::TcpStream) {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let agent = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (socket, peer) = listener.accept().unwrap();
-        socket.set_nonblocking(true).unwrap();
-        let now = Moment::from_nanos(1_000_000_000);
-        let pool = Pool::new(&hawk_pool::Config {
-            classes: super::super::input::CLASSES.to_vec(),
-            limit: 1 << 20,
-        });
-        let shop = Shop {
-            desk: Desk {
-                handler: Responder { log_packets: false },
-                packets: wire::PacketDecoder::default(),
-                tally: Tally::default(),
-                replies: Vec::new(),
-            },
-            pool: pool.unwrap(),
-            limits: Limits {
-                idle: Duration::from_secs(90),
-                frame: Duration::from_secs(10),
-            },
-            counters: Counters::default(),
-            junk_log: Throttle::default(),
-            now,
-            discard: vec![0; 1024].into_boxed_slice(),
-        };
-        let socket = TcpStream::from_std(socket);
-        let connection = Connection::new(socket, Session::new(peer, now), 0);
-        (connection, shop, agent)
-    }
-
-    #[test]
-    fn a_connection_is_small() {
-        // Together with its alarm in the wheel: what an idle agent costs.
-        assert!(
-            size_of::<Connection>() <= 248,
-            "{}",
-            size_of::<Connection>()
-        );
-    }
-}
+mod tests;

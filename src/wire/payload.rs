@@ -134,6 +134,8 @@ fn decode_liberally(text: &[u8], scratch: &mut [u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::wire::{Encoding, FRAME_OVERHEAD, encode_packet};
 
@@ -190,6 +192,47 @@ mod tests {
                 let data = &frame[4..frame.len() - FRAME_OVERHEAD + 4];
                 assert_eq!(PacketDecoder::default().decode(data), Ok(packet.clone()));
             }
+        }
+    }
+
+    /// Any text, with what JSON must escape more often than chance has it.
+    fn text() -> impl Strategy<Value = String> {
+        let character = prop_oneof![
+            4 => any::<char>(),
+            1 => prop::sample::select(vec!['"', '\\', '\n', '\0', '/', '<', '\u{2028}', '\u{1F600}']),
+        ];
+        prop::collection::vec(character, 0..60).prop_map(String::from_iter)
+    }
+
+    proptest! {
+        /// Whatever a client sends is what the handler gets.
+        #[test]
+        fn encoding_and_decoding_are_inverse(
+            content in text(),
+            agent in prop::option::of("[^\\p{Cc}]{1,32}"),
+            rand in any::<i64>(),
+            timestamp in any::<i64>(),
+            heartbeat in any::<bool>(),
+            compact in any::<bool>(),
+        ) {
+            let agent = agent.map(|name| AgentName::new(name).unwrap());
+            let packet = if heartbeat {
+                Packet::Heartbeat(Heartbeat { version: content.into(), timestamp, agent })
+            } else {
+                Packet::Report(Report { content: content.into(), rand, timestamp, agent })
+            };
+            let encoding = if compact { Encoding::Compact } else { Encoding::Classic };
+            let mut frame = Vec::new();
+            encode_packet(&packet, encoding, &mut frame).unwrap();
+
+            let mut decoder = crate::wire::Decoder::default();
+            let decoded = decoder.decode(&frame, crate::wire::Input::Open);
+            prop_assert_eq!(decoded.consumed, frame.len());
+            let crate::wire::Step::Frame(data) = decoded.step else {
+                return Err(TestCaseError::fail("no frame"));
+            };
+            let mut packets = PacketDecoder::default();
+            prop_assert_eq!(packets.decode(data), Ok(packet));
         }
     }
 

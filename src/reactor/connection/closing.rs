@@ -1,0 +1,104 @@
+//! How a connection ends from our side: what is unsent goes out, our end of
+//! file follows, and what comes in is discarded until the agent's.
+
+use std::io::{self, Read as _};
+use std::net::Shutdown;
+use std::time::Duration;
+
+use super::{Connection, Outcome, Phase, Shop, TURN_BYTES};
+use crate::session::Handler;
+use crate::stats::Cause;
+use crate::wire;
+
+/// How long a connection that we close may go on sending before it is cut
+/// off. Closing with unread input would reset it and destroy replies that the
+/// agent has not read yet.
+pub(super) const LINGER: Duration = Duration::from_secs(2);
+
+impl Connection {
+    /// Begins to close it from our side, for `cause`, with what is unsent and
+    /// without reading anything more.
+    pub(in crate::reactor) fn close<H: Handler>(
+        &mut self,
+        cause: Cause,
+        shop: &mut Shop<H>,
+    ) -> Outcome {
+        let patience = match cause {
+            // Its time is over: that replies are unsent may be the very reason.
+            Cause::IdleTimeout | Cause::FrameTimeout | Cause::OutputTimeout => LINGER,
+            // Replies have as long to get out as an agent may take to read them.
+            _ => shop.limits.idle,
+        };
+        self.phase = Phase::Closing(cause, shop.now.after(patience));
+        // Whatever else comes is not read: a whole frame that an unfinished
+        // candidate hides is found now or never.
+        let mut frames = u32::MAX;
+        if cause != Cause::JunkLimit && !self.input.window().is_empty() {
+            self.decode(&mut frames, shop);
+        }
+        self.input.clear();
+        self.ticket = None;
+        let outcome = self.wind_down(shop);
+        self.end_turn(outcome)
+    }
+
+    /// Says `line`, and nothing else, before it closes for `cause`.
+    pub(in crate::reactor) fn turn_away<H: Handler>(
+        &mut self,
+        reply: wire::Reply,
+        cause: Cause,
+        shop: &mut Shop<H>,
+    ) -> Outcome {
+        shop.desk.answer(reply);
+        self.close(cause, shop)
+    }
+
+    /// The server stops: what has arrived by now is still read and answered.
+    pub(in crate::reactor) fn finish_arrived(&mut self) {
+        if matches!(self.phase, Phase::Open) {
+            let arrived = rustix::io::ioctl_fionread(&self.socket).unwrap_or(0);
+            self.allowance = Some(u32::try_from(arrived).unwrap_or(u32::MAX));
+            self.readable = true;
+        }
+    }
+
+    /// The way out once we close: flush, end our side, discard what comes.
+    pub(super) fn wind_down<H: Handler>(&mut self, shop: &mut Shop<H>) -> Outcome {
+        let (Phase::Closing(cause, _) | Phase::Lingering(cause, _)) = self.phase else {
+            return Outcome::Idle;
+        };
+        self.flush(shop);
+        if self.unheard {
+            return Outcome::Ended(cause);
+        }
+        if matches!(self.phase, Phase::Closing(..)) && self.session.unsent().is_empty() {
+            if self.socket.shutdown(Shutdown::Write).is_err() {
+                return Outcome::Ended(cause);
+            }
+            self.phase = Phase::Lingering(cause, shop.now.after(LINGER));
+        }
+        let mut bytes = TURN_BYTES;
+        while self.readable {
+            if bytes == 0 {
+                return Outcome::Again;
+            }
+            match self.socket.read(&mut shop.discard) {
+                Ok(0) => {
+                    self.readable = false;
+                    if matches!(self.phase, Phase::Lingering(..)) {
+                        return Outcome::Ended(cause);
+                    }
+                }
+                Ok(read) => {
+                    bytes = bytes.saturating_sub(read);
+                    self.session.count_input(read);
+                    shop.counters.bytes_in += read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Outcome::Ended(cause),
+            }
+        }
+        Outcome::Idle
+    }
+}
