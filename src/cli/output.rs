@@ -1,5 +1,4 @@
-//! How the bundled clients speak: results on stdout, a failure in one line on
-//! stderr.
+//! How the commands speak: results on stdout, a failure in one line on stderr.
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -18,7 +17,7 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Ends a client's command: says in one line what went wrong, if anything.
+/// Ends a command: says in one line what went wrong, if anything.
 pub(super) fn conclude(outcome: anyhow::Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

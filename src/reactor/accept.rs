@@ -14,8 +14,9 @@ use crate::stats::Cause;
 use crate::wire::{Busy, Reply};
 
 /// Newcomers that were turned away and still have their line to read. Each
-/// holds a descriptor out of those that [`RESERVED_DESCRIPTORS`](super::RESERVED_DESCRIPTORS) sets aside; if
-/// more come, the oldest makes room.
+/// holds a descriptor out of those that
+/// [`RESERVED_DESCRIPTORS`](super::RESERVED_DESCRIPTORS) sets aside; if more
+/// come, the oldest makes room.
 const TURNED_AWAY: usize = 32;
 
 impl<H: Handler> Reactor<H> {

@@ -294,9 +294,7 @@ impl Connection {
                 }
                 self.input.filled(read);
                 self.undecoded = true;
-                self.session.count_input(read);
-                shop.counters.bytes_in += read as u64;
-                shop.counters.reads += 1;
+                self.took_in(read, &mut shop.counters);
                 if let Some(allowance) = &mut self.allowance {
                     *allowance = allowance.saturating_sub(u32::try_from(read).unwrap_or(u32::MAX));
                 }
@@ -311,6 +309,13 @@ impl Connection {
                 _ => Err(error),
             },
         }
+    }
+
+    /// Counts what a read brought, wanted or not.
+    fn took_in(&mut self, bytes: usize, counters: &mut Counters) {
+        self.session.count_input(bytes);
+        counters.bytes_in += bytes as u64;
+        counters.reads += 1;
     }
 
     /// Has the session take what is in the window.

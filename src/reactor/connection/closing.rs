@@ -91,8 +91,7 @@ impl Connection {
                 }
                 Ok(read) => {
                     bytes = bytes.saturating_sub(read);
-                    self.session.count_input(read);
-                    shop.counters.bytes_in += read as u64;
+                    self.took_in(read, &mut shop.counters);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
