@@ -63,13 +63,7 @@ fn newcomers_that_have_sent_frames_are_told_all_the_same() {
         newcomer.send(&mixture(50).0);
     }
     drop(suspended);
-    for newcomer in &mut newcomers {
-        newcomer.expect_line(BUSY);
-        newcomer.expect_eof();
-    }
-    drop(newcomers);
-    let stats = server.wait_until(|stats| stats.get("connections") == 1);
-    assert_eq!(stats.get("closed_too_many_connections"), 20);
+    let stats = expect_turned_away(&server, newcomers);
     assert_eq!(stats.get("reports"), 0, "they were not served");
     agent.expect_alive();
 }
@@ -81,15 +75,9 @@ fn hundreds_of_newcomers_at_once_are_all_told_and_logged_in_few_lines() {
     let mut agent = server.connect();
     agent.expect_alive();
     let suspended = server.suspend();
-    let mut newcomers: Vec<_> = (0..400).map(|_| server.connect()).collect();
+    let newcomers: Vec<_> = (0..400).map(|_| server.connect()).collect();
     drop(suspended);
-    for newcomer in &mut newcomers {
-        newcomer.expect_line(BUSY);
-        newcomer.expect_eof();
-    }
-    drop(newcomers);
-    let stats = server.wait_until(|stats| stats.get("connections") == 1);
-    assert_eq!(stats.get("closed_too_many_connections"), 400);
+    expect_turned_away(&server, newcomers);
     assert!(server.count_logged("too many connections") <= lines_allowed(start));
     agent.expect_alive();
 }
@@ -166,12 +154,7 @@ fn who_waits_for_a_descriptor_is_answered_before_a_stop_if_there_is_one_by_then(
     set_descriptor_limit(&server, most_descriptors());
     server.signal(Signal::TERM);
     drop(suspended);
-    for agent in &mut agents {
-        agent.expect_line(HEARTBEAT);
-        agent.expect_eof();
-    }
-    drop(agents);
-    assert_eq!(server.wait_exit().code, Some(0));
+    server.expect_a_heartbeat_each_and_a_stop(agents);
 }
 
 #[test]
@@ -267,4 +250,18 @@ fn set_descriptor_limit(server: &Server, current: usize) {
         maximum: getrlimit(Resource::Nofile).maximum,
     };
     prlimit(Some(server.pid()), Resource::Nofile, limit).unwrap();
+}
+
+/// All newcomers are told and let go, and one agent stays.
+#[track_caller]
+fn expect_turned_away(server: &Server, mut newcomers: Vec<Agent>) -> Stats {
+    for newcomer in &mut newcomers {
+        newcomer.expect_line(BUSY);
+        newcomer.expect_eof();
+    }
+    let all = newcomers.len() as u64;
+    drop(newcomers);
+    let stats = server.wait_until(|stats| stats.get("connections") == 1);
+    assert_eq!(stats.get("closed_too_many_connections"), all);
+    stats
 }

@@ -69,23 +69,13 @@ fn agents_in_the_backlog_are_answered_before_the_stop() {
     agents.iter().for_each(Agent::wait_delivered);
     server.signal(Signal::TERM);
     drop(suspended);
-    for agent in &mut agents {
-        agent.expect_line(HEARTBEAT);
-        agent.expect_eof();
-    }
-    drop(agents);
-    assert_eq!(server.wait_exit().code, Some(0));
+    server.expect_a_heartbeat_each_and_a_stop(agents);
 }
 
 #[test]
 fn a_frame_within_a_false_one_is_answered_before_the_stop() {
     let server = Server::start(&[]);
-    let mut agent = server.connect();
-    let hidden = hidden_report();
-    agent.send(&hidden);
-    let all = hidden.len() as u64;
-    let stats = server.wait_until(|stats| stats.get("bytes_in") == all);
-    assert_eq!(stats.get("reports"), 0, "more might come");
+    let mut agent = server.connect_hiding_a_report();
     server.signal(Signal::TERM);
     agent.expect_line(REPORT);
     agent.expect_eof();

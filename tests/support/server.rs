@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
-use super::{Agent, Lines, Stats, eventually};
+use super::{Agent, HEARTBEAT, Lines, Stats, eventually, hidden_report};
 
 /// A command line of the binary, about to be run.
 #[derive(Debug)]
@@ -166,12 +166,36 @@ impl Server {
         found.unwrap_or_else(|| panic!("it never came to that:\n{:#?}", self.stats()))
     }
 
+    /// An agent whose report, come to the last byte, is still hidden in the
+    /// server: see [`hidden_report`].
+    #[track_caller]
+    pub(crate) fn connect_hiding_a_report(&self) -> Agent {
+        let mut agent = self.connect();
+        let hidden = hidden_report();
+        agent.send(&hidden);
+        let all = hidden.len() as u64;
+        let stats = self.wait_until(|stats| stats.get("bytes_in") == all);
+        assert_eq!(stats.get("reports"), 0, "more might come");
+        agent
+    }
+
     /// Stops the process in its tracks: whatever agents do until it goes on
     /// comes to it all at once.
     pub(crate) fn suspend(&self) -> Suspended<'_> {
         self.signal(Signal::STOP);
         waitpid(Some(self.pid()), WaitOptions::UNTRACED).expect("our child is there");
         Suspended(self)
+    }
+
+    /// The server, told to stop, answers a heartbeat to each agent and ends well.
+    #[track_caller]
+    pub(crate) fn expect_a_heartbeat_each_and_a_stop(self, mut agents: Vec<Agent>) {
+        for agent in &mut agents {
+            agent.expect_line(HEARTBEAT);
+            agent.expect_eof();
+        }
+        drop(agents);
+        assert_eq!(self.wait_exit().code, Some(0));
     }
 
     /// Waits for its end.
