@@ -10,11 +10,13 @@
 //! ```text
 //! hawk-pool   → nothing                   (a crate of its own)
 //! time        → nothing
+//! wheel       → time
 //! wire        → nothing: no I/O, no clock, no pool, no connection
 //! session     → wire, time                (time comes in as an argument)
 //! handler     → wire, session's traits    (packets; no sockets)
+//! store       → time                      (records; no connections, no packets)
 //! stats       → hawk-pool, wire, session, time
-//! reactor     → hawk-pool, session, stats, time, wire's replies (sockets, buffers; no JSON)
+//! reactor     → hawk-pool, session, stats, time, wheel, wire's replies (sockets, buffers; no JSON)
 //! descriptors → nothing                   (the limit of open files)
 //! dial        → nothing                   (finding a server)
 //! client      → dial, wire                (a blocking connection, for send and ping)
@@ -30,5 +32,7 @@ pub mod load;
 pub mod reactor;
 pub mod session;
 pub mod stats;
+pub mod store;
 pub mod time;
+pub mod wheel;
 pub mod wire;

@@ -54,6 +54,52 @@ impl Moment {
     }
 }
 
+/// A point in time as people know it, in nanoseconds since 1970 (UTC).
+///
+/// For what is written down. `CLOCK_REALTIME` may be set back and forth, so no
+/// deadline is ever counted on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixNanos(i64);
+
+impl UnixNanos {
+    /// The present.
+    #[must_use]
+    pub fn now() -> Self {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+        Self(
+            now.tv_sec
+                .saturating_mul(1_000_000_000)
+                .saturating_add(now.tv_nsec),
+        )
+    }
+
+    /// So many nanoseconds after the beginning of 1970.
+    #[must_use]
+    pub const fn from_nanos(nanoseconds: i64) -> Self {
+        Self(nanoseconds)
+    }
+
+    /// Nanoseconds since the beginning of 1970.
+    #[must_use]
+    pub const fn as_nanos(self) -> i64 {
+        self.0
+    }
+
+    /// The point `span` earlier, or the first there is.
+    #[must_use]
+    pub fn before(self, span: Duration) -> Self {
+        let span = i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_sub(span))
+    }
+
+    /// The point `span` later, or the last there is.
+    #[must_use]
+    pub fn after(self, span: Duration) -> Self {
+        let span = i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_add(span))
+    }
+}
+
 const NANOS_PER_SEC: u64 = 1_000_000_000;
 
 #[cfg(test)]

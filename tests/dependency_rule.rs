@@ -12,9 +12,11 @@ use std::path::{Path, PathBuf};
 /// touch files, sockets or JSON.
 const RULE: &[(&str, &[&str])] = &[
     ("time", &[]),
+    ("wheel", &["time"]),
     ("wire", &["serde", "serde_json"]),
     ("session", &["time", "wire"]),
     ("handler", &["session", "wire"]),
+    ("store", &["time", "rusqlite", "std::io"]),
     ("stats", &["hawk_pool", "session", "time", "wire"]),
     (
         "reactor",
@@ -23,6 +25,7 @@ const RULE: &[(&str, &[&str])] = &[
             "session",
             "stats",
             "time",
+            "wheel",
             "wire",
             "mio",
             "std::net",
@@ -66,6 +69,7 @@ const RULE: &[(&str, &[&str])] = &[
 const RULED: &[&str] = &[
     "hawk_pool",
     "mio",
+    "rusqlite",
     "serde",
     "serde_json",
     "std::net",

@@ -17,7 +17,6 @@ mod input;
 mod listener;
 mod stop;
 mod throttle;
-mod wheel;
 
 use std::collections::VecDeque;
 use std::io;
@@ -34,10 +33,11 @@ use self::connection::{Outcome, Shop};
 use self::connections::{ConnectionId, Connections};
 use self::listener::Listener;
 use self::throttle::Throttle;
-use self::wheel::TimerWheel;
+
 use crate::session::{Desk, Handler, Tally};
 use crate::stats::{self, Cause, Counters, StatsLog};
 use crate::time::Moment;
+use crate::wheel::TimerWheel;
 use crate::wire::PacketDecoder;
 
 /// Events taken from the kernel at once.

@@ -46,6 +46,8 @@ pub enum Refusal {
 pub enum Busy {
     /// The server has as many connections as it may have; it closes this one.
     TooManyConnections,
+    /// The store does not take reports at present; the connection stays.
+    StoreUnavailable,
 }
 
 /// Bytes of the longest reply line, newline included.
@@ -53,7 +55,7 @@ pub const MAX_REPLY_LINE: usize = 32;
 
 impl Reply {
     /// Every reply there is, for whoever must know them all.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Heartbeat,
         Self::Report,
         Self::Error(Refusal::ChecksumMismatch),
@@ -67,6 +69,7 @@ impl Reply {
         Self::Error(Refusal::BadBase64),
         Self::Error(Refusal::BadAgentName),
         Self::Busy(Busy::TooManyConnections),
+        Self::Busy(Busy::StoreUnavailable),
     ];
 
     /// The line as it goes over the wire, its newline included.
@@ -77,6 +80,7 @@ impl Reply {
             Self::Report => b"Report data has recive\n",
             Self::Error(refusal) => refusal.line(),
             Self::Busy(Busy::TooManyConnections) => b"busy: too many connections\n",
+            Self::Busy(Busy::StoreUnavailable) => b"busy: store unavailable\n",
         }
     }
 
@@ -185,6 +189,6 @@ mod tests {
         for refusal in Refusal::ALL {
             assert!(Reply::ALL.contains(&Reply::Error(refusal)));
         }
-        assert_eq!(Reply::ALL.len(), Refusal::ALL.len() + 3);
+        assert_eq!(Reply::ALL.len(), Refusal::ALL.len() + 4);
     }
 }

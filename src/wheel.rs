@@ -25,7 +25,7 @@ const NONE: u32 = u32::MAX;
 
 /// Alarms for slots numbered from zero; at most one each.
 #[derive(Debug)]
-pub(super) struct TimerWheel {
+pub struct TimerWheel {
     start: Moment,
     /// The first tick whose alarms have not rung yet.
     tick: u64,
@@ -47,7 +47,9 @@ struct Alarm {
 }
 
 impl TimerWheel {
-    pub(super) fn new(now: Moment) -> Self {
+    /// A wheel without alarms, whose time begins at `now`.
+    #[must_use]
+    pub fn new(now: Moment) -> Self {
         Self {
             start: now,
             tick: 0,
@@ -60,7 +62,7 @@ impl TimerWheel {
     /// Sees to it that `slot` is woken at `deadline` at the latest (and a tick
     /// later at most). An alarm that rings earlier is left alone.
     #[inline]
-    pub(super) fn arm(&mut self, slot: u32, deadline: Moment) {
+    pub fn arm(&mut self, slot: u32, deadline: Moment) {
         let tick = self.tick_of(deadline);
         match self.alarms.get(slot as usize) {
             Some(alarm) if alarm.set => {
@@ -76,7 +78,7 @@ impl TimerWheel {
     }
 
     /// Takes the alarm of `slot` back, if it has one.
-    pub(super) fn disarm(&mut self, slot: u32) {
+    pub fn disarm(&mut self, slot: u32) {
         let Some(&Alarm {
             next,
             previous,
@@ -102,7 +104,7 @@ impl TimerWheel {
     }
 
     /// Takes every alarm that is due at `now` and appends its slot to `due`.
-    pub(super) fn expire(&mut self, now: Moment, due: &mut Vec<u32>) {
+    pub fn expire(&mut self, now: Moment, due: &mut Vec<u32>) {
         let present = elapsed_ticks(self.start, now);
         while let Some(ahead) = self.ticks_to_next() {
             if self.tick + ahead >= present {
@@ -121,7 +123,7 @@ impl TimerWheel {
     }
 
     /// When [`expire`](Self::expire) is worth calling next.
-    pub(super) fn next(&self) -> Option<Moment> {
+    pub fn next(&self) -> Option<Moment> {
         self.ticks_to_next()
             .map(|ahead| self.end_of(self.tick + ahead))
     }
