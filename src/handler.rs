@@ -1,6 +1,6 @@
 //! What the server does with packets.
 
-use crate::session::{Handler, Sender};
+use crate::session::{Answer, Handler, Sender, Tag};
 use crate::wire::{Packet, Reply};
 
 /// Takes every packet and, if asked to, logs it.
@@ -11,14 +11,19 @@ pub struct Responder {
 }
 
 impl Handler for Responder {
-    fn handle(&mut self, sender: Sender<'_>, packet: &Packet<'_>) -> Reply {
+    fn handle(
+        &mut self,
+        sender: Sender<'_>,
+        _tag: &mut Option<Tag>,
+        packet: &Packet<'_>,
+    ) -> Answer {
         if self.log_packets {
             log_packet(sender, packet);
         }
-        match packet {
+        Answer::Now(match packet {
             Packet::Heartbeat(_) => Reply::Heartbeat,
             Packet::Report(_) => Reply::Report,
-        }
+        })
     }
 }
 

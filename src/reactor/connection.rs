@@ -10,10 +10,10 @@ use mio::net::TcpStream;
 
 use super::input::Input;
 use super::throttle::Throttle;
-use crate::session::{Desk, Expiry, Handler, Limits, Progress, Session, StopReason};
+use crate::session::{Desk, Expiry, Fate, Handler, Limits, Progress, Session, StopReason};
 use crate::stats::{Cause, Counters};
 use crate::time::Moment;
-use crate::wire;
+use crate::wire::{self, Busy, Reply};
 
 /// How many bytes a connection may read in a turn before others have theirs:
 /// one full read of the longest buffer.
@@ -47,6 +47,8 @@ pub(super) enum Outcome {
     Again,
     /// A receive buffer; the pool has none.
     WaitForBuffer,
+    /// The store to be done with what it has: no packet can be taken.
+    WaitForStore,
     /// To be taken out: it has ended.
     Ended(Cause),
 }
@@ -61,6 +63,8 @@ pub(super) struct Connection {
     pub(super) generation: u32,
     /// Whether it is in the run queue.
     pub(super) queued: bool,
+    /// Whether it is among those that wait for the store.
+    pub(super) held: bool,
     readable: bool,
     writable: bool,
     /// The kernel says that the agent's end of file is in, or urgent data:
@@ -100,6 +104,7 @@ impl Connection {
             input: Input::default(),
             generation,
             queued: false,
+            held: false,
             readable: false,
             // A new socket's send buffer is empty.
             writable: true,
@@ -154,6 +159,25 @@ impl Connection {
                 None
             }
         }
+    }
+
+    /// Gives out `replies` that waited for a commit, which ended as `fate` says.
+    /// What else there is to do has its own turn, so that everybody who waited
+    /// has an answer before anybody is read from.
+    pub(super) fn settle<H: Handler>(
+        &mut self,
+        replies: &[Reply],
+        fate: Fate,
+        shop: &mut Shop<H>,
+    ) -> Outcome {
+        for reply in replies {
+            shop.desk.answer(settled(*reply, fate));
+        }
+        let count = u32::try_from(replies.len()).unwrap_or(u32::MAX);
+        self.session.settle(count, shop.now);
+        self.flush(shop);
+        let more = self.readable || self.undecoded || self.phase != Phase::Open;
+        if more { Outcome::Again } else { Outcome::Idle }
     }
 
     /// When [`expire`](Self::expire) is to be called, if ever.
@@ -229,6 +253,10 @@ impl Connection {
                 return Outcome::Idle;
             }
             self.session.resume_reading(shop.now);
+            if (self.undecoded || self.readable) && !shop.desk.handler.is_ready() {
+                self.session.stop_reading(StopReason::Store, shop.now);
+                return Outcome::WaitForStore;
+            }
             if self.undecoded {
                 match self.decode(&mut frames, shop) {
                     Progress::Settled => self.undecoded = false,
@@ -243,7 +271,7 @@ impl Connection {
             if self.phase == Phase::Finishing {
                 return if self.unheard {
                     Outcome::Ended(Cause::ConnectionLost)
-                } else if self.session.unsent().is_empty() {
+                } else if self.session.unsent().is_empty() && !self.session.is_owed() {
                     Outcome::Ended(Cause::AgentClosed)
                 } else {
                     Outcome::Idle
@@ -253,6 +281,10 @@ impl Connection {
                 return self.close(Cause::Shutdown, shop);
             }
             if !self.readable {
+                return Outcome::Idle;
+            }
+            if self.session.is_owed_much() {
+                self.session.stop_reading(StopReason::Store, shop.now);
                 return Outcome::Idle;
             }
             if bytes == 0 {
@@ -403,6 +435,14 @@ impl Connection {
     fn end_turn(&mut self, outcome: Outcome) -> Outcome {
         self.input.settle();
         outcome
+    }
+}
+
+/// What `reply` has become now that the commit it waited for is over.
+pub(super) fn settled(reply: Reply, fate: Fate) -> Reply {
+    match (reply, fate) {
+        (Reply::Report, Fate::Discarded) => Reply::Busy(Busy::StoreUnavailable),
+        _ => reply,
     }
 }
 

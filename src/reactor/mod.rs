@@ -6,7 +6,8 @@
 //! queue, not the kernel, remembers who still has something to do.
 //!
 //! ```text
-//! poll → mark readiness → run the queue → timers → waiters → accept → housekeeping → control
+//! poll → settle commits → mark readiness → run the queue → timers → waiters → accept
+//!      → hand over → housekeeping → control
 //! ```
 
 mod accept;
@@ -14,7 +15,9 @@ mod config;
 mod connection;
 mod connections;
 mod input;
+mod ledger;
 mod listener;
+mod settle;
 mod stop;
 mod throttle;
 
@@ -24,21 +27,21 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use hawk_pool::Pool;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_mio::v1_0::Signals;
 
 pub use self::config::{Config, Error, Stop};
 use self::connection::{Outcome, Shop};
 use self::connections::{ConnectionId, Connections};
+use self::ledger::Ledger;
 use self::listener::Listener;
 use self::throttle::Throttle;
 
-use crate::session::{Desk, Handler, Tally};
+use crate::session::{Desk, Handler, Wake};
 use crate::stats::{self, Cause, Counters, StatsLog};
 use crate::time::Moment;
 use crate::wheel::TimerWheel;
-use crate::wire::PacketDecoder;
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1024;
@@ -62,6 +65,7 @@ const DISCARD: usize = 16 * 1024;
 
 const LISTENER: Token = Token(usize::MAX);
 const SIGNALS: Token = Token(usize::MAX - 1);
+const WAKER: Token = Token(usize::MAX - 2);
 
 /// The event loop and all that it drives.
 pub struct Reactor<H> {
@@ -74,6 +78,11 @@ pub struct Reactor<H> {
     run_queue: VecDeque<ConnectionId>,
     /// Who waits for a receive buffer, first come first served.
     waiters: VecDeque<ConnectionId>,
+    /// Who is not read from before the handler takes packets again, first come
+    /// first served.
+    held: VecDeque<ConnectionId>,
+    /// What was promised to whom.
+    ledger: Ledger,
     /// Who was turned away and lingers, oldest first.
     turned_away: VecDeque<ConnectionId>,
     wheel: TimerWheel,
@@ -103,7 +112,7 @@ impl<H: Handler> Reactor<H> {
     /// # Errors
     /// [`Error`] if the address cannot be had, the pool's limit is too low, or
     /// the kernel refuses a poll or signal handlers.
-    pub fn new(config: Config, handler: H) -> Result<Self, Error> {
+    pub fn new(config: Config, mut handler: H) -> Result<Self, Error> {
         let now = Moment::now();
         let pool = Pool::new(&hawk_pool::Config {
             classes: input::CLASSES.to_vec(),
@@ -116,6 +125,11 @@ impl<H: Handler> Reactor<H> {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])?;
         poll.registry()
             .register(&mut signals, SIGNALS, Interest::READABLE)?;
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        handler.start(Wake::new(move || {
+            // It fails only for want of memory in the kernel; the next one tells.
+            let _missed = waker.wake();
+        }));
         Ok(Self {
             poll,
             signals,
@@ -123,16 +137,13 @@ impl<H: Handler> Reactor<H> {
             connections: Connections::default(),
             run_queue: VecDeque::new(),
             waiters: VecDeque::new(),
+            held: VecDeque::new(),
+            ledger: Ledger::default(),
             turned_away: VecDeque::new(),
             wheel: TimerWheel::new(now),
             due: Vec::new(),
             shop: Shop {
-                desk: Desk {
-                    handler,
-                    packets: PacketDecoder::default(),
-                    tally: Tally::default(),
-                    replies: Vec::new(),
-                },
+                desk: Desk::new(handler),
                 pool,
                 limits: config.limits,
                 counters: Counters::default(),
@@ -172,11 +183,15 @@ impl<H: Handler> Reactor<H> {
         let mut events = Events::with_capacity(EVENTS);
         loop {
             self.poll(&mut events)?;
+            self.shop.desk.handler.begin_turn(self.shop.now);
+            self.settle_commits();
             self.mark_readiness(&events);
             self.run_queue();
             self.run_timers();
             self.serve_waiters();
             self.accept(ACCEPTS);
+            self.shop.desk.handler.end_turn();
+            self.release_held();
             self.keep_house();
             self.obey_signals();
             if let Some(stop) = self.stopped() {
@@ -222,6 +237,7 @@ impl<H: Handler> Reactor<H> {
             self.wheel.next(),
             self.listener.as_ref().and_then(Listener::retry_at),
             self.stop_at,
+            self.shop.desk.handler.deadline(),
             Some(self.housekeeping.next_stats),
             Some(self.housekeeping.next_trim),
         ];
@@ -238,6 +254,8 @@ impl<H: Handler> Reactor<H> {
                     }
                 }
                 SIGNALS => self.signalled = true,
+                // What it tells of is looked for in every turn.
+                WAKER => {}
                 token => {
                     let id = ConnectionId::from_token(token);
                     if let Some(connection) = self.connections.get(id)
@@ -298,9 +316,11 @@ impl<H: Handler> Reactor<H> {
 
     /// Sees to what a connection wants after its turn.
     fn conclude(&mut self, id: ConnectionId, outcome: Outcome) {
+        self.ledger.enter(id, &mut self.shop.desk.owed);
         match outcome {
             Outcome::Ended(cause) => return self.reap(id, cause),
             Outcome::WaitForBuffer => self.waiters.push_back(id),
+            Outcome::WaitForStore => self.hold(id),
             Outcome::Idle | Outcome::Again => {}
         }
         let Some(connection) = self.connections.get(id) else {
@@ -321,6 +341,9 @@ impl<H: Handler> Reactor<H> {
             return;
         };
         self.wheel.disarm(id.slot);
+        if let Some(tag) = connection.session().tag() {
+            self.shop.desk.handler.depart(tag);
+        }
         self.turned_away.retain(|other| *other != id);
         self.shop.counters.closed(cause);
         if let Some(listener) = &mut self.listener {

@@ -14,6 +14,9 @@ use crate::time::Moment;
 pub enum StopReason {
     /// It waits for a receive buffer. That is our doing: no clock runs.
     Buffer,
+    /// What it sends cannot be taken before the store is done with what it has.
+    /// That is our doing too.
+    Store,
     /// It does not read its replies. That is its doing: the output clock runs.
     Output,
 }
@@ -104,15 +107,17 @@ impl Clocks {
         self.stopped.map(|(reason, _)| reason)
     }
 
-    /// The next deadline and what it is for.
-    pub(super) fn deadline(&self, limits: &Limits) -> Option<(Moment, Timeout)> {
+    /// The next deadline and what it is for. No agent is idle while it is
+    /// `owed` a reply: it may well be waiting for that.
+    pub(super) fn deadline(&self, limits: &Limits, owed: bool) -> Option<(Moment, Timeout)> {
         match self.stopped {
-            Some((StopReason::Buffer, _)) => None,
+            Some((StopReason::Buffer | StopReason::Store, _)) => None,
             Some((StopReason::Output, since)) => Some((since.after(limits.idle), Timeout::Output)),
             None => {
                 let idle = self.last_passed.after(self.idle_limit(limits));
                 match self.begun.map(|begun| begun.after(limits.frame)) {
-                    Some(frame) if frame <= idle => Some((frame, Timeout::Frame)),
+                    Some(frame) if owed || frame <= idle => Some((frame, Timeout::Frame)),
+                    _ if owed => None,
                     _ => Some((idle, Timeout::Idle)),
                 }
             }
@@ -144,30 +149,51 @@ mod tests {
     #[test]
     fn idle_counts_from_the_last_frame_that_passed() {
         let mut clocks = Clocks::new(at(0));
-        assert_eq!(clocks.deadline(&LIMITS), Some((at(90), Timeout::Idle)));
+        assert_eq!(
+            clocks.deadline(&LIMITS, false),
+            Some((at(90), Timeout::Idle))
+        );
         clocks.passed(at(5));
-        assert_eq!(clocks.deadline(&LIMITS), Some((at(95), Timeout::Idle)));
+        assert_eq!(
+            clocks.deadline(&LIMITS, false),
+            Some((at(95), Timeout::Idle))
+        );
     }
 
     #[test]
     fn a_frame_begun_has_its_own_deadline() {
         let mut clocks = Clocks::new(at(0));
         clocks.candidate(true, true, at(3));
-        assert_eq!(clocks.deadline(&LIMITS), Some((at(13), Timeout::Frame)));
+        assert_eq!(
+            clocks.deadline(&LIMITS, false),
+            Some((at(13), Timeout::Frame))
+        );
         // More of the same frame does not move it; another frame does.
         clocks.candidate(true, false, at(4));
-        assert_eq!(clocks.deadline(&LIMITS), Some((at(13), Timeout::Frame)));
+        assert_eq!(
+            clocks.deadline(&LIMITS, false),
+            Some((at(13), Timeout::Frame))
+        );
         clocks.candidate(true, true, at(5));
-        assert_eq!(clocks.deadline(&LIMITS), Some((at(15), Timeout::Frame)));
+        assert_eq!(
+            clocks.deadline(&LIMITS, false),
+            Some((at(15), Timeout::Frame))
+        );
         clocks.candidate(false, true, at(6));
-        assert_eq!(clocks.deadline(&LIMITS), Some((at(90), Timeout::Idle)));
+        assert_eq!(
+            clocks.deadline(&LIMITS, false),
+            Some((at(90), Timeout::Idle))
+        );
     }
 
     #[test]
     fn the_earlier_deadline_wins() {
         let mut clocks = Clocks::new(at(0));
         clocks.candidate(true, true, at(85));
-        assert_eq!(clocks.deadline(&LIMITS), Some((at(90), Timeout::Idle)));
+        assert_eq!(
+            clocks.deadline(&LIMITS, false),
+            Some((at(90), Timeout::Idle))
+        );
     }
 
     #[test]
@@ -177,12 +203,21 @@ mod tests {
             clocks.passed(at(second));
             clocks.heartbeat(at(second));
         }
-        assert_eq!(clocks.deadline(&LIMITS), Some((at(300), Timeout::Idle)));
+        assert_eq!(
+            clocks.deadline(&LIMITS, false),
+            Some((at(300), Timeout::Idle))
+        );
         // One more right behind does not hide the rhythm.
         clocks.heartbeat(at(120));
-        assert_eq!(clocks.deadline(&LIMITS), Some((at(300), Timeout::Idle)));
+        assert_eq!(
+            clocks.deadline(&LIMITS, false),
+            Some((at(300), Timeout::Idle))
+        );
         clocks.heartbeat(at(121));
-        assert_eq!(clocks.deadline(&LIMITS), Some((at(210), Timeout::Idle)));
+        assert_eq!(
+            clocks.deadline(&LIMITS, false),
+            Some((at(210), Timeout::Idle))
+        );
     }
 
     #[test]
@@ -190,11 +225,17 @@ mod tests {
         let mut clocks = Clocks::new(at(0));
         clocks.candidate(true, true, at(1));
         clocks.stop(StopReason::Buffer, at(2));
-        assert_eq!(clocks.deadline(&LIMITS), None);
+        assert_eq!(clocks.deadline(&LIMITS, false), None);
         clocks.resume(at(102));
-        assert_eq!(clocks.deadline(&LIMITS), Some((at(111), Timeout::Frame)));
+        assert_eq!(
+            clocks.deadline(&LIMITS, false),
+            Some((at(111), Timeout::Frame))
+        );
         clocks.candidate(false, true, at(103));
-        assert_eq!(clocks.deadline(&LIMITS), Some((at(190), Timeout::Idle)));
+        assert_eq!(
+            clocks.deadline(&LIMITS, false),
+            Some((at(190), Timeout::Idle))
+        );
     }
 
     #[test]
@@ -206,7 +247,24 @@ mod tests {
         clocks.passed(at(1020));
         clocks.heartbeat(at(1020));
         assert_eq!(clocks.intervals, [20_000, 0]);
-        assert_eq!(clocks.deadline(&LIMITS), Some((at(1110), Timeout::Idle)));
+        assert_eq!(
+            clocks.deadline(&LIMITS, false),
+            Some((at(1110), Timeout::Idle))
+        );
+    }
+
+    #[test]
+    fn an_agent_that_is_owed_a_reply_is_not_idle() {
+        let mut clocks = Clocks::new(at(0));
+        assert_eq!(clocks.deadline(&LIMITS, true), None);
+        // A frame begun is a frame begun.
+        clocks.candidate(true, true, at(85));
+        assert_eq!(
+            clocks.deadline(&LIMITS, true),
+            Some((at(95), Timeout::Frame))
+        );
+        clocks.stop(StopReason::Store, at(86));
+        assert_eq!(clocks.deadline(&LIMITS, true), None);
     }
 
     #[test]
@@ -214,8 +272,14 @@ mod tests {
         let mut clocks = Clocks::new(at(0));
         clocks.stop(StopReason::Output, at(50));
         clocks.stop(StopReason::Output, at(60));
-        assert_eq!(clocks.deadline(&LIMITS), Some((at(140), Timeout::Output)));
+        assert_eq!(
+            clocks.deadline(&LIMITS, false),
+            Some((at(140), Timeout::Output))
+        );
         clocks.resume(at(130));
-        assert_eq!(clocks.deadline(&LIMITS), Some((at(170), Timeout::Idle)));
+        assert_eq!(
+            clocks.deadline(&LIMITS, false),
+            Some((at(170), Timeout::Idle))
+        );
     }
 }

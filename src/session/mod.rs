@@ -6,6 +6,7 @@
 //! written down as [`SessionState`] and rebuilt in another process.
 
 mod clocks;
+mod desk;
 mod state;
 mod tally;
 
@@ -15,11 +16,12 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 
 pub use clocks::{Clocks, StopReason, Timeout};
+pub use desk::{Answer, CommitId, Desk, Fate, Handler, Sender, Settled, Tag, Wake};
 pub use state::SessionState;
 pub use tally::Tally;
 
 use crate::time::Moment;
-use crate::wire::{Decoder, FRAME_OVERHEAD, Input, Packet, PacketDecoder, Refusal, Reply, Step};
+use crate::wire::{Decoder, FRAME_OVERHEAD, Input, MAX_REPLY_LINE, Packet, Refusal, Reply, Step};
 
 /// Unsent bytes above which no more is read from an agent: some 2,800 replies
 /// to reports, so that a slow reader is noticed early and a fleet of them costs
@@ -39,42 +41,6 @@ pub struct Limits {
     pub idle: Duration,
     /// Between the first and the last byte of a frame.
     pub frame: Duration,
-}
-
-/// Who sent a packet.
-#[derive(Clone, Copy, Debug)]
-pub struct Sender<'a> {
-    /// The address the connection comes from.
-    pub peer: SocketAddr,
-    /// The name the agent gave itself last, if it ever did.
-    pub agent: Option<&'a str>,
-}
-
-/// Takes packets and says what to answer.
-pub trait Handler {
-    /// Takes one packet; the reply goes out in the order of arrival.
-    fn handle(&mut self, sender: Sender<'_>, packet: &Packet<'_>) -> Reply;
-}
-
-/// What all sessions of a reactor share while they take bytes.
-#[derive(Debug)]
-pub struct Desk<H> {
-    /// Takes the packets.
-    pub handler: H,
-    /// Decodes them; holds the scratch space.
-    pub packets: PacketDecoder,
-    /// Counts what came in.
-    pub tally: Tally,
-    /// Reply lines of the batch at hand, to be written at once.
-    pub replies: Vec<u8>,
-}
-
-impl<H> Desk<H> {
-    /// Puts a reply behind those of the batch at hand, and counts it.
-    pub fn answer(&mut self, reply: Reply) {
-        self.tally.answered(reply);
-        self.replies.extend_from_slice(reply.line());
-    }
 }
 
 /// What became of the bytes that a session was shown.
@@ -116,8 +82,13 @@ pub enum Expiry {
 pub struct Session {
     peer: SocketAddr,
     agent: Option<Box<str>>,
+    /// What the handler knows this session by.
+    tag: Option<Tag>,
     decoder: Decoder,
     clocks: Clocks,
+    /// Replies that wait for a commit, and for which: its latest.
+    owed: u32,
+    last_owed: Option<CommitId>,
     /// Reply bytes that the socket did not take yet. Boxed, because hardly any
     /// session ever has some, and there are thousands of sessions.
     unsent: Option<Box<BytesMut>>,
@@ -133,8 +104,11 @@ impl Session {
         Self {
             peer,
             agent: None,
+            tag: None,
             decoder: Decoder::default(),
             clocks: Clocks::new(now),
+            owed: 0,
+            last_owed: None,
             unsent: None,
             frames: 0,
             bytes_in: 0,
@@ -143,8 +117,9 @@ impl Session {
     }
 
     /// Takes what `window` holds: everything that has arrived and was not
-    /// consumed before. Replies are appended to `desk.replies`; at most `frames`
-    /// frames are recognised, and `frames` is lowered by those that were.
+    /// consumed before. Replies are appended to `desk.replies`, or to `desk.owed`
+    /// from the first that waits for a commit; at most `frames` frames are
+    /// recognised, and `frames` is lowered by those that were.
     pub fn receive<H: Handler>(
         &mut self,
         window: &[u8],
@@ -165,13 +140,14 @@ impl Session {
                 Step::Frame(data) => {
                     *frames -= 1;
                     junk += (decoded.consumed - data.len() - FRAME_OVERHEAD) as u64;
-                    let reply = self.take(data, now, desk);
-                    desk.answer(reply);
+                    let answer = self.take(data, now, desk);
+                    self.answer(answer, desk);
                 }
                 Step::ChecksumMismatch => {
                     *frames -= 1;
                     junk += decoded.consumed as u64;
-                    desk.answer(Reply::Error(Refusal::ChecksumMismatch));
+                    let refusal = Reply::Error(Refusal::ChecksumMismatch);
+                    self.answer(Answer::Now(refusal), desk);
                 }
                 step @ (Step::Incomplete | Step::JunkLimit) => {
                     junk += decoded.consumed as u64;
@@ -235,6 +211,30 @@ impl Session {
         self.bytes_out += bytes as u64;
     }
 
+    /// Whether replies wait for a commit.
+    #[must_use]
+    pub const fn is_owed(&self) -> bool {
+        self.owed > 0
+    }
+
+    /// Whether so many replies wait for a commit that together with the unsent
+    /// ones they reach the high-water mark.
+    #[must_use]
+    pub fn is_owed_much(&self) -> bool {
+        self.is_owed()
+            && self.unsent().len() + self.owed as usize * MAX_REPLY_LINE > OUTPUT_HIGH_WATER
+    }
+
+    /// `replies` of those that waited for `commit` are given out now.
+    pub fn settle(&mut self, replies: u32, now: Moment) {
+        self.owed = self.owed.saturating_sub(replies);
+        if self.owed == 0 {
+            self.last_owed = None;
+            // Until now it was the agent that waited.
+            self.clocks.passed(now);
+        }
+    }
+
     /// Whether the agent must read replies before more is read from it.
     #[must_use]
     pub fn output_is_full(&self) -> bool {
@@ -258,13 +258,14 @@ impl Session {
     /// When [`expire`](Self::expire) is to be asked next, if ever.
     #[must_use]
     pub fn deadline(&self, limits: &Limits) -> Option<Moment> {
-        self.clocks.deadline(limits).map(|(deadline, _)| deadline)
+        let deadline = self.clocks.deadline(limits, self.is_owed());
+        deadline.map(|(deadline, _)| deadline)
     }
 
     /// What is to be done at `now`, if anything.
     #[must_use]
     pub fn expire(&self, now: Moment, limits: &Limits) -> Expiry {
-        match self.clocks.deadline(limits) {
+        match self.clocks.deadline(limits, self.is_owed()) {
             Some((deadline, timeout)) if deadline <= now => {
                 if timeout == Timeout::Frame && !self.decoder.at_boundary() {
                     Expiry::DropCandidate
@@ -285,6 +286,12 @@ impl Session {
         }
     }
 
+    /// What the handler knows this session by, if it has met it.
+    #[must_use]
+    pub const fn tag(&self) -> Option<Tag> {
+        self.tag
+    }
+
     /// Frames that passed, bytes read and bytes written, so far.
     #[must_use]
     pub const fn totals(&self) -> (u64, u64, u64) {
@@ -292,7 +299,7 @@ impl Session {
     }
 
     /// Decodes a frame that passed and has it handled.
-    fn take<H: Handler>(&mut self, data: &[u8], now: Moment, desk: &mut Desk<H>) -> Reply {
+    fn take<H: Handler>(&mut self, data: &[u8], now: Moment, desk: &mut Desk<H>) -> Answer {
         self.frames += 1;
         self.clocks.passed(now);
         match desk.packets.decode(data) {
@@ -309,10 +316,22 @@ impl Session {
                     peer: self.peer,
                     agent: self.agent.as_deref(),
                 };
-                desk.handler.handle(sender, &packet)
+                desk.handler.handle(sender, &mut self.tag, &packet)
             }
-            Err(refusal) => Reply::Error(refusal),
+            Err(refusal) => Answer::Now(Reply::Error(refusal)),
         }
+    }
+
+    /// Puts an answer in its place: nothing overtakes a reply that waits.
+    fn answer<H>(&mut self, answer: Answer, desk: &mut Desk<H>) {
+        let (commit, reply) = match (answer, self.last_owed) {
+            (Answer::Now(reply), None) => return desk.answer(reply),
+            (Answer::Now(reply), Some(last)) => (last, reply),
+            (Answer::AfterCommit(commit), _) => (commit, Reply::Report),
+        };
+        self.owed += 1;
+        self.last_owed = Some(commit);
+        desk.owed.push((commit, reply));
     }
 }
 

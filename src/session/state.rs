@@ -10,7 +10,7 @@ use crate::wire::{Decoder, DecoderState};
 /// process of the same machine as if nothing had happened.
 ///
 /// It is taken between turns, when the replies of the batch at hand are written
-/// or queued. A connection that is on its way out has no use for it.
+/// or queued, and none waits for a commit. A connection that is on its way out has no use for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionState {
     /// The address the connection comes from.
@@ -37,6 +37,7 @@ impl Session {
     /// Writes the session down, together with the bytes of its `window`.
     #[must_use]
     pub fn export(&self, window: &[u8]) -> SessionState {
+        debug_assert!(!self.is_owed(), "replies wait for a commit");
         SessionState {
             peer: self.peer,
             agent: self.agent.as_deref().map(str::to_owned),
@@ -52,14 +53,18 @@ impl Session {
 
     /// The session that `state` describes, and the bytes its window begins with:
     /// [`receive`](Self::receive) is to be called with them at once, as whole
-    /// frames may be among them. Who waited for a buffer waits no longer.
+    /// frames may be among them. Who waited for
+    /// a buffer or for the store waits no longer.
     #[must_use]
     pub fn rebuild(state: SessionState, now: Moment) -> (Self, Vec<u8>) {
         let mut session = Self {
             peer: state.peer,
             agent: state.agent.map(String::into_boxed_str),
+            tag: None,
             decoder: Decoder::rebuild(state.decoder),
             clocks: state.clocks,
+            owed: 0,
+            last_owed: None,
             unsent: None,
             frames: state.frames,
             bytes_in: state.bytes_in,
@@ -68,7 +73,7 @@ impl Session {
         if !state.unsent.is_empty() {
             session.queue(&state.unsent);
         }
-        if session.clocks.stopped() == Some(StopReason::Buffer) {
+        if let Some(StopReason::Buffer | StopReason::Store) = session.clocks.stopped() {
             session.resume_reading(now);
         }
         (session, state.buffered)

@@ -1,5 +1,6 @@
 //! Sessions driven without a socket.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -18,14 +19,22 @@ const LIMITS: Limits = Limits {
 #[derive(Debug, Default)]
 struct Recorder {
     agents: Vec<Option<String>>,
+    /// What reports wait for, if anything.
+    commit: Option<CommitId>,
 }
 
 impl Handler for Recorder {
-    fn handle(&mut self, sender: Sender<'_>, packet: &Packet<'_>) -> Reply {
+    fn handle(
+        &mut self,
+        sender: Sender<'_>,
+        _tag: &mut Option<Tag>,
+        packet: &Packet<'_>,
+    ) -> Answer {
         self.agents.push(sender.agent.map(str::to_owned));
-        match packet {
-            Packet::Heartbeat(_) => Reply::Heartbeat,
-            Packet::Report(_) => Reply::Report,
+        match (packet, self.commit) {
+            (Packet::Heartbeat(_), _) => Answer::Now(Reply::Heartbeat),
+            (Packet::Report(_), None) => Answer::Now(Reply::Report),
+            (Packet::Report(_), Some(commit)) => Answer::AfterCommit(commit),
         }
     }
 }
@@ -47,12 +56,7 @@ impl Driver {
         Self {
             session: Session::new("127.0.0.1:5000".parse().unwrap(), now),
             window: Vec::new(),
-            desk: Desk {
-                handler: Recorder::default(),
-                packets: PacketDecoder::default(),
-                tally: Tally::default(),
-                replies: Vec::new(),
-            },
+            desk: Desk::new(Recorder::default()),
             now,
             answered: Vec::new(),
             given_up: false,
@@ -276,7 +280,7 @@ fn what_is_unsent_and_when_time_is_up_move_along() {
     driver.receive(&[heartbeat(Some("web-01")), b"\xFF\xFF\x00".to_vec()].concat());
     driver.session.queue(b"heartBeat\n");
     driver.now = at(2);
-    for reason in [StopReason::Output, StopReason::Buffer] {
+    for reason in [StopReason::Output, StopReason::Buffer, StopReason::Store] {
         driver.session.stop_reading(reason, at(1));
         let (mut moved, window) = Session::rebuild(driver.session.export(&driver.window), at(5));
         assert_eq!(moved.unsent(), b"heartBeat\n");
@@ -287,7 +291,7 @@ fn what_is_unsent_and_when_time_is_up_move_along() {
             // The agent's doing: its time runs on, and what moved is the mark.
             StopReason::Output => assert_eq!(deadline, Some(at(91))),
             // Ours: it is over, and the frame has the time it had.
-            StopReason::Buffer => assert_eq!(deadline, Some(at(14))),
+            StopReason::Buffer | StopReason::Store => assert_eq!(deadline, Some(at(14))),
         }
         moved.resume_reading(at(5));
         assert_eq!(moved.deadline(&LIMITS), Some(at(14)));
@@ -296,9 +300,58 @@ fn what_is_unsent_and_when_time_is_up_move_along() {
 }
 
 #[test]
+fn nothing_overtakes_a_reply_that_waits_for_a_commit() {
+    let [first, second] = [1, 2].map(|number| CommitId(NonZeroU64::new(number).unwrap()));
+    let mut driver = Driver::new();
+    driver.desk.handler.commit = Some(first);
+    let heartbeat = || heartbeat(None);
+    driver.receive(&[heartbeat(), report(), heartbeat(), wrong_sum()].concat());
+    driver.desk.handler.commit = Some(second);
+    driver.receive(&[heartbeat(), report(), heartbeat()].concat());
+
+    assert_eq!(driver.answered, Reply::Heartbeat.line());
+    let mismatch = Reply::Error(Refusal::ChecksumMismatch);
+    let expected = [
+        (first, Reply::Report),
+        (first, Reply::Heartbeat),
+        (first, mismatch),
+        (first, Reply::Heartbeat),
+        (second, Reply::Report),
+        (second, Reply::Heartbeat),
+    ];
+    assert_eq!(driver.desk.owed, expected);
+
+    // Nothing is counted as answered before it is, and nobody is idle meanwhile.
+    assert_eq!(driver.desk.tally.reports, 0);
+    assert_eq!(driver.session.deadline(&LIMITS), None);
+    driver.session.settle(4, at(1000));
+    assert!(driver.session.is_owed());
+    driver.session.settle(2, at(1000));
+    assert_eq!(driver.session.deadline(&LIMITS), Some(at(1090)));
+
+    driver.desk.owed.clear();
+    driver.receive(&heartbeat());
+    assert_eq!(driver.desk.owed, []);
+}
+
+#[test]
+fn who_is_owed_much_is_not_read_from() {
+    let mut driver = Driver::new();
+    driver.desk.handler.commit = Some(CommitId(NonZeroU64::MIN));
+    assert!(!driver.session.is_owed_much());
+    let some = OUTPUT_HIGH_WATER / MAX_REPLY_LINE + 1;
+    driver.receive(&report().repeat(some));
+    assert!(driver.session.is_owed_much());
+    assert!(
+        !driver.session.output_is_full(),
+        "it may read all it is sent"
+    );
+}
+
+#[test]
 fn a_session_is_small() {
     // Idle connections are counted by the ten thousand.
-    assert!(size_of::<Session>() <= 144, "{}", size_of::<Session>());
+    assert!(size_of::<Session>() <= 160, "{}", size_of::<Session>());
 }
 
 proptest! {

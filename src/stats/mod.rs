@@ -21,6 +21,8 @@ pub struct Counters {
     pub bytes_out: u64,
     /// Calls of read that brought something.
     pub reads: u64,
+    /// Times that a connection had to wait for the store before it was read.
+    pub held: u64,
     /// Calls of write that took something.
     pub writes: u64,
     closed: [u64; Cause::ALL.len()],

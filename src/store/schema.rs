@@ -79,8 +79,9 @@ CREATE TABLE reports (
     timestamp   INTEGER NOT NULL
 ) STRICT;
 
+-- AUTOINCREMENT: a number that reports refer to is never given to another.
 CREATE TABLE agents (
-    id          INTEGER PRIMARY KEY,
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
     name        TEXT,
     address     TEXT NOT NULL,
     version     TEXT NOT NULL,

@@ -25,7 +25,11 @@ impl Connection {
     ) -> Outcome {
         let patience = match cause {
             // Its time is over: that replies are unsent may be the very reason.
-            Cause::IdleTimeout | Cause::FrameTimeout | Cause::OutputTimeout => LINGER,
+            Cause::IdleTimeout | Cause::FrameTimeout | Cause::OutputTimeout
+                if !self.session.is_owed() =>
+            {
+                LINGER
+            }
             // Replies have as long to get out as an agent may take to read them.
             _ => shop.limits.idle,
         };
@@ -71,7 +75,8 @@ impl Connection {
         if self.unheard {
             return Outcome::Ended(cause);
         }
-        if matches!(self.phase, Phase::Closing(..)) && self.session.unsent().is_empty() {
+        let answered = self.session.unsent().is_empty() && !self.session.is_owed();
+        if matches!(self.phase, Phase::Closing(..)) && answered {
             if self.socket.shutdown(Shutdown::Write).is_err() {
                 return Outcome::Ended(cause);
             }

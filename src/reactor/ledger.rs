@@ -1,0 +1,153 @@
+//! Replies that wait for a commit, and whose they are.
+
+use std::collections::VecDeque;
+
+use super::connections::ConnectionId;
+use crate::session::CommitId;
+use crate::wire::Reply;
+
+/// What was promised, by commit, in the order in which it was promised.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    pages: VecDeque<Page>,
+    /// Pages that are settled, kept for their memory.
+    blank: Vec<Page>,
+}
+
+/// All that waits for one commit.
+#[derive(Debug)]
+pub(super) struct Page {
+    commit: CommitId,
+    runs: Vec<Run>,
+    replies: Vec<Reply>,
+}
+
+/// Replies to one connection that stand together.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    connection: ConnectionId,
+    length: u32,
+}
+
+impl Ledger {
+    /// Enters what the session of `connection` is owed; `owed` is empty then.
+    pub(super) fn enter(&mut self, connection: ConnectionId, owed: &mut Vec<(CommitId, Reply)>) {
+        for (commit, reply) in owed.drain(..) {
+            let page = self.page(commit);
+            page.replies.push(reply);
+            match page.runs.last_mut() {
+                Some(run) if run.connection == connection => run.length += 1,
+                _ => page.runs.push(Run {
+                    connection,
+                    length: 1,
+                }),
+            }
+        }
+    }
+
+    /// Takes out the page of `commit`, if anybody waits for it. To be given back
+    /// with [`recycle`](Self::recycle).
+    pub(super) fn take(&mut self, commit: CommitId) -> Option<Page> {
+        let first = self.pages.front()?;
+        debug_assert!(first.commit >= commit, "commits settle in their order");
+        if first.commit == commit {
+            self.pages.pop_front()
+        } else {
+            None
+        }
+    }
+
+    /// Keeps the memory of a page whose replies are given out.
+    pub(super) fn recycle(&mut self, mut page: Page) {
+        page.runs.clear();
+        page.replies.clear();
+        self.blank.push(page);
+    }
+
+    /// The page of `commit`, which is the last one or a new one behind it: a
+    /// session's replies never wait for an earlier commit than its last.
+    fn page(&mut self, commit: CommitId) -> &mut Page {
+        let at = self.pages.iter().rposition(|page| page.commit <= commit);
+        let at = match at {
+            Some(at) if self.pages[at].commit == commit => at,
+            other => {
+                let mut page = self.blank.pop().unwrap_or_else(|| Page::new(commit));
+                page.commit = commit;
+                let at = other.map_or(0, |before| before + 1);
+                self.pages.insert(at, page);
+                at
+            }
+        };
+        &mut self.pages[at]
+    }
+}
+
+impl Page {
+    const fn new(commit: CommitId) -> Self {
+        Self {
+            commit,
+            runs: Vec::new(),
+            replies: Vec::new(),
+        }
+    }
+
+    /// Each connection's replies, in the order in which they were promised.
+    pub(super) fn runs(&self) -> impl Iterator<Item = (ConnectionId, &[Reply])> {
+        let mut rest = self.replies.as_slice();
+        self.runs.iter().map(move |run| {
+            let (replies, behind) = rest.split_at(run.length as usize);
+            rest = behind;
+            (run.connection, replies)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use mio::Token;
+
+    use super::*;
+
+    fn commit(number: u64) -> CommitId {
+        CommitId(NonZeroU64::new(number).unwrap())
+    }
+
+    fn runs(page: &Page) -> Vec<(usize, Vec<Reply>)> {
+        let runs = page.runs();
+        runs.map(|(connection, replies)| (connection.token().0, replies.to_vec()))
+            .collect()
+    }
+
+    #[test]
+    fn replies_stand_with_their_commit_in_the_order_of_promise() {
+        let [one, two] = [1, 2].map(|token| ConnectionId::from_token(Token(token)));
+        let mut ledger = Ledger::default();
+        let report = Reply::Report;
+        ledger.enter(
+            one,
+            &mut vec![(commit(1), report), (commit(1), Reply::Heartbeat)],
+        );
+        ledger.enter(two, &mut vec![(commit(1), report)]);
+        ledger.enter(two, &mut vec![(commit(2), report)]);
+        // One of them has only now a heartbeat behind what waits for the first.
+        ledger.enter(
+            one,
+            &mut vec![(commit(1), Reply::Heartbeat), (commit(2), report)],
+        );
+
+        let page = ledger.take(commit(1)).unwrap();
+        let expected = vec![
+            (1, vec![report, Reply::Heartbeat]),
+            (2, vec![report]),
+            (1, vec![Reply::Heartbeat]),
+        ];
+        assert_eq!(runs(&page), expected);
+        ledger.recycle(page);
+        assert!(ledger.take(commit(1)).is_none());
+        let page = ledger.take(commit(2)).unwrap();
+        assert_eq!(runs(&page), vec![(2, vec![report]), (1, vec![report])]);
+        assert!(ledger.take(commit(3)).is_none());
+    }
+}

@@ -1,0 +1,162 @@
+//! Where packets are handed in and replies come out.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::Arc;
+
+use super::Tally;
+use crate::time::Moment;
+use crate::wire::{Packet, PacketDecoder, Reply};
+
+/// Takes packets and says what to answer: at once, or once they are kept.
+///
+/// The reactor calls it in turns: [`begin_turn`](Self::begin_turn), then any
+/// number of packets and departures, then [`end_turn`](Self::end_turn).
+pub trait Handler {
+    /// Takes one packet; its reply goes out in the order of arrival. `tag` is
+    /// the handler's own to keep with the session.
+    fn handle(&mut self, sender: Sender<'_>, tag: &mut Option<Tag>, packet: &Packet<'_>) -> Answer;
+
+    /// Called once, before anything else: whatever goes on in other threads is
+    /// to call `wake` when there is something to [`settle`](Self::settled).
+    fn start(&mut self, wake: Wake) {
+        let _unused = wake;
+    }
+
+    /// A turn of the event loop begins at `now`.
+    fn begin_turn(&mut self, now: Moment) {
+        let _unused = now;
+    }
+
+    /// The session that `tag` was kept with has ended.
+    fn depart(&mut self, tag: Tag) {
+        let _unused = tag;
+    }
+
+    /// Whether packets can be taken now. While they cannot, no socket is read.
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    /// The next commit that has come to its end, in their order.
+    fn settled(&mut self) -> Option<Settled> {
+        None
+    }
+
+    /// All packets of the turn are handed in.
+    fn end_turn(&mut self) {}
+
+    /// When there is something to do even if no packet comes.
+    fn deadline(&self) -> Option<Moment> {
+        None
+    }
+
+    /// Appends what it has counted, as lines of `key=value` pairs that each
+    /// begin with a word for what they are about.
+    fn statistics(&mut self, lines: &mut Vec<String>) {
+        let _unused = lines;
+    }
+}
+
+/// Who sent a packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender<'a> {
+    /// The address the connection comes from.
+    pub peer: SocketAddr,
+    /// The name the agent gave itself last, if it ever did.
+    pub agent: Option<&'a str>,
+}
+
+/// A number by which a handler knows a session again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag(pub NonZeroU32);
+
+/// Names a commit; later ones have greater numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommitId(pub NonZeroU64);
+
+/// What is answered to a packet, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// This, as soon as what waits before it is answered.
+    Now(Reply),
+    /// That the report was taken if this commit keeps it, otherwise that the
+    /// store is unavailable.
+    AfterCommit(CommitId),
+}
+
+/// How a commit ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// All of it is on disk.
+    Kept,
+    /// Nothing of it is.
+    Discarded,
+}
+
+/// A commit that has come to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// Which.
+    pub commit: CommitId,
+    /// How.
+    pub fate: Fate,
+}
+
+/// Wakes the event loop from another thread.
+#[derive(Clone)]
+pub struct Wake(Arc<dyn Fn() + Send + Sync>);
+
+impl Wake {
+    /// What calls `wake`.
+    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Arc::new(wake))
+    }
+
+    /// Wakes it; many calls may have one effect.
+    pub fn wake(&self) {
+        (self.0)();
+    }
+}
+
+impl fmt::Debug for Wake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wake")
+    }
+}
+
+/// What all sessions of a reactor share while they take bytes.
+#[derive(Debug)]
+pub struct Desk<H> {
+    /// Takes the packets.
+    pub handler: H,
+    /// Decodes them; holds the scratch space.
+    pub packets: PacketDecoder,
+    /// Counts what came in.
+    pub tally: Tally,
+    /// Reply lines of the batch at hand, to be written at once.
+    pub replies: Vec<u8>,
+    /// Replies behind them that wait for a commit each. That a report was taken
+    /// is true only if its commit keeps it.
+    pub owed: Vec<(CommitId, Reply)>,
+}
+
+impl<H> Desk<H> {
+    /// A desk at which nobody was yet.
+    pub fn new(handler: H) -> Self {
+        Self {
+            handler,
+            packets: PacketDecoder::default(),
+            tally: Tally::default(),
+            replies: Vec::new(),
+            owed: Vec::new(),
+        }
+    }
+
+    /// Puts a reply behind those of the batch at hand, and counts it.
+    pub fn answer(&mut self, reply: Reply) {
+        self.tally.answered(reply);
+        self.replies.extend_from_slice(reply.line());
+    }
+}
