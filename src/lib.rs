@@ -11,12 +11,14 @@
 //! hawk-pool   → nothing                   (a crate of its own)
 //! time        → nothing
 //! wheel       → time
+//! throttle    → time
 //! wire        → nothing: no I/O, no clock, no pool, no connection
 //! session     → wire, time                (time comes in as an argument)
-//! handler     → wire, session's traits    (packets; no sockets)
+//! roster      → time, wheel               (who is alive)
+//! handler     → wire, session's traits, roster, store, throttle, time (packets; no sockets)
 //! store       → time                      (records; no connections, no packets)
 //! stats       → hawk-pool, wire, session, time
-//! reactor     → hawk-pool, session, stats, time, wheel, wire's replies (sockets, buffers; no JSON)
+//! reactor     → hawk-pool, session, stats, throttle, time, wheel, wire's replies (sockets, buffers; no JSON)
 //! descriptors → nothing                   (the limit of open files)
 //! dial        → nothing                   (finding a server)
 //! client      → dial, wire                (a blocking connection, for send and ping)
@@ -30,9 +32,11 @@ pub mod dial;
 pub mod handler;
 pub mod load;
 pub mod reactor;
+pub mod roster;
 pub mod session;
 pub mod stats;
 pub mod store;
+pub mod throttle;
 pub mod time;
 pub mod wheel;
 pub mod wire;

@@ -13,9 +13,14 @@ use std::path::{Path, PathBuf};
 const RULE: &[(&str, &[&str])] = &[
     ("time", &[]),
     ("wheel", &["time"]),
+    ("throttle", &["time"]),
     ("wire", &["serde", "serde_json"]),
     ("session", &["time", "wire"]),
-    ("handler", &["session", "wire"]),
+    ("roster", &["time", "wheel"]),
+    (
+        "handler",
+        &["roster", "session", "store", "throttle", "time", "wire"],
+    ),
     ("store", &["time", "rusqlite", "std::io"]),
     ("stats", &["hawk_pool", "session", "time", "wire"]),
     (
@@ -24,6 +29,7 @@ const RULE: &[(&str, &[&str])] = &[
             "hawk_pool",
             "session",
             "stats",
+            "throttle",
             "time",
             "wheel",
             "wire",
@@ -56,7 +62,9 @@ const RULE: &[(&str, &[&str])] = &[
             "handler",
             "load",
             "reactor",
+            "roster",
             "session",
+            "store",
             "wire",
             "std::net",
             "std::io",
@@ -169,5 +177,5 @@ fn known_by(text: &str) -> BTreeSet<String> {
 /// An address in a `use` is a value like any other.
 fn is_plain_data(line: &str) -> bool {
     let imports = line.trim().strip_prefix("use std::net::");
-    imports.is_some_and(|what| matches!(what, "SocketAddr;" | "IpAddr;"))
+    imports.is_some_and(|what| matches!(what, "SocketAddr;" | "IpAddr;" | "{IpAddr, SocketAddr};"))
 }

@@ -5,6 +5,7 @@ mod output;
 mod ping;
 mod send;
 mod serve;
+mod store_args;
 mod values;
 mod wire_args;
 

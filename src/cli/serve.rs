@@ -4,15 +4,34 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use clap::Args;
 use clap::builder::BoolishValueParser;
+use clap::{Args, ValueEnum};
 
+use super::store_args::DEFAULT_STORE;
+use super::values::StorePath;
 use super::wire_args::DEFAULT_ADDRESS;
 use super::{output, values};
 use crate::descriptors;
-use crate::handler::Responder;
+use crate::handler::{self, Ack, Keeper};
 use crate::reactor::{Config, MIN_POOL_LIMIT, RESERVED_DESCRIPTORS, Reactor, Stop};
+use crate::roster;
 use crate::session::Limits;
+use crate::store::{Retention, Store};
+
+/// Agents that are remembered, at most, unless more of them may be connected:
+/// with some 300 bytes each this is 30 MB, should something make names up.
+const MOST_AGENTS: usize = 100_000;
+
+/// When a report is answered.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum AckArg {
+    /// Once it is on disk: what was acknowledged is never lost
+    #[default]
+    Committed,
+    /// As soon as it is read: quicker, and what the store has not taken yet is
+    /// lost with the process or the power
+    Received,
+}
 
 /// Take heartbeats and reports, and answer each
 ///
@@ -61,6 +80,31 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "HAWK_STATS_INTERVAL", value_name = "TIME", default_value = "10s", value_parser = values::period)]
     stats_interval: Duration,
 
+    /// Store reports in this SQLite file, made if it is not there; none: nowhere
+    #[arg(long, env = "HAWK_STORE", value_name = "PATH", default_value = DEFAULT_STORE, value_parser = values::store_path)]
+    store: StorePath,
+
+    /// When to answer a report
+    #[arg(long, env = "HAWK_ACK", value_enum, default_value_t)]
+    ack: AckArg,
+
+    /// Remove reports, events and silent agents that are older than this
+    #[arg(long, env = "HAWK_RETAIN", value_name = "TIME", default_value = "30d", value_parser = values::period)]
+    retain: Duration,
+
+    /// Remove the oldest reports when the store holds more than this
+    #[arg(long, env = "HAWK_RETAIN_SIZE", value_name = "SIZE", default_value = "10GiB", value_parser = values::size)]
+    retain_size: usize,
+
+    /// An agent that is silent for longer than this is offline [default: three times
+    /// the interval of its own heartbeats, at least 10s and at most 1h]
+    #[arg(long, env = "HAWK_OFFLINE_AFTER", value_name = "TIME", value_parser = values::period)]
+    offline_after: Option<Duration>,
+
+    /// After the start, declare no agent offline for this long
+    #[arg(long, env = "HAWK_START_GRACE", value_name = "TIME", default_value = "30s", value_parser = values::period)]
+    start_grace: Duration,
+
     /// Log each packet as a line, its text escaped
     #[arg(long, env = "HAWK_LOG_PACKETS", value_parser = BoolishValueParser::new())]
     log_packets: bool,
@@ -86,23 +130,57 @@ impl ServeArgs {
             drain_timeout: self.drain_timeout,
             stats_interval: self.stats_interval,
         };
-        let handler = Responder {
-            log_packets: self.log_packets,
-        };
-        let mut reactor = Reactor::new(config, handler)?;
+        let mut reactor = Reactor::new(config, self.keeper(max_connections)?)?;
         let address = reactor.local_addr().context("cannot tell the address")?;
         log::info!(
-            "started version={} listen={address} max_connections={max_connections} pool_limit={}",
+            "started version={} listen={address} max_connections={max_connections} pool_limit={} \
+             store={}",
             env!("CARGO_PKG_VERSION"),
             self.pool_limit,
+            match &self.store {
+                StorePath::Nowhere => "none".to_owned(),
+                StorePath::File(path) => format!("{path:?}"),
+            },
         );
         output::print(&format!("listening on {address}\n"))?;
         let stop = reactor.run()?;
         log::info!("served {}", reactor.served());
         match stop {
-            Stop::Drained => Ok(()),
+            Stop::Drained => Ok(reactor.into_handler().finish(self.drain_timeout)?),
             Stop::Interrupted => bail!("stopped at once by a second signal; replies may be lost"),
         }
+    }
+
+    /// What takes the packets, with its store open.
+    fn keeper(&self, max_connections: usize) -> anyhow::Result<Keeper> {
+        let capacity = MOST_AGENTS.max(2 * max_connections);
+        let mut keeper = Keeper::new(handler::Config {
+            ack: match self.ack {
+                AckArg::Committed => Ack::Committed,
+                AckArg::Received => Ack::Received,
+            },
+            roster: roster::Config {
+                offline_after: self.offline_after,
+                start_grace: self.start_grace,
+                capacity,
+            },
+            remember: self.retain,
+            log_packets: self.log_packets,
+        });
+        if let StorePath::File(path) = &self.store {
+            let store = Store::open(path.clone()).context("cannot use the store")?;
+            let last = store.last_received()?;
+            store.agents(capacity, |agent| keeper.remember(agent))?;
+            let retention = Retention {
+                age: self.retain,
+                size: self.retain_size as u64,
+            };
+            let intake = store
+                .start(retention)
+                .context("cannot start the store's thread")?;
+            keeper.store_in(intake, last);
+        }
+        Ok(keeper)
     }
 
     /// How many connections there may be, given the limit of open files, which

@@ -1,6 +1,7 @@
 //! How values are written on the command line and in the environment.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -32,6 +33,24 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
+/// Where reports are stored: a file, or nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum StorePath {
+    /// In no file.
+    Nowhere,
+    /// In this one.
+    File(PathBuf),
+}
+
+/// The path of a store, or `none`.
+pub(super) fn store_path(text: &str) -> Result<StorePath, String> {
+    match text {
+        "" => Err("give a path, or none to store nothing".to_owned()),
+        "none" => Ok(StorePath::Nowhere),
+        path => Ok(StorePath::File(path.into())),
+    }
+}
+
 /// An amount of memory such as `64MiB`, `500kB` or plain bytes.
 pub(super) fn size(text: &str) -> Result<usize, String> {
     let ByteSize(bytes) = text
@@ -53,6 +72,13 @@ mod tests {
         assert!(duration("999us").is_ok());
         assert!(period("999us").is_err());
         assert!(period("1ms").is_ok());
+    }
+
+    #[test]
+    fn a_store_is_a_file_or_none() {
+        assert_eq!(store_path("none"), Ok(StorePath::Nowhere));
+        assert_eq!(store_path("./none"), Ok(StorePath::File("./none".into())));
+        assert!(store_path("").is_err());
     }
 
     #[test]

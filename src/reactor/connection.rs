@@ -9,9 +9,9 @@ use mio::event::Event;
 use mio::net::TcpStream;
 
 use super::input::Input;
-use super::throttle::Throttle;
 use crate::session::{Desk, Expiry, Fate, Handler, Limits, Progress, Session, StopReason};
 use crate::stats::{Cause, Counters};
+use crate::throttle::Throttle;
 use crate::time::Moment;
 use crate::wire::{self, Busy, Reply};
 

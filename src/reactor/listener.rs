@@ -9,7 +9,7 @@ use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use super::throttle::Throttle;
+use crate::throttle::Throttle;
 use crate::time::Moment;
 
 /// Connections that may wait to be accepted. When a fleet reconnects at once,

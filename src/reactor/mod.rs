@@ -19,7 +19,6 @@ mod ledger;
 mod listener;
 mod settle;
 mod stop;
-mod throttle;
 
 use std::collections::VecDeque;
 use std::io;
@@ -36,10 +35,10 @@ use self::connection::{Outcome, Shop};
 use self::connections::{ConnectionId, Connections};
 use self::ledger::Ledger;
 use self::listener::Listener;
-use self::throttle::Throttle;
 
 use crate::session::{Desk, Handler, Wake};
-use crate::stats::{self, Cause, Counters, StatsLog};
+use crate::stats::{self, Cause, Counters, Figures, StatsLog};
+use crate::throttle::Throttle;
 use crate::time::Moment;
 use crate::wheel::TimerWheel;
 
@@ -210,6 +209,12 @@ impl<H: Handler> Reactor<H> {
         )
     }
 
+    /// The handler, to see to its own end once everybody is gone.
+    #[must_use]
+    pub fn into_handler(self) -> H {
+        self.shop.desk.handler
+    }
+
     fn poll(&mut self, events: &mut Events) -> io::Result<()> {
         let mut timeout = self.poll_timeout();
         while let Err(error) = self.poll.poll(events, timeout) {
@@ -375,13 +380,15 @@ impl<H: Handler> Reactor<H> {
     }
 
     fn log_stats(&mut self, all: bool) {
-        self.housekeeping.stats.log(
-            self.shop.now,
-            all,
-            self.connections.len(),
-            &self.shop.counters,
-            &self.shop.desk.tally,
-            &self.shop.pool,
-        );
+        let mut handler_lines = Vec::new();
+        self.shop.desk.handler.statistics(&mut handler_lines);
+        let figures = Figures {
+            connections: self.connections.len(),
+            counters: &self.shop.counters,
+            tally: &self.shop.desk.tally,
+            pool: &self.shop.pool,
+        };
+        let stats = &mut self.housekeeping.stats;
+        stats.log(self.shop.now, all, &figures, handler_lines);
     }
 }

@@ -13,6 +13,19 @@ use crate::time::Moment;
 /// them, wherever in the source they come from.
 const TARGET: &str = "hawk::stats";
 
+/// What the reactor knows to tell.
+#[derive(Clone, Copy, Debug)]
+pub struct Figures<'a> {
+    /// Connections there are.
+    pub connections: usize,
+    /// Its own doings.
+    pub counters: &'a Counters,
+    /// What came in.
+    pub tally: &'a Tally,
+    /// Its receive buffers.
+    pub pool: &'a Pool,
+}
+
 /// Writes the statistics' log lines and remembers the last ones, so that a
 /// quiet server does not repeat itself.
 #[derive(Debug)]
@@ -22,6 +35,7 @@ pub struct StatsLog {
     bytes_in: u64,
     bytes_out: u64,
     server_line: String,
+    handler_lines: Vec<String>,
     pool: hawk_pool::Stats,
     logged_pool: Vec<hawk_pool::ClassStats>,
 }
@@ -36,28 +50,40 @@ impl StatsLog {
             bytes_in: 0,
             bytes_out: 0,
             server_line: String::new(),
+            handler_lines: Vec::new(),
             pool: hawk_pool::Stats::default(),
             logged_pool: Vec::new(),
         }
     }
 
-    /// Logs the server's line and one for each class of the pool: all of them if
-    /// `all`, otherwise those that changed since they were last logged.
+    /// Logs the server's line, those of its handler, and one for each class of the
+    /// pool: all of them if `all`, otherwise those that changed since they were
+    /// last logged.
     pub fn log(
         &mut self,
         now: Moment,
         all: bool,
-        connections: usize,
-        counters: &Counters,
-        tally: &Tally,
-        pool: &Pool,
+        figures: &Figures<'_>,
+        handler_lines: Vec<String>,
     ) {
+        let Figures {
+            connections,
+            counters,
+            tally,
+            pool,
+        } = *figures;
         let line = server_line(connections, counters, tally);
         let rates = self.rates(now, counters, tally);
         if all || line != self.server_line {
             log::info!(target: TARGET, "stats {line} {rates}");
             self.server_line = line;
         }
+        for (index, line) in handler_lines.iter().enumerate() {
+            if all || self.handler_lines.get(index) != Some(line) {
+                log::info!(target: TARGET, "{line}");
+            }
+        }
+        self.handler_lines = handler_lines;
         pool.read_stats(&mut self.pool);
         for (index, class) in self.pool.classes.iter().enumerate() {
             if all || self.logged_pool.get(index) != Some(class) {
@@ -105,13 +131,14 @@ pub(crate) fn server_line(connections: usize, counters: &Counters, tally: &Tally
         append(&mut line, "closed", cause.name(), count);
     }
     let rest = format!(
-        " junk_bytes={} candidates_dropped={} bytes_in={} bytes_out={} reads={} writes={}",
+        " junk_bytes={} candidates_dropped={} bytes_in={} bytes_out={} reads={} writes={} held={}",
         tally.junk_bytes,
         tally.candidates_dropped,
         counters.bytes_in,
         counters.bytes_out,
         counters.reads,
         counters.writes,
+        counters.held,
     );
     line + &rest
 }
@@ -150,7 +177,7 @@ mod tests {
             line,
             "connections=2 accepted=3 accept_errors=0 heartbeats=0 reports=1 busy=0 errors=1 \
              error_bad_base64=1 closed_idle_timeout=1 junk_bytes=0 candidates_dropped=0 \
-             bytes_in=0 bytes_out=0 reads=0 writes=0"
+             bytes_in=0 bytes_out=0 reads=0 writes=0 held=0"
         );
     }
 

@@ -4,8 +4,8 @@ mod cause;
 mod lines;
 
 pub use cause::Cause;
-pub use lines::StatsLog;
 pub(crate) use lines::server_line;
+pub use lines::{Figures, StatsLog};
 
 /// Counts of the reactor's own doings since the start. What the agents sent is
 /// counted in [`Tally`](crate::session::Tally).

@@ -1,6 +1,128 @@
 //! The store: every report on disk, in one SQLite file.
+//!
+//! The reactor's thread fills batches through an [`Intake`]; a writer's thread
+//! commits them, one after the other, and gives each back. Neither waits for the
+//! other. Knows records, and neither packets nor connections.
 
+mod batch;
+mod intake;
 mod lock;
+mod open;
+mod retention;
 pub mod schema;
+mod statements;
+mod tray;
+mod writer;
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rusqlite::Connection;
+
+pub use batch::{Agent, AgentIndex, Batch, Report};
+pub use intake::Intake;
 pub use lock::{Lock, LockError};
+pub use open::OpenError;
+pub use retention::Retention;
+pub use tray::{Counters, Health};
+
+use crate::time::UnixNanos;
+use tray::Tray;
+use writer::Writer;
+
+/// A store that is open for writing, and that nobody writes yet.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    connection: Connection,
+    lock: Lock,
+}
+
+impl Store {
+    /// Opens the store at `path`, makes it if there is none, and brings its
+    /// tables up to date.
+    ///
+    /// # Errors
+    /// [`OpenError`], which says what to do about it.
+    pub fn open(path: PathBuf) -> Result<Self, OpenError> {
+        open::check_folder(&path)?;
+        let lock = Lock::take(&path).map_err(|error| OpenError::Lock(path.clone(), error))?;
+        let connection = open::open(&path)?;
+        Ok(Self {
+            path,
+            connection,
+            lock,
+        })
+    }
+
+    /// When the last report was received, if there is one.
+    ///
+    /// # Errors
+    /// [`OpenError::Sqlite`] if it cannot be read.
+    pub fn last_received(&self) -> Result<Option<UnixNanos>, OpenError> {
+        let last: rusqlite::Result<Option<i64>> =
+            self.connection
+                .query_row("SELECT max(received_at) FROM reports", [], |row| row.get(0));
+        let last = last.map_err(|error| self.unreadable(error))?;
+        Ok(last.map(UnixNanos::from_nanos))
+    }
+
+    /// Shows the agents there are to `see`, those heard last first, at most
+    /// `most` of them.
+    ///
+    /// # Errors
+    /// [`OpenError::Sqlite`] if they cannot be read.
+    pub fn agents(&self, most: usize, see: impl FnMut(&Agent<'_>)) -> Result<(), OpenError> {
+        self.read_agents(most, see)
+            .map_err(|error| self.unreadable(error))
+    }
+
+    fn read_agents(&self, most: usize, mut see: impl FnMut(&Agent<'_>)) -> rusqlite::Result<()> {
+        let mut agents = self.connection.prepare(
+            "SELECT id, name, address, version, first_seen, last_seen, state, changed_at, interval \
+             FROM agents ORDER BY last_seen DESC LIMIT ?1",
+        )?;
+        let mut rows = agents.query([i64::try_from(most).unwrap_or(i64::MAX)])?;
+        while let Some(row) = rows.next()? {
+            // What is no address was not written by us.
+            let Ok(address) = row.get_ref(2)?.as_str()?.parse() else {
+                continue;
+            };
+            let nanos = |column| row.get(column).map(UnixNanos::from_nanos);
+            see(&Agent {
+                id: row.get(0)?,
+                name: row.get_ref(1)?.as_str_or_null()?,
+                address,
+                version: row.get_ref(3)?.as_str()?,
+                first_seen: nanos(4)?,
+                last_seen: nanos(5)?,
+                online: row.get_ref(6)?.as_str()? == "online",
+                changed_at: nanos(7)?,
+                interval: row.get(8)?,
+            });
+        }
+        Ok(())
+    }
+
+    /// Starts the writer.
+    ///
+    /// # Errors
+    /// If the kernel refuses a thread.
+    pub fn start(self, retention: Retention) -> std::io::Result<Intake> {
+        let tray = Arc::new(Tray::default());
+        let writer = Writer::new(self.path, retention, Arc::clone(&tray));
+        let (connection, lock) = (self.connection, self.lock);
+        std::thread::Builder::new()
+            .name("hawk-store".to_owned())
+            .spawn(move || {
+                // Nobody else may write before this thread is done.
+                let _held = lock;
+                writer.run(connection);
+            })?;
+        Ok(Intake::new(tray))
+    }
+
+    fn unreadable(&self, error: rusqlite::Error) -> OpenError {
+        OpenError::Sqlite(self.path.clone(), error)
+    }
+}

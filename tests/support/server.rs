@@ -13,10 +13,15 @@ pub(crate) struct Launch(Command);
 
 impl Launch {
     /// `hawk serve` on a free port of the loopback, with `args`. Unless they say
-    /// otherwise it logs no statistics but those that are asked for.
+    /// otherwise it stores nothing, and logs no statistics but those that are asked for.
     pub(crate) fn serve(args: &[&str]) -> Self {
         let mut launch = Self::hawk(&["serve"]);
-        for (option, value) in [("--listen", "127.0.0.1:0"), ("--stats-interval", "1h")] {
+        let defaults = [
+            ("--listen", "127.0.0.1:0"),
+            ("--stats-interval", "1h"),
+            ("--store", "none"),
+        ];
+        for (option, value) in defaults {
             if !args.contains(&option) {
                 launch.0.args([option, value]);
             }

@@ -9,6 +9,9 @@ pub(crate) const CLASSES: [u64; 5] = [256, 1024, 4096, 16_384, 69_632];
 #[derive(Clone, Debug)]
 pub(crate) struct Stats {
     pub(crate) server: Fields,
+    pub(crate) agents: Fields,
+    /// `None`: the server stores nothing.
+    pub(crate) store: Option<Fields>,
     pub(crate) pool: Vec<Fields>,
 }
 
@@ -17,14 +20,19 @@ impl Stats {
     #[track_caller]
     pub(crate) fn wait_for(log: &Lines, mark: usize) -> Self {
         let (line, mut mark) = log.wait_for(mark, is_server_line);
+        let (agents, behind) = log.wait_for(mark, |line| line.contains("] agents known="));
         let mut pool = Vec::new();
         for size in CLASSES {
             let (line, behind) = log.wait_for(mark, |line| is_class_line(line, size));
             pool.push(Fields::parse(&line));
             mark = behind;
         }
+        let rest = log.since(behind);
+        let store = rest.iter().find(|line| line.contains("] store state="));
         Self {
             server: Fields::parse(&line),
+            agents: Fields::parse(&agents),
+            store: store.map(|line| Fields::parse(line)),
             pool,
         }
     }
@@ -33,6 +41,12 @@ impl Stats {
     #[track_caller]
     pub(crate) fn get(&self, key: &str) -> u64 {
         self.server.get(key)
+    }
+
+    /// A number from the store's line.
+    #[track_caller]
+    pub(crate) fn store(&self, key: &str) -> u64 {
+        self.store.as_ref().expect("it has a store").get(key)
     }
 
     /// Buffers in use, per class.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::closing::LINGER;
 use super::*;
-use crate::handler::Responder;
+use crate::handler::{Ack, Config, Keeper};
+use crate::roster;
 use crate::session::OUTPUT_HIGH_WATER;
 
 #[test]
@@ -29,8 +30,21 @@ fn who_did_not_read_in_time_gets_no_second_term() {
     ));
 }
 
+fn keeper() -> Keeper {
+    Keeper::new(Config {
+        ack: Ack::Committed,
+        roster: roster::Config {
+            offline_after: None,
+            start_grace: Duration::ZERO,
+            capacity: 1,
+        },
+        remember: Duration::from_secs(1),
+        log_packets: false,
+    })
+}
+
 /// A connection, what it needs, and the agent's end of it.
-fn connected() -> (Connection, Shop<Responder>, std::net::TcpStream) {
+fn connected() -> (Connection, Shop<Keeper>, std::net::TcpStream) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let agent = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (socket, peer) = listener.accept().unwrap();
@@ -41,7 +55,7 @@ fn connected() -> (Connection, Shop<Responder>, std::net::TcpStream) {
         limit: 1 << 20,
     });
     let shop = Shop {
-        desk: Desk::new(Responder { log_packets: false }),
+        desk: Desk::new(keeper()),
         pool: pool.unwrap(),
         limits: Limits {
             idle: Duration::from_secs(90),

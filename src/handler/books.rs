@@ -1,0 +1,296 @@
+//! What goes into the store, batch by batch, and what comes of it.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use super::stamp::Stamps;
+use crate::roster::{AgentKey, Mark, Roster};
+use crate::session::{CommitId, Fate, Settled, Wake};
+use crate::store::{self, AgentIndex, Health, Intake};
+use crate::time::{Moment, UnixNanos};
+use crate::wire;
+
+/// What is known of agents is written together with reports, or this long after
+/// it has changed: heartbeats alone cost a commit a second, however many.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// The store takes its time; beyond this, agents that wait for it are not blamed
+/// for their silence.
+const STALLED: Duration = Duration::from_secs(1);
+
+/// Events that wait for the store to come back, at most: some 4 MB of memory.
+const MAX_WAITING: usize = 100_000;
+
+/// The store did not finish in time.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the store did not finish in {}: what was not acknowledged may be missing",
+    humantime::format_duration(*.0)
+)]
+pub struct Unfinished(Duration);
+
+/// Fills batches, and learns what became of them.
+pub(super) struct Books {
+    intake: Intake,
+    stamps: Stamps,
+    /// Agents whose rows were not written because the store is down.
+    unsaved: Vec<u64>,
+    /// Events likewise, oldest first: of whom, when, and whether online.
+    waiting: VecDeque<(u64, UnixNanos, bool)>,
+    /// Events that there was no room for.
+    lost: u64,
+    /// When what is known of agents is to be written at the latest.
+    flush_at: Option<Moment>,
+}
+
+impl Books {
+    pub(super) fn new(intake: Intake, last: Option<UnixNanos>) -> Self {
+        Self {
+            intake,
+            stamps: Stamps::after(last),
+            unsaved: Vec::new(),
+            waiting: VecDeque::new(),
+            lost: 0,
+            flush_at: None,
+        }
+    }
+
+    pub(super) fn wake_with(&self, wake: Wake) {
+        self.intake.wake_with(move || wake.wake());
+    }
+
+    /// Looks for what came back.
+    pub(super) fn collect(&mut self, now: Moment) {
+        self.intake.collect(now);
+    }
+
+    /// Whether agents have been waiting for the store for long.
+    pub(super) fn is_stalled(&self, now: Moment) -> bool {
+        let since = self.intake.waiting_since();
+        since.is_some_and(|since| now.since(since) >= STALLED)
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.intake.is_ready()
+    }
+
+    /// Has a report kept; in which batch. `None`: the store is down.
+    pub(super) fn enter_report(
+        &mut self,
+        roster: &mut Roster,
+        key: AgentKey,
+        peer: SocketAddr,
+        report: &wire::Report<'_>,
+        (now, wall): (Moment, UnixNanos),
+    ) -> Option<NonZeroU64> {
+        let index = self.row(roster, key)?;
+        let received_at = self.stamps.next(wall);
+        self.flush_at.get_or_insert(now.after(FLUSH));
+        let batch = self.intake.batch();
+        batch.add_report(
+            index,
+            peer,
+            &store::Report {
+                received_at,
+                content: &report.content,
+                rand: report.rand,
+                timestamp: report.timestamp,
+            },
+        );
+        NonZeroU64::new(batch.number())
+    }
+
+    /// Notes a heartbeat.
+    pub(super) fn enter_heartbeat(&mut self, roster: &mut Roster, key: AgentKey, now: Moment) {
+        match self.row(roster, key) {
+            Some(index) => {
+                self.intake.batch().add_heartbeats(index, 1);
+                self.flush_at.get_or_insert(now.after(FLUSH));
+            }
+            None => {
+                if let Some(entry) = roster.get_mut(key) {
+                    entry.uncounted = entry.uncounted.saturating_add(1);
+                }
+            }
+        }
+    }
+
+    /// Notes that the agent's state has just changed.
+    pub(super) fn enter_event(&mut self, roster: &mut Roster, key: AgentKey) {
+        let Some(entry) = roster.get(key) else {
+            return;
+        };
+        let (at, online) = (entry.changed_at, entry.online);
+        match self.row(roster, key) {
+            Some(index) => self.intake.batch().add_event(index, at, online),
+            None => self.wait(roster.reference(key), at, online),
+        }
+    }
+
+    /// The next batch that is over, and what follows from that.
+    pub(super) fn settled(&mut self, roster: &mut Roster) -> Option<Settled> {
+        let batch = self.intake.next_done()?;
+        for (reference, id, heartbeats) in batch.agents() {
+            let Some(key) = roster.resolve(reference) else {
+                continue;
+            };
+            if batch.is_kept() {
+                if let Some(entry) = roster.get_mut(key) {
+                    entry.id = id;
+                }
+            } else {
+                if let Some(entry) = roster.get_mut(key) {
+                    entry.uncounted = entry.uncounted.saturating_add(heartbeats);
+                }
+                self.leave_unsaved(roster, key);
+            }
+        }
+        if !batch.is_kept() {
+            for (reference, at, online) in batch.events() {
+                self.wait(reference, at, online);
+            }
+        }
+        let commit = NonZeroU64::new(batch.number()).map(CommitId);
+        let fate = if batch.is_kept() {
+            Fate::Kept
+        } else {
+            Fate::Discarded
+        };
+        self.intake.recycle(batch);
+        commit.map(|commit| Settled { commit, fate })
+    }
+
+    /// Once the store is back: writes what it has missed, as much as there is
+    /// room for.
+    pub(super) fn catch_up(&mut self, roster: &mut Roster) {
+        while self.intake.health() == Health::Up && self.intake.is_ready() {
+            if let Some((reference, at, online)) = self.waiting.pop_front() {
+                if let Some(key) = roster.resolve(reference)
+                    && let Some(index) = self.row(roster, key)
+                {
+                    self.intake.batch().add_event(index, at, online);
+                }
+            } else if let Some(reference) = self.unsaved.pop() {
+                if let Some(key) = roster.resolve(reference) {
+                    self.row(roster, key);
+                }
+            } else {
+                break;
+            }
+        }
+        if self.lost > 0 && self.intake.health() == Health::Up {
+            let lost = std::mem::take(&mut self.lost);
+            log::warn!("events lost while the store was unavailable: {lost}");
+        }
+    }
+
+    /// Offers the writer what there is, if it is time.
+    pub(super) fn hand_over(&mut self, now: Moment) {
+        let Some(batch) = self.intake.begun() else {
+            return;
+        };
+        if batch.is_urgent() || self.flush_at.is_none_or(|flush_at| flush_at <= now) {
+            self.flush_at = None;
+            self.intake.hand_over(now);
+        }
+    }
+
+    /// When there is something to do without a packet.
+    pub(super) fn deadline(&self, now: Moment) -> Option<Moment> {
+        let flush_at = self.intake.begun().and(self.flush_at);
+        let stalled_at = match self.intake.waiting_since() {
+            Some(_) if self.is_stalled(now) => None,
+            since => since.map(|since| since.after(STALLED)),
+        };
+        [flush_at, stalled_at].into_iter().flatten().min()
+    }
+
+    pub(super) fn finish(self, now: Moment, patience: Duration) -> Result<(), Unfinished> {
+        match self.intake.finish(now, patience) {
+            true => Ok(()),
+            false => Err(Unfinished(patience)),
+        }
+    }
+
+    pub(super) fn statistics(&self, now: Moment) -> String {
+        let state = match self.intake.health() {
+            Health::Down => "down",
+            Health::Up if self.is_stalled(now) => "stalled",
+            Health::Up => "up",
+        };
+        let store::Counters {
+            commits,
+            reports,
+            failed,
+            discarded,
+            expired,
+            bytes,
+            wal_bytes,
+        } = self.intake.counters();
+        format!(
+            "store state={state} commits={commits} reports={reports} failed={failed} \
+             discarded={discarded} expired={expired} bytes={bytes} wal_bytes={wal_bytes}"
+        )
+    }
+
+    /// The agent's row in the batch at hand, up to date. `None`: the store is
+    /// down, and the row is written when it is back.
+    fn row(&mut self, roster: &mut Roster, key: AgentKey) -> Option<AgentIndex> {
+        if self.intake.health() == Health::Down {
+            self.leave_unsaved(roster, key);
+            return None;
+        }
+        let reference = roster.reference(key);
+        let entry = roster.get_mut(key)?;
+        entry.unsaved = false;
+        let agent = store::Agent {
+            id: entry.id,
+            name: entry.name.as_deref(),
+            address: entry.address,
+            version: &entry.version,
+            first_seen: entry.first_seen,
+            last_seen: entry.last_seen,
+            online: entry.online,
+            changed_at: entry.changed_at,
+            interval: i64::try_from(entry.interval().as_nanos()).unwrap_or(i64::MAX),
+        };
+        let batch = self.intake.batch();
+        let index = match entry.mark {
+            Some(mark) if mark.batch == batch.number() => {
+                let index = AgentIndex(mark.index);
+                batch.update_agent(index, &agent);
+                index
+            }
+            _ => {
+                let index = batch.add_agent(reference, &agent);
+                batch.add_heartbeats(index, std::mem::take(&mut entry.uncounted));
+                entry.mark = Some(Mark {
+                    batch: batch.number(),
+                    index: index.0,
+                });
+                index
+            }
+        };
+        Some(index)
+    }
+
+    fn leave_unsaved(&mut self, roster: &mut Roster, key: AgentKey) {
+        let reference = roster.reference(key);
+        if let Some(entry) = roster.get_mut(key)
+            && !entry.unsaved
+        {
+            entry.unsaved = true;
+            self.unsaved.push(reference);
+        }
+    }
+
+    fn wait(&mut self, reference: u64, at: UnixNanos, online: bool) {
+        if self.waiting.len() < MAX_WAITING {
+            self.waiting.push_back((reference, at, online));
+        } else {
+            self.lost += 1;
+        }
+    }
+}

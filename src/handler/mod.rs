@@ -1,0 +1,285 @@
+//! What the server does with packets: it notes who is alive, and has reports
+//! kept.
+
+mod books;
+mod packet_log;
+mod stamp;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::roster::{self, AgentKey, Entry, Identity, Roster};
+use crate::session::{Answer, CommitId, Handler, Sender, Settled, Tag, Wake};
+use crate::store::{self, Intake};
+use crate::throttle::Throttle;
+use crate::time::{Moment, UnixNanos};
+use crate::wire::{Busy, Packet, Reply};
+use books::Books;
+pub use books::Unfinished;
+
+/// Lines about agents that come and go, in ten seconds. A switch that fails
+/// takes a rack with it; the table of events has them all.
+const CHANGES_LOGGED: u32 = 50;
+
+/// Between two looks for agents that need not be remembered any more.
+const FORGET_INTERVAL: Duration = Duration::from_secs(1);
+
+/// When a report is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ack {
+    /// Once it is on disk.
+    Committed,
+    /// As soon as it is read: it may still be lost.
+    Received,
+}
+
+/// How packets are to be handled.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// When a report is answered.
+    pub ack: Ack,
+    /// How agents are judged.
+    pub roster: roster::Config,
+    /// How long an agent that is silent is remembered.
+    pub remember: Duration,
+    /// Log each packet as a line at level info.
+    pub log_packets: bool,
+}
+
+/// Takes every packet: notes its agent as alive, and has reports kept.
+pub struct Keeper {
+    config: Config,
+    roster: Roster,
+    /// `None`: nothing is stored.
+    books: Option<Books>,
+    changes: Throttle,
+    next_forget: Moment,
+    /// The time of this turn.
+    now: Moment,
+    wall: UnixNanos,
+}
+
+impl Keeper {
+    /// A handler that stores nothing.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        let now = Moment::now();
+        Self {
+            config,
+            roster: Roster::new(config.roster, now),
+            books: None,
+            changes: Throttle::bursts_of(CHANGES_LOGGED),
+            next_forget: now.after(FORGET_INTERVAL),
+            now,
+            wall: UnixNanos::now(),
+        }
+    }
+
+    /// Remembers an agent that the store knows.
+    pub fn remember(&mut self, agent: &store::Agent<'_>) {
+        let identity = match agent.name {
+            Some(name) => Identity::Name(name),
+            None => Identity::Address(agent.address),
+        };
+        let mut entry = Entry::new(identity, agent.address, self.now, agent.first_seen);
+        entry.version = agent.version.into();
+        entry.last_seen = agent.last_seen;
+        entry.online = agent.online;
+        entry.changed_at = agent.changed_at;
+        entry.id = agent.id;
+        entry.learn(Duration::from_nanos(
+            u64::try_from(agent.interval).unwrap_or(0),
+        ));
+        if self.roster.find(entry.identity()).is_none() {
+            self.roster.insert(entry, self.now);
+        }
+    }
+
+    /// Has all that comes from now on stored; the last report there was received
+    /// at `last`.
+    pub fn store_in(&mut self, intake: Intake, last: Option<UnixNanos>) {
+        self.books = Some(Books::new(intake, last));
+    }
+
+    /// Has the store keep all it was given.
+    ///
+    /// # Errors
+    /// [`Unfinished`] if that takes longer than `patience`.
+    pub fn finish(mut self, patience: Duration) -> Result<(), Unfinished> {
+        let Some(mut books) = self.books.take() else {
+            return Ok(());
+        };
+        books.catch_up(&mut self.roster);
+        books.finish(self.now, patience)
+    }
+
+    /// The agent that this session speaks for.
+    fn recognise(&mut self, sender: Sender<'_>, tag: &mut Option<Tag>) -> AgentKey {
+        let address = sender.peer.ip().to_canonical();
+        let known = tag.map(|Tag(number)| AgentKey::from_number(number));
+        let identity = match sender.agent {
+            Some(name) => Identity::Name(name),
+            None => Identity::Address(address),
+        };
+        if let Some(key) = known
+            && self.roster.get(key).is_some_and(|entry| match identity {
+                Identity::Name(name) => entry.name.as_deref() == Some(name),
+                // Its address is the connection's, which does not change.
+                Identity::Address(_) => true,
+            })
+        {
+            return key;
+        }
+        let key = match self.roster.find(identity) {
+            Some(key) => key,
+            None => self.meet(identity, address),
+        };
+        self.roster.attach(key);
+        if let Some(before) = known {
+            self.roster.detach(before);
+        }
+        *tag = Some(Tag(key.get()));
+        key
+    }
+
+    /// Remembers a new agent, and forgets another if there are too many.
+    fn meet(&mut self, identity: Identity<'_>, address: IpAddr) -> AgentKey {
+        if let Some(surplus) = self.roster.surplus() {
+            if self.roster.get(surplus).is_some_and(|entry| entry.online) {
+                self.roster.give_up(surplus, self.wall);
+                self.tell(surplus);
+            }
+            self.roster.remove(surplus);
+        }
+        let entry = Entry::new(identity, address, self.now, self.wall);
+        self.roster.insert(entry, self.now)
+    }
+
+    /// An agent has come online or gone offline.
+    fn tell(&mut self, key: AgentKey) {
+        if let Some(entry) = self.roster.get(key)
+            && let Some(left_out) = self.changes.allow(self.now)
+        {
+            let state = if entry.online { "online" } else { "offline" };
+            let address = entry.address;
+            let left_out = match left_out {
+                0 => String::new(),
+                more => format!(" left_out={more}"),
+            };
+            match &entry.name {
+                Some(name) => {
+                    log::info!("agent {state} agent={name:?} address={address}{left_out}");
+                }
+                None => log::info!("agent {state} agent={address} address={address}{left_out}"),
+            }
+        }
+        if let Some(books) = &mut self.books {
+            books.enter_event(&mut self.roster, key);
+        }
+    }
+}
+
+impl Handler for Keeper {
+    fn start(&mut self, wake: Wake) {
+        if let Some(books) = &self.books {
+            books.wake_with(wake);
+        }
+    }
+
+    fn begin_turn(&mut self, now: Moment) {
+        self.now = now;
+        self.wall = UnixNanos::now();
+        if let Some(books) = &mut self.books {
+            books.collect(now);
+            if books.is_stalled(now) {
+                self.roster.hold(now);
+            } else {
+                self.roster.resume(now);
+            }
+        }
+    }
+
+    fn handle(&mut self, sender: Sender<'_>, tag: &mut Option<Tag>, packet: &Packet<'_>) -> Answer {
+        if self.config.log_packets {
+            packet_log::log(sender, packet);
+        }
+        let key = self.recognise(sender, tag);
+        let address = sender.peer.ip().to_canonical();
+        let came = self.roster.heard(key, address, self.now, self.wall);
+        if let Packet::Heartbeat(heartbeat) = packet {
+            self.roster.beat(key, &heartbeat.version, self.now);
+        }
+        if came {
+            self.tell(key);
+        }
+        let Some(books) = &mut self.books else {
+            return Answer::Now(match packet {
+                Packet::Heartbeat(_) => Reply::Heartbeat,
+                Packet::Report(_) => Reply::Report,
+            });
+        };
+        match packet {
+            Packet::Heartbeat(_) => {
+                books.enter_heartbeat(&mut self.roster, key, self.now);
+                Answer::Now(Reply::Heartbeat)
+            }
+            Packet::Report(report) => {
+                let kept_with = books.enter_report(
+                    &mut self.roster,
+                    key,
+                    sender.peer,
+                    report,
+                    (self.now, self.wall),
+                );
+                match (kept_with, self.config.ack) {
+                    (None, _) => Answer::Now(Reply::Busy(Busy::StoreUnavailable)),
+                    (Some(_), Ack::Received) => Answer::Now(Reply::Report),
+                    (Some(batch), Ack::Committed) => Answer::AfterCommit(CommitId(batch)),
+                }
+            }
+        }
+    }
+
+    fn depart(&mut self, Tag(number): Tag) {
+        self.roster.detach(AgentKey::from_number(number));
+    }
+
+    fn is_ready(&self) -> bool {
+        self.books.as_ref().is_none_or(Books::is_ready)
+    }
+
+    fn settled(&mut self) -> Option<Settled> {
+        self.books.as_mut()?.settled(&mut self.roster)
+    }
+
+    fn end_turn(&mut self) {
+        while let Some(key) = self.roster.expire(self.now, self.wall) {
+            self.tell(key);
+        }
+        if self.now >= self.next_forget {
+            self.next_forget = self.now.after(FORGET_INTERVAL);
+            self.roster
+                .forget_some(self.wall.before(self.config.remember));
+        }
+        if let Some(books) = &mut self.books {
+            books.catch_up(&mut self.roster);
+            books.hand_over(self.now);
+        }
+    }
+
+    fn deadline(&self) -> Option<Moment> {
+        let books = self
+            .books
+            .as_ref()
+            .and_then(|books| books.deadline(self.now));
+        [self.roster.deadline(), books].into_iter().flatten().min()
+    }
+
+    fn statistics(&mut self, lines: &mut Vec<String>) {
+        let (known, online) = (self.roster.len(), self.roster.online());
+        lines.push(format!("agents known={known} online={online}"));
+        if let Some(books) = &self.books {
+            lines.push(books.statistics(self.now));
+        }
+    }
+}

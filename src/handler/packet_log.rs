@@ -1,0 +1,23 @@
+//! Packets as log lines.
+
+use crate::session::Sender;
+use crate::wire::Packet;
+
+/// Text from the wire is escaped: whatever an agent sends, a packet is one line.
+pub(super) fn log(sender: Sender<'_>, packet: &Packet<'_>) {
+    let peer = sender.peer;
+    let agent = sender.agent.unwrap_or("");
+    match packet {
+        Packet::Heartbeat(heartbeat) => log::info!(
+            "heartbeat peer={peer} agent={agent:?} version={:?} timestamp={}",
+            heartbeat.version,
+            heartbeat.timestamp,
+        ),
+        Packet::Report(report) => log::info!(
+            "report peer={peer} agent={agent:?} content={:?} rand={} timestamp={}",
+            report.content,
+            report.rand,
+            report.timestamp,
+        ),
+    }
+}

@@ -1,0 +1,121 @@
+//! One agent.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::Identity;
+use crate::time::{Moment, UnixNanos};
+
+/// What is known of an agent.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The name it gave itself.
+    pub name: Option<Rc<str>>,
+    /// The address it was last heard from.
+    pub address: IpAddr,
+    /// The version in its last heartbeat; empty before the first.
+    pub version: Box<str>,
+    /// When it was first heard.
+    pub first_seen: UnixNanos,
+    /// When it was last heard.
+    pub last_seen: UnixNanos,
+    /// Whether it is online.
+    pub online: bool,
+    /// Since when it is online or offline.
+    pub changed_at: UnixNanos,
+    /// The number of its row in the store.
+    pub id: Option<i64>,
+    /// Where its row stands in the batch at hand.
+    pub mark: Option<Mark>,
+    /// Heartbeats that no row has counted yet.
+    pub uncounted: u32,
+    /// It waits for the store to come back, to have its row written.
+    pub unsaved: bool,
+    pub(super) heard_at: Moment,
+    /// Sessions that speak for it.
+    pub(super) sessions: u32,
+    /// Tells it from others that had the same slot.
+    pub(super) generation: u32,
+    last_heartbeat: Option<Moment>,
+    /// The last two intervals between its heartbeats, in milliseconds, latest
+    /// first. Two, so that a pair sent in one go does not hide the rhythm.
+    intervals: [u32; 2],
+}
+
+/// A place in a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The batch's number.
+    pub batch: u64,
+    /// The place in it.
+    pub index: u32,
+}
+
+impl Entry {
+    /// An agent that is about to be heard for the first time.
+    #[must_use]
+    pub fn new(identity: Identity<'_>, address: IpAddr, now: Moment, wall: UnixNanos) -> Self {
+        Self {
+            name: match identity {
+                Identity::Name(name) => Some(name.into()),
+                Identity::Address(_) => None,
+            },
+            address,
+            version: Box::default(),
+            first_seen: wall,
+            last_seen: wall,
+            online: false,
+            changed_at: wall,
+            id: None,
+            mark: None,
+            uncounted: 0,
+            unsaved: false,
+            heard_at: now,
+            sessions: 0,
+            generation: 0,
+            last_heartbeat: None,
+            intervals: [0; 2],
+        }
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub fn identity(&self) -> Identity<'_> {
+        match &self.name {
+            Some(name) => Identity::Name(name),
+            None => Identity::Address(self.address),
+        }
+    }
+
+    /// It sent a heartbeat. Where several sessions speak for one agent, the
+    /// interval is that between any two of their heartbeats.
+    pub(super) fn beat(&mut self, version: &str, now: Moment) {
+        if *self.version != *version {
+            self.version = version.into();
+        }
+        if let Some(last) = self.last_heartbeat {
+            let interval = u32::try_from(now.since(last).as_millis()).unwrap_or(u32::MAX);
+            self.intervals = [interval, self.intervals[0]];
+        }
+        self.last_heartbeat = Some(now);
+    }
+
+    /// It was away: the time until its next heartbeat is no part of its rhythm.
+    pub(super) fn come_back(&mut self) {
+        self.last_heartbeat = None;
+    }
+
+    /// The interval between its heartbeats, as learnt from them; zero if unknown.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        let [latest, before] = self.intervals;
+        Duration::from_millis(u64::from(latest.max(before)))
+    }
+
+    /// Has it go on from an interval that was learnt before.
+    pub fn learn(&mut self, interval: Duration) {
+        let interval = u32::try_from(interval.as_millis()).unwrap_or(u32::MAX);
+        self.intervals = [interval; 2];
+    }
+}

@@ -1,0 +1,396 @@
+//! Who there is, and who is alive.
+//!
+//! An agent is the name it gives itself, or else its peer's address. It is
+//! online as long as it is heard often enough, however many connections that
+//! takes; a connection that ends changes nothing. Time comes in as an argument.
+//!
+//! A packet costs an index and a few stores. Alarms are left alone as deadlines
+//! move on; see [`TimerWheel`](crate::wheel::TimerWheel).
+
+mod entry;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::rc::Rc;
+use std::time::Duration;
+
+pub use entry::{Entry, Mark};
+
+use crate::time::{Moment, UnixNanos};
+use crate::wheel::TimerWheel;
+
+/// Without a rhythm of its own, and at least, an agent may be silent for this
+/// long: three of the shortest intervals that agents in the field use, and time
+/// to connect again.
+const LEAST_SILENCE: Duration = Duration::from_secs(10);
+
+/// However slow an agent's heartbeats are, it is offline after this: an agent
+/// that sent two of them a week apart is not to be missed for three weeks.
+const MOST_SILENCE: Duration = Duration::from_secs(60 * 60);
+
+/// A look for silent agents that comes this much late shows that the process
+/// stood still: what agents sent meanwhile may not have been read yet.
+const LATE: Duration = Duration::from_secs(1);
+
+/// How many entries are looked at to find one that can make room.
+const SAMPLE: usize = 64;
+
+/// How agents are judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Silence after which an agent is offline; `None`: three times the interval
+    /// of its own heartbeats, at least 10 s and at most an hour.
+    pub offline_after: Option<Duration>,
+    /// After the start nobody is declared offline for this long.
+    pub start_grace: Duration,
+    /// Agents that are remembered, at most, beyond those that are connected.
+    pub capacity: usize,
+}
+
+/// Who an agent is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Identity<'a> {
+    /// The name that it gave itself.
+    Name(&'a str),
+    /// It gave none: the address that it comes from.
+    Address(IpAddr),
+}
+
+/// Names an agent for as long as a session speaks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AgentKey(NonZeroU32);
+
+impl AgentKey {
+    fn new(slot: usize) -> Self {
+        let slot = u32::try_from(slot).unwrap_or(u32::MAX - 1);
+        Self(NonZeroU32::MIN.saturating_add(slot))
+    }
+
+    const fn slot(self) -> usize {
+        self.0.get() as usize - 1
+    }
+
+    /// The key as a number, to keep where a key cannot be kept.
+    #[must_use]
+    pub const fn get(self) -> NonZeroU32 {
+        self.0
+    }
+
+    /// The key that [`get`](Self::get) gave out.
+    #[must_use]
+    pub const fn from_number(number: NonZeroU32) -> Self {
+        Self(number)
+    }
+}
+
+/// All agents.
+#[derive(Debug)]
+pub struct Roster {
+    config: Config,
+    entries: Vec<Option<Entry>>,
+    free: Vec<u32>,
+    // Names come from the network: the standard hash is keyed, so that nobody
+    // can choose names that collide.
+    names: HashMap<Rc<str>, AgentKey>,
+    addresses: HashMap<IpAddr, AgentKey>,
+    wheel: TimerWheel,
+    due: Vec<u32>,
+    /// Before this nobody is declared offline.
+    amnesty: Moment,
+    held_since: Option<Moment>,
+    /// When silent agents were last looked for.
+    looked_at: Moment,
+    online: usize,
+    /// Where the next look around begins.
+    hand: usize,
+    generation: u32,
+}
+
+impl Roster {
+    /// Nobody is known yet.
+    #[must_use]
+    pub fn new(config: Config, now: Moment) -> Self {
+        Self {
+            config,
+            entries: Vec::new(),
+            free: Vec::new(),
+            names: HashMap::new(),
+            addresses: HashMap::new(),
+            wheel: TimerWheel::new(now),
+            due: Vec::new(),
+            amnesty: now.after(config.start_grace),
+            held_since: None,
+            looked_at: now,
+            online: 0,
+            hand: 0,
+            generation: 0,
+        }
+    }
+
+    /// Agents that are remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len() - self.free.len()
+    }
+
+    /// Whether nobody is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Agents that are online.
+    #[must_use]
+    pub const fn online(&self) -> usize {
+        self.online
+    }
+
+    /// The agent of this identity, if it is remembered.
+    #[must_use]
+    pub fn find(&self, identity: Identity<'_>) -> Option<AgentKey> {
+        match identity {
+            Identity::Name(name) => self.names.get(name).copied(),
+            Identity::Address(address) => self.addresses.get(&address).copied(),
+        }
+    }
+
+    /// Remembers an agent that was not. It is offline until it is
+    /// [heard](Self::heard), or was online when the store last knew of it.
+    pub fn insert(&mut self, mut entry: Entry, now: Moment) -> AgentKey {
+        self.generation = self.generation.wrapping_add(1);
+        entry.generation = self.generation;
+        let online = entry.online;
+        let slot = self
+            .free
+            .pop()
+            .map_or(self.entries.len(), |slot| slot as usize);
+        let key = AgentKey::new(slot);
+        match &entry.name {
+            Some(name) => drop(self.names.insert(Rc::clone(name), key)),
+            None => drop(self.addresses.insert(entry.address, key)),
+        }
+        entry.heard_at = now;
+        if slot == self.entries.len() {
+            self.entries.push(Some(entry));
+        } else {
+            self.entries[slot] = Some(entry);
+        }
+        if online {
+            self.online += 1;
+            self.arm(key);
+        }
+        key
+    }
+
+    /// Someone to forget, if there are as many as there may be: one that nobody
+    /// speaks for, offline if possible, silent for longer than most.
+    pub fn surplus(&mut self) -> Option<AgentKey> {
+        if self.len() < self.config.capacity {
+            return None;
+        }
+        let look_around = (0..SAMPLE.min(self.entries.len())).filter_map(|_| {
+            self.hand = (self.hand + 1) % self.entries.len();
+            let entry = self.entries[self.hand].as_ref()?;
+            (entry.sessions == 0).then_some((entry.online, entry.heard_at, self.hand))
+        });
+        look_around.min().map(|(_, _, slot)| AgentKey::new(slot))
+    }
+
+    /// Agents among the next few that are offline, that nobody speaks for, and
+    /// that were last heard before `horizon` are forgotten.
+    pub fn forget_some(&mut self, horizon: UnixNanos) {
+        for _ in 0..SAMPLE.min(self.entries.len()) {
+            self.hand = (self.hand + 1) % self.entries.len();
+            if let Some(entry) = &self.entries[self.hand]
+                && !entry.online
+                && entry.sessions == 0
+                && entry.last_seen < horizon
+            {
+                self.remove(AgentKey::new(self.hand));
+            }
+        }
+    }
+
+    /// Forgets an agent.
+    pub fn remove(&mut self, key: AgentKey) {
+        let Some(entry) = self.entries.get_mut(key.slot()).and_then(Option::take) else {
+            return;
+        };
+        debug_assert_eq!(entry.sessions, 0, "a session still speaks for it");
+        match &entry.name {
+            Some(name) => drop(self.names.remove(name)),
+            None => drop(self.addresses.remove(&entry.address)),
+        }
+        if entry.online {
+            self.online -= 1;
+        }
+        let slot = key.get().get() - 1;
+        self.wheel.disarm(slot);
+        self.free.push(slot);
+    }
+
+    /// A session speaks for the agent from now on.
+    pub fn attach(&mut self, key: AgentKey) {
+        if let Some(entry) = self.get_mut(key) {
+            entry.sessions += 1;
+        }
+    }
+
+    /// A session that spoke for the agent has ended, or speaks for another.
+    pub fn detach(&mut self, key: AgentKey) {
+        if let Some(entry) = self.get_mut(key) {
+            entry.sessions = entry.sessions.saturating_sub(1);
+        }
+    }
+
+    /// The agent was heard; true if that makes it online.
+    pub fn heard(&mut self, key: AgentKey, address: IpAddr, now: Moment, wall: UnixNanos) -> bool {
+        let Some(entry) = self.entries.get_mut(key.slot()).and_then(Option::as_mut) else {
+            return false;
+        };
+        entry.heard_at = now;
+        entry.last_seen = wall;
+        if entry.name.is_some() {
+            entry.address = address;
+        }
+        if entry.online {
+            return false;
+        }
+        entry.online = true;
+        entry.changed_at = wall;
+        entry.come_back();
+        self.online += 1;
+        self.arm(key);
+        true
+    }
+
+    /// The agent, just heard, has sent a heartbeat.
+    pub fn beat(&mut self, key: AgentKey, version: &str, now: Moment) {
+        if let Some(entry) = self.get_mut(key) {
+            entry.beat(version, now);
+            // A rhythm that is quicker than it was brings the deadline nearer.
+            self.arm(key);
+        }
+    }
+
+    /// The next agent that has been silent for too long; it is offline now.
+    pub fn expire(&mut self, now: Moment, wall: UnixNanos) -> Option<AgentKey> {
+        if self.held_since.is_some() {
+            return None;
+        }
+        if self.due.is_empty() {
+            let next = self.wheel.next()?;
+            let late = now.since(next.max(self.looked_at));
+            self.looked_at = now;
+            if late > LATE {
+                self.pardon(now, late);
+            }
+            self.wheel.expire(now, &mut self.due);
+        }
+        while let Some(slot) = self.due.pop() {
+            let key = AgentKey::new(slot as usize);
+            if self.is_silent(key, now) {
+                self.give_up(key, wall);
+                return Some(key);
+            }
+            self.arm(key);
+        }
+        None
+    }
+
+    /// The agent is offline although it may be heard again: there is no more room
+    /// to wait for it.
+    pub fn give_up(&mut self, key: AgentKey, wall: UnixNanos) {
+        if let Some(entry) = self.get_mut(key)
+            && entry.online
+        {
+            entry.online = false;
+            entry.changed_at = wall;
+            self.online -= 1;
+        }
+    }
+
+    /// When [`expire`](Self::expire) is to be asked next, if ever.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Moment> {
+        match self.held_since {
+            Some(_) => None,
+            None => self.wheel.next(),
+        }
+    }
+
+    /// The server keeps agents waiting: their silence means nothing from now on.
+    pub fn hold(&mut self, now: Moment) {
+        self.held_since.get_or_insert(now);
+    }
+
+    /// The server answers again. Nobody is declared offline before as much time
+    /// as was lost has gone by once more, and at least the time in which an agent
+    /// without a rhythm must be heard.
+    pub fn resume(&mut self, now: Moment) {
+        if let Some(since) = self.held_since.take() {
+            self.looked_at = now;
+            self.pardon(now, now.since(since));
+        }
+    }
+
+    /// What is known of an agent.
+    #[must_use]
+    pub fn get(&self, key: AgentKey) -> Option<&Entry> {
+        self.entries.get(key.slot()).and_then(Option::as_ref)
+    }
+
+    /// What is known of an agent, to be changed.
+    pub fn get_mut(&mut self, key: AgentKey) -> Option<&mut Entry> {
+        self.entries.get_mut(key.slot()).and_then(Option::as_mut)
+    }
+
+    /// A number for the agent that outlives its key.
+    #[must_use]
+    pub fn reference(&self, key: AgentKey) -> u64 {
+        let generation = self.get(key).map_or(0, |entry| entry.generation);
+        u64::from(generation) << 32 | u64::from(key.get().get())
+    }
+
+    /// The agent that [`reference`](Self::reference) gave this number for, unless
+    /// it was forgotten.
+    #[must_use]
+    pub fn resolve(&self, reference: u64) -> Option<AgentKey> {
+        // Each half is meant to be cut out.
+        #[allow(clippy::cast_possible_truncation)]
+        let (generation, number) = ((reference >> 32) as u32, reference as u32);
+        let key = AgentKey(NonZeroU32::new(number)?);
+        (self.get(key)?.generation == generation).then_some(key)
+    }
+
+    fn pardon(&mut self, now: Moment, lost: Duration) {
+        let least = self.config.offline_after.unwrap_or(LEAST_SILENCE);
+        self.amnesty = self.amnesty.max(now.after(lost.max(least)));
+    }
+
+    fn is_silent(&self, key: AgentKey, now: Moment) -> bool {
+        let silent = |entry: &Entry| entry.online && self.offline_at(entry) <= now;
+        self.get(key).is_some_and(silent)
+    }
+
+    fn offline_at(&self, entry: &Entry) -> Moment {
+        let limit = self
+            .config
+            .offline_after
+            .unwrap_or_else(|| (3 * entry.interval()).clamp(LEAST_SILENCE, MOST_SILENCE));
+        entry.heard_at.after(limit).max(self.amnesty)
+    }
+
+    fn arm(&mut self, key: AgentKey) {
+        if let Some(entry) = self.get(key)
+            && entry.online
+        {
+            let deadline = self.offline_at(entry);
+            self.wheel.arm(key.get().get() - 1, deadline);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

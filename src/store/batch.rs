@@ -1,0 +1,366 @@
+//! What is committed together.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+
+use crate::time::UnixNanos;
+
+/// Reports of a batch, at most: a commit of so many takes some 20 ms, of which
+/// the disk's own time, the part that waits on nobody, is a small share.
+const MAX_REPORTS: usize = 16 * 1024;
+
+/// Bytes of text in a batch, at most, but for the last report's: 64 of the
+/// longest reports, which keeps what is in memory for the store at some 20 MiB.
+const MAX_TEXT: usize = 4 << 20;
+
+/// Agents and events of a batch, each, at most.
+const MAX_CHANGES: usize = 16 * 1024;
+
+/// Reports, agents' rows and events that are kept together or not at all.
+///
+/// A batch is filled, committed, emptied and filled again; its memory stays.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub(super) number: u64,
+    pub(super) kept: bool,
+    pub(super) reports: Vec<ReportRow>,
+    pub(super) runs: Vec<Run>,
+    pub(super) agents: Vec<AgentRow>,
+    pub(super) events: Vec<EventRow>,
+    text: String,
+}
+
+/// Where an agent's row stands in a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AgentIndex(pub u32);
+
+/// What is known of an agent.
+#[derive(Clone, Copy, Debug)]
+pub struct Agent<'a> {
+    /// The number of its row, once it has one.
+    pub id: Option<i64>,
+    /// The name it gave itself.
+    pub name: Option<&'a str>,
+    /// The address it was last heard from.
+    pub address: IpAddr,
+    /// The version in its last heartbeat.
+    pub version: &'a str,
+    /// When it was first heard.
+    pub first_seen: UnixNanos,
+    /// When it was last heard.
+    pub last_seen: UnixNanos,
+    /// Whether it is online.
+    pub online: bool,
+    /// Since when it is online or offline.
+    pub changed_at: UnixNanos,
+    /// Nanoseconds between its heartbeats, as learnt from them; 0 if unknown.
+    pub interval: i64,
+}
+
+/// A report as it is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Report<'a> {
+    /// When it was received; no two reports have the same.
+    pub received_at: UnixNanos,
+    /// The agent's text.
+    pub content: &'a str,
+    /// The agent's random number.
+    pub rand: i64,
+    /// The agent's clock, in Unix seconds.
+    pub timestamp: i64,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReportRow {
+    pub(super) received_at: i64,
+    pub(super) rand: i64,
+    pub(super) timestamp: i64,
+    content: Text,
+}
+
+/// Reports that stand together and come from one place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    pub(super) agent: AgentIndex,
+    pub(super) peer: SocketAddr,
+    pub(super) length: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AgentRow {
+    /// What the caller knows it by.
+    reference: u64,
+    pub(super) id: Option<i64>,
+    pub(super) name: Option<Text>,
+    pub(super) version: Text,
+    pub(super) address: IpAddr,
+    pub(super) first_seen: i64,
+    pub(super) last_seen: i64,
+    pub(super) online: bool,
+    pub(super) changed_at: i64,
+    pub(super) interval: i64,
+    /// Heartbeats and reports since the row was last written.
+    pub(super) heartbeats: u32,
+    pub(super) reports: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EventRow {
+    pub(super) agent: AgentIndex,
+    pub(super) at: i64,
+    pub(super) online: bool,
+}
+
+/// A place in the batch's text.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Text {
+    start: u32,
+    end: u32,
+}
+
+impl Batch {
+    /// Its number; later batches have greater ones.
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Once it has come back: whether all of it is on disk, or nothing.
+    #[must_use]
+    pub const fn is_kept(&self) -> bool {
+        self.kept
+    }
+
+    /// Whether it has as much as a batch is to have.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.reports.len() >= MAX_REPORTS
+            || self.text.len() >= MAX_TEXT
+            || self.agents.len() >= MAX_CHANGES
+            || self.events.len() >= MAX_CHANGES
+    }
+
+    /// Whether there is nothing to commit.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.agents.is_empty()
+    }
+
+    /// Whether somebody waits for it to be kept, or would miss it: it has more
+    /// than what is known of agents, or as much of that as it can take.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        !self.reports.is_empty() || !self.events.is_empty() || self.is_full()
+    }
+
+    /// Adds the row of an agent, which the caller knows by `reference`.
+    ///
+    /// # Panics
+    /// If far more is added than [`is_full`](Self::is_full) allows: four thousand
+    /// million rows or bytes.
+    pub fn add_agent(&mut self, reference: u64, agent: &Agent<'_>) -> AgentIndex {
+        let index = AgentIndex(u32::try_from(self.agents.len()).expect("a batch has its limits"));
+        let row = AgentRow {
+            reference,
+            id: agent.id,
+            name: agent.name.map(|name| self.write(name)),
+            version: self.write(agent.version),
+            address: agent.address,
+            first_seen: agent.first_seen.as_nanos(),
+            last_seen: agent.last_seen.as_nanos(),
+            online: agent.online,
+            changed_at: agent.changed_at.as_nanos(),
+            interval: agent.interval,
+            heartbeats: 0,
+            reports: 0,
+        };
+        self.agents.push(row);
+        index
+    }
+
+    /// Brings an agent's row up to date.
+    pub fn update_agent(&mut self, index: AgentIndex, agent: &Agent<'_>) {
+        let mut row = self.agents[index.get()];
+        if self.read(row.version) != agent.version {
+            row.version = self.write(agent.version);
+        }
+        row.address = agent.address;
+        row.last_seen = agent.last_seen.as_nanos();
+        row.online = agent.online;
+        row.changed_at = agent.changed_at.as_nanos();
+        row.interval = agent.interval;
+        self.agents[index.get()] = row;
+    }
+
+    /// Counts heartbeats of an agent.
+    pub fn add_heartbeats(&mut self, index: AgentIndex, heartbeats: u32) {
+        self.agents[index.get()].heartbeats += heartbeats;
+    }
+
+    /// Adds a report of an agent.
+    pub fn add_report(&mut self, index: AgentIndex, peer: SocketAddr, report: &Report<'_>) {
+        let content = self.write(report.content);
+        self.reports.push(ReportRow {
+            received_at: report.received_at.as_nanos(),
+            rand: report.rand,
+            timestamp: report.timestamp,
+            content,
+        });
+        self.agents[index.get()].reports += 1;
+        match self.runs.last_mut() {
+            Some(run) if run.agent == index && run.peer == peer => run.length += 1,
+            _ => self.runs.push(Run {
+                agent: index,
+                peer,
+                length: 1,
+            }),
+        }
+    }
+
+    /// Adds an event: the agent is online or offline since `at`.
+    pub fn add_event(&mut self, index: AgentIndex, at: UnixNanos, online: bool) {
+        self.events.push(EventRow {
+            agent: index,
+            at: at.as_nanos(),
+            online,
+        });
+    }
+
+    /// The agents that have a row in it: what the caller knows each by, the
+    /// number that the store knows it by, and its heartbeats.
+    pub fn agents(&self) -> impl Iterator<Item = (u64, Option<i64>, u32)> {
+        let rows = self.agents.iter();
+        rows.map(|row| (row.reference, row.id, row.heartbeats))
+    }
+
+    /// The events in it: what the caller knows the agent by, since when it is
+    /// online or offline, and which.
+    pub fn events(&self) -> impl Iterator<Item = (u64, UnixNanos, bool)> {
+        self.events.iter().map(|event| {
+            let agent = &self.agents[event.agent.get()];
+            (
+                agent.reference,
+                UnixNanos::from_nanos(event.at),
+                event.online,
+            )
+        })
+    }
+
+    /// Empties it for the next use.
+    pub(super) fn reset(&mut self, number: u64) {
+        self.number = number;
+        self.kept = false;
+        self.reports.clear();
+        self.runs.clear();
+        self.agents.clear();
+        self.events.clear();
+        self.text.clear();
+    }
+
+    pub(super) fn read(&self, text: Text) -> &str {
+        &self.text[Range::from(text)]
+    }
+
+    pub(super) fn content(&self, report: &ReportRow) -> &str {
+        self.read(report.content)
+    }
+
+    fn write(&mut self, text: &str) -> Text {
+        let start = self.text.len();
+        self.text.push_str(text);
+        let place = |at| u32::try_from(at).expect("a batch has its limits");
+        Text {
+            start: place(start),
+            end: place(self.text.len()),
+        }
+    }
+}
+
+impl AgentIndex {
+    pub(super) const fn get(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl From<Text> for Range<usize> {
+    fn from(text: Text) -> Self {
+        text.start as usize..text.end as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agent(version: &str) -> Agent<'_> {
+        let now = UnixNanos::from_nanos(7);
+        Agent {
+            id: None,
+            name: Some("web-01"),
+            address: [10, 0, 0, 7].into(),
+            version,
+            first_seen: now,
+            last_seen: now,
+            online: true,
+            changed_at: now,
+            interval: 0,
+        }
+    }
+
+    fn report(content: &str) -> Report<'_> {
+        Report {
+            received_at: UnixNanos::from_nanos(8),
+            content,
+            rand: 1,
+            timestamp: 2,
+        }
+    }
+
+    #[test]
+    fn reports_from_one_place_make_one_run() {
+        let mut batch = Batch::default();
+        let [here, there] = ["10.0.0.7:1", "10.0.0.7:2"].map(|peer| peer.parse().unwrap());
+        let index = batch.add_agent(7, &agent("1.0"));
+        for peer in [here, here, there, here] {
+            batch.add_report(index, peer, &report("hello"));
+        }
+        let lengths: Vec<u32> = batch.runs.iter().map(|run| run.length).collect();
+        assert_eq!(lengths, [2, 1, 1]);
+        assert_eq!(batch.agents[0].reports, 4);
+        assert_eq!(batch.content(&batch.reports[3]), "hello");
+    }
+
+    #[test]
+    fn an_agent_has_one_row_that_keeps_up() {
+        let mut batch = Batch::default();
+        let index = batch.add_agent(7, &agent("1.0"));
+        let text = batch.text.len();
+        batch.update_agent(index, &agent("1.0"));
+        assert_eq!(
+            batch.text.len(),
+            text,
+            "the same version is not written twice"
+        );
+        batch.update_agent(index, &agent("2.0"));
+        assert_eq!(batch.read(batch.agents[0].version), "2.0");
+        assert_eq!(batch.agents().collect::<Vec<_>>(), [(7, None, 0)]);
+    }
+
+    #[test]
+    fn it_is_full_by_any_of_its_limits() {
+        let mut batch = Batch::default();
+        let index = batch.add_agent(7, &agent("1.0"));
+        let peer = "10.0.0.7:1".parse().unwrap();
+        let long = "x".repeat(MAX_TEXT / 4);
+        (0..3).for_each(|_| batch.add_report(index, peer, &report(&long)));
+        assert!(!batch.is_full());
+        batch.add_report(index, peer, &report(&long));
+        assert!(batch.is_full());
+
+        batch.reset(2);
+        assert!(batch.is_empty() && !batch.is_full());
+        let index = batch.add_agent(7, &agent("1.0"));
+        (0..MAX_REPORTS).for_each(|_| batch.add_report(index, peer, &report("")));
+        assert!(batch.is_full());
+    }
+}

@@ -1,0 +1,167 @@
+//! The reactor's half of the store: fills batches and gets them back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::tray::Tray;
+use super::{Batch, Counters, Health};
+use crate::time::Moment;
+
+/// Fills one batch while the writer commits another.
+pub struct Intake {
+    tray: Arc<Tray>,
+    /// The batch at hand, taken back or begun in this turn.
+    filling: Option<Batch>,
+    /// The last batch that was handed over.
+    offered: Offered,
+    /// What came back and was not collected yet, in its order.
+    done: Vec<Batch>,
+    /// Empty batches, kept for their memory.
+    blank: Vec<Batch>,
+    next_number: u64,
+    /// Batches that are neither filling nor back.
+    away: u32,
+    /// Since when the writer owes us one without a word.
+    waiting_since: Option<Moment>,
+    health: Health,
+    counters: Counters,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Offered {
+    number: u64,
+    full: bool,
+}
+
+impl Intake {
+    pub(super) fn new(tray: Arc<Tray>) -> Self {
+        Self {
+            tray,
+            filling: None,
+            offered: Offered::default(),
+            done: Vec::new(),
+            blank: Vec::new(),
+            next_number: 1,
+            away: 0,
+            waiting_since: None,
+            health: Health::Up,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Has `wake` called whenever something comes back.
+    pub fn wake_with(&self, wake: impl Fn() + Send + Sync + 'static) {
+        self.tray.wake_with(wake);
+    }
+
+    /// Whether more can be taken now: not while a full batch waits for the writer.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        match &self.filling {
+            Some(batch) => !batch.is_full(),
+            None => !self.offered.full || self.offered_is_taken(),
+        }
+    }
+
+    /// The batch at hand.
+    pub fn batch(&mut self) -> &mut Batch {
+        let batch = match self.filling.take() {
+            Some(batch) => batch,
+            None => self.reopen().unwrap_or_else(|| self.begin()),
+        };
+        self.filling.insert(batch)
+    }
+
+    /// The batch at hand, if there is one already.
+    #[must_use]
+    pub const fn begun(&self) -> Option<&Batch> {
+        self.filling.as_ref()
+    }
+
+    /// Offers what was brought together to the writer.
+    pub fn hand_over(&mut self, now: Moment) {
+        if let Some(batch) = self.filling.take() {
+            self.offered = Offered {
+                number: batch.number(),
+                full: batch.is_full(),
+            };
+            if self.away == 0 {
+                self.waiting_since = Some(now);
+            }
+            self.away += 1;
+            self.tray.offer(batch);
+        }
+    }
+
+    /// Looks for what came back; to be asked for with [`next_done`](Self::next_done).
+    pub fn collect(&mut self, now: Moment) {
+        let before = self.done.len();
+        if let Some((health, counters)) = self.tray.collect(&mut self.done) {
+            self.health = health;
+            self.counters = counters;
+        }
+        let back = u32::try_from(self.done.len() - before).unwrap_or(u32::MAX);
+        if back > 0 {
+            self.away = self.away.saturating_sub(back);
+            self.waiting_since = (self.away > 0).then_some(now);
+        }
+    }
+
+    /// The next batch that came back, in the order in which they were handed
+    /// over. To be given back with [`recycle`](Self::recycle).
+    pub fn next_done(&mut self) -> Option<Batch> {
+        (!self.done.is_empty()).then(|| self.done.remove(0))
+    }
+
+    /// Keeps the memory of a batch that is done with.
+    pub fn recycle(&mut self, batch: Batch) {
+        self.blank.push(batch);
+    }
+
+    /// How the store is, as of the last [`collect`](Self::collect).
+    #[must_use]
+    pub const fn health(&self) -> Health {
+        self.health
+    }
+
+    /// Since when nothing has come back although something is to.
+    #[must_use]
+    pub const fn waiting_since(&self) -> Option<Moment> {
+        self.waiting_since
+    }
+
+    /// What the writer did, as of the last [`collect`](Self::collect).
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Has the writer commit all it was given, and end; false if it takes longer
+    /// than `patience`.
+    #[must_use]
+    pub fn finish(mut self, now: Moment, patience: Duration) -> bool {
+        self.hand_over(now);
+        self.tray.finish(patience)
+    }
+
+    fn offered_is_taken(&self) -> bool {
+        self.tray.has_taken(self.offered.number)
+    }
+
+    /// The batch on offer, if the writer has not taken it.
+    fn reopen(&mut self) -> Option<Batch> {
+        if self.offered_is_taken() {
+            return None;
+        }
+        let batch = self.tray.take_back()?;
+        self.away -= 1;
+        Some(batch)
+    }
+
+    fn begin(&mut self) -> Batch {
+        let mut batch = self.blank.pop().unwrap_or_default();
+        batch.reset(self.next_number);
+        self.next_number += 1;
+        batch
+    }
+}

@@ -1,0 +1,144 @@
+//! What is too old, or too much, goes: a little with each batch.
+
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, Statement};
+
+use crate::time::UnixNanos;
+
+/// How long what is stored is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// Nothing older than this is kept.
+    pub age: Duration,
+    /// The oldest reports go when the file holds more bytes than this.
+    pub size: u64,
+}
+
+/// Between two looks at whether anything is to go. A look takes some
+/// microseconds; at a million reports a second 100 MB come in within one.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// Between two looks at agents and events, which are few.
+const SLOW_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Reports that a step removes, at least and at most: enough to catch up with
+/// what was added, few enough that a commit is some milliseconds longer.
+const LEAST_STEP: u64 = 256;
+const LONGEST_STEP: u64 = 8 * 1024;
+
+/// Agents or events that a step removes, at most.
+const SLOW_STEP: i64 = 1000;
+
+/// Events beyond this many go, the oldest first: a fleet of agents that come
+/// and go all the time is not to fill the file. It takes some 50 MB.
+const MAX_EVENTS: i64 = 1_000_000;
+
+/// Removes what is too old or too much.
+pub(super) struct Retainer<'c> {
+    limits: Retention,
+    page_size: u64,
+    pages: Statement<'c>,
+    free_pages: Statement<'c>,
+    oldest: Statement<'c>,
+    nth: Statement<'c>,
+    delete_reports: Statement<'c>,
+    delete_agents: Statement<'c>,
+    delete_events: Statement<'c>,
+    next_look: Instant,
+    next_slow_look: Instant,
+    /// Reports that were added since the last step.
+    added: u64,
+    /// There is more to remove than the last step did.
+    behind: bool,
+    bytes: u64,
+}
+
+impl<'c> Retainer<'c> {
+    pub(super) fn prepare(connection: &'c Connection, limits: Retention) -> rusqlite::Result<Self> {
+        let now = Instant::now();
+        let mut pages = connection.prepare("PRAGMA page_count")?;
+        let page_size: u64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
+        let all: u64 = pages.query_row([], |row| row.get(0))?;
+        Ok(Self {
+            limits,
+            page_size,
+            pages,
+            free_pages: connection.prepare("PRAGMA freelist_count")?,
+            oldest: connection.prepare("SELECT min(received_at) FROM reports")?,
+            nth: connection.prepare(
+                "SELECT received_at FROM reports ORDER BY received_at LIMIT 1 OFFSET ?1",
+            )?,
+            delete_reports: connection.prepare("DELETE FROM reports WHERE received_at < ?1")?,
+            delete_agents: connection.prepare(
+                "DELETE FROM agents WHERE id IN (SELECT id FROM agents \
+                 WHERE last_seen < ?1 AND state = 'offline' LIMIT ?2)",
+            )?,
+            delete_events: connection.prepare(
+                "DELETE FROM events WHERE id IN (SELECT id FROM events ORDER BY id LIMIT ?3) \
+                 AND (at < ?1 OR id <= (SELECT max(id) FROM events) - ?2)",
+            )?,
+            next_look: now,
+            next_slow_look: now,
+            added: 0,
+            behind: false,
+            bytes: all * page_size,
+        })
+    }
+
+    /// Bytes of the file that hold something, as of the last look.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) const fn page_size(&self) -> u64 {
+        self.page_size
+    }
+
+    /// Whether there is something to remove that need not wait for a batch.
+    pub(super) fn is_behind(&self) -> bool {
+        self.behind || Instant::now() >= self.next_slow_look
+    }
+
+    /// Takes a step, within the transaction at hand, in which `added` reports
+    /// were added; how many it removed.
+    pub(super) fn step(&mut self, added: usize) -> rusqlite::Result<u64> {
+        self.added += added as u64;
+        let now = Instant::now();
+        if !self.behind && now < self.next_look {
+            return Ok(0);
+        }
+        self.next_look = now + INTERVAL;
+        let horizon = UnixNanos::now().before(self.limits.age).as_nanos();
+        if now >= self.next_slow_look {
+            self.next_slow_look = now + SLOW_INTERVAL;
+            self.delete_agents.execute((horizon, SLOW_STEP))?;
+            self.delete_events
+                .execute((horizon, MAX_EVENTS, SLOW_STEP))?;
+        }
+        let pages: u64 = self.pages.query_row([], |row| row.get(0))?;
+        let free: u64 = self.free_pages.query_row([], |row| row.get(0))?;
+        self.bytes = pages.saturating_sub(free) * self.page_size;
+        let too_much = self.bytes > self.limits.size;
+        let oldest: Option<i64> = self.oldest.query_row([], |row| row.get(0))?;
+        self.behind = match oldest {
+            None => false,
+            Some(oldest) => too_much || oldest < horizon,
+        };
+        if !self.behind {
+            self.added = 0;
+            return Ok(0);
+        }
+        // A quarter more than came in: what is over gets less.
+        let most = (self.added + self.added / 4).clamp(LEAST_STEP, LONGEST_STEP);
+        self.added = self.added.saturating_sub(most);
+        let nth = self.nth.query_row([most], |row| row.get(0));
+        let bound = match nth {
+            Ok(bound) => bound,
+            Err(rusqlite::Error::QueryReturnedNoRows) => i64::MAX,
+            Err(error) => return Err(error),
+        };
+        let bound = if too_much { bound } else { horizon.min(bound) };
+        Ok(self.delete_reports.execute([bound])? as u64)
+    }
+}

@@ -1,0 +1,196 @@
+//! Where batches change hands between the reactor's thread and the writer's.
+//!
+//! Both sides hold the lock only to move a pointer or two, so neither ever
+//! waits for the other's work. The writer takes what lies ready the moment it
+//! is done with what it had; the reactor need not be awake for that.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Batch;
+
+/// Whether reports can be stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Health {
+    /// As far as is known.
+    #[default]
+    Up,
+    /// The last attempt failed, and none has succeeded since.
+    Down,
+}
+
+/// What the writer did since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Transactions that are on disk.
+    pub commits: u64,
+    /// Reports in them.
+    pub reports: u64,
+    /// Batches that were discarded.
+    pub failed: u64,
+    /// Reports in those.
+    pub discarded: u64,
+    /// Reports removed for their age or for want of room.
+    pub expired: u64,
+    /// Bytes of the file that hold something.
+    pub bytes: u64,
+    /// Bytes of the log that the next checkpoint moves into the file.
+    pub wal_bytes: u64,
+}
+
+/// The tray between the two threads.
+#[derive(Default)]
+pub(super) struct Tray {
+    slots: Mutex<Slots>,
+    /// Rings when something was put in for the writer, or when it has ended.
+    bell: Condvar,
+    /// The number of the last batch that the writer took.
+    taken: AtomicU64,
+    /// Whether something came back since the reactor last looked.
+    news: AtomicBool,
+    wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+#[derive(Default)]
+struct Slots {
+    offered: Option<Batch>,
+    done: Vec<Batch>,
+    health: Health,
+    counters: Counters,
+    /// The writer is waiting for the bell.
+    idle: bool,
+    stop: bool,
+    ended: bool,
+}
+
+/// What the writer is to do next.
+pub(super) enum Next {
+    /// Commit this.
+    Batch(Batch),
+    /// Nothing came in the time it was ready to wait.
+    Nothing,
+    /// End: nothing will come any more.
+    Stop,
+}
+
+impl Tray {
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        // Whoever panics with the lock leaves whole pointers behind.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The reactor's side.
+impl Tray {
+    /// Whom to wake when something comes back; the first call counts.
+    pub(super) fn wake_with(&self, wake: impl Fn() + Send + Sync + 'static) {
+        let _first_counts = self.wake.set(Box::new(wake));
+    }
+
+    /// Offers a batch. There must be none on offer.
+    pub(super) fn offer(&self, batch: Batch) {
+        let mut slots = self.slots();
+        debug_assert!(slots.offered.is_none(), "one batch at a time");
+        slots.offered = Some(batch);
+        if std::mem::take(&mut slots.idle) {
+            self.bell.notify_all();
+        }
+    }
+
+    /// Takes back what was offered, unless the writer has it already.
+    pub(super) fn take_back(&self) -> Option<Batch> {
+        self.slots().offered.take()
+    }
+
+    /// Whether the writer has taken the batch of this number.
+    pub(super) fn has_taken(&self, number: u64) -> bool {
+        self.taken.load(Ordering::Acquire) >= number
+    }
+
+    /// What has come back, appended to `done` in its order, and how the store is.
+    /// `None` if there is no news.
+    pub(super) fn collect(&self, done: &mut Vec<Batch>) -> Option<(Health, Counters)> {
+        if !self.news.swap(false, Ordering::AcqRel) {
+            return None;
+        }
+        let mut slots = self.slots();
+        done.append(&mut slots.done);
+        Some((slots.health, slots.counters))
+    }
+
+    /// Tells the writer to end once it has committed what was offered, and waits
+    /// for that; false if it takes longer than `patience`.
+    pub(super) fn finish(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        let mut slots = self.slots();
+        slots.stop = true;
+        self.bell.notify_all();
+        while !slots.ended {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.bell.wait_timeout(slots, left);
+            slots = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+}
+
+/// The writer's side.
+impl Tray {
+    /// Tells how things are, and gives back what is finished.
+    pub(super) fn give_back(&self, finished: Option<Batch>, health: Health, counters: Counters) {
+        let mut slots = self.slots();
+        let news = finished.is_some() || slots.health != health;
+        slots.done.extend(finished);
+        slots.health = health;
+        slots.counters = counters;
+        drop(slots);
+        if news {
+            self.tell();
+        }
+    }
+
+    /// Takes what lies ready, waiting for at most `patience`.
+    pub(super) fn take(&self, patience: Duration) -> Next {
+        let deadline = Instant::now() + patience;
+        let mut slots = self.slots();
+        loop {
+            if let Some(batch) = slots.offered.take() {
+                self.taken.store(batch.number(), Ordering::Release);
+                drop(slots);
+                if batch.is_full() {
+                    // Just this may be what the reactor waits for.
+                    self.tell();
+                }
+                return Next::Batch(batch);
+            }
+            if slots.stop {
+                return Next::Stop;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Next::Nothing;
+            }
+            slots.idle = true;
+            let waited = self.bell.wait_timeout(slots, left);
+            slots = waited.unwrap_or_else(PoisonError::into_inner).0;
+            slots.idle = false;
+        }
+    }
+
+    /// The writer has ended.
+    pub(super) fn end(&self) {
+        self.slots().ended = true;
+        self.bell.notify_all();
+    }
+
+    fn tell(&self) {
+        self.news.store(true, Ordering::Release);
+        if let Some(wake) = self.wake.get() {
+            wake();
+        }
+    }
+}

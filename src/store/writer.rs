@@ -1,0 +1,305 @@
+//! The writer: one thread that commits batches, one after the other.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::open::{OpenError, explain, open, wal_pages};
+use super::retention::{Retainer, Retention};
+use super::schema::VERSION;
+use super::statements::Statements;
+use super::tray::{Next, Tray};
+use super::{Batch, Counters, Health};
+
+/// Pages in the log at which they are moved into the file: 4 MiB, SQLite's own
+/// default. The log is then written from its start again, over pages that are
+/// on disk already, which makes a sync several times as fast as one that makes
+/// a file longer.
+const CHECKPOINT_PAGES: u32 = 1000;
+
+/// Pages in the log at which something must be holding it: 256 MiB.
+const SWOLLEN_PAGES: u32 = 64 * CHECKPOINT_PAGES;
+
+/// Without batches, how often the writer looks for something else to do.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// When there is something to remove, how long the writer waits for a batch
+/// with which to do it.
+const IDLE_BEHIND: Duration = Duration::from_millis(10);
+
+/// While the store is down, the time between two attempts.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// While the store is down, how often that is logged again.
+const REMIND: Duration = Duration::from_secs(60);
+
+/// All that the writer's thread has but for its connection.
+pub(super) struct Writer {
+    path: PathBuf,
+    retention: Retention,
+    tray: Arc<Tray>,
+    counters: Counters,
+    /// It was said that the log has grown too long.
+    swollen: bool,
+}
+
+/// How a time of serving ended.
+enum End {
+    Stopped,
+    Failed,
+}
+
+/// Why a batch was not kept.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{}", explain(.0))]
+    Sqlite(#[from] rusqlite::Error),
+    #[error("its file was moved or removed; it is opened anew")]
+    Moved,
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+impl Writer {
+    pub(super) fn new(path: PathBuf, retention: Retention, tray: Arc<Tray>) -> Self {
+        Self {
+            path,
+            retention,
+            tray,
+            counters: Counters::default(),
+            swollen: false,
+        }
+    }
+
+    /// Commits what comes until it is told to stop.
+    pub(super) fn run(mut self, mut connection: Connection) {
+        while let End::Failed = self.serve(&connection) {
+            // What it remembers of the file may be wrong by now.
+            drop(connection);
+            match self.recover() {
+                Some(opened) => connection = opened,
+                None => return self.tray.end(),
+            }
+        }
+        // Before the word that all is done: closing removes the empty log.
+        drop(connection);
+        self.tray.end();
+    }
+
+    /// Commits what comes for as long as that succeeds.
+    fn serve(&mut self, connection: &Connection) -> End {
+        let prepared = self.identity().and_then(|file| {
+            let statements = Statements::prepare(connection)?;
+            Ok((
+                file,
+                statements,
+                Retainer::prepare(connection, self.retention)?,
+            ))
+        });
+        let (file, mut statements, mut retainer) = match prepared {
+            Ok(prepared) => prepared,
+            Err(failure) => {
+                self.complain(&failure);
+                self.tray.give_back(None, Health::Down, self.counters);
+                return End::Failed;
+            }
+        };
+        let mut checkpoint_at = CHECKPOINT_PAGES;
+        loop {
+            let patience = if retainer.is_behind() {
+                IDLE_BEHIND
+            } else {
+                IDLE
+            };
+            let (batch, outcome) = match self.tray.take(patience) {
+                Next::Stop => {
+                    // So that no log is left for the next one to read. If that
+                    // fails, it is simply left.
+                    checkpoint(connection, "TRUNCATE").ok();
+                    return End::Stopped;
+                }
+                Next::Nothing if !retainer.is_behind() => continue,
+                Next::Nothing => (None, self.transact(&mut statements, &mut retainer, None)),
+                Next::Batch(mut batch) => {
+                    let outcome = self
+                        .transact(&mut statements, &mut retainer, Some(&mut batch))
+                        .and_then(|()| self.still_there(&file));
+                    batch.kept = outcome.is_ok();
+                    self.count(&batch);
+                    (Some(batch), outcome)
+                }
+            };
+            self.counters.bytes = retainer.bytes();
+            let pages = wal_pages();
+            self.counters.wal_bytes = u64::from(pages) * retainer.page_size();
+            let health = if outcome.is_ok() {
+                Health::Up
+            } else {
+                Health::Down
+            };
+            // The replies first, whatever else there is to do.
+            self.tray.give_back(batch, health, self.counters);
+            let outcome = outcome.and_then(|()| {
+                if pages >= checkpoint_at {
+                    let all = checkpoint(connection, "PASSIVE")?;
+                    checkpoint_at = if all { 0 } else { pages } + CHECKPOINT_PAGES;
+                    self.warn_if_swollen(pages, all);
+                }
+                Ok(())
+            });
+            if let Err(failure) = outcome {
+                self.complain(&failure);
+                return End::Failed;
+            }
+        }
+    }
+
+    /// One transaction: the batch, if there is one, and a step of retention. If
+    /// any of it fails, nothing of it has happened.
+    fn transact(
+        &mut self,
+        statements: &mut Statements<'_>,
+        retainer: &mut Retainer<'_>,
+        batch: Option<&mut Batch>,
+    ) -> Result<(), Failure> {
+        statements.begin()?;
+        let added = batch.as_ref().map_or(0, |batch| batch.reports.len());
+        let written = match batch {
+            Some(batch) => statements.write(batch),
+            None => Ok(()),
+        };
+        let outcome = written
+            .and_then(|()| retainer.step(added))
+            .and_then(|expired| statements.commit().map(|()| expired));
+        match outcome {
+            Ok(expired) => {
+                self.counters.expired += expired;
+                Ok(())
+            }
+            Err(error) => {
+                // Some errors have rolled back already; then this is one too.
+                statements.rollback().ok();
+                Err(error.into())
+            }
+        }
+    }
+
+    fn count(&mut self, batch: &Batch) {
+        let reports = batch.reports.len() as u64;
+        if batch.kept {
+            self.counters.commits += 1;
+            self.counters.reports += reports;
+        } else {
+            self.counters.failed += 1;
+            self.counters.discarded += reports;
+        }
+    }
+
+    /// Tries again and again until the store can be written; `None` if there is
+    /// no more need to. What lies ready meanwhile is discarded.
+    fn recover(&mut self) -> Option<Connection> {
+        let down_since = Instant::now();
+        let mut reminded = down_since;
+        loop {
+            match self.reopen() {
+                Ok(connection) => {
+                    let down = humantime::format_duration(round(down_since.elapsed()));
+                    log::info!(
+                        "store available again after {down} store={:?} discarded={}",
+                        self.path,
+                        self.counters.discarded
+                    );
+                    self.tray.give_back(None, Health::Up, self.counters);
+                    return Some(connection);
+                }
+                Err(failure) if reminded.elapsed() >= REMIND => {
+                    reminded = Instant::now();
+                    self.complain(&failure);
+                }
+                Err(failure) => log::debug!("store still unavailable: {failure:#}"),
+            }
+            let retry_at = Instant::now() + RETRY;
+            loop {
+                self.tray.give_back(None, Health::Down, self.counters);
+                match self
+                    .tray
+                    .take(retry_at.saturating_duration_since(Instant::now()))
+                {
+                    Next::Nothing => break,
+                    Next::Stop => return None,
+                    Next::Batch(batch) => {
+                        self.count(&batch);
+                        self.tray
+                            .give_back(Some(batch), Health::Down, self.counters);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Opens the store and sees whether it can be written.
+    fn reopen(&self) -> Result<Connection, Failure> {
+        let connection = open(&self.path)?;
+        // Written although it is the same: a page, the log and a sync.
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        connection.pragma_update(None, "user_version", VERSION)?;
+        connection.execute_batch("COMMIT")?;
+        checkpoint(&connection, "PASSIVE")?;
+        Ok(connection)
+    }
+
+    /// Which file is at our path: it may be moved or removed while we have it
+    /// open, and what is written to it then nobody would find.
+    fn identity(&self) -> Result<Identity, Failure> {
+        let found = fs::metadata(&self.path).map_err(|_| Failure::Moved)?;
+        Ok(Identity(found.dev(), found.ino()))
+    }
+
+    fn still_there(&self, file: &Identity) -> Result<(), Failure> {
+        match self.identity()? {
+            same if same == *file => Ok(()),
+            _ => Err(Failure::Moved),
+        }
+    }
+
+    fn complain(&self, failure: &Failure) {
+        log::warn!(
+            "store unavailable, reports are answered busy: {failure} store={:?}",
+            self.path
+        );
+    }
+
+    /// A log that cannot be moved into the file grows with every commit.
+    fn warn_if_swollen(&mut self, pages: u32, emptied: bool) {
+        let swollen = !emptied && pages >= SWOLLEN_PAGES;
+        if swollen && !self.swollen {
+            log::warn!(
+                "the store's log has grown to {pages} pages, because some other program has been                  reading since long ago; end its transaction store={:?}",
+                self.path
+            );
+        }
+        self.swollen = swollen;
+    }
+}
+
+/// A file, whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity(u64, u64);
+
+/// Moves the log into the file; whether that was all of it.
+fn checkpoint(connection: &Connection, how: &str) -> rusqlite::Result<bool> {
+    let pragma = format!("PRAGMA wal_checkpoint({how})");
+    connection.query_row(&pragma, [], |row| {
+        let (busy, log, moved): (bool, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        Ok(!busy && log == moved)
+    })
+}
+
+/// To whole seconds: a span for people to read.
+fn round(span: Duration) -> Duration {
+    Duration::from_secs(span.as_secs().max(1))
+}
