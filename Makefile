@@ -5,10 +5,10 @@ HAWK   = $(or $(CARGO_TARGET_DIR),target)/release/hawk
 ARGS  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test lint fmt doc bench install clean
+.PHONY: help build run demo test test-kill lint fmt doc bench install clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build the release binary, target/release/hawk
 	$(CARGO) build --release --locked
@@ -22,6 +22,9 @@ demo: build ## Run the server under the default load for 10 s and show what both
 test: ## Run every test
 	$(CARGO) test --locked --workspace
 	@command -v go >/dev/null || echo "SKIPPED: the interop test, for want of Go (Debian: golang-go)"
+
+test-kill: ## Kill the server 1,000 times under load and look for what it acknowledged
+	HAWK_KILLS=1000 $(CARGO) test --locked --test store kill -- --nocapture
 
 lint: ## Check the format, and clippy with warnings as errors
 	$(CARGO) fmt --all --check

@@ -24,7 +24,6 @@ pub struct Intake {
     /// Since when the writer owes us one without a word.
     waiting_since: Option<Moment>,
     health: Health,
-    counters: Counters,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,7 +44,6 @@ impl Intake {
             away: 0,
             waiting_since: None,
             health: Health::Up,
-            counters: Counters::default(),
         }
     }
 
@@ -96,9 +94,8 @@ impl Intake {
     /// Looks for what came back; to be asked for with [`next_done`](Self::next_done).
     pub fn collect(&mut self, now: Moment) {
         let before = self.done.len();
-        if let Some((health, counters)) = self.tray.collect(&mut self.done) {
+        if let Some(health) = self.tray.collect(&mut self.done) {
             self.health = health;
-            self.counters = counters;
         }
         let back = u32::try_from(self.done.len() - before).unwrap_or(u32::MAX);
         if back > 0 {
@@ -130,10 +127,10 @@ impl Intake {
         self.waiting_since
     }
 
-    /// What the writer did, as of the last [`collect`](Self::collect).
+    /// What the writer has done by now.
     #[must_use]
-    pub const fn counters(&self) -> &Counters {
-        &self.counters
+    pub fn counters(&self) -> Counters {
+        self.tray.counters()
     }
 
     /// Has the writer commit all it was given, and end; false if it takes longer

@@ -110,13 +110,18 @@ impl Tray {
 
     /// What has come back, appended to `done` in its order, and how the store is.
     /// `None` if there is no news.
-    pub(super) fn collect(&self, done: &mut Vec<Batch>) -> Option<(Health, Counters)> {
+    pub(super) fn collect(&self, done: &mut Vec<Batch>) -> Option<Health> {
         if !self.news.swap(false, Ordering::AcqRel) {
             return None;
         }
         let mut slots = self.slots();
         done.append(&mut slots.done);
-        Some((slots.health, slots.counters))
+        Some(slots.health)
+    }
+
+    /// What the writer has done by now.
+    pub(super) fn counters(&self) -> Counters {
+        self.slots().counters
     }
 
     /// Tells the writer to end once it has committed what was offered, and waits

@@ -1,12 +1,13 @@
 //! The writer: one thread that commits batches, one after the other.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 use super::open::{OpenError, explain, open, wal_pages};
 use super::retention::{Retainer, Retention};
@@ -43,6 +44,8 @@ pub(super) struct Writer {
     retention: Retention,
     tray: Arc<Tray>,
     counters: Counters,
+    /// The file that is open.
+    file: Option<Identity>,
     /// It was said that the log has grown too long.
     swollen: bool,
 }
@@ -71,6 +74,7 @@ impl Writer {
             retention,
             tray,
             counters: Counters::default(),
+            file: None,
             swollen: false,
         }
     }
@@ -78,10 +82,8 @@ impl Writer {
     /// Commits what comes until it is told to stop.
     pub(super) fn run(mut self, mut connection: Connection) {
         while let End::Failed = self.serve(&connection) {
-            // What it remembers of the file may be wrong by now.
-            drop(connection);
-            match self.recover() {
-                Some(opened) => connection = opened,
+            match self.recover(connection) {
+                Some(recovered) => connection = recovered,
                 None => return self.tray.end(),
             }
         }
@@ -92,18 +94,16 @@ impl Writer {
 
     /// Commits what comes for as long as that succeeds.
     fn serve(&mut self, connection: &Connection) -> End {
-        let prepared = self.identity().and_then(|file| {
-            let statements = Statements::prepare(connection)?;
-            Ok((
-                file,
-                statements,
-                Retainer::prepare(connection, self.retention)?,
-            ))
+        if self.file.is_none() {
+            self.file = self.identity().ok();
+        }
+        let prepared = Statements::prepare(connection).and_then(|statements| {
+            Ok((statements, Retainer::prepare(connection, self.retention)?))
         });
-        let (file, mut statements, mut retainer) = match prepared {
+        let (mut statements, mut retainer) = match prepared {
             Ok(prepared) => prepared,
-            Err(failure) => {
-                self.complain(&failure);
+            Err(error) => {
+                self.complain(&error.into());
                 self.tray.give_back(None, Health::Down, self.counters);
                 return End::Failed;
             }
@@ -127,7 +127,7 @@ impl Writer {
                 Next::Batch(mut batch) => {
                     let outcome = self
                         .transact(&mut statements, &mut retainer, Some(&mut batch))
-                        .and_then(|()| self.still_there(&file));
+                        .and_then(|()| self.still_there());
                     batch.kept = outcome.is_ok();
                     self.count(&batch);
                     (Some(batch), outcome)
@@ -201,12 +201,12 @@ impl Writer {
 
     /// Tries again and again until the store can be written; `None` if there is
     /// no more need to. What lies ready meanwhile is discarded.
-    fn recover(&mut self) -> Option<Connection> {
+    fn recover(&mut self, mut connection: Connection) -> Option<Connection> {
         let down_since = Instant::now();
         let mut reminded = down_since;
         loop {
-            match self.reopen() {
-                Ok(connection) => {
+            match self.try_again(&mut connection) {
+                Ok(()) => {
                     let down = humantime::format_duration(round(down_since.elapsed()));
                     log::info!(
                         "store available again after {down} store={:?} discarded={}",
@@ -220,7 +220,7 @@ impl Writer {
                     reminded = Instant::now();
                     self.complain(&failure);
                 }
-                Err(failure) => log::debug!("store still unavailable: {failure:#}"),
+                Err(failure) => log::debug!("store still unavailable: {failure}"),
             }
             let retry_at = Instant::now() + RETRY;
             loop {
@@ -241,27 +241,37 @@ impl Writer {
         }
     }
 
-    /// Opens the store and sees whether it can be written.
-    fn reopen(&self) -> Result<Connection, Failure> {
-        let connection = open(&self.path)?;
-        // Written although it is the same: a page, the log and a sync.
-        connection.execute_batch("BEGIN IMMEDIATE")?;
-        connection.pragma_update(None, "user_version", VERSION)?;
-        connection.execute_batch("COMMIT")?;
-        checkpoint(&connection, "PASSIVE")?;
-        Ok(connection)
+    /// Sees whether the store can be written.
+    ///
+    /// A commit whose sync has failed leaves its pages in the log, whole. This
+    /// connection knows that they do not count, and writes over them; another
+    /// one would take them for a commit, and bring back what was discarded. So
+    /// the file is opened anew only if it is another one, or useless as it is.
+    fn try_again(&mut self, connection: &mut Connection) -> Result<(), Failure> {
+        if self.still_there().is_err() {
+            *connection = open(&self.path)?;
+            self.file = self.identity().ok();
+        }
+        let probed = probe(connection);
+        if let Err(error) = &probed
+            && let Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) =
+                error.sqlite_error_code()
+        {
+            *connection = open(&self.path)?;
+        }
+        Ok(probed?)
     }
 
-    /// Which file is at our path: it may be moved or removed while we have it
+    /// Which file is at our path. It may be moved or removed while we have it
     /// open, and what is written to it then nobody would find.
-    fn identity(&self) -> Result<Identity, Failure> {
-        let found = fs::metadata(&self.path).map_err(|_| Failure::Moved)?;
+    fn identity(&self) -> io::Result<Identity> {
+        let found = fs::metadata(&self.path)?;
         Ok(Identity(found.dev(), found.ino()))
     }
 
-    fn still_there(&self, file: &Identity) -> Result<(), Failure> {
-        match self.identity()? {
-            same if same == *file => Ok(()),
+    fn still_there(&self) -> Result<(), Failure> {
+        match self.identity() {
+            Ok(found) if Some(found) == self.file => Ok(()),
             _ => Err(Failure::Moved),
         }
     }
@@ -289,6 +299,20 @@ impl Writer {
 /// A file, whatever its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity(u64, u64);
+
+/// Writes something, although it is the same: a page, the log and a sync.
+fn probe(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    let written = connection
+        .pragma_update(None, "user_version", VERSION)
+        .and_then(|()| connection.execute_batch("COMMIT"));
+    if let Err(error) = written {
+        // Some errors have rolled back already; then this is one too.
+        connection.execute_batch("ROLLBACK").ok();
+        return Err(error);
+    }
+    checkpoint(connection, "PASSIVE").map(drop)
+}
 
 /// Moves the log into the file; whether that was all of it.
 fn checkpoint(connection: &Connection, how: &str) -> rusqlite::Result<bool> {

@@ -82,6 +82,33 @@ impl Agent {
         self.socket().shutdown(Shutdown::Write).unwrap();
     }
 
+    /// The address that it comes from.
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.socket().local_addr().unwrap()
+    }
+
+    /// The next line, whatever it is.
+    #[track_caller]
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        let read = self.stream.read_line(&mut line);
+        read.expect("a line in time");
+        line.trim_end().to_owned()
+    }
+
+    /// Nothing has come by now.
+    #[track_caller]
+    pub(crate) fn expect_silence(&mut self) {
+        assert!(self.stream.buffer().is_empty(), "something was read before");
+        self.socket().set_nonblocking(true).unwrap();
+        let error = self
+            .socket()
+            .peek(&mut [0])
+            .expect_err("it should be silent");
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        self.socket().set_nonblocking(false).unwrap();
+    }
+
     /// The next line, which must be `line`.
     #[track_caller]
     pub(crate) fn expect_line(&mut self, line: &str) {

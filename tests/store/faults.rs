@@ -1,0 +1,191 @@
+//! A disk that fails, and files that others have their hands on.
+
+use rusqlite::Connection;
+use rustix::process::Signal;
+
+use crate::place::*;
+use crate::support::*;
+
+/// Whatever goes wrong: told at once, kept not at all, and over by itself.
+fn survives(fault: &str, said: &str) {
+    let place = Place::new();
+    let server = place.serve_faulty(&[]);
+    let mut agent = server.connect();
+    agent.exchange(&report_of("web-01", 1), REPORT);
+    place.fault(fault);
+    // In one read, so that all of it is in one batch.
+    let suspended = server.suspend();
+    agent.send(&[report_of("web-01", 2), heartbeat(), report_of("web-01", 3)].concat());
+    drop(suspended);
+    for line in [BUSY, HEARTBEAT, BUSY] {
+        agent.expect_line(line);
+    }
+    // Down now, and nobody has to wait to be told.
+    (4..50).for_each(|rand| expect_busy(&mut agent, &report_of("web-01", rand)));
+    let line = |line: &str| line.contains("store unavailable") && line.contains(said);
+    server.log().wait_for(0, line);
+    assert_eq!(
+        server.count_logged("store unavailable"),
+        1,
+        "one line, and not one each"
+    );
+    let stats = server.stats();
+    assert_eq!((stats.get("busy"), stats.store("discarded")), (48, 2));
+
+    place.fault("");
+    server
+        .log()
+        .wait_for(0, |line| line.contains("store available again"));
+    let again = eventually(|| {
+        agent.send(&report_of("web-01", 2));
+        (agent.line() == REPORT).then_some(())
+    });
+    assert!(again.is_some());
+    agent.exchange(&report_of("web-01", 3), REPORT);
+    assert_eq!(place.contents(), ["web-01 1", "web-01 2", "web-01 3"]);
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait_exit().code, Some(0));
+    assert_eq!(place.column::<i64>("SELECT reports FROM agents"), [3]);
+    // None of its heartbeats is forgotten either.
+    assert_eq!(place.column::<i64>("SELECT heartbeats FROM agents"), [1]);
+    place.expect_sound();
+}
+
+#[test]
+fn a_full_disk() {
+    survives("write=28", "free some space");
+}
+
+#[test]
+fn a_disk_that_fails_to_write() {
+    survives("write=5", "disk I/O error");
+}
+
+#[test]
+fn a_disk_that_fails_to_sync() {
+    survives("sync=5", "disk I/O error");
+}
+
+#[test]
+fn a_disk_that_writes_half() {
+    survives("torn", "disk I/O error");
+}
+
+#[test]
+fn a_torn_write_and_a_sudden_end() {
+    let place = Place::new();
+    let server = place.serve_faulty(&[]);
+    let mut agent = server.connect();
+    (0..10).for_each(|rand| agent.exchange(&report_of("web-01", rand), REPORT));
+    place.fault("torn");
+    expect_busy(&mut agent, &report_of("web-01", 10));
+    server.signal(Signal::KILL);
+    server.wait_exit();
+    let server = place.serve(&[]);
+    server.connect().exchange(&report_of("web-01", 11), REPORT);
+    let rands: Vec<i64> = place.column("SELECT rand FROM reports ORDER BY received_at");
+    assert_eq!(rands, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11]);
+    place.expect_sound();
+}
+
+#[test]
+fn a_file_that_another_program_has_locked() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let mut agent = server.connect();
+    agent.exchange(&report_of("web-01", 1), REPORT);
+    let other = place.open();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    expect_busy(&mut agent, &report_of("web-01", 2));
+    server
+        .log()
+        .wait_for(0, |line| line.contains("another program holds a lock"));
+    agent.exchange(&heartbeat(), HEARTBEAT);
+    other.execute_batch("ROLLBACK").unwrap();
+    server
+        .log()
+        .wait_for(0, |line| line.contains("store available again"));
+    agent.exchange(&report_of("web-01", 2), REPORT);
+    assert_eq!(place.contents(), ["web-01 1", "web-01 2"]);
+}
+
+#[test]
+fn others_may_read_while_it_writes() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let mut agent = server.connect();
+    agent.exchange(&report_of("web-01", 1), REPORT);
+    let reader = place.open();
+    reader.execute_batch("BEGIN").unwrap();
+    assert_eq!(column::<i64>(&reader, "SELECT rand FROM reports"), [1]);
+    agent.exchange(&report_of("web-01", 2), REPORT);
+    assert_eq!(
+        column::<i64>(&reader, "SELECT rand FROM reports"),
+        [1],
+        "its own view"
+    );
+    reader.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(column::<i64>(&reader, "SELECT rand FROM reports"), [1, 2]);
+}
+
+#[test]
+fn a_file_that_is_taken_away_is_not_written_to() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let mut agent = server.connect();
+    agent.exchange(&report_of("web-01", 1), REPORT);
+    let away = place.folder().join("away");
+    std::fs::create_dir(&away).unwrap();
+    for name in ["hawk.db", "hawk.db-wal", "hawk.db-shm"] {
+        std::fs::rename(place.folder().join(name), away.join(name)).unwrap();
+    }
+    expect_busy(&mut agent, &report_of("web-01", 2));
+    server
+        .log()
+        .wait_for(0, |line| line.contains("moved or removed"));
+    server
+        .log()
+        .wait_for(0, |line| line.contains("store available again"));
+    agent.exchange(&report_of("web-01", 2), REPORT);
+    assert_eq!(place.contents(), ["web-01 2"]);
+    // What is known of agents is in the new file too.
+    assert_eq!(
+        place.column::<String>("SELECT name FROM agents"),
+        ["web-01"]
+    );
+}
+
+#[test]
+fn a_file_that_is_damaged_while_it_is_in_use() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let mut agent = server.connect();
+    agent.exchange(&report_of("web-01", 1), REPORT);
+    server.signal(Signal::TERM);
+    server.wait_exit();
+    damage(&place);
+    let server = place.serve(&[]);
+    let mut agent = server.connect();
+    expect_busy(&mut agent, &report_of("web-01", 2));
+    server
+        .log()
+        .wait_for(0, |line| line.contains("it is damaged"));
+    agent.exchange(&heartbeat(), HEARTBEAT);
+}
+
+/// Overwrites the reports' first page, which a start has no need to read.
+fn damage(place: &Place) {
+    let page: i64 = {
+        let connection = Connection::open(place.store()).unwrap();
+        column(
+            &connection,
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'events'",
+        )[0]
+    };
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(place.store())
+        .unwrap();
+    let start = u64::try_from(page - 1).unwrap() * 4096;
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0xAA; 4096], start).unwrap();
+}

@@ -1,0 +1,109 @@
+//! Stores that cannot be used are refused at the start, with what to do.
+
+use std::fs;
+
+use hawk::store::schema;
+use rusqlite::Connection;
+
+use crate::place::*;
+use crate::support::*;
+
+/// The start fails, and says all of `words` in one line.
+#[track_caller]
+fn refused(launch: Launch, words: &[&str]) {
+    let exit = launch.run();
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    assert!(exit.stdout.is_empty(), "{exit:?}");
+    let [line] = exit.stderr.as_slice() else {
+        panic!("not one line: {exit:?}");
+    };
+    assert!(line.starts_with("hawk: cannot use the store: "), "{line}");
+    for word in words {
+        assert!(line.contains(word), "no {word:?} in: {line}");
+    }
+}
+
+#[test]
+fn a_folder_that_is_not_there() {
+    let place = Place::new();
+    let path = place.folder().join("no/hawk.db");
+    let launch = Launch::serve(&["--store", path.to_str().unwrap()]);
+    refused(launch, &["there is no folder", "/no;", "--store"]);
+}
+
+#[test]
+fn a_file_that_is_no_database() {
+    let place = Place::new();
+    fs::write(place.store(), "something else altogether, and quite long").unwrap();
+    refused(place.launch(&[]), &["hawk.db", "not a database", "--store"]);
+    fs::remove_file(place.store()).unwrap();
+    fs::create_dir(place.store()).unwrap();
+    refused(place.launch(&[]), &["hawk.db", "can be written"]);
+}
+
+#[test]
+fn a_database_of_another_program() {
+    let place = Place::new();
+    let other = Connection::open(place.store()).unwrap();
+    other
+        .execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (7)")
+        .unwrap();
+    refused(place.launch(&[]), &["another program", "--store"]);
+    assert_eq!(
+        column::<i64>(&other, "SELECT x FROM t"),
+        [7],
+        "it is as it was"
+    );
+}
+
+#[test]
+fn a_store_of_a_newer_version() {
+    let place = Place::new();
+    let mut newer = Connection::open(place.store()).unwrap();
+    schema::migrate(&mut newer).unwrap();
+    newer
+        .pragma_update(None, "user_version", schema::VERSION + 1)
+        .unwrap();
+    refused(place.launch(&[]), &["version 2", "version 1", "newer hawk"]);
+}
+
+#[test]
+fn a_store_that_another_server_writes() {
+    let place = Place::new();
+    let first = place.serve(&[]);
+    let pid = first.pid().as_raw_nonzero().to_string();
+    refused(place.launch(&[]), &["another hawk is writing it", &pid]);
+    first.connect().exchange(&report("still there"), REPORT);
+}
+
+#[test]
+fn a_store_that_is_locked_for_long() {
+    let place = Place::new();
+    let other = Connection::open(place.store()).unwrap();
+    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    refused(
+        place.launch(&[]),
+        &["hawk.db", "another program holds a lock"],
+    );
+}
+
+#[test]
+fn a_header_that_is_damaged() {
+    let place = Place::new();
+    let mut store = Connection::open(place.store()).unwrap();
+    schema::migrate(&mut store).unwrap();
+    drop(store);
+    let mut bytes = fs::read(place.store()).unwrap();
+    bytes[100..].fill(0xAA);
+    fs::write(place.store(), bytes).unwrap();
+    refused(place.launch(&[]), &["hawk.db", "damaged", "backup"]);
+}
+
+#[test]
+fn a_folder_that_cannot_be_written() {
+    let place = Place::new();
+    // The superuser may write anywhere but where the kernel has no files to make.
+    let launch = Launch::serve(&["--store", "/proc/hawk.db"]);
+    refused(launch, &["/proc/hawk.db"]);
+    drop(place);
+}

@@ -1,0 +1,156 @@
+//! Replies that wait for the disk.
+
+use crate::place::*;
+use crate::support::*;
+
+#[test]
+fn nothing_overtakes_a_report_and_nobody_else_waits_for_it() {
+    let place = Place::new();
+    let server = place.serve_faulty(&[]);
+    server
+        .connect()
+        .exchange(&report("the store works"), REPORT);
+    place.fault("sync=hang");
+    let mut waits = server.connect();
+    waits.send(
+        &[
+            report_of("a", 1),
+            heartbeat(),
+            wrong_sum(),
+            report_of("a", 2),
+        ]
+        .concat(),
+    );
+    // The server has it, and the disk does not.
+    server.wait_until(|stats| stats.get("bytes_in") > 350);
+    let mut beats = server.connect();
+    (0..3).for_each(|_| beats.exchange(&heartbeat(), HEARTBEAT));
+    waits.expect_silence();
+    assert_eq!(
+        server.stats().get("reports"),
+        1,
+        "not counted before it is kept"
+    );
+    place.fault("");
+    for line in [REPORT, HEARTBEAT, WRONG_SUM, REPORT] {
+        waits.expect_line(line);
+    }
+    assert_eq!(place.contents().len(), 3);
+}
+
+#[test]
+fn who_waits_for_the_store_is_neither_closed_nor_declared_offline() {
+    let place = Place::new();
+    let server = place.serve_faulty(&["--idle-timeout", "300ms", "--start-grace", "1ms"]);
+    place.fault("sync=hang");
+    let mut waits = server.connect();
+    waits.send(&report_of("web-01", 1));
+    // Many times over: the wheel that would have closed it has gone round.
+    let idle = server.connect();
+    let closed = server.wait_until(|stats| stats.get("closed_idle_timeout") == 1);
+    assert_eq!(closed.get("connections"), 1);
+    drop(idle);
+    server.wait_until(|stats| {
+        let store = stats.store.as_ref().unwrap();
+        format!("{store:?}").contains("stalled")
+    });
+    place.fault("");
+    waits.expect_line(REPORT);
+    waits.exchange(&heartbeat(), HEARTBEAT);
+}
+
+#[test]
+fn a_store_that_is_behind_stops_the_reading_and_loses_nothing() {
+    // More than one batch can take, although no agent is read from when it is
+    // owed some 2,000 replies.
+    const AGENTS: i64 = 16;
+    const REPORTS: i64 = 4000;
+    let place = Place::new();
+    let server = place.serve_faulty(&["--idle-timeout", "1s", "--frame-timeout", "1s"]);
+    place.fault("sync=hang");
+    let mut senders = Vec::new();
+    for number in 0..AGENTS {
+        let mut agent = server.connect();
+        senders.push(std::thread::spawn(move || {
+            let name = format!("agent-{number}");
+            let mut socket = agent.sender();
+            let writer = std::thread::spawn(move || {
+                for rand in 0..REPORTS {
+                    std::io::Write::write_all(&mut socket, &report_of(&name, rand)).unwrap();
+                }
+            });
+            (0..REPORTS).for_each(|_| agent.expect_line(REPORT));
+            writer.join().unwrap();
+        }));
+    }
+    let full = server.wait_until(|stats| {
+        stats.get("held") > 0 && format!("{:?}", stats.store).contains("stalled")
+    });
+    // Two batches at most, and what a read may bring beyond.
+    let all = AGENTS * REPORTS * report_of("agent-0", 0).len().cast_signed() as i64;
+    assert!(full.get("bytes_in").cast_signed() < all);
+    assert_eq!(server.stats().closed(), 0);
+    place.fault("");
+    senders
+        .into_iter()
+        .for_each(|sender| sender.join().unwrap());
+    let all = AGENTS * REPORTS;
+    assert_eq!(
+        place.column::<i64>("SELECT count(DISTINCT content) FROM reports"),
+        [all]
+    );
+    assert_eq!(place.column::<i64>("SELECT count(*) FROM reports"), [all]);
+}
+
+#[test]
+fn ends_wait_for_what_is_owed() {
+    let place = Place::new();
+    let server = place.serve_faulty(&[]);
+    place.fault("sync=hang");
+    let mut half_closed = server.connect();
+    half_closed.send(&[report_of("a", 1), heartbeat()].concat());
+    half_closed.shutdown_write();
+    let mut connected = server.connect();
+    connected.send(&report_of("b", 1));
+    server.wait_until(|stats| stats.get("bytes_in") > 200);
+    server.signal(rustix::process::Signal::TERM);
+    server.log().wait_for(0, |line| line.contains("stopping"));
+    half_closed.expect_silence();
+    place.fault("");
+    for line in [REPORT, HEARTBEAT] {
+        half_closed.expect_line(line);
+    }
+    half_closed.expect_eof();
+    connected.expect_line(REPORT);
+    connected.expect_eof();
+    assert_eq!(server.wait_exit().code, Some(0));
+    assert_eq!(place.contents().len(), 2);
+}
+
+#[test]
+fn acknowledged_on_receipt_does_not_wait() {
+    let place = Place::new();
+    let server = place.serve_faulty(&["--ack", "received"]);
+    place.fault("sync=hang");
+    let mut agent = server.connect();
+    (0..50).for_each(|rand| agent.exchange(&report_of("web-01", rand), REPORT));
+    assert_eq!(place.contents().len(), 0);
+    place.fault("");
+    server.wait_until(|stats| stats.store("reports") == 50);
+    assert_eq!(place.contents().len(), 50);
+}
+
+#[test]
+fn a_store_that_never_comes_to_an_end_does_not_hold_up_the_stop_for_ever() {
+    let place = Place::new();
+    let server = place.serve_faulty(&["--drain-timeout", "200ms"]);
+    place.fault("sync=hang");
+    let mut agent = server.connect();
+    agent.send(&report_of("a", 1));
+    server.wait_until(|stats| stats.get("bytes_in") > 50);
+    server.signal(rustix::process::Signal::TERM);
+    let exit = server.wait_exit();
+    assert_eq!(exit.code, Some(1));
+    let told = |line: &String| line.contains("the store did not finish in 200ms");
+    assert!(exit.stderr.iter().any(told), "{exit:?}");
+}
