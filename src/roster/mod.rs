@@ -5,7 +5,7 @@
 //! takes; a connection that ends changes nothing. Time comes in as an argument.
 //!
 //! A packet costs an index and a few stores. Alarms are left alone as deadlines
-//! move on; see [`TimerWheel`](crate::wheel::TimerWheel).
+//! move on; see [`TimerWheel`].
 
 mod entry;
 
