@@ -1,7 +1,8 @@
 //! Points in time as plain numbers.
 
+use std::fmt;
 use std::num::NonZeroU64;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A point on the machine's monotonic clock, in nanoseconds.
 ///
@@ -85,6 +86,19 @@ impl UnixNanos {
         self.0
     }
 
+    /// How long ago `earlier` was; nothing if it is in the future.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        let nanoseconds = self.0.saturating_sub(earlier.0);
+        Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0))
+    }
+
+    /// As RFC 3339 writes it, to the second: `2016-09-30T15:27:00Z`.
+    #[must_use]
+    pub fn to_seconds(self) -> String {
+        humantime::format_rfc3339_seconds(self.into()).to_string()
+    }
+
     /// The point `span` earlier, or the first there is.
     #[must_use]
     pub fn before(self, span: Duration) -> Self {
@@ -100,6 +114,21 @@ impl UnixNanos {
     }
 }
 
+/// As RFC 3339 writes it, in UTC and to the nanosecond:
+/// `2016-09-30T15:27:00.000000000Z`.
+impl fmt::Display for UnixNanos {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_rfc3339_nanos((*self).into()).fmt(f)
+    }
+}
+
+/// A time before 1970 was never ours; it becomes the first.
+impl From<UnixNanos> for SystemTime {
+    fn from(time: UnixNanos) -> Self {
+        UNIX_EPOCH + time.since(UnixNanos::from_nanos(0))
+    }
+}
+
 const NANOS_PER_SEC: u64 = 1_000_000_000;
 
 #[cfg(test)]
@@ -111,6 +140,15 @@ mod tests {
         let earlier = Moment::now();
         assert!(Moment::now() >= earlier);
         assert!(earlier.as_nanos() > 0);
+    }
+
+    #[test]
+    fn times_are_written_as_rfc_3339_has_it() {
+        let time = UnixNanos::from_nanos(1_475_249_220_000_000_007);
+        assert_eq!(time.to_string(), "2016-09-30T15:27:00.000000007Z");
+        assert_eq!(time.to_seconds(), "2016-09-30T15:27:00Z");
+        let times = [i64::MIN, i64::MAX].map(|nanos| UnixNanos::from_nanos(nanos).to_seconds());
+        assert_eq!(times, ["1970-01-01T00:00:00Z", "2262-04-11T23:47:16Z"]);
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! The command line: one binary, a subcommand for each job.
 
+mod agents;
+mod events;
+mod journal;
 mod load;
 mod output;
 mod ping;
+mod reports;
 mod send;
 mod serve;
 mod store_args;
@@ -24,6 +28,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::ServeArgs),
+    Agents(agents::AgentsArgs),
+    Events(events::EventsArgs),
+    Reports(reports::ReportsArgs),
     Load(load::LoadArgs),
     Send(send::SendArgs),
     Ping(ping::PingArgs),
@@ -37,6 +44,9 @@ pub fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let outcome = match cli.command {
         Command::Serve(args) => args.run(),
+        Command::Agents(args) => args.run(),
+        Command::Events(args) => args.run(),
+        Command::Reports(args) => args.run(),
         Command::Load(args) => args.run(),
         Command::Send(args) => args.run(),
         Command::Ping(args) => args.run(),

@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytesize::ByteSize;
+
+use crate::time::UnixNanos;
 
 /// A span of time such as `90s`, `1m 30s` or `250us`; never zero.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
@@ -51,6 +53,27 @@ pub(super) fn store_path(text: &str) -> Result<StorePath, String> {
     }
 }
 
+/// From when on: so long ago, or a point in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Since {
+    /// So long ago.
+    Span(Duration),
+    /// From this time on.
+    Time(UnixNanos),
+}
+
+/// A span of time, or a time in UTC, as RFC 3339 has it.
+pub(super) fn since(text: &str) -> Result<Since, String> {
+    let is_date = text.contains('-');
+    if !is_date {
+        return duration(text).map(Since::Span);
+    }
+    let time = humantime::parse_rfc3339_weak(text)
+        .map_err(|error| format!("{error}; write it like 10m or 2026-11-24T08:00:00Z (UTC)"))?;
+    let since_1970 = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(Since::Time(UnixNanos::from_nanos(0).after(since_1970)))
+}
+
 /// An amount of memory such as `64MiB`, `500kB` or plain bytes.
 pub(super) fn size(text: &str) -> Result<usize, String> {
     let ByteSize(bytes) = text
@@ -79,6 +102,16 @@ mod tests {
         assert_eq!(store_path("none"), Ok(StorePath::Nowhere));
         assert_eq!(store_path("./none"), Ok(StorePath::File("./none".into())));
         assert!(store_path("").is_err());
+    }
+
+    #[test]
+    fn the_past_is_a_span_or_a_time() {
+        assert_eq!(since("10m"), Ok(Since::Span(Duration::from_secs(600))));
+        let time = Since::Time(UnixNanos::from_nanos(1_475_249_220_500_000_000));
+        assert_eq!(since("2016-09-30T15:27:00.5Z"), Ok(time));
+        assert_eq!(since("2016-09-30 15:27:00.5"), Ok(time));
+        assert!(since("yesterday").is_err());
+        assert!(since("2016-09-31T00:00:00Z").is_err());
     }
 
     #[test]

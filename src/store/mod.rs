@@ -8,6 +8,7 @@ mod batch;
 mod intake;
 mod lock;
 mod open;
+mod reader;
 mod retention;
 pub mod schema;
 mod statements;
@@ -23,6 +24,9 @@ pub use batch::{Agent, AgentIndex, Batch, Report};
 pub use intake::Intake;
 pub use lock::{Lock, LockError};
 pub use open::OpenError;
+pub use reader::{
+    AgentId, AgentRow, Cursor, EventRow, Journal, Reader, ReportRow, Sender, State, Step,
+};
 pub use retention::Retention;
 pub use tray::{Counters, Health};
 

@@ -14,7 +14,7 @@ use super::schema::{self, Fitness};
 
 /// How long the file may be locked by another program before that is an error.
 /// Others only ever lock it for a moment, unless something is wrong.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Memory for pages of the file, in KiB: room for what a batch changes many
 /// times over.
@@ -46,6 +46,25 @@ pub enum OpenError {
         /// The last version that this program knows.
         known: i32,
     },
+    /// It is to be read, and is not there.
+    #[error("there is no {}; give another --store, or start `hawk serve` first", .0.display())]
+    Missing(PathBuf),
+    /// It is to be read, and nothing was ever written to it.
+    #[error("{} is empty: no hawk has written it yet", .0.display())]
+    Empty(PathBuf),
+    /// It is to be read, and is from before this version.
+    #[error(
+        "{} is from an older hawk; start `hawk serve` on it once to bring it up to date",
+        .0.display()
+    )]
+    Older(PathBuf),
+    /// It is to be read, and its log cannot be.
+    #[error(
+        "{path}: its log, {path}-wal, can only be read by those who may write its folder; \
+         run this as the server's user",
+        path = .0.display()
+    )]
+    LogUnreadable(PathBuf),
     /// SQLite cannot open or read it.
     #[error("{}: {}", .0.display(), explain(.1))]
     Sqlite(PathBuf, #[source] rusqlite::Error),

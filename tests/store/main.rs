@@ -6,11 +6,14 @@
 mod support;
 
 mod faults;
+mod following;
 mod keeping;
 mod kill;
 mod liveness;
 mod place;
+mod reading;
 mod retention;
 mod startup;
+mod steps;
 mod tmpfs;
 mod waiting;

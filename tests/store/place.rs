@@ -37,6 +37,12 @@ impl Place {
         Launch::serve(&[&["--store", path], args].concat())
     }
 
+    /// One of the commands that read, of the store here.
+    pub(crate) fn read(&self, args: &[&str]) -> Launch {
+        let store = self.store();
+        Launch::hawk(&[args, &["--store", store.to_str().unwrap()]].concat())
+    }
+
     #[track_caller]
     pub(crate) fn serve(&self, args: &[&str]) -> Server {
         self.launch(args).start()

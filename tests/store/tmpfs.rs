@@ -1,9 +1,10 @@
-//! A disk that is really full: a small tmpfs.
+//! A disk that is really full, or really cannot be written: a small tmpfs.
 
 use std::fs;
 use std::path::Path;
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
+use rustix::process::Signal;
 
 use crate::place::*;
 use crate::support::*;
@@ -13,8 +14,23 @@ struct Small<'a>(&'a Path);
 
 impl<'a> Small<'a> {
     fn mount(at: &'a Path) -> Option<Self> {
-        mount("tmpfs", at, "tmpfs", MountFlags::empty(), Some(c"size=2m")).ok()?;
-        Some(Self(at))
+        let mounted = mount("tmpfs", at, "tmpfs", MountFlags::empty(), Some(c"size=2m"));
+        #[allow(clippy::print_stderr)] // Whoever runs the tests must hear of it.
+        if mounted.is_err() {
+            eprintln!("SKIPPED: mounting a tmpfs takes the superuser");
+        }
+        mounted.ok().map(|()| Self(at))
+    }
+}
+
+impl Small<'_> {
+    /// Nothing on it can be written any more.
+    fn freeze(&self) {
+        mount_remount(self.0, MountFlags::RDONLY, "").unwrap();
+    }
+
+    fn thaw(&self) {
+        mount_remount(self.0, MountFlags::empty(), "").unwrap();
     }
 }
 
@@ -30,7 +46,6 @@ fn a_disk_that_fills_up_and_is_cleared() {
     let disk = place.folder().join("disk");
     fs::create_dir(&disk).unwrap();
     let Some(_mounted) = Small::mount(&disk) else {
-        eprintln!("SKIPPED: mounting a tmpfs takes the superuser");
         return;
     };
     let ballast = disk.join("ballast");
@@ -65,4 +80,39 @@ fn a_disk_that_fills_up_and_is_cleared() {
         column::<String>(&open(&store), "PRAGMA integrity_check"),
         ["ok"]
     );
+}
+
+#[test]
+fn a_store_on_a_disk_that_cannot_be_written_is_still_read() {
+    let place = Place::new();
+    let disk = place.folder().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let Some(mounted) = Small::mount(&disk) else {
+        return;
+    };
+    let store = disk.join("hawk#1?.db");
+    let store = store.to_str().unwrap();
+    let read = || Launch::hawk(&["reports", "--store", store]).run();
+    let shown = || {
+        let exit = read();
+        assert_eq!(exit.code, Some(0), "{exit:?}");
+        exit.stdout.len()
+    };
+    for (number, signal) in [(1, Signal::TERM), (2, Signal::KILL)] {
+        let server = Server::start(&["--store", store]);
+        server.connect().exchange(&report("hello"), REPORT);
+        server.signal(signal);
+        server.wait_exit();
+        mounted.freeze();
+        assert_eq!(shown(), number, "{signal:?}");
+        mounted.thaw();
+    }
+    // The log is all that has the second report, and its index is gone.
+    fs::remove_file(format!("{store}-shm")).unwrap();
+    mounted.freeze();
+    let exit = read();
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    assert!(exit.stderr[0].contains("hawk#1?.db-wal"), "{exit:?}");
+    mounted.thaw();
+    assert_eq!(shown(), 2);
 }

@@ -23,7 +23,7 @@ pub(crate) use agent::Agent;
 pub(crate) use clock::Clock;
 pub(crate) use frames::*;
 pub(crate) use lines::{Fields, Lines};
-pub(crate) use server::{Exit, Launch, Server, Suspended};
+pub(crate) use server::{Exit, Launch, Process, Server, Suspended};
 pub(crate) use stats::{CLASSES, Stats};
 
 /// How long anything that must happen may take. Generous, because machines

@@ -69,7 +69,8 @@ impl Launch {
         self.spawn().wait_exit()
     }
 
-    fn spawn(mut self) -> Process {
+    /// Starts something that goes on until it is stopped; killed when dropped.
+    pub(crate) fn spawn(mut self) -> Process {
         let pipes = self.0.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = pipes.spawn().expect("the binary runs");
         Process {
@@ -80,10 +81,11 @@ impl Launch {
     }
 }
 
+/// A process that runs.
 #[derive(Debug)]
-struct Process {
+pub(crate) struct Process {
     child: Child,
-    stdout: Lines,
+    pub(crate) stdout: Lines,
     stderr: Lines,
 }
 
@@ -98,7 +100,7 @@ pub(crate) struct Exit {
 
 impl Process {
     #[track_caller]
-    fn wait_exit(&mut self) -> Exit {
+    pub(crate) fn wait_exit(&mut self) -> Exit {
         // The pipes end when the process does; those waits have a deadline.
         let (stdout, stderr) = (self.stdout.wait_end(), self.stderr.wait_end());
         let status = self.child.wait().expect("our child");

@@ -1,0 +1,117 @@
+//! `hawk agents`: who there is, and who is alive.
+
+use std::io::Write as _;
+
+use anyhow::anyhow;
+use clap::Args;
+use serde::Serialize;
+use tabwriter::TabWriter;
+
+use super::output;
+use super::store_args::{StoreArgs, ago};
+use crate::store::{AgentRow, State};
+use crate::time::UnixNanos;
+
+/// List the agents that the store knows, and whether each is alive
+///
+/// Reads the store's file, whether a server is running or not; says so on stderr
+/// if none is, for then nobody watches the agents.
+#[derive(Debug, Args)]
+pub(super) struct AgentsArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+
+    /// Only those that are offline
+    #[arg(long)]
+    offline: bool,
+
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// An agent as a line of JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    id: i64,
+    agent: &'a str,
+    named: bool,
+    address: &'a str,
+    version: &'a str,
+    state: &'a str,
+    changed_at: String,
+    first_seen: String,
+    last_seen: String,
+    heartbeats: i64,
+    reports: i64,
+    interval_ms: u128,
+}
+
+impl AgentsArgs {
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        let mut agents = self.store.open()?.agents()?;
+        if self.offline {
+            agents.retain(|agent| agent.state == State::Offline);
+        }
+        let text = if self.json {
+            lines(&agents)?
+        } else {
+            table(&agents)?
+        };
+        output::write(&text).map(|_audience| ())
+    }
+}
+
+fn lines(agents: &[AgentRow]) -> anyhow::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    for agent in agents {
+        let line = Line {
+            id: agent.id.0,
+            agent: called(agent),
+            named: agent.name.is_some(),
+            address: &agent.address,
+            version: &agent.version,
+            state: agent.state.word(),
+            changed_at: agent.changed_at.to_string(),
+            first_seen: agent.first_seen.to_string(),
+            last_seen: agent.last_seen.to_string(),
+            heartbeats: agent.heartbeats,
+            reports: agent.reports,
+            interval_ms: agent.interval.as_millis(),
+        };
+        serde_json::to_writer(&mut text, &line)?;
+        text.push(b'\n');
+    }
+    Ok(text)
+}
+
+fn table(agents: &[AgentRow]) -> anyhow::Result<Vec<u8>> {
+    let now = UnixNanos::now();
+    let mut table = TabWriter::new(Vec::new());
+    writeln!(
+        table,
+        "AGENT\tSTATE\tVERSION\tLAST SEEN\tAGO\tREPORTS\tADDRESS"
+    )?;
+    for agent in agents {
+        writeln!(
+            table,
+            "{}\t{}\t{}\t{}\t{}\t{}\t{}",
+            output::visible(called(agent)),
+            agent.state.word(),
+            match &*agent.version {
+                "" => "-".to_owned(),
+                version => output::visible(version),
+            },
+            agent.last_seen.to_seconds(),
+            ago(now, agent.last_seen),
+            agent.reports,
+            agent.address,
+        )?;
+    }
+    let table = table.into_inner();
+    table.map_err(|error| anyhow!("cannot lay out the table: {}", error.error()))
+}
+
+fn called(agent: &AgentRow) -> &str {
+    agent.name.as_deref().unwrap_or(&agent.address)
+}

@@ -1,0 +1,71 @@
+//! `hawk events`: when agents came and went.
+
+use std::io::Write as _;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::journal::{JournalArgs, called};
+use super::output;
+use crate::store::EventRow;
+
+/// Show when agents came online and went offline
+///
+/// Reads the store's file, oldest event first, whether a server is running or not.
+#[derive(Debug, Args)]
+pub(super) struct EventsArgs {
+    #[command(flatten)]
+    journal: JournalArgs,
+
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// An event as a line of JSON. What the store knows of the agent is its present
+/// address and version.
+#[derive(Serialize)]
+struct Line<'a> {
+    id: i64,
+    at: String,
+    agent: &'a str,
+    named: bool,
+    address: Option<&'a str>,
+    version: Option<&'a str>,
+    state: &'a str,
+}
+
+impl EventsArgs {
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        self.journal.run("", |event: &EventRow, text| {
+            if self.json {
+                write_json(event, text)
+            } else {
+                write_text(event, text)
+            }
+        })
+    }
+}
+
+fn write_json(event: &EventRow, text: &mut Vec<u8>) -> anyhow::Result<()> {
+    let line = Line {
+        id: event.id,
+        at: event.at.to_string(),
+        agent: &called(&event.agent),
+        named: event.agent.name.is_some(),
+        address: event.agent.address.as_deref(),
+        version: event.version.as_deref(),
+        state: event.state.word(),
+    };
+    serde_json::to_writer(&mut *text, &line)?;
+    text.push(b'\n');
+    Ok(())
+}
+
+fn write_text(event: &EventRow, text: &mut Vec<u8>) -> anyhow::Result<()> {
+    let agent = output::visible(&called(&event.agent));
+    let address = event.agent.address.as_deref().unwrap_or("-");
+    let state = event.state.word();
+    writeln!(text, "{}  {state:<7}  {agent}  {address}", event.at)?;
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! Reading a store, whether a server writes it or not.
+//!
+//! Each call is a short transaction of its own: a reader that stayed in one
+//! would keep the writer's log from being emptied
+//! (<https://sqlite.org/wal.html>, "Avoiding Excessively Large WAL Files").
+
+mod journal;
+mod open;
+mod rows;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+
+use super::OpenError;
+use super::lock::Lock;
+use crate::time::UnixNanos;
+use open::FileId;
+
+pub use journal::{Cursor, Journal, Step};
+pub use rows::{AgentId, AgentRow, EventRow, ReportRow, Sender, State};
+
+/// A store that is open for reading.
+#[derive(Debug)]
+pub struct Reader {
+    path: PathBuf,
+    connection: Connection,
+    file: FileId,
+}
+
+impl Reader {
+    /// Opens the store at `path`, which must be there.
+    ///
+    /// # Errors
+    /// [`OpenError`], which says what to do about it.
+    pub fn open(path: PathBuf) -> Result<Self, OpenError> {
+        let file = open::file_id(&path)?;
+        let connection = open::open(&path)?;
+        Ok(Self {
+            path,
+            connection,
+            file,
+        })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether a server is writing it.
+    ///
+    /// # Errors
+    /// If its lock file cannot be examined.
+    pub fn is_written(&self) -> io::Result<bool> {
+        Lock::is_held(&self.path)
+    }
+
+    /// Whether its path still leads to it, and not to a file put in its place.
+    #[must_use]
+    pub fn is_in_place(&self) -> bool {
+        open::file_id(&self.path).is_ok_and(|file| file == self.file)
+    }
+
+    /// When an agent was last heard, as far as the store knows.
+    ///
+    /// # Errors
+    /// [`OpenError::Sqlite`] if it cannot be read, as with all below.
+    pub fn last_heard(&self) -> Result<Option<UnixNanos>, OpenError> {
+        let last: rusqlite::Result<Option<i64>> =
+            self.connection
+                .query_row("SELECT max(last_seen) FROM agents", [], |row| row.get(0));
+        Ok(last.map_err(self.failed())?.map(UnixNanos::from_nanos))
+    }
+
+    /// All agents, by name and address.
+    ///
+    /// # Errors
+    /// See [`Reader::last_heard`].
+    pub fn agents(&self) -> Result<Vec<AgentRow>, OpenError> {
+        rows::agents(&self.connection).map_err(self.failed())
+    }
+
+    /// The agents that `text` may stand for: a name, the address of one without a
+    /// name, or `#` and the number of one that the store has forgotten.
+    ///
+    /// # Errors
+    /// See [`Reader::last_heard`].
+    pub fn find(&self, text: &str) -> Result<Vec<AgentId>, OpenError> {
+        rows::find(&self.connection, text).map_err(self.failed())
+    }
+
+    /// The place before the first row of a journal that came at `time` or later.
+    ///
+    /// # Errors
+    /// See [`Reader::last_heard`].
+    pub fn since<J: Journal>(&self, time: UnixNanos) -> Result<Cursor, OpenError> {
+        journal::since::<J>(&self.connection, time).map_err(self.failed())
+    }
+
+    /// The place before the last `count` rows of a journal, `of` these agents, or
+    /// of all; never before `least`.
+    ///
+    /// # Errors
+    /// See [`Reader::last_heard`].
+    pub fn last<J: Journal>(
+        &self,
+        count: u64,
+        of: Option<&[AgentId]>,
+        least: Cursor,
+    ) -> Result<Cursor, OpenError> {
+        journal::last::<J>(&self.connection, count, of, least).map_err(self.failed())
+    }
+
+    /// The next rows after `after`, `of` these agents, or of all. Bounded in rows
+    /// and bytes.
+    ///
+    /// # Errors
+    /// See [`Reader::last_heard`].
+    pub fn step<J: Journal>(
+        &self,
+        after: Cursor,
+        of: Option<&[AgentId]>,
+    ) -> Result<Step<J>, OpenError> {
+        journal::step(&self.connection, after, of).map_err(self.failed())
+    }
+
+    fn failed(&self) -> impl FnOnce(rusqlite::Error) -> OpenError {
+        |error| OpenError::Sqlite(self.path.clone(), error)
+    }
+}

@@ -1,0 +1,179 @@
+//! What the tables hold, as readers see it.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
+use rusqlite::{Connection, OptionalExtension as _, Row};
+
+use crate::time::UnixNanos;
+
+/// The number of an agent's row. It is never given to another agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AgentId(pub i64);
+
+/// Whether an agent is heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It is.
+    Online,
+    /// It has been silent for too long.
+    Offline,
+}
+
+/// An agent, as its row in `agents` says.
+#[derive(Clone, Debug)]
+pub struct AgentRow {
+    /// The number of the row.
+    pub id: AgentId,
+    /// The name it gives itself.
+    pub name: Option<String>,
+    /// The IP address it was last heard from.
+    pub address: String,
+    /// The version in its last heartbeat; empty before the first.
+    pub version: String,
+    /// When it was first heard.
+    pub first_seen: UnixNanos,
+    /// When it was last heard.
+    pub last_seen: UnixNanos,
+    /// Whether it is heard.
+    pub state: State,
+    /// Since when.
+    pub changed_at: UnixNanos,
+    /// Heartbeats it has sent.
+    pub heartbeats: i64,
+    /// Reports of its that were stored, whether they are still there or not.
+    pub reports: i64,
+    /// Between its heartbeats, as the server learnt; zero if it has not.
+    pub interval: Duration,
+}
+
+/// Whoever sent a report or changed its state. Its row may have been removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sender {
+    /// The number of the row.
+    pub id: AgentId,
+    /// The name it gives itself.
+    pub name: Option<String>,
+    /// The IP address it was last heard from; `None` if the row is gone.
+    pub address: Option<String>,
+}
+
+/// A report.
+#[derive(Clone, Debug)]
+pub struct ReportRow {
+    /// When it came, by the server's clock. No two came at the same time.
+    pub received_at: UnixNanos,
+    /// Whose it is.
+    pub agent: Sender,
+    /// The address and port that it came from.
+    pub peer: String,
+    /// What it says.
+    pub content: String,
+    /// The agent's random number.
+    pub rand: i64,
+    /// The agent's time, in seconds since 1970.
+    pub timestamp: i64,
+}
+
+/// A change of an agent's state.
+#[derive(Clone, Debug)]
+pub struct EventRow {
+    /// The number of the row, which grows.
+    pub id: i64,
+    /// When it happened, by the server's clock.
+    pub at: UnixNanos,
+    /// Whose state changed.
+    pub agent: Sender,
+    /// The version in that agent's last heartbeat; `None` if its row is gone.
+    pub version: Option<String>,
+    /// What it changed to.
+    pub state: State,
+}
+
+impl State {
+    /// Its name, in the store as elsewhere.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Offline => "offline",
+        }
+    }
+}
+
+impl FromSql for State {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        match value.as_str()? {
+            "online" => Ok(Self::Online),
+            "offline" => Ok(Self::Offline),
+            _ => Err(FromSqlError::InvalidType),
+        }
+    }
+}
+
+impl FromSql for AgentId {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        value.as_i64().map(Self)
+    }
+}
+
+/// Reads a column of nanoseconds since 1970.
+pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<UnixNanos> {
+    row.get(column).map(UnixNanos::from_nanos)
+}
+
+/// Reads the columns of a sender from `first` on: its number, name and address.
+pub(super) fn sender(row: &Row<'_>, first: usize) -> rusqlite::Result<Sender> {
+    Ok(Sender {
+        id: row.get(first)?,
+        name: row.get(first + 1)?,
+        address: row.get(first + 2)?,
+    })
+}
+
+pub(super) fn agents(connection: &Connection) -> rusqlite::Result<Vec<AgentRow>> {
+    let mut statement = connection.prepare(
+        "SELECT id, name, address, version, first_seen, last_seen, state, changed_at, \
+                heartbeats, reports, interval \
+         FROM agents ORDER BY coalesce(name, address), id",
+    )?;
+    let rows = statement.query_map([], |row| {
+        Ok(AgentRow {
+            id: row.get(0)?,
+            name: row.get(1)?,
+            address: row.get(2)?,
+            version: row.get(3)?,
+            first_seen: time(row, 4)?,
+            last_seen: time(row, 5)?,
+            state: row.get(6)?,
+            changed_at: time(row, 7)?,
+            heartbeats: row.get(8)?,
+            reports: row.get(9)?,
+            interval: Duration::from_nanos(row.get(10).unwrap_or(0)),
+        })
+    })?;
+    rows.collect()
+}
+
+/// See [`super::Reader::find`].
+pub(super) fn find(connection: &Connection, text: &str) -> rusqlite::Result<Vec<AgentId>> {
+    let named = connection
+        .query_row("SELECT id FROM agents WHERE name = ?1", [text], |row| {
+            row.get(0)
+        })
+        .optional()?;
+    let unnamed = match text.parse::<IpAddr>() {
+        Ok(address) => connection
+            .query_row(
+                "SELECT id FROM agents WHERE address = ?1 AND name IS NULL",
+                [address.to_canonical().to_string()],
+                |row| row.get(0),
+            )
+            .optional()?,
+        Err(_) => None,
+    };
+    let numbered = text.strip_prefix('#').and_then(|id| id.parse().ok());
+    let found = [named, unnamed, numbered.map(AgentId)];
+    Ok(found.into_iter().flatten().collect())
+}

@@ -1,0 +1,63 @@
+//! `--follow`: what comes is shown as it comes.
+
+use rustix::process::Signal;
+
+use crate::place::*;
+use crate::support::*;
+
+#[test]
+fn reports_are_shown_as_they_come() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let mut agent = server.connect();
+    for number in 1..=15 {
+        agent.exchange(&report_of("web-01", number), REPORT);
+    }
+    let follower = place.read(&["reports", "--follow", "--json"]).spawn();
+    let (first, mark) = follower.stdout.wait_for(0, |_| true);
+    assert!(first.contains("\"rand\":6,"), "the last ten: {first}");
+    let (_, mark) = follower
+        .stdout
+        .wait_for(mark, |line| line.contains("\"rand\":15,"));
+    agent.exchange(&report_of("web-01", 16), REPORT);
+    let (_, mark) = follower
+        .stdout
+        .wait_for(mark, |line| line.contains("\"rand\":16,"));
+    // A server that ends and another that begins are nothing to it.
+    server.signal(Signal::TERM);
+    server.wait_exit();
+    let server = place.serve(&[]);
+    server.connect().exchange(&report_of("web-01", 17), REPORT);
+    let (_, end) = follower
+        .stdout
+        .wait_for(mark, |line| line.contains("\"rand\":17,"));
+    assert_eq!(end, 12, "each once");
+}
+
+#[test]
+fn events_are_shown_as_they_come() {
+    let place = Place::new();
+    let server = place.serve(&["--offline-after", "300ms", "--start-grace", "1ms"]);
+    let follower = place.read(&["events", "-f"]).spawn();
+    server.connect().exchange(&heartbeat(), HEARTBEAT);
+    let (_, mark) = follower
+        .stdout
+        .wait_for(0, |line| line.ends_with("  online   127.0.0.1  127.0.0.1"));
+    follower.stdout.wait_for(mark, |line| {
+        line.ends_with("  offline  127.0.0.1  127.0.0.1")
+    });
+}
+
+#[test]
+fn a_store_that_is_replaced_is_not_followed_in_vain() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    server.connect().exchange(&report("hello"), REPORT);
+    let mut follower = place.read(&["reports", "--follow"]).spawn();
+    follower.stdout.wait_for(0, |line| line.contains("hello"));
+    std::fs::rename(place.store(), place.folder().join("kept.db")).unwrap();
+    let exit = follower.wait_exit();
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    let last = exit.stderr.last().unwrap();
+    assert!(last.contains("was moved away or replaced"), "{last}");
+}
