@@ -207,13 +207,13 @@ impl Writer {
         loop {
             match self.try_again(&mut connection) {
                 Ok(()) => {
+                    self.tray.give_back(None, Health::Up, self.counters);
                     let down = humantime::format_duration(round(down_since.elapsed()));
                     log::info!(
                         "store available again after {down} store={:?} discarded={}",
                         self.path,
                         self.counters.discarded
                     );
-                    self.tray.give_back(None, Health::Up, self.counters);
                     return Some(connection);
                 }
                 Err(failure) if reminded.elapsed() >= REMIND => {
@@ -288,7 +288,8 @@ impl Writer {
         let swollen = !emptied && pages >= SWOLLEN_PAGES;
         if swollen && !self.swollen {
             log::warn!(
-                "the store's log has grown to {pages} pages, because some other program has been                  reading since long ago; end its transaction store={:?}",
+                "the store's log has grown to {pages} pages, because some other program has been \
+                 reading for long; end its transaction store={:?}",
                 self.path
             );
         }

@@ -36,11 +36,7 @@ fn survives(fault: &str, said: &str) {
     server
         .log()
         .wait_for(0, |line| line.contains("store available again"));
-    let again = eventually(|| {
-        agent.send(&report_of("web-01", 2));
-        (agent.line() == REPORT).then_some(())
-    });
-    assert!(again.is_some());
+    insist(&mut agent, &report_of("web-01", 2));
     agent.exchange(&report_of("web-01", 3), REPORT);
     assert_eq!(place.contents(), ["web-01 1", "web-01 2", "web-01 3"]);
     server.signal(Signal::TERM);
@@ -105,7 +101,7 @@ fn a_file_that_another_program_has_locked() {
     server
         .log()
         .wait_for(0, |line| line.contains("store available again"));
-    agent.exchange(&report_of("web-01", 2), REPORT);
+    insist(&mut agent, &report_of("web-01", 2));
     assert_eq!(place.contents(), ["web-01 1", "web-01 2"]);
 }
 
@@ -146,7 +142,7 @@ fn a_file_that_is_taken_away_is_not_written_to() {
     server
         .log()
         .wait_for(0, |line| line.contains("store available again"));
-    agent.exchange(&report_of("web-01", 2), REPORT);
+    insist(&mut agent, &report_of("web-01", 2));
     assert_eq!(place.contents(), ["web-01 2"]);
     // What is known of agents is in the new file too.
     assert_eq!(

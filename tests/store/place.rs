@@ -8,7 +8,7 @@ use hawk::wire::{AgentName, Encoding, Packet, Report, encode_packet};
 use rusqlite::{Connection, OpenFlags, types::FromSql};
 use tempfile::TempDir;
 
-use crate::support::{Agent, Launch, PATIENCE, Server};
+use crate::support::{Agent, Launch, PATIENCE, REPORT, Server, eventually};
 
 /// A folder of its own for each test.
 pub(crate) struct Place {
@@ -121,6 +121,20 @@ pub(crate) fn report_of(agent: &str, rand: i64) -> Vec<u8> {
 #[track_caller]
 pub(crate) fn expect_busy(agent: &mut Agent, report: &[u8]) {
     agent.exchange(report, BUSY);
+}
+
+/// Sends a report again and again until it is taken, as agents do.
+#[track_caller]
+pub(crate) fn insist(agent: &mut Agent, report: &[u8]) {
+    let taken = eventually(|| {
+        agent.send(report);
+        match agent.line().as_str() {
+            REPORT => Some(()),
+            BUSY => None,
+            other => panic!("not an answer: {other}"),
+        }
+    });
+    assert!(taken.is_some(), "it stays busy");
 }
 
 pub(crate) const BUSY: &str = "busy: store unavailable";

@@ -70,11 +70,7 @@ fn a_disk_that_fills_up_and_is_cleared() {
         .wait_for(0, |line| line.contains("free some space"));
     let rows = "SELECT count(*) FROM reports";
     fs::remove_file(&ballast).unwrap();
-    let again = eventually(|| {
-        agent.send(&report(&content));
-        (agent.line() == REPORT).then_some(())
-    });
-    assert!(again.is_some());
+    insist(&mut agent, &report(&content));
     assert_eq!(column::<i64>(&open(&store), rows), [taken + 1]);
     assert_eq!(
         column::<String>(&open(&store), "PRAGMA integrity_check"),
