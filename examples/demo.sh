@@ -1,7 +1,7 @@
 #!/bin/sh
 # The main job, done once: the server on a free port, the default load against
 # it, and what both of them say. Exit code 0 only if every packet was answered
-# rightly. Usage: examples/demo.sh path/to/hawk
+# rightly and every report is in the store. Usage: examples/demo.sh path/to/hawk
 set -eu
 
 hawk=${1:-target/release/hawk}
@@ -20,7 +20,7 @@ trap 'exit 130' INT TERM
 # The server's one line on stdout says where it listens; reading it from a
 # pipe waits for just as long as it takes.
 mkfifo "$work/ready"
-"$hawk" serve --listen 127.0.0.1:0 >"$work/ready" 2>"$work/log" &
+"$hawk" serve --listen 127.0.0.1:0 --store "$work/hawk.db" >"$work/ready" 2>"$work/log" &
 server=$!
 if ! read -r _ _ address <"$work/ready"; then
     cat "$work/log" >&2
@@ -52,8 +52,16 @@ grep ' served ' "$work/log" || true
 grep ' pool class=' "$work/log" | tail -n 5 || true
 
 echo
+echo "What its store knows:"
+"$hawk" agents --store "$work/hawk.db" 2>/dev/null
+kept=$("$hawk" reports --json --store "$work/hawk.db" 2>/dev/null | wc -l)
+taken=$(sed -n 's/.* served .* reports=\([0-9]*\) .*/\1/p' "$work/log")
+echo "$kept reports, of $taken acknowledged"
+[ "$kept" -eq "$taken" ] || outcome=1
+
+echo
 if [ "$outcome" -eq 0 ]; then
-    echo "demo: every packet was answered rightly"
+    echo "demo: every packet was answered rightly, and every report is in the store"
 else
     echo "demo: something went wrong; the server's log:" >&2
     cat "$work/log" >&2

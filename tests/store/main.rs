@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod documented;
 mod faults;
 mod following;
 mod keeping;

@@ -1,0 +1,105 @@
+//! The queries in `docs/store.md` run as they stand.
+
+use rusqlite::Connection;
+use rustix::process::Signal;
+
+use crate::place::*;
+use crate::support::*;
+
+const DOCUMENT: &str = include_str!("../../docs/store.md");
+
+/// The blocks of a language, such as `sql`.
+fn blocks(language: &str) -> Vec<&'static str> {
+    let parts = DOCUMENT.split("\n```");
+    let wanted = parts.filter_map(|part| part.strip_prefix(language)?.strip_prefix('\n'));
+    wanted.collect()
+}
+
+fn rows(store: &Connection, query: &str) -> usize {
+    let mut statement = store
+        .prepare(query)
+        .unwrap_or_else(|error| panic!("{error}:\n{query}"));
+    let mut rows = statement.query([]).unwrap();
+    let mut count = 0;
+    while rows.next().unwrap().is_some() {
+        count += 1;
+    }
+    count
+}
+
+#[test]
+fn every_query_finds_what_it_says() {
+    let place = Place::new();
+    let server = place.serve(&["--offline-after", "300ms", "--start-grace", "1ms"]);
+    let mut agent = server.connect();
+    for rand in [1, 2, 2] {
+        agent.exchange(&report_of("web-01", rand), REPORT);
+    }
+    let offline = "SELECT 1 FROM agents WHERE state = 'offline'";
+    let found = eventually(|| (rows(&place.open(), offline) == 1).then_some(()));
+    assert!(found.is_some());
+    server.signal(Signal::TERM);
+    server.wait_exit();
+    // The other stays online for as long as this takes.
+    let server = place.serve(&["--start-grace", "1h"]);
+    server.connect().exchange(&report_of("web-02", 1), REPORT);
+    let queries = blocks("sql");
+    // Those of the last hour: web-01's three, and each report once.
+    let expected: &[(&str, usize)] = &[
+        ("r.content", 1),
+        ("name = 'web-01'", 3),
+        ("AS minute", 1),
+        ("silent_s", 1),
+        ("AS times", 1),
+        ("ahead_s", 2),
+        ("GROUP BY agent, rand, timestamp", 3),
+    ];
+    assert_eq!(queries.len(), expected.len(), "{queries:#?}");
+    for (query, (words, count)) in queries.iter().zip(expected) {
+        assert!(query.contains(words), "{query}");
+        let found = rows(&place.open(), query);
+        let minutes = query.contains("AS minute") && found == 2;
+        assert!(found == *count || minutes, "{found} rows of:\n{query}");
+    }
+}
+
+#[test]
+fn the_columns_are_those_of_the_tables() {
+    let place = Place::new();
+    drop(place.serve(&[]));
+    for table in ["reports", "agents", "events"] {
+        let (_, text) = DOCUMENT.split_once(&format!("\n**`{table}`**")).unwrap();
+        let (_, text) = text.split_once("|---|---|---|\n").unwrap();
+        let (text, _) = text.split_once("\n\n").unwrap();
+        let first_cells = text.lines().filter_map(|line| line.split('|').nth(1));
+        let documented: Vec<String> = first_cells
+            .flat_map(|cell| cell.split(','))
+            .map(|name| name.trim().trim_matches('`').to_owned())
+            .collect();
+        let query = format!("SELECT name FROM pragma_table_info('{table}')");
+        assert_eq!(documented, place.column::<String>(&query), "{table}");
+    }
+}
+
+#[test]
+fn a_backup_is_a_store() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    server.connect().exchange(&report("hello"), REPORT);
+    let recipe = blocks("sh")
+        .into_iter()
+        .find_map(|block| block.split_once("VACUUM INTO"))
+        .unwrap();
+    assert!(recipe.1.starts_with(" 'backup.db'"), "{recipe:?}");
+    let backup = place.folder().join("backup.db");
+    let statement = format!("VACUUM INTO '{}'", backup.display());
+    place.open().execute_batch(&statement).unwrap();
+    drop(server);
+    let server = Server::start(&["--store", backup.to_str().unwrap()]);
+    server.connect().exchange(&report("again"), REPORT);
+    let contents = "SELECT content FROM reports ORDER BY received_at";
+    assert_eq!(
+        column::<String>(&open(&backup), contents),
+        ["hello", "again"]
+    );
+}
