@@ -162,3 +162,151 @@ impl Intake {
         batch
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::tray::Next;
+    use super::*;
+    use crate::store::{Agent, Report};
+    use crate::time::UnixNanos;
+
+    const NOW: Moment = Moment::from_nanos(1);
+
+    /// A reactor's half and a writer's, on one thread.
+    fn both() -> (Intake, Arc<Tray>) {
+        let tray = Arc::new(Tray::default());
+        (Intake::new(Arc::clone(&tray)), tray)
+    }
+
+    fn add_report(batch: &mut Batch) {
+        let time = UnixNanos::from_nanos(1);
+        let agent = Agent {
+            id: None,
+            name: None,
+            address: [10, 0, 0, 7].into(),
+            version: "",
+            first_seen: time,
+            last_seen: time,
+            online: true,
+            changed_at: time,
+            interval: 0,
+        };
+        let index = batch.add_agent(0, &agent);
+        let report = Report {
+            received_at: time,
+            content: "",
+            rand: 0,
+            timestamp: 0,
+        };
+        batch.add_report(index, ([10, 0, 0, 7], 1).into(), &report);
+    }
+
+    fn take(tray: &Tray) -> Batch {
+        match tray.take(Duration::ZERO) {
+            Next::Batch(batch) => batch,
+            Next::Nothing | Next::Stop => panic!("nothing is on offer"),
+        }
+    }
+
+    fn give_back(tray: &Tray, batch: Batch, health: Health) {
+        tray.give_back(Some(batch), health, Counters::default());
+    }
+
+    #[test]
+    fn a_batch_is_filled_until_the_writer_takes_it() {
+        let (mut intake, tray) = both();
+        add_report(intake.batch());
+        intake.hand_over(NOW);
+        assert_eq!(intake.batch().number(), 1, "it is still on offer");
+        add_report(intake.batch());
+        intake.hand_over(NOW);
+        let first = take(&tray);
+        assert_eq!(first.reports.len(), 2);
+        add_report(intake.batch());
+        assert_eq!(intake.batch().number(), 2);
+        intake.hand_over(NOW);
+        give_back(&tray, first, Health::Up);
+        let second = take(&tray);
+        give_back(&tray, second, Health::Down);
+        intake.collect(NOW);
+        let done = std::iter::from_fn(|| intake.next_done().map(|batch| batch.number()));
+        assert_eq!(done.collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(intake.health(), Health::Down);
+    }
+
+    #[test]
+    fn while_a_full_batch_waits_nothing_more_is_taken() {
+        let (mut intake, tray) = both();
+        while intake.is_ready() {
+            add_report(intake.batch());
+        }
+        intake.hand_over(NOW);
+        assert!(!intake.is_ready());
+        let full = take(&tray);
+        assert!(intake.is_ready(), "the next can be filled meanwhile");
+        add_report(intake.batch());
+        give_back(&tray, full, Health::Up);
+    }
+
+    #[test]
+    fn the_wait_for_the_writer_is_known() {
+        let (mut intake, tray) = both();
+        assert_eq!(intake.waiting_since(), None);
+        add_report(intake.batch());
+        intake.hand_over(NOW);
+        let later = NOW.after(Duration::from_secs(5));
+        intake.collect(later);
+        assert_eq!(intake.waiting_since(), Some(NOW));
+        let batch = take(&tray);
+        add_report(intake.batch());
+        intake.hand_over(later);
+        give_back(&tray, batch, Health::Up);
+        intake.collect(later);
+        assert_eq!(intake.waiting_since(), Some(later), "for the second");
+        give_back(&tray, take(&tray), Health::Up);
+        intake.collect(later);
+        assert_eq!(intake.waiting_since(), None);
+    }
+
+    #[test]
+    fn a_batch_is_used_again() {
+        let (mut intake, tray) = both();
+        add_report(intake.batch());
+        intake.hand_over(NOW);
+        give_back(&tray, take(&tray), Health::Up);
+        intake.collect(NOW);
+        let batch = intake.next_done().unwrap();
+        let room = batch.reports.capacity();
+        intake.recycle(batch);
+        assert!(intake.batch().is_empty());
+        assert_eq!(intake.batch().number(), 2);
+        assert_eq!(intake.batch().reports.capacity(), room);
+    }
+
+    #[test]
+    fn finish_gives_the_writer_what_is_left() {
+        let (mut intake, tray) = both();
+        add_report(intake.batch());
+        let writer = std::thread::spawn(move || {
+            let mut taken = 0;
+            loop {
+                match tray.take(Duration::from_secs(60)) {
+                    Next::Batch(batch) => {
+                        taken += batch.reports.len();
+                        give_back(&tray, batch, Health::Up);
+                    }
+                    Next::Nothing => panic!("it was not told to stop"),
+                    Next::Stop => break,
+                }
+            }
+            tray.end();
+            taken
+        });
+        assert!(intake.finish(NOW, Duration::from_secs(60)));
+        assert_eq!(writer.join().unwrap(), 1);
+        // Nobody there to take anything.
+        assert!(!both().0.finish(NOW, Duration::ZERO));
+    }
+}

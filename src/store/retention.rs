@@ -142,3 +142,73 @@ impl<'c> Retainer<'c> {
         Ok(self.delete_reports.execute([bound])? as u64)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::schema;
+
+    fn open() -> Connection {
+        let mut connection = Connection::open_in_memory().unwrap();
+        schema::migrate(&mut connection).unwrap();
+        connection
+    }
+
+    fn count(connection: &Connection, table: &str) -> i64 {
+        let query = format!("SELECT count(*) FROM {table}");
+        connection.query_row(&query, [], |row| row.get(0)).unwrap()
+    }
+
+    const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+    #[test]
+    fn old_reports_go_in_steps_and_young_ones_stay() {
+        let connection = open();
+        let old = UnixNanos::now().before(2 * YEAR).as_nanos();
+        connection
+            .execute(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+                 INSERT INTO reports SELECT ?1 + i, 1, '', '', 0, 0 FROM n",
+                [old],
+            )
+            .unwrap();
+        let now = UnixNanos::now().as_nanos();
+        connection
+            .execute("INSERT INTO reports VALUES (?1, 1, '', '', 0, 0)", [now])
+            .unwrap();
+        let limits = Retention {
+            age: YEAR,
+            size: u64::MAX,
+        };
+        let mut retainer = Retainer::prepare(&connection, limits).unwrap();
+        let mut steps = Vec::new();
+        while steps.last() != Some(&0) {
+            steps.push(retainer.step(0).unwrap());
+        }
+        assert_eq!(steps, [256, 256, 256, 232, 0]);
+        assert_eq!(count(&connection, "reports"), 1);
+        assert!(!retainer.is_behind());
+    }
+
+    #[test]
+    fn agents_that_are_silent_for_long_go_unless_they_are_online() {
+        let connection = open();
+        let old = UnixNanos::now().before(2 * YEAR).as_nanos();
+        for (state, seen) in [("offline", old), ("online", old), ("offline", i64::MAX)] {
+            connection
+                .execute(
+                    "INSERT INTO agents VALUES (NULL, ?1, '', '', 0, ?2, ?3, 0, 0, 0, 0)",
+                    (format!("{state} {seen}"), seen, state),
+                )
+                .unwrap();
+        }
+        let limits = Retention {
+            age: YEAR,
+            size: u64::MAX,
+        };
+        let mut retainer = Retainer::prepare(&connection, limits).unwrap();
+        retainer.step(0).unwrap();
+        assert_eq!(count(&connection, "agents"), 2);
+        assert_eq!(count(&connection, "agents WHERE last_seen < 9e18"), 1);
+    }
+}

@@ -292,3 +292,6 @@ fn put(text: &mut String, value: &impl Display) {
     // Writing into a string cannot fail.
     let _infallible = write!(text, "{value}");
 }
+
+#[cfg(test)]
+mod tests;
