@@ -12,10 +12,11 @@
 //! time        → nothing
 //! wheel       → time
 //! throttle    → time
+//! hook        → throttle, time            (a command for each change; JSON, processes)
 //! wire        → nothing: no I/O, no clock, no pool, no connection
 //! session     → wire, time                (time comes in as an argument)
 //! roster      → time, wheel               (who is alive)
-//! handler     → wire, session's traits, roster, store, throttle, time (packets; no sockets)
+//! handler     → wire, session's traits, hook, roster, store, throttle, time (packets; no sockets)
 //! store       → time                      (records; no connections, no packets)
 //! stats       → hawk-pool, wire, session, time
 //! reactor     → hawk-pool, session, stats, throttle, time, wheel, wire's replies (sockets, buffers; no JSON)
@@ -30,6 +31,7 @@ pub mod client;
 pub mod descriptors;
 pub mod dial;
 pub mod handler;
+pub mod hook;
 pub mod load;
 pub mod reactor;
 pub mod roster;

@@ -9,17 +9,30 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module, what of this crate and its pool it may know, and whether it may
-/// touch files, sockets or JSON.
+/// touch files, sockets, processes or JSON.
 const RULE: &[(&str, &[&str])] = &[
     ("time", &[]),
     ("wheel", &["time"]),
     ("throttle", &["time"]),
+    (
+        "hook",
+        &[
+            "throttle",
+            "time",
+            "std::io",
+            "std::process",
+            "serde",
+            "serde_json",
+        ],
+    ),
     ("wire", &["serde", "serde_json"]),
     ("session", &["time", "wire"]),
     ("roster", &["time", "wheel"]),
     (
         "handler",
-        &["roster", "session", "store", "throttle", "time", "wire"],
+        &[
+            "hook", "roster", "session", "store", "throttle", "time", "wire",
+        ],
     ),
     ("store", &["time", "rusqlite", "std::io"]),
     ("stats", &["hawk_pool", "session", "time", "wire"]),
@@ -60,6 +73,7 @@ const RULE: &[(&str, &[&str])] = &[
             "client",
             "descriptors",
             "handler",
+            "hook",
             "load",
             "reactor",
             "roster",
@@ -70,6 +84,7 @@ const RULE: &[(&str, &[&str])] = &[
             "std::net",
             "std::io",
             "serde",
+            "std::process",
             "serde_json",
         ],
     ),
@@ -84,6 +99,7 @@ const RULED: &[&str] = &[
     "serde_json",
     "std::net",
     "std::io",
+    "std::process",
 ];
 
 #[test]
@@ -176,8 +192,11 @@ fn known_by(text: &str) -> BTreeSet<String> {
     known
 }
 
-/// An address in a `use` is a value like any other.
+/// An address in a `use` is a value like any other, and so is our own number.
 fn is_plain_data(line: &str) -> bool {
+    if line.contains("std::process::id()") {
+        return true;
+    }
     let imports = line.trim().strip_prefix("use std::net::");
     imports.is_some_and(|what| matches!(what, "SocketAddr;" | "IpAddr;" | "{IpAddr, SocketAddr};"))
 }

@@ -1,0 +1,131 @@
+//! One command: its start, its end, and what it gets to read.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Seek as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+
+use super::queue::{Agent, Job};
+use crate::time::Moment;
+
+/// A command that runs, or has ended and was not asked about it yet.
+pub(super) struct Running {
+    pub(super) agent: Agent,
+    pub(super) online: bool,
+    child: Child,
+    /// Readable once it has ended.
+    end: OwnedFd,
+    /// When its time is over; `None` once it was killed for that.
+    kill_at: Option<Moment>,
+}
+
+/// Why a command did not do what it was to do.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("cannot be started: {0}")]
+    Start(#[from] io::Error),
+    #[error("ended with {0}")]
+    Status(ExitStatus),
+    #[error("has ended, nobody can tell how: {0}")]
+    Lost(io::Error),
+    #[error("took longer than {} and was killed", humantime::format_duration(*.0))]
+    TimedOut(Duration),
+}
+
+impl Running {
+    /// Runs `command` for an event, for at most `timeout` from `now` on.
+    ///
+    /// It is a process group of its own, so that all of it can be killed. Of our
+    /// descriptors it gets the standard streams only: the event to read, and our
+    /// stderr to write to, since our stdout is for those who wait for us to listen.
+    /// All others are closed when it starts, as each is opened to be. The standard
+    /// library gives it an empty signal mask and SIGPIPE's default action back.
+    pub(super) fn start(
+        command: &OsStr,
+        job: &Job,
+        (now, timeout): (Moment, Duration),
+    ) -> Result<Self, Failure> {
+        let mut child = Command::new("sh")
+            .arg("-c")
+            .arg(command)
+            .stdin(readable(&job.line)?)
+            .stdout(io::stderr())
+            .stderr(Stdio::inherit())
+            .process_group(0)
+            .spawn()?;
+        let end = match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
+            Ok(end) => end,
+            Err(error) => {
+                // Nobody would see it end.
+                child.kill()?;
+                child.wait()?;
+                return Err(io::Error::from(error).into());
+            }
+        };
+        Ok(Self {
+            agent: job.agent.clone(),
+            online: job.online,
+            child,
+            end,
+            kill_at: Some(now.after(timeout)),
+        })
+    }
+
+    /// What to wait for: it is readable once the command has ended.
+    pub(super) fn end(&self) -> BorrowedFd<'_> {
+        self.end.as_fd()
+    }
+
+    /// When it is to be killed.
+    pub(super) const fn kill_at(&self) -> Option<Moment> {
+        self.kill_at
+    }
+
+    /// How it ended, if it has.
+    pub(super) fn outcome(&mut self, timeout: Duration) -> Option<Result<(), Failure>> {
+        let status = match self.child.try_wait() {
+            Ok(status) => status?,
+            Err(error) => return Some(Err(Failure::Lost(error))),
+        };
+        let killed = status.signal() == Some(Signal::KILL.as_raw());
+        Some(match status.success() {
+            true => Ok(()),
+            false if killed && self.kill_at.is_none() => Err(Failure::TimedOut(timeout)),
+            false => Err(Failure::Status(status)),
+        })
+    }
+
+    /// Kills it with all its process group. Its end is still to be waited for, so
+    /// nobody else can have got its number meanwhile.
+    pub(super) fn kill(&mut self) -> io::Result<()> {
+        self.kill_at = None;
+        Ok(kill_process_group(
+            Pid::from_child(&self.child),
+            Signal::KILL,
+        )?)
+    }
+}
+
+/// A file in memory to read `line` from.
+///
+/// Not a pipe: that holds 64 KiB or less, an event can be longer, and then
+/// somebody would have to wait for a command that may never read.
+fn readable(line: &[u8]) -> io::Result<File> {
+    let flags = MemfdFlags::CLOEXEC;
+    let memory = match memfd_create("hawk-event", flags | MemfdFlags::NOEXEC_SEAL) {
+        // Linux before 6.3 does not know this flag, and later ones may insist.
+        Err(Errno::INVAL) => memfd_create("hawk-event", flags),
+        made => made,
+    };
+    let mut file = File::from(memory?);
+    file.write_all(line)?;
+    file.rewind()?;
+    Ok(file)
+}
