@@ -58,7 +58,7 @@ fn a_report_allocates_nothing() {
         allocations_at(address)
     });
     reactor.run().unwrap();
-    reactor.into_handler().finish(PATIENCE).unwrap();
+    reactor.into_handler().finish(PATIENCE, PATIENCE).unwrap();
     let allocations = agent.join().unwrap();
     assert!(
         allocations <= ALLOWANCE,

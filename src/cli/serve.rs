@@ -1,10 +1,11 @@
 //! `hawk serve`: the server.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use clap::builder::BoolishValueParser;
+use clap::builder::{BoolishValueParser, OsStringValueParser, TypedValueParser as _};
 use clap::{Args, ValueEnum};
 
 use super::store_args::DEFAULT_STORE;
@@ -13,6 +14,7 @@ use super::wire_args::DEFAULT_ADDRESS;
 use super::{output, values};
 use crate::descriptors;
 use crate::handler::{self, Ack, Keeper};
+use crate::hook::{self, Hook};
 use crate::reactor::{Config, MIN_POOL_LIMIT, RESERVED_DESCRIPTORS, Reactor, Stop};
 use crate::roster;
 use crate::session::Limits;
@@ -105,6 +107,15 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "HAWK_START_GRACE", value_name = "TIME", default_value = "30s", value_parser = values::period)]
     start_grace: Duration,
 
+    /// Run this with sh -c for each change of an agent's state, with the event on its
+    /// stdin as one line of JSON; at most 4 at once
+    #[arg(long, env = "HAWK_ON_EVENT", value_name = "CMD", value_parser = OsStringValueParser::new().try_map(values::command))]
+    on_event: Option<OsString>,
+
+    /// Kill such a command, and all it has started, when it takes longer than this
+    #[arg(long, env = "HAWK_ON_EVENT_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = values::period)]
+    on_event_timeout: Duration,
+
     /// Log each packet as a line, its text escaped
     #[arg(long, env = "HAWK_LOG_PACKETS", value_parser = BoolishValueParser::new())]
     log_packets: bool,
@@ -146,7 +157,10 @@ impl ServeArgs {
         let stop = reactor.run()?;
         log::info!("served {}", reactor.served());
         match stop {
-            Stop::Drained => Ok(reactor.into_handler().finish(self.drain_timeout)?),
+            Stop::Drained => {
+                let left = reactor.drain_left();
+                Ok(reactor.into_handler().finish(self.drain_timeout, left)?)
+            }
             Stop::Interrupted => bail!("stopped at once by a second signal; replies may be lost"),
         }
     }
@@ -179,6 +193,12 @@ impl ServeArgs {
                 .start(retention)
                 .context("cannot start the store's thread")?;
             keeper.store_in(intake, last);
+        }
+        if let Some(command) = self.on_event.clone() {
+            let timeout = self.on_event_timeout;
+            let hook = Hook::start(hook::Config { command, timeout })
+                .context("cannot start the thread for --on-event")?;
+            keeper.run_on_changes(hook);
         }
         Ok(keeper)
     }

@@ -1,5 +1,6 @@
 //! How values are written on the command line and in the environment.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
@@ -72,6 +73,14 @@ pub(super) fn since(text: &str) -> Result<Since, String> {
         .map_err(|error| format!("{error}; write it like 10m or 2026-11-24T08:00:00Z (UTC)"))?;
     let since_1970 = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(Since::Time(UnixNanos::from_nanos(0).after(since_1970)))
+}
+
+/// A command for the shell. An empty one would succeed for ever and do nothing.
+pub(super) fn command(text: OsString) -> Result<OsString, &'static str> {
+    match text.is_empty() {
+        true => Err("give a command, or leave the option away"),
+        false => Ok(text),
+    }
 }
 
 /// An amount of memory such as `64MiB`, `500kB` or plain bytes.

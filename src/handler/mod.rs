@@ -5,9 +5,11 @@ mod books;
 mod packet_log;
 mod stamp;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::hook::{Event, Hook};
 use crate::roster::{self, AgentKey, Entry, Identity, Roster};
 use crate::session::{Answer, CommitId, Handler, Sender, Settled, Tag, Wake};
 use crate::store::{self, Intake};
@@ -52,6 +54,8 @@ pub struct Keeper {
     roster: Roster,
     /// `None`: nothing is stored.
     books: Option<Books>,
+    /// `None`: no command is run for changes.
+    hook: Option<Hook>,
     changes: Throttle,
     next_forget: Moment,
     /// The time of this turn.
@@ -68,6 +72,7 @@ impl Keeper {
             config,
             roster: Roster::new(config.roster, now),
             books: None,
+            hook: None,
             changes: Throttle::bursts_of(CHANGES_LOGGED),
             next_forget: now.after(FORGET_INTERVAL),
             now,
@@ -101,16 +106,32 @@ impl Keeper {
         self.books = Some(Books::new(intake, last));
     }
 
-    /// Has the store keep all it was given.
+    /// Has a command run for each change of an agent's state.
+    pub fn run_on_changes(&mut self, hook: Hook) {
+        self.hook = Some(hook);
+    }
+
+    /// Has the store keep all it was given, and the commands for changes run. Those
+    /// that take longer than `for_commands` are given up, which is logged.
     ///
     /// # Errors
-    /// [`Unfinished`] if that takes longer than `patience`.
-    pub fn finish(mut self, patience: Duration) -> Result<(), Unfinished> {
-        let Some(mut books) = self.books.take() else {
-            return Ok(());
+    /// [`Unfinished`] if the store takes longer than `patience`.
+    pub fn finish(mut self, patience: Duration, for_commands: Duration) -> Result<(), Unfinished> {
+        // Both do what is left at the same time.
+        if let Some(hook) = &self.hook {
+            hook.stop_within(for_commands);
+        }
+        let stored = match self.books.take() {
+            Some(mut books) => {
+                books.catch_up(&mut self.roster);
+                books.finish(self.now, patience)
+            }
+            None => Ok(()),
         };
-        books.catch_up(&mut self.roster);
-        books.finish(self.now, patience)
+        if let Some(hook) = self.hook.take() {
+            hook.finish();
+        }
+        stored
     }
 
     /// The agent that this session speaks for.
@@ -172,6 +193,11 @@ impl Keeper {
                 }
                 None => log::info!("agent {state} agent={address} address={address}{left_out}"),
             }
+        }
+        if let Some(hook) = &mut self.hook
+            && let Some(entry) = self.roster.get(key)
+        {
+            hook.tell(&event_of(entry), self.now);
         }
         if let Some(books) = &mut self.books {
             books.enter_event(&mut self.roster, key);
@@ -281,5 +307,24 @@ impl Handler for Keeper {
         if let Some(books) = &self.books {
             lines.push(books.statistics(self.now));
         }
+        if let Some(hook) = &self.hook {
+            lines.push(hook.statistics());
+        }
+    }
+}
+
+/// The last change of an agent's state.
+fn event_of(entry: &Entry) -> Event<'_> {
+    Event {
+        at: entry.changed_at,
+        agent: match &entry.name {
+            Some(name) => Cow::Borrowed(name),
+            None => Cow::Owned(entry.address.to_string()),
+        },
+        named: entry.name.is_some(),
+        address: entry.address,
+        version: &entry.version,
+        online: entry.online,
+        last_seen: entry.last_seen,
     }
 }

@@ -1,13 +1,25 @@
 //! Signals, and the way to a gentle end.
 
+use std::time::Duration;
+
 use signal_hook::consts::SIGUSR1;
 
 use super::connection::Outcome;
 use super::{Reactor, Stop, listener};
 use crate::session::Handler;
 use crate::stats::Cause;
+use crate::time::Moment;
 
 impl<H: Handler> Reactor<H> {
+    /// What is left of the drain timeout; all of it before a stop.
+    #[must_use]
+    pub fn drain_left(&self) -> Duration {
+        match self.stop_at {
+            Some(stop_at) => stop_at.since(Moment::now()),
+            None => self.config.drain_timeout,
+        }
+    }
+
     pub(super) fn obey_signals(&mut self) {
         if !std::mem::take(&mut self.signalled) {
             return;

@@ -12,6 +12,8 @@ pub(crate) struct Stats {
     pub(crate) agents: Fields,
     /// `None`: the server stores nothing.
     pub(crate) store: Option<Fields>,
+    /// `None`: it runs no command on events.
+    pub(crate) hook: Option<Fields>,
     pub(crate) pool: Vec<Fields>,
 }
 
@@ -28,11 +30,13 @@ impl Stats {
             mark = behind;
         }
         let rest = log.since(behind);
-        let store = rest.iter().find(|line| line.contains("] store state="));
+        let find = |head| rest.iter().find(|line| line.contains(head));
+        let parse = |line: &String| Fields::parse(line);
         Self {
             server: Fields::parse(&line),
             agents: Fields::parse(&agents),
-            store: store.map(|line| Fields::parse(line)),
+            store: find("] store state=").map(parse),
+            hook: find("] hook running=").map(parse),
             pool,
         }
     }
@@ -47,6 +51,12 @@ impl Stats {
     #[track_caller]
     pub(crate) fn store(&self, key: &str) -> u64 {
         self.store.as_ref().expect("it has a store").get(key)
+    }
+
+    /// A number from the line about commands on events.
+    #[track_caller]
+    pub(crate) fn hook(&self, key: &str) -> u64 {
+        self.hook.as_ref().expect("it runs a command").get(key)
     }
 
     /// Buffers in use, per class.

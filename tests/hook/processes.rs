@@ -1,0 +1,88 @@
+//! Commands as processes: how many, and what they are given.
+
+use crate::desk::*;
+use crate::support::*;
+
+#[test]
+fn four_run_at_once_and_the_server_goes_on() {
+    let desk = Desk::new();
+    let server = desk.serve(NOTE_AND_WAIT, &["--on-event-timeout", "1h"]);
+    let mut agents = come_all(&server, 6);
+    desk.wait_for(4);
+    let stats = server.stats();
+    assert_eq!((stats.hook("running"), stats.hook("waiting")), (4, 2));
+    assert_eq!(children_of(server.pid()).len(), 4);
+    for _ in 0..100 {
+        for (number, agent) in agents.iter_mut().enumerate() {
+            agent.exchange(&named_heartbeat(&format!("agent-{number}")), HEARTBEAT);
+        }
+    }
+    desk.let_go(1);
+    desk.wait_for(5);
+    let stats = server.stats();
+    assert_eq!((stats.hook("running"), stats.hook("waiting")), (4, 1));
+    desk.let_go(5);
+    desk.wait_for(6);
+    let stats = server.wait_until(|stats| stats.hook("run") == 6);
+    assert_eq!((stats.hook("running"), stats.hook("waiting")), (0, 0));
+    assert_eq!(children_of(server.pid()), [], "no zombies");
+}
+
+#[test]
+fn what_a_command_says_goes_to_the_log() {
+    let desk = Desk::new();
+    let server = desk.serve("echo on stdout; echo on stderr >&2; cat", &[]);
+    let listening = format!("listening on {}", server.address);
+    come(&server, "web-01");
+    for said in ["on stdout", "on stderr"] {
+        server.log().wait_for(0, |line| line == said);
+    }
+    server
+        .log()
+        .wait_for(0, |line| line.starts_with("{\"at\":"));
+    server.signal(rustix::process::Signal::TERM);
+    assert_eq!(server.wait_exit().stdout, [listening]);
+}
+
+#[test]
+fn a_command_gets_no_descriptor_of_the_servers() {
+    let desk = Desk::new();
+    let store = desk.path("hawk.db");
+    let command = "ls -l /proc/self/fd | cat >> $DESK/descriptors; echo >> $DESK/events";
+    let server = desk.serve(command, &["--store", store.to_str().unwrap()]);
+    let _agents = come_all(&server, 5);
+    server.wait_until(|stats| stats.hook("run") == 5);
+    let descriptors = desk.text("descriptors");
+    assert_eq!(descriptors.matches("memfd:hawk-event").count(), 5);
+    // Whoever runs the tests may have left some of theirs to us, and so to all.
+    let ours = std::fs::read_dir("/proc/self/fd").unwrap();
+    let ours = ours.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+    let ours: Vec<_> = ours.collect();
+    let targets = descriptors
+        .lines()
+        .filter_map(|line| line.split_once(" -> "));
+    for (_, target) in targets.filter(|(_, target)| !ours.contains(&target.into())) {
+        for kind in ["socket:", "anon_inode:", "hawk.db"] {
+            assert!(!target.contains(kind), "{descriptors}");
+        }
+    }
+}
+
+#[test]
+fn a_command_has_signals_as_any_program_expects_them() {
+    let desk = Desk::new();
+    let server = desk.serve(
+        "cat /proc/self/status > $DESK/status; cat >> $DESK/events",
+        &[],
+    );
+    come(&server, "web-01");
+    desk.wait_for(1);
+    let status = desk.text("status");
+    let set = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        u64::from_str_radix(line.unwrap().trim(), 16).unwrap()
+    };
+    let pipe = 1_u64 << (rustix::process::Signal::PIPE.as_raw() - 1);
+    assert_eq!(set("SigBlk:"), 0, "none is blocked");
+    assert_eq!(set("SigIgn:") & pipe, 0, "SIGPIPE ends it");
+}
