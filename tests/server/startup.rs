@@ -108,6 +108,7 @@ fn the_environment_sets_options() {
         .env("HAWK_FRAME_TIMEOUT", "100ms")
         .env("HAWK_DRAIN_TIMEOUT", "1m")
         .env("HAWK_STATS_INTERVAL", "1h")
+        .env("HAWK_STORE", "none")
         .env("HAWK_LOG_PACKETS", "true");
     let server = launch.start();
     let mut agent = server.connect();
