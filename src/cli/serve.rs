@@ -24,6 +24,10 @@ use crate::store::{Retention, Store};
 /// with some 300 bytes each this is 30 MB, should something make names up.
 const MOST_AGENTS: usize = 100_000;
 
+/// When agents have used up all of the drain timeout, the store still has this long
+/// to commit what it was given: many times what that takes, unless the disk hangs.
+const STORE_TIME: Duration = Duration::from_secs(3);
+
 /// When a report is answered.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum AckArg {
@@ -159,7 +163,8 @@ impl ServeArgs {
         match stop {
             Stop::Drained => {
                 let left = reactor.drain_left();
-                Ok(reactor.into_handler().finish(self.drain_timeout, left)?)
+                let for_store = left.max(self.drain_timeout.min(STORE_TIME));
+                Ok(reactor.into_handler().finish(for_store, left)?)
             }
             Stop::Interrupted => bail!("stopped at once by a second signal; replies may be lost"),
         }

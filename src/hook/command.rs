@@ -115,8 +115,8 @@ impl Running {
 
 /// A file in memory to read `line` from.
 ///
-/// Not a pipe: that holds 64 KiB or less, an event can be longer, and then
-/// somebody would have to wait for a command that may never read.
+/// Not a pipe: that may hold no more than a page (`pipe(7)`), and then somebody
+/// would have to wait for a command that may never read.
 fn readable(line: &[u8]) -> io::Result<File> {
     let flags = MemfdFlags::CLOEXEC;
     let memory = match memfd_create("hawk-event", flags | MemfdFlags::NOEXEC_SEAL) {

@@ -20,8 +20,7 @@ pub struct Event<'a> {
     pub named: bool,
     /// The address that it was last heard from.
     pub address: IpAddr,
-    /// The version in its last heartbeat; empty before the first. A frame is all
-    /// that limits its length.
+    /// The version in its last heartbeat; empty before the first.
     pub version: &'a str,
     /// Whether it is online from now on.
     #[serde(rename = "state", serialize_with = "state")]

@@ -19,8 +19,7 @@ use crate::time::Moment;
 pub(super) const MAX_WAITING: usize = 10_000;
 
 /// What they may take, in bytes of JSON. An event of a well-behaved agent has some
-/// 200, so the number above is reached first; but a version may be as long as a
-/// frame.
+/// 200, so the number above is reached first; it is escaped text that may have more.
 pub(super) const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
 
 /// What was done since the start, and what there is to do.

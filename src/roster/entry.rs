@@ -7,6 +7,10 @@ use std::time::Duration;
 use super::Identity;
 use crate::time::{Moment, UnixNanos};
 
+/// Bytes of an agent's version that are remembered: as many as its name may have.
+/// A frame is all that limits it on the wire, and there may be many agents.
+pub const MAX_VERSION: usize = 128;
+
 /// What is known of an agent.
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -14,7 +18,8 @@ pub struct Entry {
     pub name: Option<Rc<str>>,
     /// The address it was last heard from.
     pub address: IpAddr,
-    /// The version in its last heartbeat; empty before the first.
+    /// The version in its last heartbeat, or the first [`MAX_VERSION`] bytes of it;
+    /// empty before the first.
     pub version: Box<str>,
     /// When it was first heard.
     pub first_seen: UnixNanos,
@@ -91,6 +96,7 @@ impl Entry {
     /// It sent a heartbeat. Where several sessions speak for one agent, the
     /// interval is that between any two of their heartbeats.
     pub(super) fn beat(&mut self, version: &str, now: Moment) {
+        let version = beginning(version);
         if *self.version != *version {
             self.version = version.into();
         }
@@ -117,5 +123,24 @@ impl Entry {
     pub fn learn(&mut self, interval: Duration) {
         let interval = u32::try_from(interval.as_millis()).unwrap_or(u32::MAX);
         self.intervals = [interval; 2];
+    }
+}
+
+/// As many whole characters as [`MAX_VERSION`] bytes have.
+fn beginning(version: &str) -> &str {
+    let mut fits = (0..=MAX_VERSION.min(version.len())).rev();
+    let end = fits.find(|&end| version.is_char_boundary(end));
+    &version[..end.unwrap_or(0)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_version_is_cut_between_characters() {
+        assert_eq!(beginning("1.0"), "1.0");
+        assert_eq!(beginning(&"x".repeat(1000)).len(), 128);
+        assert_eq!(beginning(&"\u{fffd}".repeat(1000)).len(), 126);
     }
 }

@@ -15,7 +15,7 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::time::Duration;
 
-pub use entry::{Entry, Mark};
+pub use entry::{Entry, MAX_VERSION, Mark};
 
 use crate::time::{Moment, UnixNanos};
 use crate::wheel::TimerWheel;

@@ -103,7 +103,7 @@ fn an_agents_event_waits_for_its_last_and_for_no_other() {
 }
 
 #[test]
-fn an_event_may_be_longer_than_a_pipe_holds() {
+fn of_a_long_version_the_beginning_is_told() {
     let desk = Desk::new();
     let server = desk.serve(NOTE, &[]);
     // Each byte is no UTF-8, and becomes a character of three.
@@ -111,7 +111,7 @@ fn an_event_may_be_longer_than_a_pipe_holds() {
     let heartbeat = [b"\x00{\"version\":\"", &version[..], b"\",\"timestamp\":1}"].concat();
     server.connect().exchange(&frame(&heartbeat), HEARTBEAT);
     let events = desk.wait_for(1);
-    assert_eq!(events[0]["version"], "\u{FFFD}".repeat(65_000));
+    assert_eq!(events[0]["version"], "\u{FFFD}".repeat(42));
 }
 
 #[test]
