@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::contestants::{self, Goroutine, Server};
-use crate::spread::{Spread, met};
-use crate::{Setup, load, process, say};
+use crate::NO_STORE;
+use crate::goroutine::Goroutine;
+use crate::support::servers::{self, Server};
+use crate::support::spread::{Spread, met};
+use crate::support::{Setup, load, process, say};
 
 /// Most of a goroutine server's CPU time that hawk may need.
 const CPU_RATIO: f64 = 0.5;
@@ -51,7 +53,7 @@ pub(crate) fn run(setup: &Setup) -> anyhow::Result<Outcome> {
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
     for _ in 0..setup.rounds {
-        ours.push(round(setup, &contestants::hawk(setup)?)?);
+        ours.push(round(setup, &servers::hawk(setup, NO_STORE)?)?);
         if let Ok(goroutine) = &goroutine {
             theirs.push(round(setup, &goroutine.start(setup)?)?);
         }

@@ -8,10 +8,11 @@ use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 
-use crate::child::Running;
-use crate::contestants::{self, Server};
-use crate::spread::{Spread, met};
-use crate::{Setup, load, process, say};
+use crate::NO_STORE;
+use crate::support::child::{Running, Wanted};
+use crate::support::servers::{self, Server};
+use crate::support::spread::{Spread, met};
+use crate::support::{Setup, process, say};
 
 /// The slope is taken between these two numbers of connections: beyond what
 /// any server needs at its start, and within the usual limit of 20,000 files.
@@ -46,12 +47,12 @@ pub(crate) fn run(setup: &Setup) -> anyhow::Result<Outcome> {
 
 #[allow(clippy::cast_precision_loss)] // bytes of memory are far below 2^53
 fn round(setup: &Setup) -> anyhow::Result<Round> {
-    let mut server = contestants::hawk(setup)?;
+    let mut server = servers::hawk(setup, NO_STORE)?;
     let files = process::open_files(server.process.id())?;
-    let mut few = load::hold_idle(setup, &server, FEW)?;
+    let mut few = hold_idle(setup, &server, FEW)?;
     wait_until_idle(&mut server, &mut few, files + FEW as usize)?;
     let memory_of_few = process::memory(server.process.id(), "RssAnon")?;
-    let mut more = load::hold_idle(setup, &server, MANY - FEW)?;
+    let mut more = hold_idle(setup, &server, MANY - FEW)?;
     wait_until_idle(&mut server, &mut more, files + MANY as usize)?;
     let memory_of_many = process::memory(server.process.id(), "RssAnon")?;
     few.still_runs()?;
@@ -60,6 +61,31 @@ fn round(setup: &Setup) -> anyhow::Result<Round> {
         bytes_per_connection: grown / f64::from(MANY - FEW),
         buffers_in_use: buffers_in_use(&mut server.process)?,
     })
+}
+
+/// Opens idle connections to `server` and leaves them open until dropped.
+fn hold_idle(setup: &Setup, server: &Server, count: u32) -> anyhow::Result<Running> {
+    let arguments = [
+        "load",
+        &server.address.to_string(),
+        "--connections",
+        "0",
+        "--idle",
+        &count.to_string(),
+        // Ports stay taken for a minute after a round: with few addresses, the
+        // rounds after it would search long for free ones.
+        "--sources",
+        "16",
+        // Seldom enough to be idle, often enough not to be taken for dead.
+        "--heartbeat",
+        "80s",
+        "--duration",
+        "10m",
+        // All at once would overrun the backlog; that is not what is measured.
+        "--ramp",
+        "3s",
+    ];
+    Running::start(setup.load_core, &setup.client, &arguments, Wanted::Both)
 }
 
 /// Until all connections are there, and the server has nothing more to do.

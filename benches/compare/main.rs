@@ -12,28 +12,23 @@
 // A benchmark speaks to whoever started it, in Markdown on standard output.
 #![allow(clippy::print_stdout)]
 
-mod child;
-mod contestants;
 mod default_load;
+mod goroutine;
 mod idle;
-mod load;
-mod process;
 mod saturate;
-mod spread;
+#[path = "../support/mod.rs"]
+mod support;
 
-use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
 
-/// Prints a line of the report.
-macro_rules! say {
-    ($($part:tt)*) => { println!($($part)*) };
-}
-pub(crate) use say;
+use support::{Setup, say, scratch, write_json};
+
+/// The peers keep nothing: hawk is measured without its store.
+const NO_STORE: &[&str] = &["--store", "none"];
 
 /// Measures hawk beside its peers and prints Markdown.
 #[derive(Parser)]
@@ -77,18 +72,6 @@ enum Part {
     Idle,
 }
 
-/// What all measurements share.
-pub(crate) struct Setup {
-    pub(crate) rounds: u32,
-    pub(crate) duration: Duration,
-    pub(crate) server_core: u32,
-    pub(crate) load_core: u32,
-    pub(crate) server: PathBuf,
-    pub(crate) client: PathBuf,
-    /// A directory for files that are of no use later.
-    pub(crate) scratch: PathBuf,
-}
-
 /// All figures; what was not measured is left out.
 #[derive(Default, Serialize)]
 struct Outcomes {
@@ -107,22 +90,20 @@ fn main() -> anyhow::Result<()> {
         say!("nothing to test here; measure with: cargo bench --bench compare");
         return Ok(());
     }
-    let scratch = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("compare");
-    fs::create_dir_all(&scratch).with_context(|| scratch.display().to_string())?;
     let setup = Setup {
         rounds: options.rounds,
         duration: Duration::from_secs(options.seconds.into()),
-        server_core: options.server_core,
-        load_core: options.load_core,
+        server_core: Some(options.server_core),
+        load_core: Some(options.load_core),
         server: options.server,
         client: options.client,
-        scratch,
+        scratch: scratch("compare")?,
     };
     say!(
         "Median (least–greatest) of {} rounds; server on core {}, load on core {}.",
         setup.rounds,
-        setup.server_core,
-        setup.load_core
+        options.server_core,
+        options.load_core
     );
     let has = |part| options.only.contains(&part);
     let outcomes = Outcomes {
@@ -136,8 +117,7 @@ fn main() -> anyhow::Result<()> {
         idle: has(Part::Idle).then(|| idle::run(&setup)).transpose()?,
     };
     if let Some(file) = options.json {
-        let text = serde_json::to_string_pretty(&outcomes)?;
-        fs::write(&file, text + "\n").with_context(|| file.display().to_string())?;
+        write_json(&file, &outcomes)?;
     }
     Ok(())
 }

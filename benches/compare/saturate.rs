@@ -1,15 +1,13 @@
 //! As many frames as go through: hawk against Redis, each with its own client,
 //! 50 connections and the same number of frames in flight on each.
 
-use std::time::Duration;
-
 use serde::Serialize;
 
-use crate::contestants::{self, Redis, Server};
-use crate::load::{self, Replied};
-use crate::process;
-use crate::spread::{Spread, met};
-use crate::{Setup, say};
+use crate::NO_STORE;
+use crate::support::redis::Redis;
+use crate::support::spread::{Spread, met};
+use crate::support::turn::{Figures, Turn, ratio};
+use crate::support::{Setup, load, say, servers};
 
 /// Frames in flight on each connection, and how hawk is to compare then.
 const TARGETS: [(u32, f64); 3] = [(1, 1.0), (16, 0.8), (128, 0.7)];
@@ -24,21 +22,12 @@ pub(crate) struct Outcome {
     target: f64,
 }
 
-#[derive(Serialize)]
-struct Figures {
-    per_second: Spread,
-    cpu_ns_per_frame: Spread,
-    /// Of its core: well below 1, something else than the server set the pace.
-    cpu_share: Spread,
-}
-
-struct Round {
-    per_second: f64,
-    cpu_ns_per_frame: f64,
-}
+/// Redis keeps nothing either.
+const SETTINGS: &[&str] = &["--save", "", "--appendonly", "no"];
+const REQUEST: &[&str] = &["-t", "ping_mbulk"];
 
 pub(crate) fn run(setup: &Setup) -> anyhow::Result<Vec<Outcome>> {
-    let redis = Redis::find();
+    let redis = Redis::find(SETTINGS, REQUEST);
     if let Err(missing) = &redis {
         say!("\nskipped: {missing}");
     }
@@ -48,25 +37,22 @@ pub(crate) fn run(setup: &Setup) -> anyhow::Result<Vec<Outcome>> {
         let mut theirs = Vec::new();
         let mut requests = None;
         for _ in 0..setup.rounds {
-            ours.push(hawk_round(setup, depth)?);
+            ours.push(hawk_turn(setup, depth)?);
             if let Ok(redis) = &redis {
                 let requests = match requests {
                     Some(requests) => requests,
-                    None => *requests.insert(requests_for(setup, redis, depth)?),
+                    None => *requests.insert(redis.requests(setup, &setup.scratch, depth)?),
                 };
-                theirs.push(redis_round(setup, redis, depth, requests)?);
+                let server = redis.start(setup, &setup.scratch)?;
+                let load = |server: &_| redis.load(setup, server, depth, requests);
+                theirs.push(Turn::of(server, load)?);
             }
         }
-        let ratios = ours
-            .iter()
-            .zip(&theirs)
-            .map(|(a, b)| a.per_second / b.per_second);
-        let ratios: Vec<f64> = ratios.collect();
         outcomes.push(Outcome {
             depth,
-            ratio: (!ratios.is_empty()).then(|| Spread::of(ratios)),
-            hawk: figures(&ours),
-            redis: (!theirs.is_empty()).then(|| figures(&theirs)),
+            hawk: Figures::of(&ours),
+            redis: Figures::of_any(&theirs),
+            ratio: ratio(&ours, &theirs),
             target,
         });
     }
@@ -74,61 +60,12 @@ pub(crate) fn run(setup: &Setup) -> anyhow::Result<Vec<Outcome>> {
     Ok(outcomes)
 }
 
-fn hawk_round(setup: &Setup, depth: u32) -> anyhow::Result<Round> {
-    measure(contestants::hawk(setup)?, |server| {
+fn hawk_turn(setup: &Setup, depth: u32) -> anyhow::Result<Turn> {
+    Turn::of(servers::hawk(setup, NO_STORE)?, |server| {
         let depth = depth.to_string();
         let arguments = ["--saturate", "--connections", "50", "--depth", &depth];
         load::hawk_load(setup, server, &arguments, setup.duration, || Ok(()))
     })
-}
-
-fn redis_round(setup: &Setup, redis: &Redis, depth: u32, requests: u64) -> anyhow::Result<Round> {
-    measure(redis.start(setup)?, |server| {
-        load::redis_load(setup, server, depth, requests)
-    })
-}
-
-/// How many requests keep Redis busy for about as long as hawk is: its client
-/// takes a number, not a time.
-fn requests_for(setup: &Setup, redis: &Redis, depth: u32) -> anyhow::Result<u64> {
-    let server = redis.start(setup)?;
-    let trial = load::redis_load(setup, &server, depth, 50_000 * u64::from(depth.min(16)))?;
-    let requests = trial.per_second * setup.duration.as_secs_f64();
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // positive, below 2^53
-    Ok(requests as u64)
-}
-
-/// Server CPU time is taken over the whole load, connecting included.
-fn measure(
-    server: Server,
-    load: impl FnOnce(&Server) -> anyhow::Result<Replied>,
-) -> anyhow::Result<Round> {
-    let before = process::cpu_time(server.process.id())?;
-    let replied = load(&server)?;
-    if replied.errors > 0.0 {
-        say!("\n{} replies were wrong or missing", replied.errors);
-    }
-    if let Some(bottleneck) = &replied.bottleneck {
-        say!("\nthe client says: {bottleneck}");
-    }
-    let cpu: Duration = process::cpu_time(server.process.id())? - before;
-    drop(server);
-    Ok(Round {
-        per_second: replied.per_second,
-        cpu_ns_per_frame: cpu.as_secs_f64() * 1e9 / replied.replies,
-    })
-}
-
-fn figures(rounds: &[Round]) -> Figures {
-    Figures {
-        per_second: Spread::of(rounds.iter().map(|round| round.per_second)),
-        cpu_ns_per_frame: Spread::of(rounds.iter().map(|round| round.cpu_ns_per_frame)),
-        cpu_share: Spread::of(
-            rounds
-                .iter()
-                .map(|round| round.cpu_ns_per_frame * 1e-9 * round.per_second),
-        ),
-    }
 }
 
 fn print(outcomes: &[Outcome]) {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
-/// A process pinned to one core; killed when dropped.
+/// A process, most often pinned to one core; killed when dropped.
 pub(crate) struct Running {
     name: String,
     child: Child,
@@ -29,9 +29,9 @@ pub(crate) enum Wanted {
 }
 
 impl Running {
-    /// Starts `program` on `core`.
+    /// Starts `program` on `core`, or wherever the kernel likes.
     pub(crate) fn start(
-        core: u32,
+        core: Option<u32>,
         program: &Path,
         arguments: &[&str],
         wanted: Wanted,
@@ -45,16 +45,25 @@ impl Running {
             Wanted::Output => Stdio::inherit(),
             Wanted::Errors | Wanted::Both => Stdio::piped(),
         };
-        // `taskset` becomes the program, so that the child's id is the program's.
-        let mut child = Command::new("taskset")
-            .args(["-c", &core.to_string()])
-            .arg(program)
+        let (mut command, missing) = match core {
+            // `taskset` becomes the program, so that the child's id is the program's.
+            Some(core) => {
+                let mut command = Command::new("taskset");
+                command.args(["-c", &core.to_string()]).arg(program);
+                (
+                    command,
+                    "cannot start taskset (Debian: util-linux)".to_owned(),
+                )
+            }
+            None => (Command::new(program), format!("cannot start {name}")),
+        };
+        let mut child = command
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(stderr)
             .spawn()
-            .context("cannot start taskset (Debian: util-linux)")?;
+            .context(missing)?;
         let lines = Arc::default();
         if let Some(output) = child.stdout.take() {
             collect(output, Arc::clone(&lines));

@@ -1,0 +1,79 @@
+//! Load clients, and what `hawk load` reports.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde::Deserialize;
+
+use super::Setup;
+use super::child::{Running, Wanted};
+use super::servers::Server;
+
+/// What a load client saw.
+pub(crate) struct Replied {
+    pub(crate) replies: f64,
+    pub(crate) per_second: f64,
+    /// Replies that were wrong or missing.
+    pub(crate) errors: f64,
+    /// Why the client, and not the server, may have set the pace.
+    pub(crate) bottleneck: Option<String>,
+}
+
+/// How much longer than it was told a client may take.
+pub(crate) const GRACE: Duration = Duration::from_secs(60);
+
+/// Runs `hawk load` against `server` to its end.
+pub(crate) fn hawk_load(
+    setup: &Setup,
+    server: &Server,
+    arguments: &[&str],
+    duration: Duration,
+    meanwhile: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<Replied> {
+    let report = setup.scratch.join("load.json");
+    if report.exists() {
+        fs::remove_file(&report)?;
+    }
+    let address = server.address.to_string();
+    let span = format!("{}ms", duration.as_millis());
+    let file = report
+        .to_str()
+        .context("the scratch directory's name is no UTF-8")?;
+    let mut all = vec!["load", &address, "--duration", &span, "--json", file];
+    all.extend_from_slice(arguments);
+    let mut client = Running::start(setup.load_core, &setup.client, &all, Wanted::Both)?;
+    let status = client.finish(duration + GRACE, meanwhile)?;
+    // Errors make the client fail, but its report tells more than its status.
+    let text = fs::read(&report)
+        .with_context(|| format!("hawk load: {status}\n{}", client.lines().join("\n")))?;
+    let report: Report = serde_json::from_slice(&text)?;
+    Ok(Replied {
+        replies: report.answered,
+        per_second: report.per_second,
+        errors: report
+            .errors
+            .iter()
+            .fold(0.0, |sum, error| sum + error.count),
+        bottleneck: report.client.bottleneck,
+    })
+}
+
+/// What is of use here in the file that `hawk load --json` writes.
+#[derive(Deserialize)]
+struct Report {
+    answered: f64,
+    per_second: f64,
+    errors: Vec<ErrorCount>,
+    client: Client,
+}
+
+#[derive(Deserialize)]
+struct Client {
+    bottleneck: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ErrorCount {
+    count: f64,
+}
