@@ -5,7 +5,7 @@ HAWK   = $(or $(CARGO_TARGET_DIR),target)/release/hawk
 ARGS  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test test-kill lint fmt doc bench install clean
+.PHONY: help build run demo test test-kill lint fmt doc bench bench-store install clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ doc: ## Build the API documentation, warnings as errors
 
 bench: ## Measure hawk beside Redis and a goroutine server (ARGS="--rounds 3" for more)
 	$(CARGO) bench --locked --bench compare -- $(ARGS)
+
+bench-store: ## Measure the store beside Redis and the disk (ARGS="--soak 10m": memory and size)
+	$(CARGO) bench --locked --bench store -- $(ARGS)
 
 install: ## Install the binary into cargo's bin directory
 	$(CARGO) install --locked --path .

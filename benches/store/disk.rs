@@ -1,0 +1,70 @@
+//! What the disk can do: how long a small write takes until it is there to stay.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+use rustix::fs::FsWord;
+
+/// Writes of each kind: enough for a median, done within a second.
+const WRITES: u64 = 300;
+
+/// Bytes of each write: a page of memory, the least that a file system writes.
+const PIECE: u64 = 4096;
+
+/// Bytes that are written over again and again: as many as the store's log has
+/// before it begins anew.
+const PREALLOCATED: u64 = 4 << 20;
+
+/// Median times of a write of 4 KiB and its `fdatasync(2)`, in seconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Latency {
+    /// At the end of a file, which gets longer by it.
+    pub(crate) append: f64,
+    /// In a file that has its length already. Most of what SQLite's log does is
+    /// this: after a checkpoint it is written from its start again.
+    pub(crate) overwrite: f64,
+}
+
+/// Measures it in `dir`.
+pub(crate) fn latency(dir: &Path) -> anyhow::Result<Latency> {
+    let file = tempfile::tempfile_in(dir).context("cannot make a file")?;
+    let append = median(&file, |write| write * PIECE)?;
+    let file = tempfile::tempfile_in(dir).context("cannot make a file")?;
+    file.write_all_at(&vec![b'-'; usize::try_from(PREALLOCATED)?], 0)?;
+    file.sync_all()?;
+    let overwrite = median(&file, |write| write * PIECE % PREALLOCATED)?;
+    Ok(Latency { append, overwrite })
+}
+
+fn median(file: &File, place: impl Fn(u64) -> u64) -> anyhow::Result<f64> {
+    let mut piece = vec![0; usize::try_from(PIECE)?];
+    let mut times = Vec::new();
+    for write in 0..WRITES {
+        // Never the same bytes: no layer below is to find that nothing changed.
+        piece[..8].copy_from_slice(&write.to_le_bytes());
+        let start = Instant::now();
+        file.write_all_at(&piece, place(write))?;
+        file.sync_data()?;
+        times.push(start.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times[times.len() / 2].as_secs_f64())
+}
+
+/// Refuses a folder whose files are in memory: syncing them costs nothing.
+pub(crate) fn refuse_memory(dir: &Path) -> anyhow::Result<()> {
+    /// As in `statfs(2)`.
+    const TMPFS: FsWord = 0x0102_1994;
+    let found = rustix::fs::statfs(dir).with_context(|| dir.display().to_string())?;
+    if found.f_type == TMPFS {
+        bail!(
+            "the files of {} are in memory, where a commit costs nothing; give a folder on a disk \
+             with --dir",
+            dir.display()
+        );
+    }
+    Ok(())
+}
