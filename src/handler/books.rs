@@ -20,6 +20,15 @@ const FLUSH: Duration = Duration::from_secs(1);
 /// for their silence.
 const STALLED: Duration = Duration::from_secs(1);
 
+/// After so many reports the writer may begin, even though the turn has more:
+/// otherwise it would stand idle while a turn is read, and the turn's end would
+/// find it with all the work ahead. So many cost it less than their sync.
+const OFFER_EVERY: u32 = 256;
+
+/// Not while so many batches are away: a turn may be long, and what the writer
+/// is done with is collected after it. It bounds the memory.
+const MOST_AWAY: u32 = 3;
+
 /// Events that wait for the store to come back, at most: some 4 MB of memory.
 const MAX_WAITING: usize = 100_000;
 
@@ -43,6 +52,8 @@ pub(super) struct Books {
     lost: u64,
     /// When what is known of agents is to be written at the latest.
     flush_at: Option<Moment>,
+    /// Reports since the writer was last offered any.
+    not_offered: u32,
 }
 
 impl Books {
@@ -54,6 +65,7 @@ impl Books {
             waiting: VecDeque::new(),
             lost: 0,
             flush_at: None,
+            not_offered: 0,
         }
     }
 
@@ -99,7 +111,12 @@ impl Books {
                 timestamp: report.timestamp,
             },
         );
-        NonZeroU64::new(batch.number())
+        let number = NonZeroU64::new(batch.number());
+        self.not_offered += 1;
+        if self.not_offered >= OFFER_EVERY && self.intake.away() < MOST_AWAY {
+            self.offer(now);
+        }
+        number
     }
 
     /// Notes a heartbeat.
@@ -192,8 +209,7 @@ impl Books {
             return;
         };
         if batch.is_urgent() || self.flush_at.is_none_or(|flush_at| flush_at <= now) {
-            self.flush_at = None;
-            self.intake.hand_over(now);
+            self.offer(now);
         }
     }
 
@@ -274,6 +290,12 @@ impl Books {
             }
         };
         Some(index)
+    }
+
+    fn offer(&mut self, now: Moment) {
+        self.flush_at = None;
+        self.not_offered = 0;
+        self.intake.hand_over(now);
     }
 
     fn leave_unsaved(&mut self, roster: &mut Roster, key: AgentKey) {

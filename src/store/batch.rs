@@ -10,7 +10,7 @@ use crate::time::UnixNanos;
 const MAX_REPORTS: usize = 16 * 1024;
 
 /// Bytes of text in a batch, at most, but for the last report's: 64 of the
-/// longest reports, which keeps what is in memory for the store at some 20 MiB.
+/// longest reports, which keeps what is in memory for the store at some 25 MiB.
 const MAX_TEXT: usize = 4 << 20;
 
 /// Agents and events of a batch, each, at most.

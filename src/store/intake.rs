@@ -91,6 +91,12 @@ impl Intake {
         }
     }
 
+    /// How many batches were handed over and not yet collected.
+    #[must_use]
+    pub const fn away(&self) -> u32 {
+        self.away
+    }
+
     /// Looks for what came back; to be asked for with [`next_done`](Self::next_done).
     pub fn collect(&mut self, now: Moment) {
         let before = self.done.len();

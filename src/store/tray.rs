@@ -93,7 +93,10 @@ impl Tray {
         let mut slots = self.slots();
         debug_assert!(slots.offered.is_none(), "one batch at a time");
         slots.offered = Some(batch);
-        if std::mem::take(&mut slots.idle) {
+        let idle = std::mem::take(&mut slots.idle);
+        // Let go first: whoever is woken wants it at once.
+        drop(slots);
+        if idle {
             self.bell.notify_all();
         }
     }
