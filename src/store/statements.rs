@@ -45,8 +45,10 @@ pub(super) struct Statements<'c> {
     named_agent: Statement<'c>,
     unnamed_agent: Statement<'c>,
     event: Statement<'c>,
+    newest: Statement<'c>,
     /// An address as text.
     address: String,
+    peer: Peer,
     /// Runs of all batches so far, so that each has a number of its own.
     runs: u64,
 }
@@ -71,7 +73,9 @@ impl<'c> Statements<'c> {
             unnamed_agent: connection.prepare(&upsert("(address) WHERE name IS NULL"))?,
             event: connection
                 .prepare("INSERT INTO events (at, agent, state) VALUES (?1, ?2, ?3)")?,
+            newest: connection.prepare("SELECT max(received_at) FROM reports")?,
             address: String::new(),
+            peer: Peer::default(),
             runs: 0,
         })
     }
@@ -94,7 +98,8 @@ impl<'c> Statements<'c> {
             let id = self.write_agent(&batch.agents[at], batch)?;
             batch.agents[at].id = Some(id);
         }
-        let mut rows = Rows::of(batch, self.runs);
+        let newest: Option<i64> = self.newest.query_row([], |row| row.get(0))?;
+        let mut rows = Rows::of(batch, self.runs, newest.unwrap_or(i64::MIN));
         self.runs += batch.runs.len() as u64;
         for (at, size) in ROWS.into_iter().enumerate() {
             while rows.left() >= size {
@@ -154,7 +159,7 @@ impl<'c> Statements<'c> {
     fn write_reports(&mut self, at: usize, rows: &mut Rows<'_>) -> rusqlite::Result<()> {
         let start = rows.clone();
         let insert = &mut self.reports[at];
-        insert.bind(rows, &mut self.address)?;
+        insert.bind(rows, &mut self.peer)?;
         match insert.statement.raw_execute() {
             Err(error) if is_taken(&error) => {
                 // None of its rows is in the table.
@@ -170,13 +175,16 @@ impl<'c> Statements<'c> {
     fn squeeze_in(&mut self, rows: &mut Rows<'_>) -> rusqlite::Result<()> {
         let insert = &mut self.reports[ROWS.len() - 1];
         let received_at = rows.peek().map_or(0, |row| row.received_at);
-        insert.bind(rows, &mut self.address)?;
+        insert.bind(rows, &mut self.peer)?;
         for nudge in 0..=NUDGES {
             let moved = received_at.saturating_add((1 << nudge) - 1);
             insert.statement.raw_bind_parameter(1, moved)?;
             match insert.statement.raw_execute() {
                 Err(error) if is_taken(&error) && nudge < NUDGES => {}
-                outcome => return outcome.map(drop),
+                outcome => {
+                    rows.newest = rows.newest.max(moved);
+                    return outcome.map(drop);
+                }
             }
         }
         Ok(())
@@ -206,8 +214,14 @@ impl<'c> Insert<'c> {
     }
 
     /// Binds the next of `rows`, as many as it takes.
-    fn bind(&mut self, rows: &mut Rows<'_>, peer: &mut String) -> rusqlite::Result<()> {
+    ///
+    /// SQLite looks a given `received_at` up in the table before it writes it; if
+    /// none is given, it takes the greatest there is and adds 1, which costs
+    /// nothing. Reports that came together are 1 ns apart, so that is most often
+    /// the right one.
+    fn bind(&mut self, rows: &mut Rows<'_>, peer: &mut Peer) -> rusqlite::Result<()> {
         for (row, bound) in self.bound.iter_mut().enumerate() {
+            let newest = rows.newest;
             let Some((number, run, report)) = rows.next() else {
                 break;
             };
@@ -216,17 +230,36 @@ impl<'c> Insert<'c> {
             if *bound != number {
                 // Forgotten first: an error leaves it half bound.
                 *bound = u64::MAX;
-                put(peer, &run.peer);
                 statement.raw_bind_parameter(column + 2, rows.batch.agents[run.agent.get()].id)?;
-                statement.raw_bind_parameter(column + 3, peer.as_str())?;
+                statement.raw_bind_parameter(column + 3, peer.text(number, run))?;
                 *bound = number;
             }
-            statement.raw_bind_parameter(column + 1, report.received_at)?;
+            let is_implied = newest.checked_add(1) == Some(report.received_at);
+            let received_at = (!is_implied).then_some(report.received_at);
+            statement.raw_bind_parameter(column + 1, received_at)?;
             statement.raw_bind_parameter(column + 4, rows.batch.content(report))?;
             statement.raw_bind_parameter(column + 5, report.rand)?;
             statement.raw_bind_parameter(column + 6, report.timestamp)?;
         }
         Ok(())
+    }
+}
+
+/// The text of a run's peer, which several rows want.
+#[derive(Default)]
+struct Peer {
+    /// Which run's it is.
+    number: Option<u64>,
+    text: String,
+}
+
+impl Peer {
+    fn text(&mut self, number: u64, run: &Run) -> &str {
+        if self.number != Some(number) {
+            self.number = Some(number);
+            put(&mut self.text, &run.peer);
+        }
+        &self.text
     }
 }
 
@@ -236,15 +269,18 @@ struct Rows<'b> {
     batch: &'b Batch,
     reports: &'b [ReportRow],
     runs: &'b [Run],
+    /// The greatest `received_at` in the table once those before are in it.
+    newest: i64,
     /// The number of the first of `runs`, and how many of its reports are past.
     number: u64,
     past: u32,
 }
 
 impl<'b> Rows<'b> {
-    fn of(batch: &'b Batch, number: u64) -> Self {
+    fn of(batch: &'b Batch, number: u64, newest: i64) -> Self {
         Self {
             batch,
+            newest,
             reports: &batch.reports,
             runs: &batch.runs,
             number,
@@ -271,6 +307,7 @@ impl<'b> Rows<'b> {
         }
         self.reports = reports;
         self.past += 1;
+        self.newest = self.newest.max(report.received_at);
         Some((self.number, run, report))
     }
 }

@@ -152,6 +152,40 @@ fn a_time_that_is_taken_gives_way_to_the_next() {
 }
 
 #[test]
+fn reports_keep_the_time_at_which_they_were_received() {
+    let connection = open();
+    let mut statements = Statements::prepare(&connection).unwrap();
+    // One behind the other; with gaps; behind what another batch has left; before
+    // it all, because the clock was set back; and at the last moment there is.
+    let batches: [Vec<i64>; 5] = [
+        (1000..1100).collect(),
+        (0..100).map(|n| 2000 + n + n / 3).collect(),
+        (2133..2140).collect(),
+        (500..700).chain([3000, 3001]).chain(700..710).collect(),
+        vec![3002, i64::MAX - 1, i64::MAX],
+    ];
+    let mut next_rand = 0;
+    for times in &batches {
+        let mut batch = Batch::default();
+        let reports = times.iter().map(|&at| (1, 1, at, String::new()));
+        let plan = Plan {
+            reports: reports.collect(),
+            kept: true,
+        };
+        fill(&mut batch, &plan, &Ids::default(), &mut next_rand);
+        statements.begin().unwrap();
+        statements.write(&mut batch).unwrap();
+        statements.commit().unwrap();
+    }
+    let mut times = connection
+        .prepare("SELECT received_at FROM reports ORDER BY rand")
+        .unwrap();
+    let times = times.query_map([], |row| row.get(0)).unwrap();
+    let times: Vec<i64> = times.map(Result::unwrap).collect();
+    assert_eq!(times, batches.concat());
+}
+
+#[test]
 fn an_agent_whose_row_was_removed_gets_another() {
     let connection = open();
     let mut statements = Statements::prepare(&connection).unwrap();
