@@ -16,7 +16,7 @@ const PIECE: u64 = 4096;
 
 /// Bytes that are written over again and again: as many as the store's log has
 /// before it begins anew.
-const PREALLOCATED: u64 = 4 << 20;
+const PREALLOCATED: u64 = 8 << 20;
 
 /// Median times of a write of 4 KiB and its `fdatasync(2)`, in seconds.
 #[derive(Clone, Copy, Debug)]

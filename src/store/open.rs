@@ -20,6 +20,11 @@ pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// times over.
 const CACHE_KIB: i32 = 8 * 1024;
 
+/// Bytes of a page, of a file that is made now. With SQLite's own 4 KiB a large
+/// batch costs a tenth more CPU time. 16 KiB would save about as much again, and
+/// have every small commit write twice as much.
+const PAGE_SIZE: i32 = 8 * 1024;
+
 /// Why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -83,6 +88,10 @@ pub(super) fn open(path: &Path) -> Result<Connection, OpenError> {
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
     connection.busy_timeout(LOCK_PATIENCE).map_err(failed)?;
+    // It holds for a file that has no page yet, and leaves any other as it is.
+    connection
+        .pragma_update(None, "page_size", PAGE_SIZE)
+        .map_err(failed)?;
     match schema::examine(&connection).map_err(failed)? {
         Fitness::Ready => {}
         Fitness::Empty | Fitness::Older(_) => schema::migrate(&mut connection).map_err(failed)?,

@@ -16,14 +16,13 @@ use super::statements::Statements;
 use super::tray::{Next, Tray};
 use super::{Batch, Counters, Health};
 
-/// Pages in the log at which they are moved into the file: 4 MiB, SQLite's own
-/// default. The log is then written from its start again, over pages that are
-/// on disk already, which makes a sync several times as fast as one that makes
-/// a file longer.
+/// Pages in the log at which they are moved into the file: 8 MiB. The log is
+/// then written from its start again, over pages that are on disk already, which
+/// makes a sync several times as fast as one that makes a file longer.
 const CHECKPOINT_PAGES: u32 = 1000;
 
 /// Pages in the log at which something must be holding it: 256 MiB.
-const SWOLLEN_PAGES: u32 = 64 * CHECKPOINT_PAGES;
+const SWOLLEN_PAGES: u32 = 32 * CHECKPOINT_PAGES;
 
 /// Without batches, how often the writer looks for something else to do.
 const IDLE: Duration = Duration::from_secs(1);

@@ -171,17 +171,18 @@ fn a_file_that_is_damaged_while_it_is_in_use() {
 
 /// Overwrites the reports' first page, which a start has no need to read.
 fn damage(place: &Place) {
-    let page: i64 = {
+    let (page, size): (u64, u64) = {
         let connection = Connection::open(place.store()).unwrap();
-        column(
-            &connection,
-            "SELECT rootpage FROM sqlite_schema WHERE name = 'events'",
-        )[0]
+        let number = |sql: &str| connection.query_row(sql, [], |row| row.get(0)).unwrap();
+        (
+            number("SELECT rootpage FROM sqlite_schema WHERE name = 'events'"),
+            number("PRAGMA page_size"),
+        )
     };
     let file = std::fs::OpenOptions::new()
         .write(true)
         .open(place.store())
         .unwrap();
-    let start = u64::try_from(page - 1).unwrap() * 4096;
-    std::os::unix::fs::FileExt::write_all_at(&file, &[0xAA; 4096], start).unwrap();
+    let garbage = vec![0xAA; usize::try_from(size).unwrap()];
+    std::os::unix::fs::FileExt::write_all_at(&file, &garbage, (page - 1) * size).unwrap();
 }
