@@ -1,11 +1,12 @@
 # hawk: short targets that explain themselves. `make help` lists them.
 
 CARGO ?= cargo
-HAWK   = $(or $(CARGO_TARGET_DIR),target)/release/hawk
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+HAWK   = $(TARGET)/release/hawk
 ARGS  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test test-kill lint fmt doc bench bench-store install clean
+.PHONY: help build run demo test test-kill test-power lint fmt doc bench bench-store install clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +26,10 @@ test: ## Run every test
 
 test-kill: ## Kill the server 1,000 times under load and look for what it acknowledged
 	HAWK_KILLS=1000 $(CARGO) test --locked --test store kill -- --nocapture
+
+test-power: ## Cut an emulated machine's power 100 times and look for what was acknowledged
+	tests/power/prepare $(TARGET)/power
+	$(CARGO) test --locked --release --test power -- --ignored --nocapture --test-threads 1
 
 lint: ## Check the format, and clippy with warnings as errors
 	$(CARGO) fmt --all --check

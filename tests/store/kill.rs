@@ -138,11 +138,3 @@ fn verify(place: &Place, agents: &[(i64, i64, i64)]) {
         );
     }
 }
-
-fn number<T: std::str::FromStr>(variable: &str) -> Option<T> {
-    let text = std::env::var(variable).ok()?;
-    Some(
-        text.parse()
-            .unwrap_or_else(|_| panic!("{variable} is no number: {text}")),
-    )
-}

@@ -140,7 +140,7 @@ pub(crate) fn insist(agent: &mut Agent, report: &[u8]) {
 pub(crate) const BUSY: &str = "busy: store unavailable";
 
 /// The library that makes files fail, built once.
-fn shim() -> &'static Path {
+pub(crate) fn shim() -> &'static Path {
     static SHIM: OnceLock<PathBuf> = OnceLock::new();
     SHIM.get_or_init(|| {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));

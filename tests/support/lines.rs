@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::PATIENCE;
 
@@ -54,7 +54,18 @@ impl Lines {
     /// behind it.
     #[track_caller]
     pub(crate) fn wait_for(&self, mark: usize, fits: impl Fn(&str) -> bool) -> (String, usize) {
-        let found = self.wait(|state| {
+        self.wait_for_within(PATIENCE, mark, fits)
+    }
+
+    /// As [`wait_for`](Self::wait_for), with a patience of its own.
+    #[track_caller]
+    pub(crate) fn wait_for_within(
+        &self,
+        patience: Duration,
+        mark: usize,
+        fits: impl Fn(&str) -> bool,
+    ) -> (String, usize) {
+        let found = self.wait(patience, |state| {
             let later = state.lines.iter().enumerate().skip(mark);
             let mut fitting = later.filter(|(_, line)| fits(line));
             fitting
@@ -67,13 +78,13 @@ impl Lines {
     /// Waits for the pipe's end; all of its lines.
     #[track_caller]
     pub(crate) fn wait_end(&self) -> Vec<String> {
-        let all = self.wait(|state| state.ended.then(|| state.lines.clone()));
+        let all = self.wait(PATIENCE, |state| state.ended.then(|| state.lines.clone()));
         all.unwrap_or_else(|| panic!("the process is still there; it said:\n{self}"))
     }
 
-    /// Waits until `look` finds something, the pipe ends or patience does.
-    fn wait<T>(&self, look: impl Fn(&State) -> Option<T>) -> Option<T> {
-        let deadline = Instant::now() + PATIENCE;
+    /// Waits until `look` finds something, the pipe ends or `patience` does.
+    fn wait<T>(&self, patience: Duration, look: impl Fn(&State) -> Option<T>) -> Option<T> {
+        let deadline = Instant::now() + patience;
         let mut state = self.0.lock();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -44,3 +44,13 @@ pub(crate) fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
         std::thread::park_timeout(LOOK_EVERY);
     }
 }
+
+/// The number that whoever runs the tests has set, if it is set.
+#[track_caller]
+pub(crate) fn number<T: std::str::FromStr>(variable: &str) -> Option<T> {
+    let text = std::env::var(variable).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable} is no number: {text}")),
+    )
+}
