@@ -18,9 +18,13 @@ const COLUMNS: usize = 6;
 const NUDGES: u32 = 42;
 
 const UPDATE_AGENT: &str = "
-UPDATE agents SET address = ?2, version = ?3, last_seen = ?4, state = ?5, changed_at = ?6,
-    heartbeats = heartbeats + ?7, reports = reports + ?8, interval = ?9
+UPDATE agents SET version = ?2, last_seen = ?3, state = ?4, changed_at = ?5,
+    heartbeats = heartbeats + ?6, reports = reports + ?7, interval = ?8
 WHERE id = ?1";
+
+/// Apart, because an address that is set, even to what it was, has the page of its
+/// index written with every batch.
+const UPDATE_ADDRESS: &str = "UPDATE agents SET address = ?2 WHERE id = ?1 AND address <> ?2";
 
 const INSERT_AGENT: &str = "
 INSERT INTO agents (name, address, version, first_seen, last_seen, state, changed_at,
@@ -42,6 +46,7 @@ pub(super) struct Statements<'c> {
     rollback: Statement<'c>,
     reports: [Insert<'c>; ROWS.len()],
     update_agent: Statement<'c>,
+    update_address: Statement<'c>,
     named_agent: Statement<'c>,
     unnamed_agent: Statement<'c>,
     event: Statement<'c>,
@@ -69,6 +74,7 @@ impl<'c> Statements<'c> {
                 Insert::prepare(connection, one)?,
             ],
             update_agent: connection.prepare(UPDATE_AGENT)?,
+            update_address: connection.prepare(UPDATE_ADDRESS)?,
             named_agent: connection.prepare(&upsert("(name) WHERE name IS NOT NULL"))?,
             unnamed_agent: connection.prepare(&upsert("(address) WHERE name IS NULL"))?,
             event: connection
@@ -122,7 +128,6 @@ impl<'c> Statements<'c> {
         if let Some(id) = row.id {
             let updated = self.update_agent.execute(params![
                 id,
-                self.address,
                 version,
                 row.last_seen,
                 state,
@@ -132,6 +137,7 @@ impl<'c> Statements<'c> {
                 row.interval,
             ])?;
             if updated > 0 {
+                self.update_address.execute(params![id, self.address])?;
                 return Ok(id);
             }
             // It was removed as silent for too long, and has come back.
