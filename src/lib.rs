@@ -12,6 +12,7 @@
 //! time        → nothing
 //! wheel       → time
 //! throttle    → time
+//! admission   → nothing                   (who may connect)
 //! hook        → throttle, time            (a command for each change; JSON, processes)
 //! wire        → nothing: no I/O, no clock, no pool, no connection
 //! session     → wire, time                (time comes in as an argument)
@@ -19,13 +20,14 @@
 //! handler     → wire, session's traits, hook, roster, store, throttle, time (packets; no sockets)
 //! store       → time                      (records; no connections, no packets)
 //! stats       → hawk-pool, wire, session, time
-//! reactor     → hawk-pool, session, stats, throttle, time, wheel, wire's replies (sockets, buffers; no JSON)
+//! reactor     → hawk-pool, admission, session, stats, throttle, time, wheel, wire's replies (sockets, buffers; no JSON)
 //! descriptors → nothing                   (the limit of open files)
 //! dial        → nothing                   (finding a server)
 //! client      → dial, wire                (a blocking connection, for send and ping)
 //! load        → descriptors, dial, time, wire (the load generator)
 //! cli         → everything
 //! ```
+pub mod admission;
 pub mod cli;
 pub mod client;
 pub mod descriptors;

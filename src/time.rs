@@ -47,6 +47,13 @@ impl Moment {
         Duration::from_nanos(self.as_nanos().saturating_sub(earlier.as_nanos()))
     }
 
+    /// The moment `span` earlier, or the first one there is.
+    #[must_use]
+    pub fn before(self, span: Duration) -> Self {
+        let span = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        Self::from_nanos(self.as_nanos().saturating_sub(span))
+    }
+
     /// The moment `span` later, or the last one there is.
     #[must_use]
     pub fn after(self, span: Duration) -> Self {

@@ -9,6 +9,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use hawk::admission;
 use hawk::handler::{self, Ack, Keeper};
 use hawk::reactor::{Config, Reactor};
 use hawk::roster;
@@ -99,10 +100,12 @@ fn config() -> Config {
     Config {
         listen: "127.0.0.1:0".parse().unwrap(),
         max_connections: 10,
+        admission: admission::Rules::default(),
         pool_limit: 1 << 20,
         limits: Limits {
             idle: PATIENCE,
             frame: PATIENCE,
+            rate: None,
         },
         drain_timeout: PATIENCE,
         stats_interval: Duration::from_secs(3600),

@@ -14,6 +14,7 @@ const RULE: &[(&str, &[&str])] = &[
     ("time", &[]),
     ("wheel", &["time"]),
     ("throttle", &["time"]),
+    ("admission", &[]),
     (
         "hook",
         &[
@@ -40,6 +41,7 @@ const RULE: &[(&str, &[&str])] = &[
         "reactor",
         &[
             "hawk_pool",
+            "admission",
             "session",
             "stats",
             "throttle",
@@ -70,6 +72,7 @@ const RULE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "admission",
             "client",
             "descriptors",
             "handler",
@@ -198,5 +201,8 @@ fn is_plain_data(line: &str) -> bool {
         return true;
     }
     let imports = line.trim().strip_prefix("use std::net::");
-    imports.is_some_and(|what| matches!(what, "SocketAddr;" | "IpAddr;" | "{IpAddr, SocketAddr};"))
+    imports.is_some_and(|what| {
+        let names = what.trim_end_matches(';').trim_matches(['{', '}']);
+        names.split(", ").all(|name| name.ends_with("Addr"))
+    })
 }

@@ -2,22 +2,25 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::builder::{BoolishValueParser, OsStringValueParser, TypedValueParser as _};
 use clap::{Args, ValueEnum};
+use ipnet::IpNet;
 
 use super::store_args::DEFAULT_STORE;
 use super::values::StorePath;
 use super::wire_args::DEFAULT_ADDRESS;
 use super::{output, values};
+use crate::admission;
 use crate::descriptors;
 use crate::handler::{self, Ack, Keeper};
 use crate::hook::{self, Hook};
 use crate::reactor::{Config, MIN_POOL_LIMIT, RESERVED_DESCRIPTORS, Reactor, Stop};
 use crate::roster;
-use crate::session::Limits;
+use crate::session::{Limits, Rate};
 use crate::store::{Retention, Store};
 
 /// Agents that are remembered, at most, unless more of them may be connected:
@@ -64,6 +67,26 @@ pub(super) struct ServeArgs {
         value_parser = clap::value_parser!(u32).range(1..)
     )]
     max_connections: Option<u32>,
+
+    /// Connections of one IP address beyond this many are turned away; the addresses
+    /// of an IPv6 network of 64 bits count as one [default: no limit]
+    #[arg(long, env = "HAWK_MAX_CONNECTIONS_PER_IP", value_name = "N")]
+    max_connections_per_ip: Option<NonZeroU32>,
+
+    /// Take connections from these addresses only; may be given several times
+    /// [default: from all]
+    #[arg(long, env = "HAWK_ALLOW", value_name = "CIDR", value_delimiter = ',', value_parser = values::network)]
+    allow: Vec<IpNet>,
+
+    /// Take no connection from these addresses, even if they are allowed; may be
+    /// given several times
+    #[arg(long, env = "HAWK_DENY", value_name = "CIDR", value_delimiter = ',', value_parser = values::network)]
+    deny: Vec<IpNet>,
+
+    /// Read no more frames a second than this from a connection, after as many at
+    /// once [default: no limit]
+    #[arg(long, env = "HAWK_RATE_LIMIT", value_name = "N")]
+    rate_limit: Option<NonZeroU32>,
 
     /// Memory that receive buffers may take
     #[arg(long, env = "HAWK_POOL_LIMIT", value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
@@ -137,10 +160,16 @@ impl ServeArgs {
         let config = Config {
             listen: self.listen,
             max_connections,
+            admission: admission::Rules {
+                allow: self.allow.clone(),
+                deny: self.deny.clone(),
+                per_ip: self.max_connections_per_ip,
+            },
             pool_limit: self.pool_limit,
             limits: Limits {
                 idle: self.idle_timeout,
                 frame: self.frame_timeout,
+                rate: self.rate_limit.map(Rate::per_second),
             },
             drain_timeout: self.drain_timeout,
             stats_interval: self.stats_interval,

@@ -1,11 +1,12 @@
 //! How values are written on the command line and in the environment.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytesize::ByteSize;
+use ipnet::IpNet;
 
 use crate::time::UnixNanos;
 
@@ -34,6 +35,13 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         "write it like 127.0.0.1:9876, 0.0.0.0:9876 or [::]:9876; names are not taken".to_owned()
     })
+}
+
+/// Addresses, such as `10.0.0.0/8`, `fd00::/8` or one alone.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let alone = text.parse::<IpAddr>().map(IpNet::from);
+    let net = text.parse::<IpNet>().or(alone);
+    net.map_err(|_| "write it like 10.0.0.0/8, fd00::/8 or 10.0.0.7".to_owned())
 }
 
 /// Where reports are stored: a file, or nowhere.
@@ -104,6 +112,24 @@ mod tests {
         assert!(duration("999us").is_ok());
         assert!(period("999us").is_err());
         assert!(period("1ms").is_ok());
+    }
+
+    #[test]
+    fn networks_have_a_prefix_or_stand_for_one_address() {
+        for (text, expected) in [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("10.0.0.7", "10.0.0.7/32"),
+            ("fd00::/8", "fd00::/8"),
+            ("::1", "::1/128"),
+        ] {
+            assert_eq!(
+                network(text).map(|net| net.to_string()),
+                Ok(expected.to_owned())
+            );
+        }
+        for text in ["", "10.0.0.0/33", "localhost", "10.0.0"] {
+            assert!(network(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Newcomers: taken in, or turned away at the limit.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 
 use mio::Interest;
 use mio::net::TcpStream;
@@ -9,8 +10,10 @@ use super::Reactor;
 use super::connection::{Connection, Outcome};
 use super::connections::ConnectionId;
 use super::listener::Accepted;
+use crate::admission::Verdict;
 use crate::session::{Handler, Session};
 use crate::stats::Cause;
+use crate::throttle::Throttle;
 use crate::wire::{Busy, Reply};
 
 /// Newcomers that were turned away and still have their line to read. Each
@@ -38,8 +41,17 @@ impl<H: Handler> Reactor<H> {
 
     fn welcome(&mut self, mut socket: TcpStream, peer: SocketAddr) {
         self.shop.counters.accepted += 1;
-        let served = self.connections.len() - self.turned_away.len();
-        let full = served >= self.config.max_connections;
+        let refused = match self.admission.judge(peer.ip()) {
+            Verdict::NotAllowed => {
+                // Without a word: closing costs us nothing, and tells it enough.
+                self.tell_refusal(peer, Cause::NotAllowed);
+                self.shop.counters.closed(Cause::NotAllowed);
+                return;
+            }
+            _ if self.is_full() => Some(Busy::TooManyConnections),
+            Verdict::TooMany => Some(Busy::TooManyFromAddress),
+            Verdict::Welcome => None,
+        };
         let id = self.connections.next_id();
         let both = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         if let Err(error) = self.poll.registry().register(&mut socket, id.token(), both) {
@@ -53,33 +65,77 @@ impl<H: Handler> Reactor<H> {
         let session = Session::new(peer, self.shop.now);
         self.connections
             .insert(|generation| Connection::new(socket, session, generation));
-        if full {
-            self.turn_away(id, peer);
-        } else {
-            log::debug!("connection opened peer={peer}");
-            self.conclude(id, Outcome::Idle);
+        match refused {
+            Some(why) => self.turn_away(id, peer, why),
+            None => {
+                log::debug!("connection opened peer={peer}");
+                self.admission.enter(peer.ip());
+                self.conclude(id, Outcome::Idle);
+            }
         }
     }
 
-    fn turn_away(&mut self, id: ConnectionId, peer: SocketAddr) {
-        let now = self.shop.now;
-        if let Some(left_out) = self.refusals.allow(now) {
-            let limit = self.config.max_connections;
-            log::warn!(
-                "too many connections: turned away peer={peer} limit={limit} left_out={left_out} \
-                 (raise --max-connections if there is memory for more)"
-            );
-        }
+    fn is_full(&self) -> bool {
+        let served = self.connections.len() - self.turned_away.len();
+        served >= self.config.max_connections
+    }
+
+    fn turn_away(&mut self, id: ConnectionId, peer: SocketAddr, why: Busy) {
+        let cause = match why {
+            Busy::TooManyFromAddress => Cause::TooManyFromAddress,
+            _ => Cause::TooManyConnections,
+        };
+        self.tell_refusal(peer, cause);
         if self.turned_away.len() >= TURNED_AWAY
-            && let Some(oldest) = self.turned_away.pop_front()
+            && let Some(&(oldest, cause)) = self.turned_away.front()
         {
-            self.reap(oldest, Cause::TooManyConnections);
+            self.reap(oldest, cause);
         }
-        self.turned_away.push_back(id);
+        self.turned_away.push_back((id, cause));
         if let Some(connection) = self.connections.get(id) {
-            let reply = Reply::Busy(Busy::TooManyConnections);
-            let outcome = connection.turn_away(reply, Cause::TooManyConnections, &mut self.shop);
+            let outcome = connection.turn_away(Reply::Busy(why), cause, &mut self.shop);
             self.conclude(id, outcome);
         }
     }
+
+    /// One line for each cause, now and then: strangers can knock as often as they
+    /// like.
+    fn tell_refusal(&mut self, peer: SocketAddr, cause: Cause) {
+        let now = self.shop.now;
+        match cause {
+            Cause::NotAllowed => {
+                if let Some(left_out) = self.refusals.not_allowed.allow(now) {
+                    log::warn!(
+                        "not allowed: closed peer={peer} left_out={left_out} (see --allow, --deny)"
+                    );
+                }
+            }
+            Cause::TooManyFromAddress => {
+                let limit = self.admission.per_ip().map_or(0, NonZeroU32::get);
+                if let Some(left_out) = self.refusals.from_address.allow(now) {
+                    log::warn!(
+                        "too many connections from one address: turned away peer={peer} \
+                         limit={limit} left_out={left_out} (see --max-connections-per-ip)"
+                    );
+                }
+            }
+            _ => {
+                let limit = self.config.max_connections;
+                if let Some(left_out) = self.refusals.full.allow(now) {
+                    log::warn!(
+                        "too many connections: turned away peer={peer} limit={limit} \
+                         left_out={left_out} (raise --max-connections if there is memory for more)"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// What is logged of those who were refused, at a limited rate each.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    full: Throttle,
+    from_address: Throttle,
+    not_allowed: Throttle,
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::admission;
 use crate::session::Limits;
 
 /// How the server is to run.
@@ -13,6 +14,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Connections beyond this many are turned away.
     pub max_connections: usize,
+    /// Who may connect.
+    pub admission: admission::Rules,
     /// Bytes of memory that receive buffers may take.
     pub pool_limit: usize,
     /// How long sessions may take over what.

@@ -9,7 +9,7 @@ use mio::event::Event;
 use mio::net::TcpStream;
 
 use super::input::Input;
-use crate::session::{Desk, Expiry, Fate, Handler, Limits, Progress, Session, StopReason};
+use crate::session::{Desk, Expiry, Fate, Handler, Limits, Progress, Rate, Session, StopReason};
 use crate::stats::{Cause, Counters};
 use crate::throttle::Throttle;
 use crate::time::Moment;
@@ -23,6 +23,12 @@ const TURN_BYTES: usize = 64 * 1024;
 /// 8,000 frames without data; this also bounds the replies of one write.
 const TURN_FRAMES: u32 = 1024;
 
+/// Bytes that an agent under a rate limit is read for each frame that it may send,
+/// and the least and the most of it: what lies beyond its limit stays with the
+/// kernel, and not in a receive buffer that others are waiting for.
+const BYTES_PER_FRAME: usize = 256;
+const LEAST_READ: usize = 1024;
+
 /// What all connections use while it is their turn.
 #[derive(Debug)]
 pub(super) struct Shop<H> {
@@ -32,6 +38,8 @@ pub(super) struct Shop<H> {
     pub(super) counters: Counters,
     /// Tells of junk at a limited rate.
     pub(super) junk_log: Throttle,
+    /// Tells of agents that send more than they may.
+    pub(super) rate_log: Throttle,
     /// The time of this turn; read once, used by all.
     pub(super) now: Moment,
     /// Where unwanted input goes.
@@ -70,6 +78,8 @@ pub(super) struct Connection {
     /// The kernel says that the agent's end of file is in, or urgent data:
     /// either ends a read early, and no further event will tell.
     end_in_sight: bool,
+    /// The kernel says that the agent will send no more.
+    complete: bool,
     /// The kernel says that the connection is broken.
     broken: bool,
     /// A write has failed: what is still to be read is taken, but nobody hears
@@ -109,6 +119,7 @@ impl Connection {
             // A new socket's send buffer is empty.
             writable: true,
             end_in_sight: false,
+            complete: false,
             broken: false,
             unheard: false,
             undecoded: false,
@@ -128,7 +139,9 @@ impl Connection {
         self.broken |= event.is_error();
         self.readable |= event.is_readable() || self.end_in_sight || self.broken;
         self.writable |= event.is_writable();
-        let reads = self.readable && self.ticket.is_none();
+        self.complete |= event.is_read_closed();
+        let slowed = self.session.stopped() == Some(StopReason::Rate) && !self.complete;
+        let reads = self.readable && self.ticket.is_none() && !slowed;
         reads || self.broken || (self.writable && !self.session.unsent().is_empty())
     }
 
@@ -196,10 +209,11 @@ impl Connection {
     pub(super) fn expire<H: Handler>(&mut self, shop: &mut Shop<H>) -> Outcome {
         match self.phase {
             Phase::Open | Phase::Finishing => {
-                if self.session.expire(shop.now, &shop.limits) == Expiry::NotYet {
-                    return Outcome::Idle;
+                match self.session.expire(shop.now, &shop.limits) {
+                    Expiry::NotYet => return Outcome::Idle,
+                    Expiry::GoOn => {}
+                    Expiry::DropCandidate | Expiry::Close(_) => self.readable = true,
                 }
-                self.readable = true;
                 let outcome = self.serve(shop);
                 let open = matches!(self.phase, Phase::Open | Phase::Finishing);
                 match outcome {
@@ -220,7 +234,7 @@ impl Connection {
     /// Does what its deadline, if it has come, demands.
     fn enforce<H: Handler>(&mut self, shop: &mut Shop<H>) -> Outcome {
         match self.session.expire(shop.now, &shop.limits) {
-            Expiry::NotYet => Outcome::Idle,
+            Expiry::NotYet | Expiry::GoOn => Outcome::Idle,
             Expiry::DropCandidate => {
                 let window = self.input.window();
                 let dropped = self.session.drop_candidate(window, &mut shop.desk.tally);
@@ -257,8 +271,17 @@ impl Connection {
                 self.session.stop_reading(StopReason::Store, shop.now);
                 return Outcome::WaitForStore;
             }
+            let left = self.frames_left(shop);
+            if (self.undecoded || self.readable) && left == 0 {
+                self.slow_down(shop);
+                return Outcome::Idle;
+            }
             if self.undecoded {
-                match self.decode(&mut frames, shop) {
+                let budget = frames.min(left);
+                let mut unused = budget;
+                let progress = self.decode(&mut unused, shop);
+                frames -= budget - unused;
+                match progress {
                     Progress::Settled => self.undecoded = false,
                     Progress::BudgetSpent => {
                         self.flush(shop);
@@ -295,16 +318,43 @@ impl Connection {
                 self.ticket = Some(shop.pool.wait());
                 return Outcome::WaitForBuffer;
             }
-            match self.read(shop) {
+            match self.read(left, shop) {
                 Ok(read) => bytes = bytes.saturating_sub(read),
                 Err(_) => return Outcome::Ended(Cause::ConnectionLost),
             }
         }
     }
 
-    /// One call of read; how many bytes it brought.
-    fn read<H>(&mut self, shop: &mut Shop<H>) -> io::Result<usize> {
+    /// How many frames the agent may still have answered, by its rate. What is all
+    /// there, because it sends no more or because the server stops, is answered at
+    /// once: it is little, and the sooner the place is free.
+    fn frames_left<H>(&self, shop: &Shop<H>) -> u32 {
+        if self.complete || self.allowance.is_some() {
+            return u32::MAX;
+        }
+        self.session.frames_left(shop.now, &shop.limits)
+    }
+
+    /// It has sent more than it may: it is read again when it may send more.
+    fn slow_down<H>(&mut self, shop: &mut Shop<H>) {
+        self.session.stop_reading(StopReason::Rate, shop.now);
+        shop.counters.rate_limited += 1;
+        if let Some(left_out) = shop.rate_log.allow(shop.now) {
+            let peer = self.session.sender().peer;
+            let limit = shop.limits.rate.map_or(0, Rate::get);
+            log::warn!(
+                "rate limit: read more slowly peer={peer} limit={limit} left_out={left_out}"
+            );
+        }
+    }
+
+    /// One call of read, of no more than `frames` may take; how many bytes it
+    /// brought.
+    fn read<H>(&mut self, frames: u32, shop: &mut Shop<H>) -> io::Result<usize> {
         let mut space = self.input.space();
+        let wanted = (frames as usize).saturating_mul(BYTES_PER_FRAME);
+        let wanted = wanted.max(LEAST_READ).min(space.len());
+        space = &mut space[..wanted];
         if let Some(allowance) = self.allowance {
             let allowed = space.len().min(allowance as usize);
             space = &mut space[..allowed];
@@ -357,10 +407,13 @@ impl Connection {
             _ => wire::Input::Ended,
         };
         let window = self.input.window();
+        let before = *frames;
         let received = self
             .session
             .receive(window, input, shop.now, frames, &mut shop.desk);
         self.input.consume(received.consumed);
+        self.session
+            .count_frames(before - *frames, shop.now, &shop.limits);
         if received.junk > 0
             && let Some(left_out) = shop.junk_log.allow(shop.now)
         {

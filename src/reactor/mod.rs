@@ -30,12 +30,14 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_mio::v1_0::Signals;
 
+use self::accept::Refusals;
 pub use self::config::{Config, Error, Stop};
 use self::connection::{Outcome, Shop};
 use self::connections::{ConnectionId, Connections};
 use self::ledger::Ledger;
 use self::listener::Listener;
 
+use crate::admission::Admission;
 use crate::session::{Desk, Handler, Wake};
 use crate::stats::{self, Cause, Counters, Figures, StatsLog};
 use crate::throttle::Throttle;
@@ -82,14 +84,15 @@ pub struct Reactor<H> {
     held: VecDeque<ConnectionId>,
     /// What was promised to whom.
     ledger: Ledger,
-    /// Who was turned away and lingers, oldest first.
-    turned_away: VecDeque<ConnectionId>,
+    /// Who was turned away and lingers, oldest first, and why.
+    turned_away: VecDeque<(ConnectionId, Cause)>,
+    admission: Admission,
     wheel: TimerWheel,
     due: Vec<u32>,
     shop: Shop<H>,
     config: Config,
     housekeeping: Housekeeping,
-    refusals: Throttle,
+    refusals: Refusals,
     /// Whether signals wait to be obeyed; looking for them costs system calls.
     signalled: bool,
     /// The end of the drain timeout, once the server was told to stop.
@@ -139,6 +142,7 @@ impl<H: Handler> Reactor<H> {
             held: VecDeque::new(),
             ledger: Ledger::default(),
             turned_away: VecDeque::new(),
+            admission: Admission::new(config.admission.clone()),
             wheel: TimerWheel::new(now),
             due: Vec::new(),
             shop: Shop {
@@ -147,6 +151,7 @@ impl<H: Handler> Reactor<H> {
                 limits: config.limits,
                 counters: Counters::default(),
                 junk_log: Throttle::default(),
+                rate_log: Throttle::default(),
                 now,
                 discard: vec![0; DISCARD].into_boxed_slice(),
             },
@@ -156,7 +161,7 @@ impl<H: Handler> Reactor<H> {
                 next_trim: now.after(TRIM_INTERVAL),
             },
             config,
-            refusals: Throttle::default(),
+            refusals: Refusals::default(),
             signalled: false,
             stop_at: None,
             interrupted: false,
@@ -349,7 +354,13 @@ impl<H: Handler> Reactor<H> {
         if let Some(tag) = connection.session().tag() {
             self.shop.desk.handler.depart(tag);
         }
-        self.turned_away.retain(|other| *other != id);
+        let turned_away = self.turned_away.iter().position(|(other, _)| *other == id);
+        match turned_away {
+            Some(place) => drop(self.turned_away.remove(place)),
+            None => self
+                .admission
+                .leave(connection.session().sender().peer.ip()),
+        }
         self.shop.counters.closed(cause);
         if let Some(listener) = &mut self.listener {
             listener.retry_now();

@@ -17,6 +17,8 @@ pub enum StopReason {
     /// What it sends cannot be taken before the store is done with what it has.
     /// That is our doing too.
     Store,
+    /// It sends more frames than it may. It is slowed down, and not blamed.
+    Rate,
     /// It does not read its replies. That is its doing: the output clock runs.
     Output,
 }
@@ -111,7 +113,7 @@ impl Clocks {
     /// `owed` a reply: it may well be waiting for that.
     pub(super) fn deadline(&self, limits: &Limits, owed: bool) -> Option<(Moment, Timeout)> {
         match self.stopped {
-            Some((StopReason::Buffer | StopReason::Store, _)) => None,
+            Some((StopReason::Buffer | StopReason::Store | StopReason::Rate, _)) => None,
             Some((StopReason::Output, since)) => Some((since.after(limits.idle), Timeout::Output)),
             None => {
                 let idle = self.last_passed.after(self.idle_limit(limits));
@@ -140,6 +142,7 @@ mod tests {
     const LIMITS: Limits = Limits {
         idle: Duration::from_secs(90),
         frame: Duration::from_secs(10),
+        rate: None,
     };
 
     fn at(seconds: u64) -> Moment {

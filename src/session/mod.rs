@@ -7,6 +7,7 @@
 
 mod clocks;
 mod desk;
+mod rate;
 mod state;
 mod tally;
 
@@ -17,6 +18,7 @@ use bytes::{Buf, BytesMut};
 
 pub use clocks::{Clocks, StopReason, Timeout};
 pub use desk::{Answer, CommitId, Desk, Fate, Handler, Sender, Settled, Tag, Wake};
+pub use rate::{Bucket, Rate};
 pub use state::SessionState;
 pub use tally::Tally;
 
@@ -41,6 +43,8 @@ pub struct Limits {
     pub idle: Duration,
     /// Between the first and the last byte of a frame.
     pub frame: Duration,
+    /// How many frames an agent may send; as many as it likes, if there is none.
+    pub rate: Option<Rate>,
 }
 
 /// What became of the bytes that a session was shown.
@@ -70,6 +74,8 @@ pub enum Progress {
 pub enum Expiry {
     /// Nothing yet: the deadline has moved.
     NotYet,
+    /// Read from it again: it may send another frame.
+    GoOn,
     /// Drop the candidate at the front of the window
     /// ([`Session::drop_candidate`]) and go on with the search.
     DropCandidate,
@@ -86,6 +92,7 @@ pub struct Session {
     tag: Option<Tag>,
     decoder: Decoder,
     clocks: Clocks,
+    bucket: Bucket,
     /// Replies that wait for a commit, and for which: its latest.
     owed: u32,
     last_owed: Option<CommitId>,
@@ -107,6 +114,7 @@ impl Session {
             tag: None,
             decoder: Decoder::default(),
             clocks: Clocks::new(now),
+            bucket: Bucket::default(),
             owed: 0,
             last_owed: None,
             unsent: None,
@@ -245,6 +253,26 @@ impl Session {
         self.unsent().len() > limit
     }
 
+    /// How many frames the agent may still send now.
+    #[must_use]
+    pub fn frames_left(&self, now: Moment, limits: &Limits) -> u32 {
+        let left = limits.rate.map(|rate| self.bucket.left(rate, now));
+        left.unwrap_or(u32::MAX)
+    }
+
+    /// It has sent `frames`.
+    pub fn count_frames(&mut self, frames: u32, now: Moment, limits: &Limits) {
+        if let Some(rate) = limits.rate {
+            self.bucket.take(frames, rate, now);
+        }
+    }
+
+    /// Why nothing is read from this agent at present, if so.
+    #[must_use]
+    pub fn stopped(&self) -> Option<StopReason> {
+        self.clocks.stopped()
+    }
+
     /// We stop reading from this agent; its clocks stand still from now on.
     pub fn stop_reading(&mut self, reason: StopReason, now: Moment) {
         self.clocks.stop(reason, now);
@@ -258,6 +286,9 @@ impl Session {
     /// When [`expire`](Self::expire) is to be asked next, if ever.
     #[must_use]
     pub fn deadline(&self, limits: &Limits) -> Option<Moment> {
+        if self.stopped() == Some(StopReason::Rate) {
+            return limits.rate.and_then(|rate| self.bucket.next(rate));
+        }
         let deadline = self.clocks.deadline(limits, self.is_owed());
         deadline.map(|(deadline, _)| deadline)
     }
@@ -265,6 +296,9 @@ impl Session {
     /// What is to be done at `now`, if anything.
     #[must_use]
     pub fn expire(&self, now: Moment, limits: &Limits) -> Expiry {
+        if self.stopped() == Some(StopReason::Rate) && self.frames_left(now, limits) > 0 {
+            return Expiry::GoOn;
+        }
         match self.clocks.deadline(limits, self.is_owed()) {
             Some((deadline, timeout)) if deadline <= now => {
                 if timeout == Timeout::Frame && !self.decoder.at_boundary() {

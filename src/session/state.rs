@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Clocks, Session, StopReason};
+use super::{Bucket, Clocks, Session, StopReason};
 use crate::time::Moment;
 use crate::wire::{Decoder, DecoderState};
 
@@ -21,6 +21,8 @@ pub struct SessionState {
     pub decoder: DecoderState,
     /// From where deadlines are counted.
     pub clocks: Clocks,
+    /// What it has used of its rate.
+    pub bucket: Bucket,
     /// Bytes received and not yet consumed.
     pub buffered: Vec<u8>,
     /// Reply bytes not yet written.
@@ -43,6 +45,7 @@ impl Session {
             agent: self.agent.as_deref().map(str::to_owned),
             decoder: self.decoder.state(),
             clocks: self.clocks,
+            bucket: self.bucket,
             buffered: window.to_vec(),
             unsent: self.unsent().to_vec(),
             frames: self.frames,
@@ -63,6 +66,7 @@ impl Session {
             tag: None,
             decoder: Decoder::rebuild(state.decoder),
             clocks: state.clocks,
+            bucket: state.bucket,
             owed: 0,
             last_owed: None,
             unsent: None,
@@ -73,7 +77,9 @@ impl Session {
         if !state.unsent.is_empty() {
             session.queue(&state.unsent);
         }
-        if let Some(StopReason::Buffer | StopReason::Store) = session.clocks.stopped() {
+        if let Some(StopReason::Buffer | StopReason::Store | StopReason::Rate) =
+            session.clocks.stopped()
+        {
             session.resume_reading(now);
         }
         (session, state.buffered)

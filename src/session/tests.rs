@@ -1,6 +1,6 @@
 //! Sessions driven without a socket.
 
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -13,6 +13,7 @@ use crate::wire::{
 const LIMITS: Limits = Limits {
     idle: Duration::from_secs(90),
     frame: Duration::from_secs(10),
+    rate: None,
 };
 
 /// Takes everything, and remembers from whom.
@@ -280,7 +281,12 @@ fn what_is_unsent_and_when_time_is_up_move_along() {
     driver.receive(&[heartbeat(Some("web-01")), b"\xFF\xFF\x00".to_vec()].concat());
     driver.session.queue(b"heartBeat\n");
     driver.now = at(2);
-    for reason in [StopReason::Output, StopReason::Buffer, StopReason::Store] {
+    for reason in [
+        StopReason::Output,
+        StopReason::Buffer,
+        StopReason::Store,
+        StopReason::Rate,
+    ] {
         driver.session.stop_reading(reason, at(1));
         let (mut moved, window) = Session::rebuild(driver.session.export(&driver.window), at(5));
         assert_eq!(moved.unsent(), b"heartBeat\n");
@@ -291,12 +297,36 @@ fn what_is_unsent_and_when_time_is_up_move_along() {
             // The agent's doing: its time runs on, and what moved is the mark.
             StopReason::Output => assert_eq!(deadline, Some(at(91))),
             // Ours: it is over, and the frame has the time it had.
-            StopReason::Buffer | StopReason::Store => assert_eq!(deadline, Some(at(14))),
+            StopReason::Buffer | StopReason::Store | StopReason::Rate => {
+                assert_eq!(deadline, Some(at(14)));
+            }
         }
         moved.resume_reading(at(5));
         assert_eq!(moved.deadline(&LIMITS), Some(at(14)));
         driver.session.resume_reading(at(1));
     }
+}
+
+#[test]
+fn who_sends_more_than_it_may_is_read_again_in_time_and_not_blamed() {
+    let limits = Limits {
+        rate: NonZeroU32::new(10).map(Rate::per_second),
+        ..LIMITS
+    };
+    let mut session = Session::new("127.0.0.1:5000".parse().unwrap(), at(0));
+    assert_eq!(session.frames_left(at(0), &LIMITS), u32::MAX);
+    assert_eq!(session.frames_left(at(0), &limits), 10);
+    session.count_frames(10, at(0), &limits);
+    assert_eq!(session.frames_left(at(0), &limits), 0);
+    session.stop_reading(StopReason::Rate, at(0));
+    let soon = at(0).after(Duration::from_millis(100));
+    assert_eq!(session.deadline(&limits), Some(soon));
+    assert_eq!(session.expire(at(0), &limits), Expiry::NotYet);
+    assert_eq!(session.expire(soon, &limits), Expiry::GoOn);
+    // However late we come to it.
+    assert_eq!(session.expire(at(1000), &limits), Expiry::GoOn);
+    session.resume_reading(at(1000));
+    assert_eq!(session.deadline(&limits), Some(at(1090)));
 }
 
 #[test]
@@ -351,7 +381,7 @@ fn who_is_owed_much_is_not_read_from() {
 #[test]
 fn a_session_is_small() {
     // Idle connections are counted by the ten thousand.
-    assert!(size_of::<Session>() <= 160, "{}", size_of::<Session>());
+    assert!(size_of::<Session>() <= 168, "{}", size_of::<Session>());
 }
 
 proptest! {

@@ -19,13 +19,17 @@ pub enum Cause {
     JunkLimit,
     /// The server has as many connections as it may have.
     TooManyConnections,
+    /// Its address has as many connections as it may have.
+    TooManyFromAddress,
+    /// Its address may not connect.
+    NotAllowed,
     /// The server stops.
     Shutdown,
 }
 
 impl Cause {
     /// Every cause there is.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::AgentClosed,
         Self::ConnectionLost,
         Self::IdleTimeout,
@@ -33,6 +37,8 @@ impl Cause {
         Self::OutputTimeout,
         Self::JunkLimit,
         Self::TooManyConnections,
+        Self::TooManyFromAddress,
+        Self::NotAllowed,
         Self::Shutdown,
     ];
 
@@ -47,6 +53,8 @@ impl Cause {
             Self::OutputTimeout => "output_timeout",
             Self::JunkLimit => "junk_limit",
             Self::TooManyConnections => "too_many_connections",
+            Self::TooManyFromAddress => "too_many_from_address",
+            Self::NotAllowed => "not_allowed",
             Self::Shutdown => "shutdown",
         }
     }

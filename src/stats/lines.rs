@@ -131,7 +131,8 @@ pub(crate) fn server_line(connections: usize, counters: &Counters, tally: &Tally
         append(&mut line, "closed", cause.name(), count);
     }
     let rest = format!(
-        " junk_bytes={} candidates_dropped={} bytes_in={} bytes_out={} reads={} writes={} held={}",
+        " junk_bytes={} candidates_dropped={} bytes_in={} bytes_out={} reads={} writes={} held={} \
+         rate_limited={}",
         tally.junk_bytes,
         tally.candidates_dropped,
         counters.bytes_in,
@@ -139,6 +140,7 @@ pub(crate) fn server_line(connections: usize, counters: &Counters, tally: &Tally
         counters.reads,
         counters.writes,
         counters.held,
+        counters.rate_limited,
     );
     line + &rest
 }
@@ -177,7 +179,7 @@ mod tests {
             line,
             "connections=2 accepted=3 accept_errors=0 heartbeats=0 reports=1 busy=0 errors=1 \
              error_bad_base64=1 closed_idle_timeout=1 junk_bytes=0 candidates_dropped=0 \
-             bytes_in=0 bytes_out=0 reads=0 writes=0 held=0"
+             bytes_in=0 bytes_out=0 reads=0 writes=0 held=0 rate_limited=0"
         );
     }
 

@@ -23,6 +23,8 @@ pub struct Counters {
     pub reads: u64,
     /// Times that a connection had to wait for the store before it was read.
     pub held: u64,
+    /// Times that an agent was read more slowly because it sent more than it may.
+    pub rate_limited: u64,
     /// Calls of write that took something.
     pub writes: u64,
     closed: [u64; Cause::ALL.len()],

@@ -46,6 +46,8 @@ pub enum Refusal {
 pub enum Busy {
     /// The server has as many connections as it may have; it closes this one.
     TooManyConnections,
+    /// Its address has as many connections as it may have; this one is closed.
+    TooManyFromAddress,
     /// The store does not take reports at present; the connection stays.
     StoreUnavailable,
 }
@@ -55,7 +57,7 @@ pub const MAX_REPLY_LINE: usize = 32;
 
 impl Reply {
     /// Every reply there is, for whoever must know them all.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Heartbeat,
         Self::Report,
         Self::Error(Refusal::ChecksumMismatch),
@@ -69,6 +71,7 @@ impl Reply {
         Self::Error(Refusal::BadBase64),
         Self::Error(Refusal::BadAgentName),
         Self::Busy(Busy::TooManyConnections),
+        Self::Busy(Busy::TooManyFromAddress),
         Self::Busy(Busy::StoreUnavailable),
     ];
 
@@ -80,6 +83,7 @@ impl Reply {
             Self::Report => b"Report data has recive\n",
             Self::Error(refusal) => refusal.line(),
             Self::Busy(Busy::TooManyConnections) => b"busy: too many connections\n",
+            Self::Busy(Busy::TooManyFromAddress) => b"busy: too many from one address\n",
             Self::Busy(Busy::StoreUnavailable) => b"busy: store unavailable\n",
         }
     }
@@ -189,6 +193,6 @@ mod tests {
         for refusal in Refusal::ALL {
             assert!(Reply::ALL.contains(&Reply::Error(refusal)));
         }
-        assert_eq!(Reply::ALL.len(), Refusal::ALL.len() + 4);
+        assert_eq!(Reply::ALL.len(), Refusal::ALL.len() + 5);
     }
 }

@@ -14,6 +14,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admission;
 mod churn;
 mod clients;
 mod closing;

@@ -1,7 +1,7 @@
 //! An agent: a socket with a deadline on everything.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
@@ -27,6 +27,15 @@ impl Agent {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         // Only before connecting does it bind the window that is offered.
         socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect(&address.into()).expect("it listens");
+        Self::over(socket.into())
+    }
+
+    /// From this address of the machine's own.
+    #[track_caller]
+    pub(crate) fn connect_from(from: IpAddr, address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
         socket.connect(&address.into()).expect("it listens");
         Self::over(socket.into())
     }
@@ -164,6 +173,15 @@ impl Agent {
     #[track_caller]
     pub(crate) fn expect_alive(&mut self) {
         self.exchange(&heartbeat(), HEARTBEAT);
+    }
+
+    /// The connection ends without another byte, in good order or by a reset.
+    #[track_caller]
+    pub(crate) fn expect_end(&mut self) {
+        match self.stream.read(&mut [0]) {
+            Ok(read) => assert_eq!(read, 0, "a byte although nothing was to come"),
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}"),
+        }
     }
 
     /// Whether the end of file comes within `span`; that long nothing else may.

@@ -60,9 +60,11 @@ fn connected() -> (Connection, Shop<Keeper>, std::net::TcpStream) {
         limits: Limits {
             idle: Duration::from_secs(90),
             frame: Duration::from_secs(10),
+            rate: None,
         },
         counters: Counters::default(),
         junk_log: Throttle::default(),
+        rate_log: Throttle::default(),
         now,
         discard: vec![0; 1024].into_boxed_slice(),
     };
@@ -75,7 +77,7 @@ fn connected() -> (Connection, Shop<Keeper>, std::net::TcpStream) {
 fn a_connection_is_small() {
     // Together with its alarm in the wheel: what an idle agent costs.
     assert!(
-        size_of::<Connection>() <= 264,
+        size_of::<Connection>() <= 272,
         "{}",
         size_of::<Connection>()
     );

@@ -1,0 +1,115 @@
+//! How many frames an agent may send in a time.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crate::time::Moment;
+
+/// The time whose frames may come all at once: an agent that was cut off for a
+/// while sends what it has in one go, and is not to be slowed down for that.
+const BURST: Duration = Duration::from_secs(1);
+
+/// Frames a second, on average; as many may come at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate(NonZeroU32);
+
+impl Rate {
+    /// So many frames a second.
+    #[must_use]
+    pub const fn per_second(frames: NonZeroU32) -> Self {
+        Self(frames)
+    }
+
+    /// How many that is.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0.get()
+    }
+
+    /// Between two frames at an even pace.
+    fn interval(self) -> Duration {
+        (BURST / self.get()).max(Duration::from_nanos(1))
+    }
+}
+
+/// A token bucket in one number: when it will be full again if nothing more is
+/// taken out (the generic cell rate algorithm, ITU-T I.371, annex A).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bucket {
+    full_at: Option<Moment>,
+}
+
+impl Bucket {
+    /// How many frames may still be taken now.
+    pub(super) fn left(self, rate: Rate, now: Moment) -> u32 {
+        let missing = self.full_at.map_or(Duration::ZERO, |full| full.since(now));
+        let left = BURST.saturating_sub(missing).as_nanos() / rate.interval().as_nanos();
+        u32::try_from(left).map_or(rate.get(), |left| left.min(rate.get()))
+    }
+
+    /// Takes `frames` out, of those that are left.
+    pub(super) fn take(&mut self, frames: u32, rate: Rate, now: Moment) {
+        let full = self.full_at.map_or(now, |full| full.max(now));
+        self.full_at = Some(full.after(rate.interval() * frames));
+    }
+
+    /// When there is one to be taken again, once none is left.
+    pub(super) fn next(self, rate: Rate) -> Option<Moment> {
+        let room = BURST.saturating_sub(rate.interval());
+        self.full_at.map(|full| full.before(room))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const START: Moment = Moment::from_nanos(1_000_000_000_000);
+
+    fn rate(frames: u32) -> Rate {
+        Rate::per_second(NonZeroU32::new(frames).unwrap())
+    }
+
+    #[test]
+    fn a_second_s_frames_may_come_at_once_and_then_one_by_one() {
+        let rate = rate(10);
+        let mut bucket = Bucket::default();
+        assert_eq!(bucket.left(rate, START), 10);
+        bucket.take(10, rate, START);
+        assert_eq!(bucket.left(rate, START), 0);
+        let next = START.after(Duration::from_millis(100));
+        assert_eq!(bucket.next(rate), Some(next));
+        assert_eq!(bucket.left(rate, next), 1);
+        assert_eq!(bucket.left(rate, START.after(Duration::from_secs(9))), 10);
+    }
+
+    proptest! {
+        /// Whatever the agent does, it gets no more than its rate and a burst, and
+        /// whenever it finds none left, there is one at the time it is told.
+        #[test]
+        fn nobody_gets_more_than_the_rate(
+            frames in 1..2_000_000_u32,
+            steps in prop::collection::vec((0..3_000_000_000_u64, 0..5_000_u32), 1..100),
+        ) {
+            let rate = rate(frames);
+            let (mut bucket, mut now, mut taken) = (Bucket::default(), START, 0);
+            for (nanos, wanted) in steps {
+                now = now.after(Duration::from_nanos(nanos));
+                let left = bucket.left(rate, now);
+                bucket.take(wanted.min(left), rate, now);
+                taken += u64::from(wanted.min(left));
+                let seconds = now.since(START).as_secs_f64();
+                // An interval is whole nanoseconds: a little above the rate.
+                let most = f64::from(frames) * (seconds * 1.003 + 1.0) + 1.0;
+                prop_assert!(taken as f64 <= most, "{taken} of {most}");
+                if bucket.left(rate, now) == 0 {
+                    let next = bucket.next(rate).unwrap();
+                    prop_assert!(next > now);
+                    prop_assert!(bucket.left(rate, next) >= 1);
+                }
+            }
+        }
+    }
+}

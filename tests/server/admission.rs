@@ -1,0 +1,139 @@
+//! Who may connect, how many of one address, and how much each may send.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::support::*;
+
+const ONE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
+const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+fn connect_from(server: &Server, address: Ipv4Addr) -> Agent {
+    Agent::connect_from(IpAddr::V4(address), server.address)
+}
+
+/// It is closed without a word, whatever it sends.
+fn expect_closed(server: &Server, address: Ipv4Addr) {
+    let mut stranger = connect_from(server, address);
+    // It may be closed already.
+    stranger.try_send(&heartbeat()).ok();
+    stranger.expect_end();
+}
+
+#[test]
+fn who_is_denied_is_closed_without_a_word() {
+    let server = Server::start(&["--deny", "127.0.0.2"]);
+    connect_from(&server, ONE).expect_alive();
+    for _ in 0..50 {
+        expect_closed(&server, OTHER);
+    }
+    connect_from(&server, ONE).expect_alive();
+    let stats = server.wait_until(|stats| stats.get("connections") == 0);
+    assert_eq!(stats.get("closed_not_allowed"), 50);
+    assert_eq!((stats.get("accepted"), stats.get("heartbeats")), (52, 2));
+    assert_eq!(stats.get("bytes_in"), 2 * heartbeat().len() as u64);
+    assert!(server.count_logged("not allowed: closed peer=127.0.0.2:") <= 3);
+}
+
+#[test]
+fn where_some_are_allowed_all_others_are_denied() {
+    let server = Server::start(&["--allow", "127.0.0.0/30", "--deny", "127.0.0.2,127.0.0.3"]);
+    connect_from(&server, ONE).expect_alive();
+    expect_closed(&server, OTHER);
+    expect_closed(&server, Ipv4Addr::new(127, 0, 0, 4));
+    let server = Launch::serve(&[]).env("HAWK_ALLOW", "fd00::/8,127.0.0.2");
+    let server = server.start();
+    connect_from(&server, OTHER).expect_alive();
+    expect_closed(&server, ONE);
+    let exit = Launch::serve(&["--allow", "example.com"]).run();
+    assert_eq!(exit.code, Some(2), "{exit:?}");
+}
+
+#[test]
+fn an_address_has_so_many_connections_and_others_have_theirs() {
+    let server = Server::start(&["--max-connections-per-ip", "2"]);
+    let mut agents = [ONE, ONE, OTHER].map(|address| connect_from(&server, address));
+    agents.iter_mut().for_each(Agent::expect_alive);
+    let mut newcomer = connect_from(&server, ONE);
+    newcomer.expect_line("busy: too many from one address");
+    newcomer.expect_eof();
+    drop(newcomer);
+    let stats = server.wait_until(|stats| stats.get("connections") == 3);
+    assert_eq!(stats.get("closed_too_many_from_address"), 1);
+
+    let [left, mut stays, mut other] = agents;
+    drop(left);
+    server.wait_until(|stats| stats.get("connections") == 2);
+    let mut newcomer = connect_from(&server, ONE);
+    newcomer.expect_alive();
+    connect_from(&server, ONE).expect_line("busy: too many from one address");
+    stays.expect_alive();
+    other.expect_alive();
+}
+
+#[test]
+fn who_sends_more_than_it_may_is_read_more_slowly_and_loses_nothing() {
+    let server = Server::start(&["--rate-limit", "20"]);
+    let (mut eager, mut other) = (server.connect(), server.connect());
+    let start = Instant::now();
+    eager.send(&report("much").repeat(60));
+    other.exchange(&heartbeat(), HEARTBEAT);
+    (0..60).for_each(|_| eager.expect_line(REPORT));
+    // Twenty at once, and twenty in each of two seconds.
+    assert!(start.elapsed() >= Duration::from_millis(1900));
+    let stats = server.stats();
+    assert!(stats.get("rate_limited") >= 1);
+    assert_eq!(stats.get("reports"), 60);
+    let lines = server.count_logged("rate limit: read more slowly peer=127.0.0.1:");
+    assert!((1..=1 + usize::try_from(start.elapsed().as_secs() / 10).unwrap()).contains(&lines));
+}
+
+#[test]
+fn who_is_slowed_down_is_not_taken_for_idle_or_slow() {
+    let limits = ["--idle-timeout", "300ms", "--frame-timeout", "300ms"];
+    let server = Server::start(&[&limits[..], &["--rate-limit", "1"]].concat());
+    let mut agent = server.connect();
+    // The last one comes in two parts, in time.
+    let frames = report("slowly").repeat(3);
+    let (most, rest) = frames.split_at(frames.len() - 1);
+    agent.send(most);
+    agent.expect_line(REPORT);
+    agent.send(rest);
+    agent.expect_line(REPORT);
+    agent.expect_line(REPORT);
+}
+
+#[test]
+fn when_the_server_stops_all_that_has_arrived_is_answered_at_once() {
+    let server = Server::start(&["--rate-limit", "1"]);
+    let mut agent = server.connect();
+    agent.send(&report("much").repeat(300));
+    agent.wait_delivered();
+    server.wait_until(|stats| stats.get("rate_limited") >= 1);
+    server.signal(Signal::TERM);
+    (0..300).for_each(|_| agent.expect_line(REPORT));
+    agent.expect_eof();
+    drop(agent);
+    assert_eq!(server.wait_exit().code, Some(0));
+}
+
+#[test]
+fn those_who_are_slowed_down_hold_no_long_buffer() {
+    let server = Server::start(&["--rate-limit", "1", "--pool-limit", "139264"]);
+    let much = report("much").repeat(500);
+    let agents: Vec<_> = (0..50)
+        .map(|_| {
+            let mut agent = server.connect();
+            agent.send(&much);
+            agent
+        })
+        .collect();
+    let stats = server.wait_until(|stats| stats.get("rate_limited") >= 50);
+    assert_eq!(stats.pool.last().unwrap().get("in_use"), 0);
+    assert_eq!(stats.pool.last().unwrap().get("waiters"), 0);
+    server.connect().expect_alive();
+    drop(agents);
+    server.wait_until(|stats| stats.get("connections") == 0);
+}
