@@ -1,8 +1,9 @@
 //! One connection: a socket, its session, and the bytes between them.
 
 mod closing;
+mod output;
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read as _};
 
 use hawk_pool::{Buffer, Pool, WaitTicket};
 use mio::event::Event;
@@ -426,64 +427,6 @@ impl Connection {
         received.progress
     }
 
-    /// Writes what is unsent and the replies of this batch: at once if the
-    /// socket takes them, otherwise they are kept.
-    ///
-    /// An agent that has sent its reports and is gone breaks the connection with
-    /// the first reply it does not take. What it sent is in the kernel still, and
-    /// is read all the same.
-    fn flush<H>(&mut self, shop: &mut Shop<H>) {
-        let replies = &mut shop.desk.replies;
-        if !self.unheard {
-            let written = if self.session.unsent().is_empty() {
-                self.write_fresh(replies, &mut shop.counters)
-            } else {
-                self.session.queue(replies);
-                self.write_unsent(&mut shop.counters)
-            };
-            if written.is_err() {
-                self.unheard = true;
-                self.readable = true;
-                self.session.dequeue(self.session.unsent().len());
-            }
-        }
-        // Whatever came of it: they are nobody else's.
-        replies.clear();
-    }
-
-    fn write_fresh(&mut self, mut replies: &[u8], counters: &mut Counters) -> io::Result<()> {
-        while self.writable && !replies.is_empty() {
-            let written = write(&mut self.socket, replies)?;
-            self.wrote(written, counters);
-            replies = &replies[written.unwrap_or(0)..];
-        }
-        if !replies.is_empty() {
-            self.session.queue(replies);
-        }
-        Ok(())
-    }
-
-    fn write_unsent(&mut self, counters: &mut Counters) -> io::Result<()> {
-        while self.writable && !self.session.unsent().is_empty() {
-            let written = write(&mut self.socket, self.session.unsent())?;
-            self.wrote(written, counters);
-            self.session.dequeue(written.unwrap_or(0));
-        }
-        Ok(())
-    }
-
-    /// Notes what a write came to.
-    fn wrote(&mut self, written: Option<usize>, counters: &mut Counters) {
-        match written {
-            Some(written) => {
-                self.session.count_output(written);
-                counters.bytes_out += written as u64;
-                counters.writes += 1;
-            }
-            None => self.writable = false,
-        }
-    }
-
     /// No turn ends with more buffer than the bytes held need.
     fn end_turn(&mut self, outcome: Outcome) -> Outcome {
         self.input.settle();
@@ -496,21 +439,6 @@ pub(super) fn settled(reply: Reply, fate: Fate) -> Reply {
     match (reply, fate) {
         (Reply::Report, Fate::Discarded) => Reply::Busy(Busy::StoreUnavailable),
         _ => reply,
-    }
-}
-
-/// One call of write: how many bytes the socket took; `None` when it is full.
-fn write(socket: &mut TcpStream, bytes: &[u8]) -> io::Result<Option<usize>> {
-    loop {
-        match socket.write(bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => return Ok(Some(written)),
-            Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock => return Ok(None),
-                io::ErrorKind::Interrupted => {}
-                _ => return Err(error),
-            },
-        }
     }
 }
 
