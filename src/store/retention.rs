@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, Statement};
+use rusqlite::{Connection, OptionalExtension as _, Statement};
 
 use crate::time::UnixNanos;
 
@@ -22,9 +22,11 @@ const INTERVAL: Duration = Duration::from_millis(50);
 /// Between two looks at agents and events, which are few.
 const SLOW_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Reports that a step removes, at least and at most: enough to catch up with
-/// what was added, few enough that a commit is some milliseconds longer.
-const LEAST_STEP: u64 = 256;
+/// Reports that are removed before the size is looked at again: some pages full.
+const PORTION: u64 = 256;
+
+/// Reports that a step removes at most, to the next portion: enough to catch up
+/// with what was added, few enough that a commit is some milliseconds longer.
 const LONGEST_STEP: u64 = 8 * 1024;
 
 /// Agents or events that a step removes, at most.
@@ -47,7 +49,7 @@ pub(super) struct Retainer<'c> {
     delete_events: Statement<'c>,
     next_look: Instant,
     next_slow_look: Instant,
-    /// Reports that were added since the last step.
+    /// Reports that were added since the last look, or are still to be made up for.
     added: u64,
     /// There is more to remove than the last step did.
     behind: bool,
@@ -97,7 +99,8 @@ impl<'c> Retainer<'c> {
 
     /// Whether there is something to remove that need not wait for a batch.
     pub(super) fn is_behind(&self) -> bool {
-        self.behind || Instant::now() >= self.next_slow_look
+        let now = Instant::now();
+        self.behind || now >= self.next_slow_look || (self.added > 0 && now >= self.next_look)
     }
 
     /// Takes a step, within the transaction at hand, in which `added` reports
@@ -116,30 +119,37 @@ impl<'c> Retainer<'c> {
             self.delete_events
                 .execute((horizon, MAX_EVENTS, SLOW_STEP))?;
         }
+        // A quarter more than came in: what is over gets less.
+        let most = (self.added + self.added / 4).clamp(PORTION, LONGEST_STEP);
+        let mut removed = 0;
+        while removed < most {
+            let Some(bound) = self.bound(horizon)? else {
+                self.behind = false;
+                self.added = 0;
+                return Ok(removed);
+            };
+            removed += self.delete_reports.execute([bound])? as u64;
+        }
+        self.behind = true;
+        self.added = self.added.saturating_sub(removed);
+        Ok(removed)
+    }
+
+    /// Reports from before this are the next portion to go.
+    fn bound(&mut self, horizon: i64) -> rusqlite::Result<Option<i64>> {
         let pages: u64 = self.pages.query_row([], |row| row.get(0))?;
         let free: u64 = self.free_pages.query_row([], |row| row.get(0))?;
         self.bytes = pages.saturating_sub(free) * self.page_size;
         let too_much = self.bytes > self.limits.size;
         let oldest: Option<i64> = self.oldest.query_row([], |row| row.get(0))?;
-        self.behind = match oldest {
-            None => false,
-            Some(oldest) => too_much || oldest < horizon,
+        let Some(oldest) = oldest.filter(|oldest| too_much || *oldest < horizon) else {
+            return Ok(None);
         };
-        if !self.behind {
-            self.added = 0;
-            return Ok(0);
-        }
-        // A quarter more than came in: what is over gets less.
-        let most = (self.added + self.added / 4).clamp(LEAST_STEP, LONGEST_STEP);
-        self.added = self.added.saturating_sub(most);
-        let nth = self.nth.query_row([most], |row| row.get(0));
-        let bound = match nth {
-            Ok(bound) => bound,
-            Err(rusqlite::Error::QueryReturnedNoRows) => i64::MAX,
-            Err(error) => return Err(error),
-        };
+        let nth = self.nth.query_row([PORTION], |row| row.get(0)).optional()?;
+        let bound = nth.unwrap_or(i64::MAX);
         let bound = if too_much { bound } else { horizon.min(bound) };
-        Ok(self.delete_reports.execute([bound])? as u64)
+        debug_assert!(bound > oldest, "or it would go on for ever");
+        Ok(Some(bound))
     }
 }
 
@@ -188,6 +198,33 @@ mod tests {
         assert_eq!(steps, [256, 256, 256, 232, 0]);
         assert_eq!(count(&connection, "reports"), 1);
         assert!(!retainer.is_behind());
+    }
+
+    #[test]
+    fn no_more_goes_than_is_too_much_however_much_was_added() {
+        let connection = open();
+        let now = UnixNanos::now().as_nanos();
+        connection
+            .execute(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)
+                 INSERT INTO reports SELECT ?1 + i, 1, '', hex(zeroblob(500)), 0, 0 FROM n",
+                [now],
+            )
+            .unwrap();
+        let limits = Retention {
+            age: YEAR,
+            size: 8 << 20,
+        };
+        let mut retainer = Retainer::prepare(&connection, limits).unwrap();
+        let removed = retainer.step(10_000).unwrap();
+        assert!(!retainer.is_behind());
+        assert!(retainer.bytes() <= limits.size);
+        // One portion is 256 KB.
+        assert!(retainer.bytes() > limits.size - (300 << 10));
+        assert_eq!(
+            count(&connection, "reports"),
+            10_000 - removed.cast_signed()
+        );
     }
 
     #[test]
