@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use hawk::admission;
 use hawk::handler::{self, Ack, Keeper};
-use hawk::reactor::{Config, Reactor};
+use hawk::reactor::{Config, Linux, Reactor};
 use hawk::roster;
 use hawk::session::Limits;
 use hawk::store::{Retention, Store};
@@ -52,7 +52,7 @@ fn a_report_allocates_nothing() {
         log_packets: false,
     });
     keeper.store_in(store.start(retention).unwrap(), None);
-    let mut reactor = Reactor::new(config(), keeper).unwrap();
+    let mut reactor = Reactor::new(config(), keeper, Linux::new().unwrap()).unwrap();
     let address = reactor.local_addr().unwrap();
     let agent = std::thread::spawn(move || {
         let _stop = StopOnDrop;

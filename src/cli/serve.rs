@@ -18,7 +18,7 @@ use crate::admission;
 use crate::descriptors;
 use crate::handler::{self, Ack, Keeper};
 use crate::hook::{self, Hook};
-use crate::reactor::{Config, MIN_POOL_LIMIT, RESERVED_DESCRIPTORS, Reactor, Stop};
+use crate::reactor::{Config, Error, Linux, MIN_POOL_LIMIT, RESERVED_DESCRIPTORS, Reactor, Stop};
 use crate::roster;
 use crate::session::{Limits, Rate};
 use crate::store::{Retention, Store};
@@ -174,7 +174,8 @@ impl ServeArgs {
             drain_timeout: self.drain_timeout,
             stats_interval: self.stats_interval,
         };
-        let mut reactor = Reactor::new(config, self.keeper(max_connections)?)?;
+        let kernel = Linux::new().map_err(Error::EventLoop)?;
+        let mut reactor = Reactor::new(config, self.keeper(max_connections)?, kernel)?;
         let address = reactor.local_addr().context("cannot tell the address")?;
         log::info!(
             "started version={} listen={address} max_connections={max_connections} pool_limit={} \

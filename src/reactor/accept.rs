@@ -3,12 +3,10 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
-use mio::Interest;
-use mio::net::TcpStream;
-
 use super::Reactor;
 use super::connection::{Connection, Outcome};
 use super::connections::ConnectionId;
+use super::kernel::Kernel;
 use super::listener::Accepted;
 use crate::admission::Verdict;
 use crate::session::{Handler, Session};
@@ -22,7 +20,7 @@ use crate::wire::{Busy, Reply};
 /// come, the oldest makes room.
 const TURNED_AWAY: usize = 32;
 
-impl<H: Handler> Reactor<H> {
+impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// Takes in at most so many of those who wait.
     pub(super) fn accept(&mut self, most: usize) {
         let now = self.shop.now;
@@ -39,7 +37,7 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
-    fn welcome(&mut self, mut socket: TcpStream, peer: SocketAddr) {
+    fn welcome(&mut self, mut socket: K::Socket, peer: SocketAddr) {
         self.shop.counters.accepted += 1;
         let refused = match self.admission.judge(peer.ip()) {
             Verdict::NotAllowed => {
@@ -53,8 +51,7 @@ impl<H: Handler> Reactor<H> {
             Verdict::Welcome => None,
         };
         let id = self.connections.next_id();
-        let both = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
-        if let Err(error) = self.poll.registry().register(&mut socket, id.token(), both) {
+        if let Err(error) = self.kernel.watch(&mut socket, id.token()) {
             // This newcomer is dropped, and connects again; others wait.
             self.shop.counters.accept_errors += 1;
             if let Some(listener) = &mut self.listener {

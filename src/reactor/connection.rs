@@ -1,20 +1,20 @@
 //! One connection: a socket, its session, and the bytes between them.
 
 mod closing;
+mod intake;
 mod output;
-
-use std::io::{self, Read as _};
+mod view;
 
 use hawk_pool::{Buffer, Pool, WaitTicket};
-use mio::event::Event;
-use mio::net::TcpStream;
 
+pub use self::view::{ConnectionView, Standing};
 use super::input::Input;
-use crate::session::{Desk, Expiry, Fate, Handler, Limits, Progress, Rate, Session, StopReason};
+use super::kernel::{Readiness, Socket};
+use crate::session::{Desk, Expiry, Fate, Handler, Limits, Progress, Session, StopReason};
 use crate::stats::{Cause, Counters};
 use crate::throttle::Throttle;
 use crate::time::Moment;
-use crate::wire::{self, Busy, Reply};
+use crate::wire::{Busy, Reply};
 
 /// How many bytes a connection may read in a turn before others have theirs:
 /// one full read of the longest buffer.
@@ -23,12 +23,6 @@ const TURN_BYTES: usize = 64 * 1024;
 /// How many frames a connection may have answered in a turn. 64 KiB can hold
 /// 8,000 frames without data; this also bounds the replies of one write.
 const TURN_FRAMES: u32 = 1024;
-
-/// Bytes that an agent under a rate limit is read for each frame that it may send,
-/// and the least and the most of it: what lies beyond its limit stays with the
-/// kernel, and not in a receive buffer that others are waiting for.
-const BYTES_PER_FRAME: usize = 256;
-const LEAST_READ: usize = 1024;
 
 /// What all connections use while it is their turn.
 #[derive(Debug)]
@@ -64,8 +58,8 @@ pub(super) enum Outcome {
 
 /// A connection and where it stands.
 #[derive(Debug)]
-pub(super) struct Connection {
-    socket: TcpStream,
+pub(super) struct Connection<S> {
+    socket: S,
     session: Session,
     input: Input,
     /// Tells this connection from others that had the same slot.
@@ -107,8 +101,8 @@ enum Phase {
     Lingering(Cause, Moment),
 }
 
-impl Connection {
-    pub(super) fn new(socket: TcpStream, session: Session, generation: u32) -> Self {
+impl<S> Connection<S> {
+    pub(super) fn new(socket: S, session: Session, generation: u32) -> Self {
         Self {
             socket,
             session,
@@ -135,17 +129,19 @@ impl Connection {
     }
 
     /// Notes what the kernel said; whether that makes a turn worth while.
-    pub(super) fn mark_ready(&mut self, event: &Event) -> bool {
-        self.end_in_sight |= event.is_read_closed() || event.is_priority();
-        self.broken |= event.is_error();
-        self.readable |= event.is_readable() || self.end_in_sight || self.broken;
-        self.writable |= event.is_writable();
-        self.complete |= event.is_read_closed();
+    pub(super) fn mark_ready(&mut self, said: Readiness) -> bool {
+        self.end_in_sight |= said.end_of_file || said.urgent;
+        self.broken |= said.broken;
+        self.readable |= said.readable || self.end_in_sight || self.broken;
+        self.writable |= said.writable;
+        self.complete |= said.end_of_file;
         let slowed = self.session.stopped() == Some(StopReason::Rate) && !self.complete;
         let reads = self.readable && self.ticket.is_none() && !slowed;
         reads || self.broken || (self.writable && !self.session.unsent().is_empty())
     }
+}
 
+impl<S: Socket> Connection<S> {
     /// Has its turn: reads, decodes, answers, up to its budget.
     pub(super) fn serve<H: Handler>(&mut self, shop: &mut Shop<H>) -> Outcome {
         debug_assert!(shop.desk.replies.is_empty(), "somebody else's replies");
@@ -324,107 +320,6 @@ impl Connection {
                 Err(_) => return Outcome::Ended(Cause::ConnectionLost),
             }
         }
-    }
-
-    /// How many frames the agent may still have answered, by its rate. What is all
-    /// there, because it sends no more or because the server stops, is answered at
-    /// once: it is little, and the sooner the place is free.
-    fn frames_left<H>(&self, shop: &Shop<H>) -> u32 {
-        if self.complete || self.allowance.is_some() {
-            return u32::MAX;
-        }
-        self.session.frames_left(shop.now, &shop.limits)
-    }
-
-    /// It has sent more than it may: it is read again when it may send more.
-    fn slow_down<H>(&mut self, shop: &mut Shop<H>) {
-        self.session.stop_reading(StopReason::Rate, shop.now);
-        shop.counters.rate_limited += 1;
-        if let Some(left_out) = shop.rate_log.allow(shop.now) {
-            let peer = self.session.sender().peer;
-            let limit = shop.limits.rate.map_or(0, Rate::get);
-            log::warn!(
-                "rate limit: read more slowly peer={peer} limit={limit} left_out={left_out}"
-            );
-        }
-    }
-
-    /// One call of read, of no more than `frames` may take; how many bytes it
-    /// brought.
-    fn read<H>(&mut self, frames: u32, shop: &mut Shop<H>) -> io::Result<usize> {
-        let mut space = self.input.space();
-        let wanted = (frames as usize).saturating_mul(BYTES_PER_FRAME);
-        let wanted = wanted.max(LEAST_READ).min(space.len());
-        space = &mut space[..wanted];
-        if let Some(allowance) = self.allowance {
-            let allowed = space.len().min(allowance as usize);
-            space = &mut space[..allowed];
-        }
-        let room = space.len();
-        match self.socket.read(space) {
-            Ok(0) => {
-                self.readable = false;
-                self.phase = Phase::Finishing;
-                self.undecoded = true;
-                Ok(0)
-            }
-            Ok(read) => {
-                // A short read has drained the socket, unless the end of file
-                // was already queued behind the data, or the read stopped at
-                // urgent data (tcp(7)): there is no event for either.
-                if read < room && !self.end_in_sight {
-                    self.readable = false;
-                }
-                self.input.filled(read);
-                self.undecoded = true;
-                self.took_in(read, &mut shop.counters);
-                if let Some(allowance) = &mut self.allowance {
-                    *allowance = allowance.saturating_sub(u32::try_from(read).unwrap_or(u32::MAX));
-                }
-                Ok(read)
-            }
-            Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock => {
-                    self.readable = false;
-                    Ok(0)
-                }
-                io::ErrorKind::Interrupted => Ok(0),
-                _ => Err(error),
-            },
-        }
-    }
-
-    /// Counts what a read brought, wanted or not.
-    fn took_in(&mut self, bytes: usize, counters: &mut Counters) {
-        self.session.count_input(bytes);
-        counters.bytes_in += bytes as u64;
-        counters.reads += 1;
-    }
-
-    /// Has the session take what is in the window.
-    fn decode<H: Handler>(&mut self, frames: &mut u32, shop: &mut Shop<H>) -> Progress {
-        let input = match self.phase {
-            Phase::Open => wire::Input::Open,
-            _ => wire::Input::Ended,
-        };
-        let window = self.input.window();
-        let before = *frames;
-        let received = self
-            .session
-            .receive(window, input, shop.now, frames, &mut shop.desk);
-        self.input.consume(received.consumed);
-        self.session
-            .count_frames(before - *frames, shop.now, &shop.limits);
-        if received.junk > 0
-            && let Some(left_out) = shop.junk_log.allow(shop.now)
-        {
-            let peer = self.session.sender().peer;
-            let bytes = received.junk;
-            log::warn!(
-                "junk: bytes that are no frame peer={peer} bytes={bytes} left_out={left_out}"
-            );
-        }
-        received.progress
     }
 
     /// No turn ends with more buffer than the bytes held need.

@@ -1,9 +1,9 @@
 //! All connections, by slot and generation.
 
-use mio::Token;
 use slab::Slab;
 
 use super::connection::Connection;
+use super::kernel::SocketToken;
 
 /// Names one connection for its whole life and no other one ever after: a slot
 /// that is filled again has another generation.
@@ -14,8 +14,7 @@ pub(super) struct ConnectionId {
 }
 
 impl ConnectionId {
-    pub(super) fn from_token(Token(token): Token) -> Self {
-        let token = token as u64;
+    pub(super) fn from_token(SocketToken(token): SocketToken) -> Self {
         // Each half is meant to be cut out.
         #[allow(clippy::cast_possible_truncation)]
         Self {
@@ -24,21 +23,27 @@ impl ConnectionId {
         }
     }
 
-    pub(super) fn token(self) -> Token {
-        let token = u64::from(self.generation) << 32 | u64::from(self.slot);
-        Token(usize::try_from(token).expect("hawk is built for 64-bit machines"))
+    pub(super) fn token(self) -> SocketToken {
+        SocketToken(u64::from(self.generation) << 32 | u64::from(self.slot))
     }
 }
 
 /// The connections there are. Their number is the slab's length: there is no
 /// other counter that could disagree.
-#[derive(Debug, Default)]
-pub(super) struct Connections {
-    slab: Slab<Connection>,
+#[derive(Debug)]
+pub(super) struct Connections<S> {
+    slab: Slab<Connection<S>>,
     generation: u32,
 }
 
-impl Connections {
+impl<S> Connections<S> {
+    pub(super) const fn new() -> Self {
+        Self {
+            slab: Slab::new(),
+            generation: 0,
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.slab.len()
     }
@@ -50,20 +55,26 @@ impl Connections {
     /// The name that the next connection inserted will have.
     pub(super) fn next_id(&self) -> ConnectionId {
         ConnectionId {
-            slot: u32::try_from(self.slab.vacant_key()).expect("descriptors are fewer than 2^31"),
+            slot: slot(self.slab.vacant_key()),
             generation: self.generation,
         }
     }
 
     /// Adds a connection under [`next_id`](Self::next_id).
-    pub(super) fn insert(&mut self, connection: impl FnOnce(u32) -> Connection) {
+    pub(super) fn insert(&mut self, connection: impl FnOnce(u32) -> Connection<S>) {
         self.slab.insert(connection(self.generation));
         self.generation = self.generation.wrapping_add(1);
     }
 
-    pub(super) fn get(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+    pub(super) fn get(&mut self, id: ConnectionId) -> Option<&mut Connection<S>> {
         self.slab
             .get_mut(id.slot as usize)
+            .filter(|connection| connection.generation == id.generation)
+    }
+
+    pub(super) fn look(&self, id: ConnectionId) -> Option<&Connection<S>> {
+        self.slab
+            .get(id.slot as usize)
             .filter(|connection| connection.generation == id.generation)
     }
 
@@ -76,7 +87,7 @@ impl Connections {
         })
     }
 
-    pub(super) fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
+    pub(super) fn remove(&mut self, id: ConnectionId) -> Option<Connection<S>> {
         self.get(id)?;
         self.slab.try_remove(id.slot as usize)
     }
@@ -85,12 +96,22 @@ impl Connections {
     pub(super) fn ids(&self) -> Vec<ConnectionId> {
         let slots = self.slab.iter();
         slots
-            .map(|(slot, connection)| ConnectionId {
-                slot: u32::try_from(slot).expect("descriptors are fewer than 2^31"),
+            .map(|(key, connection)| ConnectionId {
+                slot: slot(key),
                 generation: connection.generation,
             })
             .collect()
     }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Connection<S>> {
+        self.slab.iter().map(|(_, connection)| connection)
+    }
+}
+
+/// A slab's key as a slot: each has a descriptor, and those are fewer than 2^31.
+#[allow(clippy::cast_possible_truncation)]
+fn slot(key: usize) -> u32 {
+    key as u32
 }
 
 #[cfg(test)]
@@ -99,18 +120,16 @@ mod tests {
     use crate::session::Session;
     use crate::time::Moment;
 
-    fn connection(generation: u32) -> Connection {
-        // Any socket will do: none of this touches it.
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let socket = mio::net::TcpStream::connect(address).unwrap();
-        let session = Session::new(address, Moment::from_nanos(1));
-        Connection::new(socket, session, generation)
+    /// A connection without a socket: none of this touches it.
+    fn connection(generation: u32) -> Connection<()> {
+        let peer = "127.0.0.1:9876".parse().unwrap();
+        let session = Session::new(peer, Moment::from_nanos(1));
+        Connection::new((), session, generation)
     }
 
     #[test]
     fn a_slot_filled_again_is_another_connection() {
-        let mut connections = Connections::default();
+        let mut connections = Connections::new();
         let first = connections.next_id();
         connections.insert(connection);
         assert!(connections.get(first).is_some());

@@ -39,6 +39,11 @@ impl Input {
         }
     }
 
+    /// Bytes of the buffer that it holds.
+    pub(super) fn capacity(&self) -> usize {
+        self.buffer.as_ref().map_or(0, |buffer| buffer.len())
+    }
+
     /// Marks the first `bytes` of the window as done with.
     pub(super) fn consume(&mut self, bytes: usize) {
         debug_assert!(bytes <= self.window().len());
@@ -127,9 +132,12 @@ impl Input {
     }
 }
 
-/// Offsets are kept small, because every connection has two of them.
+/// Offsets are kept small, because every connection has two of them; no buffer is
+/// longer than [`LONGEST`].
+#[allow(clippy::cast_possible_truncation)]
 fn to_u32(bytes: usize) -> u32 {
-    u32::try_from(bytes).expect("a pool buffer is no longer than LONGEST")
+    debug_assert!(bytes <= LONGEST);
+    bytes as u32
 }
 
 #[cfg(test)]

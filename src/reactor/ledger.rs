@@ -106,15 +106,14 @@ impl Page {
 mod tests {
     use std::num::NonZeroU64;
 
-    use mio::Token;
-
     use super::*;
+    use crate::reactor::kernel::SocketToken;
 
     fn commit(number: u64) -> CommitId {
         CommitId(NonZeroU64::new(number).unwrap())
     }
 
-    fn runs(page: &Page) -> Vec<(usize, Vec<Reply>)> {
+    fn runs(page: &Page) -> Vec<(u64, Vec<Reply>)> {
         let runs = page.runs();
         runs.map(|(connection, replies)| (connection.token().0, replies.to_vec()))
             .collect()
@@ -122,7 +121,7 @@ mod tests {
 
     #[test]
     fn replies_stand_with_their_commit_in_the_order_of_promise() {
-        let [one, two] = [1, 2].map(|token| ConnectionId::from_token(Token(token)));
+        let [one, two] = [1, 2].map(|token| ConnectionId::from_token(SocketToken(token)));
         let mut ledger = Ledger::default();
         let report = Reply::Report;
         ledger.enter(

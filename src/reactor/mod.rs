@@ -1,12 +1,12 @@
 //! The event loop: one thread, all connections.
 //!
-//! A turn of [`Reactor::run`] goes through the same phases every time; each is
+//! A [turn](Reactor::turn) goes through the same phases every time; each is
 //! a function below. Sockets are registered once for reading and writing,
 //! edge-triggered, and what the kernel says is kept in the connections. The run
 //! queue, not the kernel, remembers who still has something to do.
 //!
 //! ```text
-//! poll → settle commits → mark readiness → run the queue → timers → waiters → accept
+//! wait → settle commits → mark readiness → run the queue → timers → waiters → accept
 //!      → hand over → housekeeping → control
 //! ```
 
@@ -15,10 +15,13 @@ mod config;
 mod connection;
 mod connections;
 mod input;
+pub mod kernel;
 mod ledger;
+mod linux;
 mod listener;
 mod settle;
 mod stop;
+mod view;
 
 use std::collections::VecDeque;
 use std::io;
@@ -26,26 +29,23 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use hawk_pool::Pool;
-use mio::{Events, Interest, Poll, Token, Waker};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
-use signal_hook_mio::v1_0::Signals;
 
 use self::accept::Refusals;
 pub use self::config::{Config, Error, Stop};
+pub use self::connection::{ConnectionView, Standing};
 use self::connection::{Outcome, Shop};
 use self::connections::{ConnectionId, Connections};
+use self::kernel::{Event, Kernel};
 use self::ledger::Ledger;
+pub use self::linux::Linux;
 use self::listener::Listener;
 
 use crate::admission::Admission;
-use crate::session::{Desk, Handler, Wake};
+use crate::session::{Desk, Handler};
 use crate::stats::{self, Cause, Counters, Figures, StatsLog};
 use crate::throttle::Throttle;
 use crate::time::Moment;
 use crate::wheel::TimerWheel;
-
-/// Events taken from the kernel at once.
-const EVENTS: usize = 1024;
 
 /// Newcomers taken in a turn: enough to empty the backlog in some thirty
 /// turns, and few enough that those who are connected hardly notice.
@@ -64,17 +64,12 @@ const TRIM_INTERVAL: Duration = Duration::from_secs(5);
 /// Unwanted input is read in pieces of this many bytes.
 const DISCARD: usize = 16 * 1024;
 
-const LISTENER: Token = Token(usize::MAX);
-const SIGNALS: Token = Token(usize::MAX - 1);
-const WAKER: Token = Token(usize::MAX - 2);
-
 /// The event loop and all that it drives.
-pub struct Reactor<H> {
-    poll: Poll,
-    signals: Signals,
+pub struct Reactor<H, K: Kernel> {
+    kernel: K,
     /// Gone once the server stops.
-    listener: Option<Listener>,
-    connections: Connections,
+    listener: Option<Listener<K::Listener>>,
+    connections: Connections<K::Socket>,
     /// Who has something to do, first come first served.
     run_queue: VecDeque<ConnectionId>,
     /// Who waits for a receive buffer, first come first served.
@@ -108,35 +103,26 @@ struct Housekeeping {
     next_trim: Moment,
 }
 
-impl<H: Handler> Reactor<H> {
+impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// Listens, but takes no one yet.
     ///
     /// # Errors
     /// [`Error`] if the address cannot be had, the pool's limit is too low, or
-    /// the kernel refuses a poll or signal handlers.
-    pub fn new(config: Config, mut handler: H) -> Result<Self, Error> {
-        let now = Moment::now();
+    /// the kernel refuses what it is asked for.
+    pub fn new(config: Config, mut handler: H, mut kernel: K) -> Result<Self, Error> {
+        let now = kernel.now();
         let pool = Pool::new(&hawk_pool::Config {
             classes: input::CLASSES.to_vec(),
             limit: config.pool_limit,
         })?;
-        let poll = Poll::new()?;
-        let mut listener =
-            Listener::bind(config.listen).map_err(|error| Error::Listen(config.listen, error))?;
-        listener.register(poll.registry(), LISTENER)?;
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])?;
-        poll.registry()
-            .register(&mut signals, SIGNALS, Interest::READABLE)?;
-        let waker = Waker::new(poll.registry(), WAKER)?;
-        handler.start(Wake::new(move || {
-            // It fails only for want of memory in the kernel; the next one tells.
-            let _missed = waker.wake();
-        }));
+        let listener = kernel
+            .listen(config.listen)
+            .map_err(|error| Error::Listen(config.listen, error))?;
+        handler.start(kernel.waker()?);
         Ok(Self {
-            poll,
-            signals,
-            listener: Some(listener),
-            connections: Connections::default(),
+            kernel,
+            listener: Some(Listener::new(listener)),
+            connections: Connections::new(),
             run_queue: VecDeque::new(),
             waiters: VecDeque::new(),
             held: VecDeque::new(),
@@ -184,24 +170,31 @@ impl<H: Handler> Reactor<H> {
     /// # Errors
     /// Only what makes going on impossible: a broken poll.
     pub fn run(&mut self) -> Result<Stop, Error> {
-        let mut events = Events::with_capacity(EVENTS);
         loop {
-            self.poll(&mut events)?;
-            self.shop.desk.handler.begin_turn(self.shop.now);
-            self.settle_commits();
-            self.mark_readiness(&events);
-            self.run_queue();
-            self.run_timers();
-            self.serve_waiters();
-            self.accept(ACCEPTS);
-            self.shop.desk.handler.end_turn();
-            self.release_held();
-            self.keep_house();
-            self.obey_signals();
-            if let Some(stop) = self.stopped() {
+            if let Some(stop) = self.turn()? {
                 return Ok(stop);
             }
         }
+    }
+
+    /// One turn of the event loop; how it ended, if it did.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn turn(&mut self) -> Result<Option<Stop>, Error> {
+        self.wait()?;
+        self.shop.desk.handler.begin_turn(self.shop.now);
+        self.settle_commits();
+        self.mark_readiness();
+        self.run_queue();
+        self.run_timers();
+        self.serve_waiters();
+        self.accept(ACCEPTS);
+        self.shop.desk.handler.end_turn();
+        self.release_held();
+        self.keep_house();
+        self.obey_signals();
+        Ok(self.stopped())
     }
 
     /// What was served so far, as `key=value` pairs.
@@ -220,25 +213,16 @@ impl<H: Handler> Reactor<H> {
         self.shop.desk.handler
     }
 
-    fn poll(&mut self, events: &mut Events) -> io::Result<()> {
-        let mut timeout = self.poll_timeout();
-        while let Err(error) = self.poll.poll(events, timeout) {
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
-            }
-            // A signal came, or the process stood still for a while. What the
-            // kernel had to say is still to be heard: otherwise agents that
-            // have sent in time are found late, and a stop overlooks newcomers.
-            timeout = Some(Duration::ZERO);
-        }
-        self.shop.now = Moment::now();
+    fn wait(&mut self) -> io::Result<()> {
+        self.kernel.wait(self.timeout())?;
+        self.shop.now = self.kernel.now();
         Ok(())
     }
 
     /// Zero only while there is something to do at once.
-    fn poll_timeout(&self) -> Option<Duration> {
+    fn timeout(&self) -> Option<Duration> {
         // Fresh, because a turn with much to do takes a while.
-        let now = Moment::now();
+        let now = self.kernel.now();
         let accepts = self.listener.as_ref().is_some_and(|l| l.is_ready(now));
         if accepts || !self.run_queue.is_empty() {
             return Some(Duration::ZERO);
@@ -251,25 +235,24 @@ impl<H: Handler> Reactor<H> {
             Some(self.housekeeping.next_stats),
             Some(self.housekeeping.next_trim),
         ];
-        // The kernel counts milliseconds, rounded up by mio: never too early.
         next.into_iter().flatten().min().map(|next| next.since(now))
     }
 
-    fn mark_readiness(&mut self, events: &Events) {
-        for event in events {
-            match event.token() {
-                LISTENER => {
+    fn mark_readiness(&mut self) {
+        for event in self.kernel.events() {
+            match event {
+                Event::Newcomers => {
                     if let Some(listener) = &mut self.listener {
                         listener.mark_ready();
                     }
                 }
-                SIGNALS => self.signalled = true,
+                Event::Signals => self.signalled = true,
                 // What it tells of is looked for in every turn.
-                WAKER => {}
-                token => {
+                Event::Woken => {}
+                Event::Ready(token, readiness) => {
                     let id = ConnectionId::from_token(token);
                     if let Some(connection) = self.connections.get(id)
-                        && connection.mark_ready(event)
+                        && connection.mark_ready(readiness)
                         && !connection.queued
                     {
                         connection.queued = true;

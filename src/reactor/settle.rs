@@ -3,9 +3,10 @@
 use super::Reactor;
 use super::connection::{Outcome, settled};
 use super::connections::ConnectionId;
+use super::kernel::Kernel;
 use crate::session::Handler;
 
-impl<H: Handler> Reactor<H> {
+impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// Gives out the replies of every commit that is over.
     pub(super) fn settle_commits(&mut self) {
         while let Some(commit) = self.shop.desk.handler.settled() {

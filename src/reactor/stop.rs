@@ -2,20 +2,18 @@
 
 use std::time::Duration;
 
-use signal_hook::consts::SIGUSR1;
-
 use super::connection::Outcome;
-use super::{Reactor, Stop, listener};
+use super::kernel::{BACKLOG, Kernel, Signal};
+use super::{Reactor, Stop};
 use crate::session::Handler;
 use crate::stats::Cause;
-use crate::time::Moment;
 
-impl<H: Handler> Reactor<H> {
+impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// What is left of the drain timeout; all of it before a stop.
     #[must_use]
     pub fn drain_left(&self) -> Duration {
         match self.stop_at {
-            Some(stop_at) => stop_at.since(Moment::now()),
+            Some(stop_at) => stop_at.since(self.kernel.now()),
             None => self.config.drain_timeout,
         }
     }
@@ -24,12 +22,11 @@ impl<H: Handler> Reactor<H> {
         if !std::mem::take(&mut self.signalled) {
             return;
         }
-        let pending: Vec<_> = self.signals.pending().collect();
-        for signal in pending {
+        for signal in self.kernel.signals() {
             match signal {
-                SIGUSR1 => self.log_stats(true),
-                _ if self.stop_at.is_some() => self.interrupted = true,
-                _ => self.begin_stop(),
+                Signal::Statistics => self.log_stats(true),
+                Signal::Stop if self.stop_at.is_some() => self.interrupted = true,
+                Signal::Stop => self.begin_stop(),
             }
         }
     }
@@ -42,7 +39,7 @@ impl<H: Handler> Reactor<H> {
             listener.mark_ready();
             listener.retry_now();
         }
-        self.accept(usize::from(listener::BACKLOG));
+        self.accept(usize::from(BACKLOG));
         self.listener = None;
         let connections = self.connections.len();
         let timeout = humantime::format_duration(self.config.drain_timeout);

@@ -1,10 +1,10 @@
 //! How a connection ends from our side: what is unsent goes out, our end of
 //! file follows, and what comes in is discarded until the agent's.
 
-use std::io::{self, Read as _};
-use std::net::Shutdown;
+use std::io;
 use std::time::Duration;
 
+use super::super::kernel::Socket;
 use super::{Connection, Outcome, Phase, Shop, TURN_BYTES};
 use crate::session::Handler;
 use crate::stats::Cause;
@@ -15,7 +15,7 @@ use crate::wire;
 /// agent has not read yet.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
-impl Connection {
+impl<S: Socket> Connection<S> {
     /// Begins to close it from our side, for `cause`, with what is unsent and
     /// without reading anything more.
     pub(in crate::reactor) fn close<H: Handler>(
@@ -60,7 +60,7 @@ impl Connection {
     /// The server stops: what has arrived by now is still read and answered.
     pub(in crate::reactor) fn finish_arrived(&mut self) {
         if matches!(self.phase, Phase::Open) {
-            let arrived = rustix::io::ioctl_fionread(&self.socket).unwrap_or(0);
+            let arrived = self.socket.arrived().unwrap_or(0);
             self.allowance = Some(u32::try_from(arrived).unwrap_or(u32::MAX));
             self.readable = true;
         }
@@ -77,7 +77,7 @@ impl Connection {
         }
         let answered = self.session.unsent().is_empty() && !self.session.is_owed();
         if matches!(self.phase, Phase::Closing(..)) && answered {
-            if self.socket.shutdown(Shutdown::Write).is_err() {
+            if self.socket.end_output().is_err() {
                 return Outcome::Ended(cause);
             }
             self.phase = Phase::Lingering(cause, shop.now.after(LINGER));

@@ -1,13 +1,12 @@
 //! The way of reply lines to the socket.
 
-use std::io::{self, Write as _};
+use std::io;
 
-use mio::net::TcpStream;
-
+use super::super::kernel::Socket;
 use super::{Connection, Shop};
 use crate::stats::Counters;
 
-impl Connection {
+impl<S: Socket> Connection<S> {
     /// Writes what is unsent and the replies of this batch: at once if the
     /// socket takes them, otherwise they are kept.
     ///
@@ -68,7 +67,7 @@ impl Connection {
 }
 
 /// One call of write: how many bytes the socket took; `None` when it is full.
-fn write(socket: &mut TcpStream, bytes: &[u8]) -> io::Result<Option<usize>> {
+fn write<S: Socket>(socket: &mut S, bytes: &[u8]) -> io::Result<Option<usize>> {
     loop {
         match socket.write(bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

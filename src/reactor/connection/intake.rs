@@ -1,0 +1,118 @@
+//! The way of bytes from the socket to the session.
+
+use std::io;
+
+use super::super::kernel::Socket;
+use super::{Connection, Phase, Shop};
+use crate::session::{Handler, Progress, Rate, StopReason};
+use crate::stats::Counters;
+use crate::wire;
+
+/// Bytes that an agent under a rate limit is read for each frame that it may send,
+/// and the least and the most of it: what lies beyond its limit stays with the
+/// kernel, and not in a receive buffer that others are waiting for.
+const BYTES_PER_FRAME: usize = 256;
+const LEAST_READ: usize = 1024;
+
+impl<S: Socket> Connection<S> {
+    /// How many frames the agent may still have answered, by its rate. What is all
+    /// there, because it sends no more or because the server stops, is answered at
+    /// once: it is little, and the sooner the place is free.
+    pub(super) fn frames_left<H>(&self, shop: &Shop<H>) -> u32 {
+        if self.complete || self.allowance.is_some() {
+            return u32::MAX;
+        }
+        self.session.frames_left(shop.now, &shop.limits)
+    }
+
+    /// It has sent more than it may: it is read again when it may send more.
+    pub(super) fn slow_down<H>(&mut self, shop: &mut Shop<H>) {
+        self.session.stop_reading(StopReason::Rate, shop.now);
+        shop.counters.rate_limited += 1;
+        if let Some(left_out) = shop.rate_log.allow(shop.now) {
+            let peer = self.session.sender().peer;
+            let limit = shop.limits.rate.map_or(0, Rate::get);
+            log::warn!(
+                "rate limit: read more slowly peer={peer} limit={limit} left_out={left_out}"
+            );
+        }
+    }
+
+    /// One call of read, of no more than `frames` may take; how many bytes it
+    /// brought.
+    pub(super) fn read<H>(&mut self, frames: u32, shop: &mut Shop<H>) -> io::Result<usize> {
+        let mut space = self.input.space();
+        let wanted = (frames as usize).saturating_mul(BYTES_PER_FRAME);
+        let wanted = wanted.max(LEAST_READ).min(space.len());
+        space = &mut space[..wanted];
+        if let Some(allowance) = self.allowance {
+            let allowed = space.len().min(allowance as usize);
+            space = &mut space[..allowed];
+        }
+        let room = space.len();
+        match self.socket.read(space) {
+            Ok(0) => {
+                self.readable = false;
+                self.phase = Phase::Finishing;
+                self.undecoded = true;
+                Ok(0)
+            }
+            Ok(read) => {
+                // A short read has drained the socket, unless the end of file
+                // was already queued behind the data, or the read stopped at
+                // urgent data (tcp(7)): there is no event for either.
+                if read < room && !self.end_in_sight {
+                    self.readable = false;
+                }
+                self.input.filled(read);
+                self.undecoded = true;
+                self.took_in(read, &mut shop.counters);
+                if let Some(allowance) = &mut self.allowance {
+                    *allowance = allowance.saturating_sub(u32::try_from(read).unwrap_or(u32::MAX));
+                }
+                Ok(read)
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    Ok(0)
+                }
+                io::ErrorKind::Interrupted => Ok(0),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Counts what a read brought, wanted or not.
+    pub(super) fn took_in(&mut self, bytes: usize, counters: &mut Counters) {
+        self.session.count_input(bytes);
+        counters.bytes_in += bytes as u64;
+        counters.reads += 1;
+    }
+
+    /// Has the session take what is in the window.
+    pub(super) fn decode<H: Handler>(&mut self, frames: &mut u32, shop: &mut Shop<H>) -> Progress {
+        let input = match self.phase {
+            Phase::Open => wire::Input::Open,
+            _ => wire::Input::Ended,
+        };
+        let window = self.input.window();
+        let before = *frames;
+        let received = self
+            .session
+            .receive(window, input, shop.now, frames, &mut shop.desk);
+        self.input.consume(received.consumed);
+        self.session
+            .count_frames(before - *frames, shop.now, &shop.limits);
+        if received.junk > 0
+            && let Some(left_out) = shop.junk_log.allow(shop.now)
+        {
+            let peer = self.session.sender().peer;
+            let bytes = received.junk;
+            log::warn!(
+                "junk: bytes that are no frame peer={peer} bytes={bytes} left_out={left_out}"
+            );
+        }
+        received.progress
+    }
+}

@@ -1,0 +1,65 @@
+//! A connection as it is seen from outside.
+
+use std::net::SocketAddr;
+
+use super::{Connection, Phase};
+use crate::session::StopReason;
+use crate::stats::Cause;
+
+/// How a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Packets come and replies go.
+    Open,
+    /// The agent's end of file is read; its last replies go out.
+    Finishing,
+    /// We close it, for this cause.
+    Closing(Cause),
+}
+
+/// One connection, as it is seen from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionView {
+    /// The address it comes from.
+    pub peer: SocketAddr,
+    /// How it stands.
+    pub standing: Standing,
+    /// Why nothing is read from it at present, if so.
+    pub stopped: Option<StopReason>,
+    /// Whether it has a turn without anything happening to it.
+    pub queued: bool,
+    /// Whether it is among those that wait for the store.
+    pub held: bool,
+    /// Whether it has a place in the queue for a receive buffer.
+    pub waits_for_buffer: bool,
+    /// Bytes read and not yet consumed.
+    pub buffered: usize,
+    /// Bytes of the receive buffer that it holds; 0 if it holds none.
+    pub buffer: usize,
+    /// Reply bytes that the socket did not take yet.
+    pub unsent: usize,
+    /// Frames that passed.
+    pub frames: u64,
+}
+
+impl<S> Connection<S> {
+    pub(in crate::reactor) fn view(&self) -> ConnectionView {
+        let (frames, ..) = self.session.totals();
+        ConnectionView {
+            peer: self.session.sender().peer,
+            standing: match self.phase {
+                Phase::Open => Standing::Open,
+                Phase::Finishing => Standing::Finishing,
+                Phase::Closing(cause, _) | Phase::Lingering(cause, _) => Standing::Closing(cause),
+            },
+            stopped: self.session.stopped(),
+            queued: self.queued,
+            held: self.held,
+            waits_for_buffer: self.ticket.is_some(),
+            buffered: self.input.window().len(),
+            buffer: self.input.capacity(),
+            unsent: self.session.unsent().len(),
+            frames,
+        }
+    }
+}

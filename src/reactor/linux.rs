@@ -1,0 +1,165 @@
+//! The operating system, by way of mio.
+
+mod listen;
+
+use std::fmt;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::time::Duration;
+
+use mio::event::Event as Happened;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token, Waker};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook_mio::v1_0::Signals;
+
+use super::kernel::{Accept, Event, Kernel, Readiness, Signal, Socket, SocketToken};
+use crate::session::Wake;
+use crate::time::Moment;
+
+/// Events taken from the kernel at once.
+const EVENTS: usize = 1024;
+
+const LISTENER: Token = Token(usize::MAX);
+const SIGNALS: Token = Token(usize::MAX - 1);
+const WAKER: Token = Token(usize::MAX - 2);
+
+// A socket's token must fit mio's.
+const _: () = assert!(usize::BITS == u64::BITS, "hawk is for 64-bit machines");
+
+/// The machine that the server runs on.
+pub struct Linux {
+    poll: Poll,
+    events: Events,
+    signals: Signals,
+}
+
+impl Linux {
+    /// Makes what there is to wait with, and takes over the signals.
+    ///
+    /// # Errors
+    /// Whatever `epoll_create(2)` and sigaction(2) have to say.
+    pub fn new() -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])?;
+        poll.registry()
+            .register(&mut signals, SIGNALS, Interest::READABLE)?;
+        Ok(Self {
+            poll,
+            events: Events::with_capacity(EVENTS),
+            signals,
+        })
+    }
+}
+
+impl Kernel for Linux {
+    type Socket = TcpStream;
+    type Listener = TcpListener;
+
+    fn now(&self) -> Moment {
+        Moment::now()
+    }
+
+    fn listen(&mut self, address: SocketAddr) -> io::Result<TcpListener> {
+        let mut listener = TcpListener::from_std(listen::listen(address)?.into());
+        self.poll
+            .registry()
+            .register(&mut listener, LISTENER, Interest::READABLE)?;
+        Ok(listener)
+    }
+
+    fn waker(&mut self) -> io::Result<Wake> {
+        let waker = Waker::new(self.poll.registry(), WAKER)?;
+        Ok(Wake::new(move || {
+            // It fails only for want of memory in the kernel; the next one tells.
+            let _missed = waker.wake();
+        }))
+    }
+
+    fn watch(&mut self, socket: &mut TcpStream, SocketToken(token): SocketToken) -> io::Result<()> {
+        #[allow(clippy::cast_possible_truncation)] // checked above
+        let token = Token(token as usize);
+        let both = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
+        self.poll.registry().register(socket, token, both)
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        // The kernel counts milliseconds, rounded up by mio: never too early.
+        let mut timeout = timeout;
+        while let Err(error) = self.poll.poll(&mut self.events, timeout) {
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+            // A signal came, or the process stood still for a while. What the
+            // kernel had to say is still to be heard: otherwise agents that
+            // have sent in time are found late, and a stop overlooks newcomers.
+            timeout = Some(Duration::ZERO);
+        }
+        Ok(())
+    }
+
+    fn events(&self) -> impl Iterator<Item = Event> {
+        self.events.iter().map(|event| match event.token() {
+            LISTENER => Event::Newcomers,
+            SIGNALS => Event::Signals,
+            WAKER => Event::Woken,
+            Token(token) => Event::Ready(SocketToken(token as u64), readiness(event)),
+        })
+    }
+
+    fn signals(&mut self) -> Vec<Signal> {
+        let pending = self.signals.pending();
+        pending
+            .map(|signal| match signal {
+                SIGUSR1 => Signal::Statistics,
+                _ => Signal::Stop,
+            })
+            .collect()
+    }
+}
+
+fn readiness(event: &Happened) -> Readiness {
+    Readiness {
+        readable: event.is_readable(),
+        writable: event.is_writable(),
+        end_of_file: event.is_read_closed(),
+        urgent: event.is_priority(),
+        broken: event.is_error(),
+    }
+}
+
+impl Socket for TcpStream {
+    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        io::Read::read(self, space)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        io::Write::write(self, bytes)
+    }
+
+    fn end_output(&mut self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+
+    fn arrived(&self) -> io::Result<u64> {
+        Ok(rustix::io::ioctl_fionread(self)?)
+    }
+}
+
+impl Accept for TcpListener {
+    type Socket = TcpStream;
+
+    fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        TcpListener::accept(self)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        TcpListener::local_addr(self)
+    }
+}
+
+impl fmt::Debug for Linux {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Linux").finish_non_exhaustive()
+    }
+}

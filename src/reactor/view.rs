@@ -1,0 +1,35 @@
+//! What can be seen from outside between two turns, so that a test can check
+//! after each of them what must hold always.
+
+use std::net::SocketAddr;
+
+use super::Reactor;
+use super::connection::{Connection, ConnectionView};
+use super::kernel::Kernel;
+use crate::session::Handler;
+use crate::stats::Figures;
+
+impl<H: Handler, K: Kernel> Reactor<H, K> {
+    /// What it has counted so far.
+    #[must_use]
+    pub fn figures(&self) -> Figures<'_> {
+        Figures {
+            connections: self.connections.len(),
+            counters: &self.shop.counters,
+            tally: &self.shop.desk.tally,
+            pool: &self.shop.pool,
+        }
+    }
+
+    /// Every connection, in no particular order.
+    pub fn connections(&self) -> impl Iterator<Item = ConnectionView> {
+        self.connections.iter().map(Connection::view)
+    }
+
+    /// Who waits for a receive buffer, first come first served.
+    pub fn waiters(&self) -> impl Iterator<Item = SocketAddr> {
+        let ids = self.waiters.iter().copied();
+        let present = ids.filter_map(|id| self.connections.look(id));
+        present.map(|connection| connection.view().peer)
+    }
+}
