@@ -27,6 +27,9 @@
 //! load        → descriptors, dial, time, wire (the load generator)
 //! cli         → everything
 //! ```
+
+#![cfg_attr(not(test), deny(clippy::expect_used, clippy::unreachable))]
+
 pub mod admission;
 pub mod cli;
 pub mod client;

@@ -60,6 +60,8 @@
 //! | general budget  | the limit less the reserve: what checkouts share                |
 //! | trim            | release free memory: after a peak, or to make room elsewhere    |
 
+#![cfg_attr(not(test), deny(clippy::expect_used, clippy::unreachable))]
+
 mod buffer;
 mod class;
 mod config;

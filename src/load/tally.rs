@@ -216,6 +216,7 @@ impl Verdicts for Tally {
 }
 
 impl Latencies {
+    #[expect(clippy::expect_used, reason = "the bounds are constants, and in order")]
     fn new() -> Self {
         // From 100 ns to an hour, to three digits.
         let empty = Histogram::new_with_bounds(100, 3_600_000_000_000, 3)
@@ -226,6 +227,10 @@ impl Latencies {
         }
     }
 
+    #[expect(
+        clippy::expect_used,
+        reason = "all histograms here have the same bounds"
+    )]
     fn take(&mut self, other: &mut Self) {
         for (all, some) in [
             (&mut self.intended, &mut other.intended),

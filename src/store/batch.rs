@@ -154,12 +154,8 @@ impl Batch {
     }
 
     /// Adds the row of an agent, which the caller knows by `reference`.
-    ///
-    /// # Panics
-    /// If far more is added than [`is_full`](Self::is_full) allows: four thousand
-    /// million rows or bytes.
     pub fn add_agent(&mut self, reference: u64, agent: &Agent<'_>) -> AgentIndex {
-        let index = AgentIndex(u32::try_from(self.agents.len()).expect("a batch has its limits"));
+        let index = AgentIndex(place(self.agents.len()));
         let row = AgentRow {
             reference,
             id: agent.id,
@@ -268,7 +264,6 @@ impl Batch {
     fn write(&mut self, text: &str) -> Text {
         let start = self.text.len();
         self.text.push_str(text);
-        let place = |at| u32::try_from(at).expect("a batch has its limits");
         Text {
             start: place(start),
             end: place(self.text.len()),
@@ -280,6 +275,14 @@ impl AgentIndex {
     pub(super) const fn get(self) -> usize {
         self.0 as usize
     }
+}
+
+/// A place in a batch as it is stored: [`Batch::is_full`] says stop long before one
+/// does not fit.
+#[expect(clippy::cast_possible_truncation, reason = "see above")]
+fn place(at: usize) -> u32 {
+    debug_assert!(u32::try_from(at).is_ok(), "a batch has its limits");
+    at as u32
 }
 
 impl From<Text> for Range<usize> {

@@ -18,7 +18,7 @@
 //! 3. Chunking does not matter: each decision depends on the bytes up to it and
 //!    never on how they were cut.
 
-use super::frame::{END_MARKER, FRAME_OVERHEAD, HEADER, MARK, TRAILER, checksum};
+use super::frame::{END_MARKER, FRAME_OVERHEAD, HEADER, MARK, checksum};
 
 /// Bytes of junk since the last frame that passed after which a connection is
 /// not worth listening to: four frames of the longest kind, damaged, and far
@@ -87,8 +87,8 @@ impl Default for DecoderState {
 }
 
 /// What is known of the candidate at the front of the window.
-enum Verdict {
-    Passed { frame: usize },
+enum Verdict<'a> {
+    Passed { data: &'a [u8], behind: &'a [u8] },
     WrongSum { frame: usize },
     Refused,
     Undecided,
@@ -102,45 +102,32 @@ impl Decoder {
     /// then again when there are more bytes, or the input has ended.
     #[inline]
     pub fn decode<'a>(&mut self, window: &'a [u8], input: Input) -> Decoded<'a> {
-        let mut at = 0;
-        loop {
+        let mut rest = window;
+        let step = loop {
             if self.state.junk >= JUNK_LIMIT {
-                return Decoded {
-                    consumed: at,
-                    step: Step::JunkLimit,
-                };
+                break Step::JunkLimit;
             }
-            let rest = &window[at..];
             if rest.is_empty() {
-                return Decoded {
-                    consumed: at,
-                    step: Step::Incomplete,
-                };
+                break Step::Incomplete;
             }
             match self.judge(rest) {
-                Verdict::Passed { frame } => {
+                Verdict::Passed { data, behind } => {
                     self.state = DecoderState::default();
-                    return Decoded {
-                        consumed: at + frame,
-                        step: Step::Frame(&rest[HEADER..frame - TRAILER]),
-                    };
+                    rest = behind;
+                    break Step::Frame(data);
                 }
                 Verdict::WrongSum { frame } => {
                     self.state.boundary = Some(offset(frame));
-                    at += self.refuse(rest);
-                    return Decoded {
-                        consumed: at,
-                        step: Step::ChecksumMismatch,
-                    };
+                    rest = self.refuse(rest);
+                    break Step::ChecksumMismatch;
                 }
-                Verdict::Undecided if input == Input::Open => {
-                    return Decoded {
-                        consumed: at,
-                        step: Step::Incomplete,
-                    };
-                }
-                Verdict::Refused | Verdict::Undecided => at += self.refuse(rest),
+                Verdict::Undecided if input == Input::Open => break Step::Incomplete,
+                Verdict::Refused | Verdict::Undecided => rest = self.refuse(rest),
             }
+        };
+        Decoded {
+            consumed: window.len() - rest.len(),
+            step,
         }
     }
 
@@ -148,10 +135,7 @@ impl Decoder {
     /// returns how many bytes that settles as junk. To be followed by
     /// [`decode`](Self::decode), which goes on with the search.
     pub fn abandon(&mut self, window: &[u8]) -> usize {
-        if window.is_empty() {
-            return 0;
-        }
-        self.refuse(window)
+        window.len() - self.refuse(window).len()
     }
 
     /// Whether the window begins at a frame boundary: at the start of the
@@ -182,39 +166,41 @@ impl Decoder {
     /// Applies the frame check, as far as the bytes of `rest` allow, to the
     /// candidate at its front.
     #[inline]
-    fn judge(&mut self, rest: &[u8]) -> Verdict {
-        match *rest {
-            [MARK, MARK, high, low, ..] => {
-                let data = usize::from(u16::from_be_bytes([high, low]));
-                self.judge_body(rest, data)
+    fn judge<'a>(&mut self, rest: &'a [u8]) -> Verdict<'a> {
+        match rest {
+            [MARK, MARK, high, low, body @ ..] => {
+                let length = usize::from(u16::from_be_bytes([*high, *low]));
+                self.judge_body(body, length)
             }
             [MARK] | [MARK, MARK] | [MARK, MARK, _] => Verdict::Undecided,
             _ => Verdict::Refused,
         }
     }
 
+    /// The same for what is behind the header, which claims `length` bytes of data.
     #[inline]
-    fn judge_body(&mut self, rest: &[u8], data: usize) -> Verdict {
-        let data_end = HEADER + data;
-        let searched = HEADER.max(self.state.clean as usize);
-        let arrived = data_end.min(rest.len());
-        if searched < arrived {
-            if let Some(found) = find_mark(&rest[searched..arrived]) {
-                self.state.clean = offset(searched + found);
+    fn judge_body<'a>(&mut self, body: &'a [u8], length: usize) -> Verdict<'a> {
+        let searched = (self.state.clean as usize).saturating_sub(HEADER);
+        let arrived = length.min(body.len());
+        if let Some(fresh @ [_, ..]) = body.get(searched..arrived) {
+            if let Some(found) = find_mark(fresh) {
+                self.state.clean = offset(HEADER + searched + found);
                 return Verdict::Refused;
             }
-            self.state.clean = offset(arrived);
+            self.state.clean = offset(HEADER + arrived);
         }
-        let frame = data + FRAME_OVERHEAD;
-        match rest.get(frame - END_MARKER.len()..) {
-            Some([first, ..]) if *first != END_MARKER[0] => Verdict::Refused,
-            None | Some([] | [_]) => Verdict::Undecided,
-            Some([_, second, ..]) if *second != END_MARKER[1] => Verdict::Refused,
-            Some(_) => {
-                let sent = u16::from_be_bytes([rest[data_end], rest[data_end + 1]]);
-                if sum(&rest[HEADER..data_end]) == sent {
-                    Verdict::Passed { frame }
+        let Some((data, trailer)) = body.split_at_checked(length) else {
+            return Verdict::Undecided;
+        };
+        match trailer {
+            [_, _, first, ..] if *first != END_MARKER[0] => Verdict::Refused,
+            [] | [_] | [_, _] | [_, _, _] => Verdict::Undecided,
+            [_, _, _, second, ..] if *second != END_MARKER[1] => Verdict::Refused,
+            [high, low, _, _, behind @ ..] => {
+                if sum(data) == u16::from_be_bytes([*high, *low]) {
+                    Verdict::Passed { data, behind }
                 } else {
+                    let frame = length + FRAME_OVERHEAD;
                     Verdict::WrongSum { frame }
                 }
             }
@@ -222,24 +208,23 @@ impl Decoder {
     }
 
     /// Moves from the refused candidate at the front of `rest` to the next byte
-    /// that can start one, but never past the junk limit; returns how far.
+    /// that can start one, but never past the junk limit; returns what is left.
     ///
     /// The bytes up to `clean` are known to hold no `FF`, so they are passed over
     /// unread: this is what keeps the search linear.
-    fn refuse(&mut self, rest: &[u8]) -> usize {
-        let header = HEADER.min(rest.len());
-        let next = find_mark(&rest[1..header])
-            .map(|found| 1 + found)
-            .unwrap_or_else(|| {
-                let from = header.max(self.state.clean as usize).min(rest.len());
-                find_mark(&rest[from..]).map_or(rest.len(), |found| from + found)
-            });
+    fn refuse<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
+        let in_header = rest.get(1..HEADER.min(rest.len())).and_then(find_mark);
+        let next = in_header.map(|found| 1 + found).unwrap_or_else(|| {
+            let from = HEADER.max(self.state.clean as usize);
+            let found = rest.get(from..).and_then(find_mark);
+            found.map_or(rest.len(), |found| from + found)
+        });
         let left = JUNK_LIMIT.saturating_sub(self.state.junk) as usize;
         let junk = offset(next.min(left));
         self.state.junk += junk;
         self.state.clean = self.state.clean.saturating_sub(junk);
         self.state.boundary = self.state.boundary.and_then(|at| at.checked_sub(junk));
-        junk as usize
+        rest.get(junk as usize..).unwrap_or_default()
     }
 }
 

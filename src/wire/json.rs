@@ -234,27 +234,36 @@ fn to_text(bytes: Cow<'_, [u8]>) -> Cow<'_, str> {
     match bytes {
         Cow::Borrowed(bytes) => match std::str::from_utf8(bytes) {
             Ok(text) => Cow::Borrowed(text),
-            Err(_) => Cow::Owned(replace_invalid(bytes, 1)),
+            Err(_) => Cow::Owned(replace_invalid(bytes, Surrogate::Raw)),
         },
         Cow::Owned(bytes) => Cow::Owned(
-            String::from_utf8(bytes).unwrap_or_else(|error| replace_invalid(error.as_bytes(), 3)),
+            String::from_utf8(bytes)
+                .unwrap_or_else(|error| replace_invalid(error.as_bytes(), Surrogate::Escaped)),
         ),
     }
 }
 
-/// Replaces each bad byte, a surrogate being `surrogate` of them in one.
-fn replace_invalid(mut bytes: &[u8], surrogate: usize) -> String {
+/// What the three bytes of a surrogate are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Surrogate {
+    /// Three bad bytes.
+    Raw,
+    /// What serde_json made of one escape.
+    Escaped,
+}
+
+/// Replaces each bad byte, and each escaped surrogate as one.
+fn replace_invalid(mut bytes: &[u8], surrogate: Surrogate) -> String {
     let mut text = String::with_capacity(bytes.len());
     while let Some(chunk) = bytes.utf8_chunks().next() {
         text.push_str(chunk.valid());
-        let bad = &bytes[chunk.valid().len()..];
-        let skip = match bad {
+        let bad = bytes.get(chunk.valid().len()..).unwrap_or_default();
+        bytes = match bad {
             [] => break,
-            [0xED, 0xA0..=0xBF, 0x80..=0xBF, ..] => surrogate,
-            _ => 1,
+            [0xED, 0xA0..=0xBF, 0x80..=0xBF, rest @ ..] if surrogate == Surrogate::Escaped => rest,
+            [_, rest @ ..] => rest,
         };
         text.push(char::REPLACEMENT_CHARACTER);
-        bytes = &bad[skip..];
     }
     text
 }

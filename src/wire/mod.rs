@@ -8,6 +8,10 @@
 //! bytes ── Decoder ──► frame data ── PacketDecoder ──► Packet ── handler ──► Reply ──► line
 //! ```
 
+// What a stranger sent is never indexed, so that no length it claims can be one too
+// many. Tests index what they have made themselves.
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::string_slice))]
+
 mod decoder;
 mod encode;
 mod frame;

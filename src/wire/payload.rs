@@ -2,8 +2,6 @@
 
 use std::borrow::Cow;
 
-use base64_simd::AsOut as _;
-
 use super::json::{Envelope, Inner, InnerObject, parse};
 use super::packet::{AgentName, Heartbeat, Packet, PacketKind, Report};
 use super::reply::Refusal;
@@ -34,9 +32,9 @@ impl PacketDecoder {
 
     fn decode_classic<'a>(&'a mut self, data: &[u8]) -> Result<Packet<'a>, Refusal> {
         if let Some((kind, text)) = plain_envelope(data)
-            && let Some(length) = decode_strictly(text, &mut self.scratch)
+            && decode_strictly(text, &mut self.scratch)
         {
-            return decode_inner(kind, &self.scratch[..length]);
+            return decode_inner(kind, &self.scratch);
         }
         let Envelope {
             packet_type: Some(number),
@@ -100,36 +98,34 @@ fn plain_envelope(data: &[u8]) -> Option<(PacketKind, &[u8])> {
 /// What the strict decoder refuses gets the two liberties that Go grants: line
 /// breaks anywhere, and stray bits in the last character.
 fn decode_base64<'s>(text: &[u8], scratch: &'s mut Vec<u8>) -> Result<&'s [u8], Refusal> {
-    let length = decode_strictly(text, scratch)
-        .or_else(|| decode_liberally(text, scratch))
-        .ok_or(Refusal::BadBase64)?;
-    Ok(&scratch[..length])
+    if decode_strictly(text, scratch) || decode_liberally(text, scratch) {
+        Ok(scratch)
+    } else {
+        Err(Refusal::BadBase64)
+    }
 }
 
 /// As the standard says (RFC 4648, section 4): the fast way, and right for all
-/// that a JSON library writes. Leaves at least `text.len()` bytes of scratch.
-fn decode_strictly(text: &[u8], scratch: &mut Vec<u8>) -> Option<usize> {
-    // Resizing writes only where the scratch grows for the first time.
-    if scratch.len() < text.len() {
-        scratch.resize(text.len(), 0);
-    }
-    let decoded = base64_simd::STANDARD.decode(text, scratch.as_mut_slice().as_out());
-    decoded.ok().map(|decoded| decoded.len())
+/// that a JSON library writes. Whether it could be.
+fn decode_strictly(text: &[u8], scratch: &mut Vec<u8>) -> bool {
+    scratch.clear();
+    base64_simd::STANDARD.decode_append(text, scratch).is_ok()
 }
 
-fn decode_liberally(text: &[u8], scratch: &mut [u8]) -> Option<usize> {
-    let mut length = 0;
-    for &byte in text.iter().filter(|byte| !matches!(byte, b'\r' | b'\n')) {
-        scratch[length] = byte;
-        length += 1;
-    }
-    let joined = &mut scratch[..length];
+fn decode_liberally(text: &[u8], scratch: &mut Vec<u8>) -> bool {
+    scratch.clear();
+    scratch.extend(text.iter().filter(|byte| !matches!(byte, b'\r' | b'\n')));
     // The forgiving decoder would also take white space and missing padding.
-    if length % 4 != 0 || joined.iter().any(u8::is_ascii_whitespace) {
-        return None;
+    if !scratch.len().is_multiple_of(4) || scratch.iter().any(u8::is_ascii_whitespace) {
+        return false;
     }
-    let decoded = base64_simd::forgiving_decode_inplace(joined).ok()?;
-    Some(decoded.len())
+    match base64_simd::forgiving_decode_inplace(scratch).map(|decoded| decoded.len()) {
+        Ok(length) => {
+            scratch.truncate(length);
+            true
+        }
+        Err(_) => false,
+    }
 }
 
 #[cfg(test)]
