@@ -101,6 +101,7 @@ fn config() -> Config {
         listen: "127.0.0.1:0".parse().unwrap(),
         max_connections: 10,
         admission: admission::Rules::default(),
+        output_limit: 64 << 20,
         pool_limit: 1 << 20,
         limits: Limits {
             idle: PATIENCE,

@@ -92,6 +92,11 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "HAWK_POOL_LIMIT", value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
     pool_limit: usize,
 
+    /// Replies that all agents together may leave unread; beyond it, who has unread
+    /// replies is not read from
+    #[arg(long, env = "HAWK_OUTPUT_LIMIT", value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
+    output_limit: usize,
+
     /// Close a connection on which no frame passed for this long (or for three
     /// times the interval of its own heartbeats, if that is longer)
     #[arg(long, env = "HAWK_IDLE_TIMEOUT", value_name = "TIME", default_value = "90s", value_parser = values::period)]
@@ -166,6 +171,7 @@ impl ServeArgs {
                 per_ip: self.max_connections_per_ip,
             },
             pool_limit: self.pool_limit,
+            output_limit: self.output_limit,
             limits: Limits {
                 idle: self.idle_timeout,
                 frame: self.frame_timeout,
@@ -179,9 +185,10 @@ impl ServeArgs {
         let address = reactor.local_addr().context("cannot tell the address")?;
         log::info!(
             "started version={} listen={address} max_connections={max_connections} pool_limit={} \
-             store={}",
+             output_limit={} store={}",
             env!("CARGO_PKG_VERSION"),
             self.pool_limit,
+            self.output_limit,
             match &self.store {
                 StorePath::Nowhere => "none".to_owned(),
                 StorePath::File(path) => format!("{path:?}"),

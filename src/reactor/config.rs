@@ -18,6 +18,9 @@ pub struct Config {
     pub admission: admission::Rules,
     /// Bytes of memory that receive buffers may take.
     pub pool_limit: usize,
+    /// Bytes of replies that all agents together may leave unread before only those
+    /// are read from that have read all of theirs.
+    pub output_limit: usize,
     /// How long sessions may take over what.
     pub limits: Limits,
     /// How long a stop may take.

@@ -10,7 +10,11 @@ use hawk_pool::{Buffer, Pool, WaitTicket};
 pub use self::view::{ConnectionView, Standing};
 use super::input::Input;
 use super::kernel::{Readiness, Socket};
-use crate::session::{Desk, Expiry, Fate, Handler, Limits, Progress, Session, StopReason};
+use super::ledger::Ledger;
+use super::output_limit::{OutputLimit, Reached};
+use crate::session::{
+    Desk, Expiry, Fate, Handler, Limits, OutputRoom, Progress, Session, StopReason,
+};
 use crate::stats::{Cause, Counters};
 use crate::throttle::Throttle;
 use crate::time::Moment;
@@ -31,6 +35,9 @@ pub(super) struct Shop<H> {
     pub(super) pool: Pool,
     pub(super) limits: Limits,
     pub(super) counters: Counters,
+    /// What was promised to whom.
+    pub(super) ledger: Ledger,
+    pub(super) output_limit: OutputLimit,
     /// Tells of junk at a limited rate.
     pub(super) junk_log: Throttle,
     /// Tells of agents that send more than they may.
@@ -39,6 +46,23 @@ pub(super) struct Shop<H> {
     pub(super) now: Moment,
     /// Where unwanted input goes.
     pub(super) discard: Box<[u8]>,
+}
+
+impl<H> Shop<H> {
+    /// Whether agents may leave more replies unread than they do. Those that wait
+    /// for a commit count as well: they are to be written, all at once.
+    fn output_room(&mut self) -> OutputRoom {
+        let (unsent, owed) = (self.desk.unsent.get(), self.ledger.owed());
+        match self.output_limit.check(unsent, owed) {
+            Reached::No => return OutputRoom::Enough,
+            Reached::Still => {}
+            Reached::Now => {
+                self.counters.output_limited += 1;
+                self.output_limit.tell(unsent, owed, self.now);
+            }
+        }
+        OutputRoom::None
+    }
 }
 
 /// What a connection wants after its turn.
@@ -259,7 +283,8 @@ impl<S: Socket> Connection<S> {
             }
             // What was read is decoded in any case: its replies take less
             // memory than a receive buffer, which others may be waiting for.
-            if !self.undecoded && self.session.output_is_full() {
+            let room = shop.output_room();
+            if !self.undecoded && self.session.output_is_full(room) {
                 self.session.stop_reading(StopReason::Output, shop.now);
                 return Outcome::Idle;
             }
@@ -303,7 +328,7 @@ impl<S: Socket> Connection<S> {
             if !self.readable {
                 return Outcome::Idle;
             }
-            if self.session.is_owed_much() {
+            if self.session.is_owed_much(room) {
                 self.session.stop_reading(StopReason::Store, shop.now);
                 return Outcome::Idle;
             }
@@ -315,7 +340,7 @@ impl<S: Socket> Connection<S> {
                 self.ticket = Some(shop.pool.wait());
                 return Outcome::WaitForBuffer;
             }
-            match self.read(left, shop) {
+            match self.read(left, room, shop) {
                 Ok(read) => bytes = bytes.saturating_sub(read),
                 Err(_) => return Outcome::Ended(Cause::ConnectionLost),
             }

@@ -1,4 +1,9 @@
 //! Replies that wait for a commit, and whose they are.
+//!
+//! There are at most as many reports on its pages as the batches take that are not
+//! settled (five of 16,384). What stands behind them, heartbeats and refusals, is
+//! bounded for each connection (`Session::is_owed_much`) and over all of them, as
+//! what they are owed counts towards the output limit.
 
 use std::collections::VecDeque;
 
@@ -10,6 +15,8 @@ use crate::wire::Reply;
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     pages: VecDeque<Page>,
+    /// Replies on them.
+    owed: usize,
     /// Pages that are settled, kept for their memory.
     blank: Vec<Page>,
 }
@@ -32,6 +39,7 @@ struct Run {
 impl Ledger {
     /// Enters what the session of `connection` is owed; `owed` is empty then.
     pub(super) fn enter(&mut self, connection: ConnectionId, owed: &mut Vec<(CommitId, Reply)>) {
+        self.owed += owed.len();
         for (commit, reply) in owed.drain(..) {
             let page = self.page(commit);
             page.replies.push(reply);
@@ -50,11 +58,17 @@ impl Ledger {
     pub(super) fn take(&mut self, commit: CommitId) -> Option<Page> {
         let first = self.pages.front()?;
         debug_assert!(first.commit >= commit, "commits settle in their order");
-        if first.commit == commit {
-            self.pages.pop_front()
-        } else {
-            None
+        if first.commit != commit {
+            return None;
         }
+        let page = self.pages.pop_front();
+        self.owed -= page.as_ref().map_or(0, |page| page.replies.len());
+        page
+    }
+
+    /// How many replies wait for a commit, whosever they are.
+    pub(super) const fn owed(&self) -> usize {
+        self.owed
     }
 
     /// Keeps the memory of a page whose replies are given out.
@@ -136,7 +150,9 @@ mod tests {
             &mut vec![(commit(1), Reply::Heartbeat), (commit(2), report)],
         );
 
+        assert_eq!(ledger.owed(), 6);
         let page = ledger.take(commit(1)).unwrap();
+        assert_eq!(ledger.owed(), 2);
         let expected = vec![
             (1, vec![report, Reply::Heartbeat]),
             (2, vec![report]),
@@ -148,5 +164,6 @@ mod tests {
         let page = ledger.take(commit(2)).unwrap();
         assert_eq!(runs(&page), vec![(2, vec![report]), (1, vec![report])]);
         assert!(ledger.take(commit(3)).is_none());
+        assert_eq!(ledger.owed(), 0);
     }
 }

@@ -19,6 +19,7 @@ pub mod kernel;
 mod ledger;
 mod linux;
 mod listener;
+mod output_limit;
 mod settle;
 mod stop;
 mod view;
@@ -39,10 +40,11 @@ use self::kernel::{Event, Kernel};
 use self::ledger::Ledger;
 pub use self::linux::Linux;
 use self::listener::Listener;
+use self::output_limit::OutputLimit;
 
 use crate::admission::Admission;
 use crate::session::{Desk, Handler};
-use crate::stats::{self, Cause, Counters, Figures, StatsLog};
+use crate::stats::{self, Cause, Counters, StatsLog};
 use crate::throttle::Throttle;
 use crate::time::Moment;
 use crate::wheel::TimerWheel;
@@ -77,8 +79,6 @@ pub struct Reactor<H, K: Kernel> {
     /// Who is not read from before the handler takes packets again, first come
     /// first served.
     held: VecDeque<ConnectionId>,
-    /// What was promised to whom.
-    ledger: Ledger,
     /// Who was turned away and lingers, oldest first, and why.
     turned_away: VecDeque<(ConnectionId, Cause)>,
     admission: Admission,
@@ -126,7 +126,6 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             run_queue: VecDeque::new(),
             waiters: VecDeque::new(),
             held: VecDeque::new(),
-            ledger: Ledger::default(),
             turned_away: VecDeque::new(),
             admission: Admission::new(config.admission.clone()),
             wheel: TimerWheel::new(now),
@@ -136,6 +135,8 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
                 pool,
                 limits: config.limits,
                 counters: Counters::default(),
+                ledger: Ledger::default(),
+                output_limit: OutputLimit::new(config.output_limit),
                 junk_log: Throttle::default(),
                 rate_log: Throttle::default(),
                 now,
@@ -200,11 +201,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// What was served so far, as `key=value` pairs.
     #[must_use]
     pub fn served(&self) -> String {
-        stats::server_line(
-            self.connections.len(),
-            &self.shop.counters,
-            &self.shop.desk.tally,
-        )
+        stats::server_line(&self.figures())
     }
 
     /// The handler, to see to its own end once everybody is gone.
@@ -309,7 +306,8 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
 
     /// Sees to what a connection wants after its turn.
     fn conclude(&mut self, id: ConnectionId, outcome: Outcome) {
-        self.ledger.enter(id, &mut self.shop.desk.owed);
+        let Shop { ledger, desk, .. } = &mut self.shop;
+        ledger.enter(id, &mut desk.owed);
         match outcome {
             Outcome::Ended(cause) => return self.reap(id, cause),
             Outcome::WaitForBuffer => self.waiters.push_back(id),
@@ -376,12 +374,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     fn log_stats(&mut self, all: bool) {
         let mut handler_lines = Vec::new();
         self.shop.desk.handler.statistics(&mut handler_lines);
-        let figures = Figures {
-            connections: self.connections.len(),
-            counters: &self.shop.counters,
-            tally: &self.shop.desk.tally,
-            pool: &self.shop.pool,
-        };
+        let figures = view::figures(&self.connections, &self.shop);
         let stats = &mut self.housekeeping.stats;
         stats.log(self.shop.now, all, &figures, handler_lines);
     }

@@ -10,7 +10,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// Gives out the replies of every commit that is over.
     pub(super) fn settle_commits(&mut self) {
         while let Some(commit) = self.shop.desk.handler.settled() {
-            let Some(page) = self.ledger.take(commit.commit) else {
+            let Some(page) = self.shop.ledger.take(commit.commit) else {
                 continue;
             };
             for (id, replies) in page.runs() {
@@ -25,7 +25,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
                         .for_each(|reply| tally.answered(settled(*reply, commit.fate)));
                 }
             }
-            self.ledger.recycle(page);
+            self.shop.ledger.recycle(page);
         }
     }
 

@@ -4,7 +4,8 @@
 use std::net::SocketAddr;
 
 use super::Reactor;
-use super::connection::{Connection, ConnectionView};
+use super::connection::{Connection, ConnectionView, Shop};
+use super::connections::Connections;
 use super::kernel::Kernel;
 use crate::session::Handler;
 use crate::stats::Figures;
@@ -13,12 +14,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// What it has counted so far.
     #[must_use]
     pub fn figures(&self) -> Figures<'_> {
-        Figures {
-            connections: self.connections.len(),
-            counters: &self.shop.counters,
-            tally: &self.shop.desk.tally,
-            pool: &self.shop.pool,
-        }
+        figures(&self.connections, &self.shop)
     }
 
     /// Every connection, in no particular order.
@@ -31,5 +27,21 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         let ids = self.waiters.iter().copied();
         let present = ids.filter_map(|id| self.connections.look(id));
         present.map(|connection| connection.view().peer)
+    }
+}
+
+pub(super) fn figures<'a, H, S>(connections: &Connections<S>, shop: &'a Shop<H>) -> Figures<'a> {
+    debug_assert_eq!(
+        connections.iter().map(Connection::unsent).sum::<usize>(),
+        shop.desk.unsent.get(),
+        "replies that are nobody's"
+    );
+    Figures {
+        connections: connections.len(),
+        unsent: shop.desk.unsent.get(),
+        owed: shop.ledger.owed(),
+        counters: &shop.counters,
+        tally: &shop.desk.tally,
+        pool: &shop.pool,
     }
 }

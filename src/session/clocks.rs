@@ -91,7 +91,9 @@ impl Clocks {
     }
 
     pub(super) fn stop(&mut self, reason: StopReason, now: Moment) {
-        if self.stopped.is_none() {
+        if self.stopped() != Some(reason) {
+            // Another reason has another clock.
+            self.resume(now);
             self.stopped = Some((reason, now));
         }
     }
@@ -268,6 +270,22 @@ mod tests {
         );
         clocks.stop(StopReason::Store, at(86));
         assert_eq!(clocks.deadline(&LIMITS, true), None);
+    }
+
+    #[test]
+    fn who_waited_for_us_and_then_does_not_read_has_a_deadline() {
+        let mut clocks = Clocks::new(at(0));
+        clocks.stop(StopReason::Store, at(50));
+        clocks.stop(StopReason::Output, at(60));
+        assert_eq!(
+            clocks.deadline(&LIMITS, false),
+            Some((at(150), Timeout::Output))
+        );
+        clocks.resume(at(61));
+        assert_eq!(
+            clocks.deadline(&LIMITS, false),
+            Some((at(101), Timeout::Idle))
+        );
     }
 
     #[test]

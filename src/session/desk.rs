@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 
-use super::Tally;
+use super::{Tally, UnsentTotal};
 use crate::time::Moment;
 use crate::wire::{Packet, PacketDecoder, Reply};
 
@@ -137,6 +137,8 @@ pub struct Desk<H> {
     pub tally: Tally,
     /// Reply lines of the batch at hand, to be written at once.
     pub replies: Vec<u8>,
+    /// What of them waits for sockets.
+    pub unsent: UnsentTotal,
     /// Replies behind them that wait for a commit each. That a report was taken
     /// is true only if its commit keeps it.
     pub owed: Vec<(CommitId, Reply)>,
@@ -150,6 +152,7 @@ impl<H> Desk<H> {
             packets: PacketDecoder::default(),
             tally: Tally::default(),
             replies: Vec::new(),
+            unsent: UnsentTotal::default(),
             owed: Vec::new(),
         }
     }

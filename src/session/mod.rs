@@ -10,17 +10,18 @@ mod desk;
 mod rate;
 mod state;
 mod tally;
+mod unsent;
 
 use std::net::SocketAddr;
 use std::time::Duration;
-
-use bytes::{Buf, BytesMut};
 
 pub use clocks::{Clocks, StopReason, Timeout};
 pub use desk::{Answer, CommitId, Desk, Fate, Handler, Sender, Settled, Tag, Wake};
 pub use rate::{Bucket, Rate};
 pub use state::SessionState;
 pub use tally::Tally;
+use unsent::Unsent;
+pub use unsent::UnsentTotal;
 
 use crate::time::Moment;
 use crate::wire::{Decoder, FRAME_OVERHEAD, Input, MAX_REPLY_LINE, Packet, Refusal, Reply, Step};
@@ -34,6 +35,32 @@ pub const OUTPUT_HIGH_WATER: usize = 64 * 1024;
 /// Unsent bytes at which reading goes on: low enough that it is not switched
 /// on and off for every packet the kernel takes.
 pub const OUTPUT_LOW_WATER: usize = OUTPUT_HIGH_WATER / 4;
+
+/// Whether there is room for more replies that agents do not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputRoom {
+    /// There is.
+    Enough,
+    /// All sessions together have too many: one that has any at all is to get
+    /// no more. One that has none goes on.
+    None,
+}
+
+impl OutputRoom {
+    const fn high_water(self) -> usize {
+        match self {
+            Self::Enough => OUTPUT_HIGH_WATER,
+            Self::None => 0,
+        }
+    }
+
+    const fn low_water(self) -> usize {
+        match self {
+            Self::Enough => OUTPUT_LOW_WATER,
+            Self::None => 0,
+        }
+    }
+}
 
 /// How long a session may take over what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +111,7 @@ pub enum Expiry {
 }
 
 /// One agent's conversation.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Session {
     peer: SocketAddr,
     agent: Option<Box<str>>,
@@ -98,7 +125,7 @@ pub struct Session {
     last_owed: Option<CommitId>,
     /// Reply bytes that the socket did not take yet. Boxed, because hardly any
     /// session ever has some, and there are thousands of sessions.
-    unsent: Option<Box<BytesMut>>,
+    unsent: Option<Box<Unsent>>,
     frames: u64,
     bytes_in: u64,
     bytes_out: u64,
@@ -191,24 +218,24 @@ impl Session {
         self.bytes_in += bytes as u64;
     }
 
-    /// Keeps reply bytes that the socket does not take now.
-    pub fn queue(&mut self, replies: &[u8]) {
-        self.unsent
-            .get_or_insert_default()
-            .extend_from_slice(replies);
+    /// Keeps reply bytes that the socket does not take now; they are in `total`
+    /// from now on, which is the same one always.
+    pub fn queue(&mut self, replies: &[u8], total: &UnsentTotal) {
+        let unsent = self.unsent.get_or_insert_with(|| Unsent::new(total).into());
+        unsent.push(replies);
     }
 
     /// Reply bytes that wait for the socket.
     #[must_use]
     pub fn unsent(&self) -> &[u8] {
-        self.unsent.as_deref().map_or(&[], |unsent| unsent)
+        self.unsent.as_ref().map_or(&[], |unsent| unsent.bytes())
     }
 
     /// Notes that the socket took the first `bytes` of [`unsent`](Self::unsent).
     pub fn dequeue(&mut self, bytes: usize) {
         if let Some(unsent) = &mut self.unsent {
             unsent.advance(bytes);
-            if unsent.is_empty() {
+            if unsent.bytes().is_empty() {
                 self.unsent = None;
             }
         }
@@ -228,9 +255,9 @@ impl Session {
     /// Whether so many replies wait for a commit that together with the unsent
     /// ones they reach the high-water mark.
     #[must_use]
-    pub fn is_owed_much(&self) -> bool {
+    pub fn is_owed_much(&self, room: OutputRoom) -> bool {
         self.is_owed()
-            && self.unsent().len() + self.owed as usize * MAX_REPLY_LINE > OUTPUT_HIGH_WATER
+            && self.unsent().len() + self.owed as usize * MAX_REPLY_LINE > room.high_water()
     }
 
     /// `replies` of those that waited for `commit` are given out now.
@@ -245,10 +272,10 @@ impl Session {
 
     /// Whether the agent must read replies before more is read from it.
     #[must_use]
-    pub fn output_is_full(&self) -> bool {
+    pub fn output_is_full(&self, room: OutputRoom) -> bool {
         let limit = match self.clocks.stopped() {
-            Some(StopReason::Output) => OUTPUT_LOW_WATER,
-            _ => OUTPUT_HIGH_WATER,
+            Some(StopReason::Output) => room.low_water(),
+            _ => room.high_water(),
         };
         self.unsent().len() > limit
     }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Bucket, Clocks, Session, StopReason};
+use super::{Bucket, Clocks, Session, StopReason, UnsentTotal};
 use crate::time::Moment;
 use crate::wire::{Decoder, DecoderState};
 
@@ -56,10 +56,11 @@ impl Session {
 
     /// The session that `state` describes, and the bytes its window begins with:
     /// [`receive`](Self::receive) is to be called with them at once, as whole
-    /// frames may be among them. Who waited for
-    /// a buffer or for the store waits no longer.
+    /// frames may be among them. Its unsent
+    /// replies are in `total` from now on. Who waited for a buffer or for the store
+    /// waits no longer.
     #[must_use]
-    pub fn rebuild(state: SessionState, now: Moment) -> (Self, Vec<u8>) {
+    pub fn rebuild(state: SessionState, now: Moment, total: &UnsentTotal) -> (Self, Vec<u8>) {
         let mut session = Self {
             peer: state.peer,
             agent: state.agent.map(String::into_boxed_str),
@@ -75,7 +76,7 @@ impl Session {
             bytes_out: state.bytes_out,
         };
         if !state.unsent.is_empty() {
-            session.queue(&state.unsent);
+            session.queue(&state.unsent, total);
         }
         if let Some(StopReason::Buffer | StopReason::Store | StopReason::Rate) =
             session.clocks.stopped()

@@ -92,7 +92,7 @@ impl Driver {
     /// Moves the session through its exported state.
     fn move_house(&mut self) {
         let state = self.session.export(&self.window);
-        let (session, window) = Session::rebuild(state.clone(), self.now);
+        let (session, window) = Session::rebuild(state.clone(), self.now, &UnsentTotal::default());
         assert_eq!(session.export(&window), state);
         (self.session, self.window) = (session, window);
     }
@@ -256,30 +256,46 @@ fn trickled_junk_does_not_keep_a_session_alive() {
 #[test]
 fn unsent_replies_above_the_high_water_mark_stop_reading_down_to_the_low_one() {
     let mut driver = Driver::new();
-    let session = &mut driver.session;
-    session.queue(&[b'x'; OUTPUT_HIGH_WATER]);
-    assert!(!session.output_is_full());
-    session.queue(b"x");
-    assert!(session.output_is_full());
+    let (session, total) = (&mut driver.session, driver.desk.unsent);
+    session.queue(&[b'x'; OUTPUT_HIGH_WATER], &total);
+    assert!(!session.output_is_full(OutputRoom::Enough));
+    session.queue(b"x", &total);
+    assert!(session.output_is_full(OutputRoom::Enough));
     session.stop_reading(StopReason::Output, at(0));
     session.dequeue(OUTPUT_HIGH_WATER - OUTPUT_LOW_WATER);
-    assert!(session.output_is_full());
+    assert!(session.output_is_full(OutputRoom::Enough));
     assert_eq!(
         session.expire(at(90), &LIMITS),
         Expiry::Close(Timeout::Output)
     );
     session.dequeue(1);
-    assert!(!session.output_is_full());
+    assert!(!session.output_is_full(OutputRoom::Enough));
     session.resume_reading(at(60));
-    assert!(!session.output_is_full());
+    assert!(!session.output_is_full(OutputRoom::Enough));
     assert_eq!(session.deadline(&LIMITS), Some(at(150)));
+}
+
+#[test]
+fn where_there_is_no_room_only_who_has_nothing_unsent_is_read_from() {
+    let mut driver = Driver::new();
+    let (session, total) = (&mut driver.session, driver.desk.unsent);
+    assert!(!session.output_is_full(OutputRoom::None));
+    session.queue(b"xy", &total);
+    assert!(session.output_is_full(OutputRoom::None));
+    session.stop_reading(StopReason::Output, at(0));
+    session.dequeue(1);
+    assert!(session.output_is_full(OutputRoom::None));
+    assert!(!session.output_is_full(OutputRoom::Enough));
+    session.dequeue(1);
+    assert!(!session.output_is_full(OutputRoom::None));
+    assert_eq!(total.get(), 0);
 }
 
 #[test]
 fn what_is_unsent_and_when_time_is_up_move_along() {
     let mut driver = Driver::new();
     driver.receive(&[heartbeat(Some("web-01")), b"\xFF\xFF\x00".to_vec()].concat());
-    driver.session.queue(b"heartBeat\n");
+    driver.session.queue(b"heartBeat\n", &driver.desk.unsent);
     driver.now = at(2);
     for reason in [
         StopReason::Output,
@@ -288,7 +304,11 @@ fn what_is_unsent_and_when_time_is_up_move_along() {
         StopReason::Rate,
     ] {
         driver.session.stop_reading(reason, at(1));
-        let (mut moved, window) = Session::rebuild(driver.session.export(&driver.window), at(5));
+        let (mut moved, window) = Session::rebuild(
+            driver.session.export(&driver.window),
+            at(5),
+            &driver.desk.unsent,
+        );
         assert_eq!(moved.unsent(), b"heartBeat\n");
         assert_eq!(moved.sender().agent, Some("web-01"));
         assert_eq!(window, b"\xFF\xFF\x00");
@@ -368,12 +388,12 @@ fn nothing_overtakes_a_reply_that_waits_for_a_commit() {
 fn who_is_owed_much_is_not_read_from() {
     let mut driver = Driver::new();
     driver.desk.handler.commit = Some(CommitId(NonZeroU64::MIN));
-    assert!(!driver.session.is_owed_much());
+    assert!(!driver.session.is_owed_much(OutputRoom::Enough));
     let some = OUTPUT_HIGH_WATER / MAX_REPLY_LINE + 1;
     driver.receive(&report().repeat(some));
-    assert!(driver.session.is_owed_much());
+    assert!(driver.session.is_owed_much(OutputRoom::Enough));
     assert!(
-        !driver.session.output_is_full(),
+        !driver.session.output_is_full(OutputRoom::Enough),
         "it may read all it is sent"
     );
 }

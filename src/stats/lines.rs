@@ -18,6 +18,10 @@ const TARGET: &str = "hawk::stats";
 pub struct Figures<'a> {
     /// Connections there are.
     pub connections: usize,
+    /// Bytes of replies that agents have not read.
+    pub unsent: usize,
+    /// Replies that wait for a commit.
+    pub owed: usize,
     /// Its own doings.
     pub counters: &'a Counters,
     /// What came in.
@@ -67,12 +71,12 @@ impl StatsLog {
         handler_lines: Vec<String>,
     ) {
         let Figures {
-            connections,
             counters,
             tally,
             pool,
+            ..
         } = *figures;
-        let line = server_line(connections, counters, tally);
+        let line = server_line(figures);
         let rates = self.rates(now, counters, tally);
         if all || line != self.server_line {
             log::info!(target: TARGET, "stats {line} {rates}");
@@ -113,7 +117,15 @@ impl StatsLog {
 
 /// All that was counted, without the rates.
 #[must_use]
-pub(crate) fn server_line(connections: usize, counters: &Counters, tally: &Tally) -> String {
+pub(crate) fn server_line(figures: &Figures<'_>) -> String {
+    let Figures {
+        connections,
+        unsent,
+        owed,
+        counters,
+        tally,
+        ..
+    } = *figures;
     let mut line = format!(
         "connections={connections} accepted={} accept_errors={} heartbeats={} reports={} busy={} errors={}",
         counters.accepted,
@@ -132,7 +144,7 @@ pub(crate) fn server_line(connections: usize, counters: &Counters, tally: &Tally
     }
     let rest = format!(
         " junk_bytes={} candidates_dropped={} bytes_in={} bytes_out={} reads={} writes={} held={} \
-         rate_limited={}",
+         rate_limited={} unsent={unsent} owed={owed} output_limited={}",
         tally.junk_bytes,
         tally.candidates_dropped,
         counters.bytes_in,
@@ -141,6 +153,7 @@ pub(crate) fn server_line(connections: usize, counters: &Counters, tally: &Tally
         counters.writes,
         counters.held,
         counters.rate_limited,
+        counters.output_limited,
     );
     line + &rest
 }
@@ -174,12 +187,24 @@ mod tests {
         let mut tally = Tally::default();
         tally.answered(Reply::Report);
         tally.answered(Reply::Error(Refusal::BadBase64));
-        let line = server_line(2, &counters, &tally);
+        let pool = Pool::new(&hawk_pool::Config {
+            classes: vec![1],
+            limit: 2,
+        });
+        let line = server_line(&Figures {
+            connections: 2,
+            unsent: 7,
+            owed: 1,
+            counters: &counters,
+            tally: &tally,
+            pool: &pool.unwrap(),
+        });
         assert_eq!(
             line,
             "connections=2 accepted=3 accept_errors=0 heartbeats=0 reports=1 busy=0 errors=1 \
              error_bad_base64=1 closed_idle_timeout=1 junk_bytes=0 candidates_dropped=0 \
-             bytes_in=0 bytes_out=0 reads=0 writes=0 held=0 rate_limited=0"
+             bytes_in=0 bytes_out=0 reads=0 writes=0 held=0 rate_limited=0 \
+             unsent=7 owed=1 output_limited=0"
         );
     }
 

@@ -25,6 +25,8 @@ pub struct Counters {
     pub held: u64,
     /// Times that an agent was read more slowly because it sent more than it may.
     pub rate_limited: u64,
+    /// Times that the limit of unsent replies was reached.
+    pub output_limited: u64,
     /// Calls of write that took something.
     pub writes: u64,
     closed: [u64; Cause::ALL.len()],

@@ -16,7 +16,7 @@ const KINDS: [(&[u8], &str); 3] = [
 ];
 
 /// `rounds` of all kinds, and the replies to them.
-fn verbose(rounds: usize) -> (Vec<u8>, Vec<u8>) {
+pub(crate) fn verbose(rounds: usize) -> (Vec<u8>, Vec<u8>) {
     let frames = KINDS.map(|(data, _)| frame(data)).concat();
     let replies = KINDS.map(|(_, reply)| format!("{reply}\n")).concat();
     (frames.repeat(rounds), replies.into_bytes().repeat(rounds))

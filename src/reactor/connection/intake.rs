@@ -3,16 +3,16 @@
 use std::io;
 
 use super::super::kernel::Socket;
+use super::super::output_limit::LEAST_READ;
 use super::{Connection, Phase, Shop};
-use crate::session::{Handler, Progress, Rate, StopReason};
+use crate::session::{Handler, OutputRoom, Progress, Rate, StopReason};
 use crate::stats::Counters;
 use crate::wire;
 
-/// Bytes that an agent under a rate limit is read for each frame that it may send,
-/// and the least and the most of it: what lies beyond its limit stays with the
-/// kernel, and not in a receive buffer that others are waiting for.
+/// Bytes that an agent under a rate limit is read for each frame that it may send:
+/// what lies beyond its limit stays with the kernel, and not in a receive buffer
+/// that others are waiting for.
 const BYTES_PER_FRAME: usize = 256;
-const LEAST_READ: usize = 1024;
 
 impl<S: Socket> Connection<S> {
     /// How many frames the agent may still have answered, by its rate. What is all
@@ -38,11 +38,19 @@ impl<S: Socket> Connection<S> {
         }
     }
 
-    /// One call of read, of no more than `frames` may take; how many bytes it
-    /// brought.
-    pub(super) fn read<H>(&mut self, frames: u32, shop: &mut Shop<H>) -> io::Result<usize> {
+    /// One call of read, of no more than `frames` may take, or little if there is
+    /// no `room` for their replies; how many bytes it brought.
+    pub(super) fn read<H>(
+        &mut self,
+        frames: u32,
+        room: OutputRoom,
+        shop: &mut Shop<H>,
+    ) -> io::Result<usize> {
         let mut space = self.input.space();
-        let wanted = (frames as usize).saturating_mul(BYTES_PER_FRAME);
+        let wanted = match room {
+            OutputRoom::Enough => (frames as usize).saturating_mul(BYTES_PER_FRAME),
+            OutputRoom::None => 0,
+        };
         let wanted = wanted.max(LEAST_READ).min(space.len());
         space = &mut space[..wanted];
         if let Some(allowance) = self.allowance {

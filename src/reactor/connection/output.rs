@@ -4,6 +4,7 @@ use std::io;
 
 use super::super::kernel::Socket;
 use super::{Connection, Shop};
+use crate::session::{Desk, UnsentTotal};
 use crate::stats::Counters;
 
 impl<S: Socket> Connection<S> {
@@ -14,12 +15,14 @@ impl<S: Socket> Connection<S> {
     /// the first reply it does not take. What it sent is in the kernel still, and
     /// is read all the same.
     pub(super) fn flush<H>(&mut self, shop: &mut Shop<H>) {
-        let replies = &mut shop.desk.replies;
+        let Desk {
+            replies, unsent, ..
+        } = &mut shop.desk;
         if !self.unheard {
             let written = if self.session.unsent().is_empty() {
-                self.write_fresh(replies, &mut shop.counters)
+                self.write_fresh(replies, unsent, &mut shop.counters)
             } else {
-                self.session.queue(replies);
+                self.session.queue(replies, unsent);
                 self.write_unsent(&mut shop.counters)
             };
             if written.is_err() {
@@ -32,14 +35,19 @@ impl<S: Socket> Connection<S> {
         replies.clear();
     }
 
-    fn write_fresh(&mut self, mut replies: &[u8], counters: &mut Counters) -> io::Result<()> {
+    fn write_fresh(
+        &mut self,
+        mut replies: &[u8],
+        unsent: &UnsentTotal,
+        counters: &mut Counters,
+    ) -> io::Result<()> {
         while self.writable && !replies.is_empty() {
             let written = write(&mut self.socket, replies)?;
             self.wrote(written, counters);
             replies = &replies[written.unwrap_or(0)..];
         }
         if !replies.is_empty() {
-            self.session.queue(replies);
+            self.session.queue(replies, unsent);
         }
         Ok(())
     }

@@ -7,13 +7,15 @@ use mio::net::TcpStream;
 use super::closing::LINGER;
 use super::*;
 use crate::handler::{Ack, Config, Keeper};
+use crate::reactor::output_limit::LEAST_READ;
 use crate::roster;
 use crate::session::OUTPUT_HIGH_WATER;
 
 #[test]
 fn who_did_not_read_in_time_gets_no_second_term() {
     let (mut connection, mut shop, _agent) = connected();
-    connection.session.queue(&[b'x'; OUTPUT_HIGH_WATER + 1]);
+    let replies = [b'x'; OUTPUT_HIGH_WATER + 1];
+    connection.session.queue(&replies, &shop.desk.unsent);
     connection.writable = false;
     assert!(matches!(connection.serve(&mut shop), Outcome::Idle));
     let deadline = connection.deadline(&shop.limits).unwrap();
@@ -30,6 +32,34 @@ fn who_did_not_read_in_time_gets_no_second_term() {
         connection.expire(&mut shop),
         Outcome::Ended(Cause::OutputTimeout)
     ));
+}
+
+#[test]
+fn who_waited_for_the_store_and_then_does_not_read_is_given_a_deadline() {
+    let (mut connection, mut shop, _agent) = connected();
+    connection.session.stop_reading(StopReason::Store, shop.now);
+    shop.now = shop.now.after(Duration::from_secs(5));
+    let replies = [b'x'; OUTPUT_HIGH_WATER + 1];
+    connection.session.queue(&replies, &shop.desk.unsent);
+    connection.writable = false;
+    assert!(matches!(connection.serve(&mut shop), Outcome::Idle));
+    let deadline = connection.deadline(&shop.limits);
+    assert_eq!(deadline, Some(shop.now.after(shop.limits.idle)));
+}
+
+#[test]
+fn who_has_nothing_unsent_is_read_from_in_small_pieces_while_there_is_no_room() {
+    let (mut connection, mut shop, mut agent) = connected();
+    let (mut other, ..) = connected();
+    shop.output_limit = OutputLimit::new(10);
+    other.session.queue(&[b'x'; 11], &shop.desk.unsent);
+    let junk = vec![b'x'; 5 * LEAST_READ];
+    std::io::Write::write_all(&mut agent, &junk).unwrap();
+    connection.readable = true;
+    assert!(matches!(connection.serve(&mut shop), Outcome::Idle));
+    assert_eq!(shop.counters.bytes_in, junk.len() as u64);
+    assert!(shop.counters.reads >= 5, "{}", shop.counters.reads);
+    assert_eq!(shop.counters.output_limited, 1);
 }
 
 fn keeper() -> Keeper {
@@ -65,6 +95,8 @@ fn connected() -> (Connection<TcpStream>, Shop<Keeper>, std::net::TcpStream) {
             rate: None,
         },
         counters: Counters::default(),
+        ledger: Ledger::default(),
+        output_limit: OutputLimit::new(64 << 20),
         junk_log: Throttle::default(),
         rate_log: Throttle::default(),
         now,

@@ -43,6 +43,11 @@ pub struct ConnectionView {
 }
 
 impl<S> Connection<S> {
+    /// Reply bytes that the socket did not take yet.
+    pub(in crate::reactor) fn unsent(&self) -> usize {
+        self.session.unsent().len()
+    }
+
     pub(in crate::reactor) fn view(&self) -> ConnectionView {
         let (frames, ..) = self.session.totals();
         ConnectionView {
@@ -58,7 +63,7 @@ impl<S> Connection<S> {
             waits_for_buffer: self.ticket.is_some(),
             buffered: self.input.window().len(),
             buffer: self.input.capacity(),
-            unsent: self.session.unsent().len(),
+            unsent: self.unsent(),
             frames,
         }
     }

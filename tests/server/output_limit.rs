@@ -1,0 +1,124 @@
+//! Agents that do not read, many of them: what that costs together is bounded.
+
+use std::io::Write as _;
+use std::net::TcpStream;
+
+use hawk::admission::Rules;
+use hawk::reactor::{Config, MIN_POOL_LIMIT};
+use hawk::session::{Limits, OUTPUT_HIGH_WATER};
+
+use crate::fairness::verbose;
+use crate::support::*;
+
+const LIMIT: usize = 256 * 1024;
+
+/// Enough of them to pass the limit many times over, if each could leave as much
+/// unread as one may.
+const AGENTS: usize = 60;
+
+/// A server whose buffers, too, are as few as may be.
+fn launch(more: &[&str]) -> Server {
+    let (limit, pool) = (LIMIT.to_string(), MIN_POOL_LIMIT.to_string());
+    let args = ["--output-limit", &limit, "--pool-limit", &pool];
+    Server::start(&[&args, more].concat())
+}
+
+/// The same, as the server sees it.
+fn config() -> Config {
+    Config {
+        listen: ([127, 0, 0, 1], 0).into(),
+        max_connections: AGENTS + 5,
+        admission: Rules::default(),
+        output_limit: LIMIT,
+        pool_limit: MIN_POOL_LIMIT,
+        limits: Limits {
+            idle: PATIENCE,
+            frame: PATIENCE,
+            rate: None,
+        },
+        drain_timeout: PATIENCE,
+        stats_interval: PATIENCE,
+    }
+}
+
+/// Sends as much as goes; whether that was anything.
+fn push(sockets: &mut [TcpStream], block: &[u8]) -> bool {
+    let mut went = false;
+    for socket in sockets {
+        while socket.write(block).is_ok() {
+            went = true;
+        }
+    }
+    went
+}
+
+#[test]
+fn all_that_nobody_reads_is_bounded_together_and_who_reads_is_answered() {
+    let server = launch(&[]);
+    let agents: Vec<_> = (0..AGENTS)
+        .map(|_| Agent::connect_narrow(server.address))
+        .collect();
+    let mut sockets: Vec<_> = agents.iter().map(Agent::sender).collect();
+    for socket in &sockets {
+        socket.set_nonblocking(true).unwrap();
+    }
+    let most = config().most_output() as u64;
+    assert!(most < (AGENTS * OUTPUT_HIGH_WATER) as u64 / 3);
+
+    // Until everybody's writes block: nobody is read from any more.
+    let block = verbose(16).0;
+    let mut before = server.stats();
+    let blocked = eventually(|| {
+        let went = push(&mut sockets, &block);
+        let now = server.stats();
+        assert!(now.get("unsent") <= most, "{now:?}");
+        let stands = !went && now.get("bytes_in") == before.get("bytes_in");
+        before = now;
+        stands.then_some(())
+    });
+    assert!(blocked.is_some(), "they are still read from: {before:?}");
+    assert!(before.get("unsent") > LIMIT as u64, "{before:?}");
+    assert!(before.get("output_limited") >= 1);
+    assert!(server.count_logged("output limit: ") >= 1);
+
+    // Those who read are served as ever, and take no more of it.
+    let mut others: Vec<_> = (0..5).map(|_| server.connect()).collect();
+    for _ in 0..50 {
+        for other in &mut others {
+            other.exchange(&frame(b""), EMPTY);
+        }
+    }
+    let stats = server.stats();
+    assert_eq!(stats.get("unsent"), before.get("unsent"));
+
+    // What is given up is given back.
+    drop((agents, sockets));
+    server.wait_until(|stats| stats.get("connections") == 5 && stats.get("unsent") == 0);
+    others.iter_mut().for_each(Agent::expect_alive);
+}
+
+#[test]
+fn who_does_not_read_under_the_limit_is_closed_and_nothing_of_it_stays() {
+    let server = launch(&["--idle-timeout", "300ms"]);
+    let agents: Vec<_> = (0..20)
+        .map(|_| Agent::connect_narrow(server.address))
+        .collect();
+    let sending: Vec<_> = agents
+        .iter()
+        .map(|agent| {
+            let mut sender = agent.sender();
+            std::thread::spawn(move || {
+                let block = verbose(16).0;
+                while sender.write_all(&block).is_ok() {}
+            })
+        })
+        .collect();
+    let stats = server.wait_until(|stats| stats.closed() == 20 && stats.get("connections") == 0);
+    assert_eq!(stats.get("closed_output_timeout"), 20, "{stats:?}");
+    assert!(stats.get("output_limited") >= 1, "{stats:?}");
+    assert_eq!(stats.get("unsent"), 0);
+    for thread in sending {
+        thread.join().unwrap();
+    }
+    server.connect().expect_alive();
+}
