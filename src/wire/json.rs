@@ -12,7 +12,6 @@ use std::marker::PhantomData;
 
 use serde::Deserializer as _;
 use serde::de::{self, Deserialize, IgnoredAny, MapAccess, Visitor};
-use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use super::reply::Refusal;
@@ -58,11 +57,10 @@ pub(super) fn parse<'a, T: Object<'a>>(
     match read::<T, Exact>(json, &mut object) {
         Ok(None) => Ok(object),
         Ok(Some(refusal)) => Err(refusal),
-        Err(error) => Err(match error.classify() {
-            // The parser stopped in the middle: the rest may be no JSON at all.
-            Category::Data if is_json(json) => Refusal::WrongType,
-            Category::Data | Category::Syntax | Category::Eof | Category::Io => Refusal::Malformed,
-        }),
+        // The parser stopped in the middle, so the rest may be no JSON at all; and
+        // of a wrong type that holds text it says that its UTF-8 is bad.
+        Err(_) if is_json(json) => Err(Refusal::WrongType),
+        Err(_) => Err(Refusal::Malformed),
     }
 }
 

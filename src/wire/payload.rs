@@ -385,6 +385,20 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_type_is_one_also_where_text_is_no_utf8() {
+        for data in [
+            b"\x00\"\x80\"".as_slice(),
+            b"\x00\"\\ud800\"",
+            b"\x01{\"rand\":\"\x80\"}",
+            b"\x01{\"timestamp\":[\"\x80\"]}",
+            b"{\"PacketType\":\"\x80\",\"PacketContent\":\"e30=\"}",
+        ] {
+            let text = data.escape_ascii();
+            assert_eq!(refusal(data), Refusal::WrongType, "{text}");
+        }
+    }
+
+    #[test]
     fn an_envelope_that_only_looks_plain_is_left_to_the_parser() {
         let mut decoder = PacketDecoder::default();
         let mut decode = |data: &str| decoder.decode(data.as_bytes()).map(|packet| packet.kind());
