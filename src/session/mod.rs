@@ -363,7 +363,8 @@ impl Session {
     fn take<H: Handler>(&mut self, data: &[u8], now: Moment, desk: &mut Desk<H>) -> Answer {
         self.frames += 1;
         self.clocks.passed(now);
-        match desk.packets.decode(data) {
+        // Looked at where it is: moving it would cost as much as reading it did.
+        match &desk.packets.decode(data) {
             Ok(packet) => {
                 if let Some(name) = packet.agent()
                     && self.agent.as_deref() != Some(name.as_str())
@@ -377,9 +378,9 @@ impl Session {
                     peer: self.peer,
                     agent: self.agent.as_deref(),
                 };
-                desk.handler.handle(sender, &mut self.tag, &packet)
+                desk.handler.handle(sender, &mut self.tag, packet)
             }
-            Err(refusal) => Answer::Now(Reply::Error(refusal)),
+            Err(refusal) => Answer::Now(Reply::Error(*refusal)),
         }
     }
 

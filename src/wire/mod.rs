@@ -18,6 +18,7 @@ mod frame;
 mod json;
 mod packet;
 mod payload;
+mod plain;
 mod reply;
 
 pub use decoder::{Decoded, Decoder, DecoderState, Input, JUNK_LIMIT, Step};

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use super::json::{Envelope, Inner, InnerObject, parse};
 use super::packet::{AgentName, Heartbeat, Packet, PacketKind, Report};
+use super::plain;
 use super::reply::Refusal;
 
 /// Decodes frame data into packets; keeps the space that base64 needs, so that
@@ -18,6 +19,7 @@ impl PacketDecoder {
     ///
     /// # Errors
     /// The [`Refusal`] to answer with when the data is no usable packet.
+    #[inline]
     pub fn decode<'a>(&'a mut self, data: &'a [u8]) -> Result<Packet<'a>, Refusal> {
         match data {
             [] => Err(Refusal::Empty),
@@ -30,12 +32,18 @@ impl PacketDecoder {
         }
     }
 
-    fn decode_classic<'a>(&'a mut self, data: &[u8]) -> Result<Packet<'a>, Refusal> {
-        if let Some((kind, text)) = plain_envelope(data)
+    #[inline]
+    fn decode_classic<'a>(&'a mut self, data: &'a [u8]) -> Result<Packet<'a>, Refusal> {
+        if let Some((kind, text)) = plain::envelope(data)
             && decode_strictly(text, &mut self.scratch)
         {
             return decode_inner(kind, &self.scratch);
         }
+        self.parse_classic(data)
+    }
+
+    #[cold]
+    fn parse_classic<'a>(&'a mut self, data: &[u8]) -> Result<Packet<'a>, Refusal> {
         let Envelope {
             packet_type: Some(number),
             packet_content: Some(text),
@@ -51,6 +59,14 @@ impl PacketDecoder {
 }
 
 fn decode_inner(kind: PacketKind, json: &[u8]) -> Result<Packet<'_>, Refusal> {
+    match plain::packet(kind, json) {
+        Some(packet) => Ok(packet),
+        None => parse_inner(kind, json),
+    }
+}
+
+#[cold]
+pub(super) fn parse_inner(kind: PacketKind, json: &[u8]) -> Result<Packet<'_>, Refusal> {
     if json.is_empty() {
         return Err(Refusal::Empty);
     }
@@ -77,20 +93,6 @@ fn agent_name(name: Option<Cow<'_, str>>) -> Result<Option<AgentName<'_>>, Refus
     name.map(AgentName::new)
         .transpose()
         .map_err(|_| Refusal::BadAgentName)
-}
-
-/// The kind and the base64 text of an envelope that is written exactly as Go
-/// and our own clients write it: most of them are, and need no JSON parser.
-///
-/// What is between the quotes may be anything here. If it decodes as strict
-/// base64 it holds neither quote nor backslash, and so the JSON parser would have
-/// found the same; if not, the parser has the last word.
-fn plain_envelope(data: &[u8]) -> Option<(PacketKind, &[u8])> {
-    let rest = data.strip_prefix(br#"{"PacketType":"#)?;
-    let (digit, rest) = rest.split_first()?;
-    let kind = PacketKind::from_number(digit.wrapping_sub(b'0'))?;
-    let rest = rest.strip_prefix(br#","PacketContent":""#)?;
-    Some((kind, rest.strip_suffix(br#""}"#)?))
 }
 
 /// Decodes padded standard base64 into `scratch`.
