@@ -12,6 +12,7 @@ use super::input::Input;
 use super::kernel::{Readiness, Socket};
 use super::ledger::Ledger;
 use super::output_limit::{OutputLimit, Reached};
+use super::work::Work;
 use crate::session::{
     Desk, Expiry, Fate, Handler, Limits, OutputRoom, Progress, Session, StopReason,
 };
@@ -19,10 +20,6 @@ use crate::stats::{Cause, Counters};
 use crate::throttle::Throttle;
 use crate::time::Moment;
 use crate::wire::{Busy, Reply};
-
-/// How many bytes a connection may read in a turn before others have theirs:
-/// one full read of the longest buffer.
-const TURN_BYTES: usize = 64 * 1024;
 
 /// How many frames a connection may have answered in a turn. 64 KiB can hold
 /// 8,000 frames without data; this also bounds the replies of one write.
@@ -38,6 +35,8 @@ pub(super) struct Shop<H> {
     /// What was promised to whom.
     pub(super) ledger: Ledger,
     pub(super) output_limit: OutputLimit,
+    /// What is left to be done in this phase.
+    pub(super) work: Work,
     /// Tells of junk at a limited rate.
     pub(super) junk_log: Throttle,
     /// Tells of agents that send more than they may.
@@ -270,7 +269,7 @@ impl<S: Socket> Connection<S> {
     /// The heart of it: flush, decode, read, in turn, as long as there is
     /// something to do and the budget lasts.
     fn converse<H: Handler>(&mut self, shop: &mut Shop<H>, mut granted: Option<Buffer>) -> Outcome {
-        let mut bytes = TURN_BYTES;
+        let mut bytes = shop.work.share();
         let mut frames = TURN_FRAMES;
         loop {
             self.flush(shop);
@@ -340,7 +339,7 @@ impl<S: Socket> Connection<S> {
                 self.ticket = Some(shop.pool.wait());
                 return Outcome::WaitForBuffer;
             }
-            match self.read(left, room, shop) {
+            match self.read(Self::wanted(left, room).min(bytes), shop) {
                 Ok(read) => bytes = bytes.saturating_sub(read),
                 Err(_) => return Outcome::Ended(Cause::ConnectionLost),
             }

@@ -23,6 +23,7 @@ mod output_limit;
 mod settle;
 mod stop;
 mod view;
+mod work;
 
 use std::collections::VecDeque;
 use std::io;
@@ -41,6 +42,7 @@ use self::ledger::Ledger;
 pub use self::linux::Linux;
 use self::listener::Listener;
 use self::output_limit::OutputLimit;
+use self::work::Work;
 
 use crate::admission::Admission;
 use crate::session::{Desk, Handler};
@@ -76,6 +78,8 @@ pub struct Reactor<H, K: Kernel> {
     run_queue: VecDeque<ConnectionId>,
     /// Who waits for a receive buffer, first come first served.
     waiters: VecDeque<ConnectionId>,
+    /// Whether there may be a buffer for the first of them.
+    waiters_go_on: bool,
     /// Who is not read from before the handler takes packets again, first come
     /// first served.
     held: VecDeque<ConnectionId>,
@@ -83,6 +87,7 @@ pub struct Reactor<H, K: Kernel> {
     turned_away: VecDeque<(ConnectionId, Cause)>,
     admission: Admission,
     wheel: TimerWheel,
+    /// Slots whose alarms have rung and were not seen to.
     due: Vec<u32>,
     shop: Shop<H>,
     config: Config,
@@ -125,6 +130,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             connections: Connections::new(),
             run_queue: VecDeque::new(),
             waiters: VecDeque::new(),
+            waiters_go_on: false,
             held: VecDeque::new(),
             turned_away: VecDeque::new(),
             admission: Admission::new(config.admission.clone()),
@@ -137,6 +143,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
                 counters: Counters::default(),
                 ledger: Ledger::default(),
                 output_limit: OutputLimit::new(config.output_limit),
+                work: Work::default(),
                 junk_log: Throttle::default(),
                 rate_log: Throttle::default(),
                 now,
@@ -221,7 +228,8 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         // Fresh, because a turn with much to do takes a while.
         let now = self.kernel.now();
         let accepts = self.listener.as_ref().is_some_and(|l| l.is_ready(now));
-        if accepts || !self.run_queue.is_empty() {
+        let work = !self.run_queue.is_empty() || !self.due.is_empty() || self.waiters_go_on;
+        if accepts || work {
             return Some(Duration::ZERO);
         }
         let next = [
@@ -260,10 +268,15 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
     }
 
-    /// Gives everyone in the queue one turn; who wants another goes to its back
-    /// and has it after the next poll.
+    /// Gives those in the queue one turn each; who wants another goes to its back.
+    /// Those that this phase does not come to keep their places, before all that
+    /// become ready meanwhile.
     fn run_queue(&mut self) {
+        self.shop.work.begin(self.run_queue.len());
         for _ in 0..self.run_queue.len() {
+            if !self.shop.work.goes_on() {
+                break;
+            }
             let Some(id) = self.run_queue.pop_front() else {
                 break;
             };
@@ -275,9 +288,17 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
     }
 
+    /// Sees to the alarms that ring. Each may have its connection read once more; those
+    /// that this phase does not come to are seen to before any others ring.
     fn run_timers(&mut self) {
-        self.wheel.expire(self.shop.now, &mut self.due);
-        while let Some(slot) = self.due.pop() {
+        if self.due.is_empty() {
+            self.wheel.expire(self.shop.now, &mut self.due);
+        }
+        self.shop.work.begin(self.due.len());
+        while self.shop.work.goes_on() {
+            let Some(slot) = self.due.pop() else {
+                break;
+            };
             let Some(id) = self.connections.at(slot) else {
                 continue;
             };
@@ -289,9 +310,16 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
     }
 
-    /// Gives buffers that came back to those who wait, in their order.
+    /// Gives buffers that came back to those who wait, in their order. As each gives
+    /// its own back before the next has it, one buffer may do for all of them.
     fn serve_waiters(&mut self) {
+        self.shop.work.begin(self.waiters.len());
+        self.waiters_go_on = false;
         while let Some(&id) = self.waiters.front() {
+            if !self.shop.work.goes_on() {
+                self.waiters_go_on = true;
+                break;
+            }
             let outcome = match self.connections.get(id) {
                 Some(connection) => connection.serve_waiting(&mut self.shop),
                 None => Some(Outcome::Idle),
@@ -379,3 +407,6 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         stats.log(self.shop.now, all, &figures, handler_lines);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,9 @@ use super::kernel::Kernel;
 use crate::session::Handler;
 
 impl<H: Handler, K: Kernel> Reactor<H, K> {
-    /// Gives out the replies of every commit that is over.
+    /// Gives out the replies of every commit that is over. That needs no budget: there
+    /// are no more than five batches, of 16,384 reports each, and what stands behind
+    /// reports is bounded by the output limit.
     pub(super) fn settle_commits(&mut self) {
         while let Some(commit) = self.shop.desk.handler.settled() {
             let Some(page) = self.shop.ledger.take(commit.commit) else {
@@ -41,7 +43,8 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     }
 
     /// Lets everyone on who waited for the store, if it takes packets again.
-    /// Those for whom there is no room come back in the same order.
+    /// Those for whom there is no room come back in the same order. No more is done
+    /// here than to put them into the run queue.
     pub(super) fn release_held(&mut self) {
         if self.held.is_empty() || !self.shop.desk.handler.is_ready() {
             return;

@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use super::super::kernel::Socket;
-use super::{Connection, Outcome, Phase, Shop, TURN_BYTES};
+use super::{Connection, Outcome, Phase, Shop};
 use crate::session::Handler;
 use crate::stats::Cause;
 use crate::wire;
@@ -82,7 +82,7 @@ impl<S: Socket> Connection<S> {
             }
             self.phase = Phase::Lingering(cause, shop.now.after(LINGER));
         }
-        let mut bytes = TURN_BYTES;
+        let mut bytes = shop.work.share();
         while self.readable {
             if bytes == 0 {
                 return Outcome::Again;
@@ -96,7 +96,7 @@ impl<S: Socket> Connection<S> {
                 }
                 Ok(read) => {
                     bytes = bytes.saturating_sub(read);
-                    self.took_in(read, &mut shop.counters);
+                    self.took_in(read, shop);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

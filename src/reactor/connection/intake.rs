@@ -6,7 +6,6 @@ use super::super::kernel::Socket;
 use super::super::output_limit::LEAST_READ;
 use super::{Connection, Phase, Shop};
 use crate::session::{Handler, OutputRoom, Progress, Rate, StopReason};
-use crate::stats::Counters;
 use crate::wire;
 
 /// Bytes that an agent under a rate limit is read for each frame that it may send:
@@ -38,20 +37,21 @@ impl<S: Socket> Connection<S> {
         }
     }
 
-    /// One call of read, of no more than `frames` may take, or little if there is
-    /// no `room` for their replies; how many bytes it brought.
-    pub(super) fn read<H>(
-        &mut self,
-        frames: u32,
-        room: OutputRoom,
-        shop: &mut Shop<H>,
-    ) -> io::Result<usize> {
+    /// How much to read at once: no more than `frames` may take, and little if there
+    /// is no `room` for their replies.
+    pub(super) fn wanted(frames: u32, room: OutputRoom) -> usize {
+        match room {
+            OutputRoom::Enough => (frames as usize)
+                .saturating_mul(BYTES_PER_FRAME)
+                .max(LEAST_READ),
+            OutputRoom::None => LEAST_READ,
+        }
+    }
+
+    /// One call of read, for at most so many bytes; how many it brought.
+    pub(super) fn read<H>(&mut self, most: usize, shop: &mut Shop<H>) -> io::Result<usize> {
         let mut space = self.input.space();
-        let wanted = match room {
-            OutputRoom::Enough => (frames as usize).saturating_mul(BYTES_PER_FRAME),
-            OutputRoom::None => 0,
-        };
-        let wanted = wanted.max(LEAST_READ).min(space.len());
+        let wanted = most.min(space.len());
         space = &mut space[..wanted];
         if let Some(allowance) = self.allowance {
             let allowed = space.len().min(allowance as usize);
@@ -74,7 +74,7 @@ impl<S: Socket> Connection<S> {
                 }
                 self.input.filled(read);
                 self.undecoded = true;
-                self.took_in(read, &mut shop.counters);
+                self.took_in(read, shop);
                 if let Some(allowance) = &mut self.allowance {
                     *allowance = allowance.saturating_sub(u32::try_from(read).unwrap_or(u32::MAX));
                 }
@@ -92,10 +92,11 @@ impl<S: Socket> Connection<S> {
     }
 
     /// Counts what a read brought, wanted or not.
-    pub(super) fn took_in(&mut self, bytes: usize, counters: &mut Counters) {
+    pub(super) fn took_in<H>(&mut self, bytes: usize, shop: &mut Shop<H>) {
         self.session.count_input(bytes);
-        counters.bytes_in += bytes as u64;
-        counters.reads += 1;
+        shop.work.read(bytes);
+        shop.counters.bytes_in += bytes as u64;
+        shop.counters.reads += 1;
     }
 
     /// Has the session take what is in the window.
@@ -110,8 +111,10 @@ impl<S: Socket> Connection<S> {
             .session
             .receive(window, input, shop.now, frames, &mut shop.desk);
         self.input.consume(received.consumed);
+        let recognised = before - *frames;
+        shop.work.recognised(recognised);
         self.session
-            .count_frames(before - *frames, shop.now, &shop.limits);
+            .count_frames(recognised, shop.now, &shop.limits);
         if received.junk > 0
             && let Some(left_out) = shop.junk_log.allow(shop.now)
         {

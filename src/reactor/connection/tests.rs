@@ -86,7 +86,7 @@ fn connected() -> (Connection<TcpStream>, Shop<Keeper>, std::net::TcpStream) {
         classes: super::super::input::CLASSES.to_vec(),
         limit: 1 << 20,
     });
-    let shop = Shop {
+    let mut shop = Shop {
         desk: Desk::new(keeper()),
         pool: pool.unwrap(),
         limits: Limits {
@@ -97,11 +97,13 @@ fn connected() -> (Connection<TcpStream>, Shop<Keeper>, std::net::TcpStream) {
         counters: Counters::default(),
         ledger: Ledger::default(),
         output_limit: OutputLimit::new(64 << 20),
+        work: Work::default(),
         junk_log: Throttle::default(),
         rate_log: Throttle::default(),
         now,
         discard: vec![0; 1024].into_boxed_slice(),
     };
+    shop.work.begin(1);
     let socket = TcpStream::from_std(socket);
     let connection = Connection::new(socket, Session::new(peer, now), 0);
     (connection, shop, agent)

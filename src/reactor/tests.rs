@@ -1,0 +1,338 @@
+//! Turns of a reactor over sockets in memory, in made-up time.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+use std::rc::Rc;
+
+use super::kernel::{Accept, Readiness, Signal, Socket, SocketToken};
+use super::work::{LEAST_SHARE, MOST_SHARE};
+use super::*;
+use crate::admission::Rules;
+use crate::session::{Answer, Limits, Sender, Tag, Wake};
+use crate::wire::{Encoding, Heartbeat, Packet, Reply, encode_packet};
+
+/// What agents and server have sent each other.
+#[derive(Debug, Default)]
+struct Line {
+    input: VecDeque<u8>,
+    output: Vec<u8>,
+}
+
+/// The server's end of it; also the agent's, for the test.
+#[derive(Clone, Debug, Default)]
+struct End(Rc<RefCell<Line>>);
+
+impl End {
+    fn holding(bytes: &[u8]) -> Self {
+        let end = Self::default();
+        end.0.borrow_mut().input.extend(bytes);
+        end
+    }
+
+    fn left(&self) -> usize {
+        self.0.borrow().input.len()
+    }
+
+    fn is_answered(&self) -> bool {
+        !self.0.borrow().output.is_empty()
+    }
+}
+
+impl Socket for End {
+    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        let mut line = self.0.borrow_mut();
+        if line.input.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        io::Read::read(&mut line.input, space)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.borrow_mut().output.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn end_output(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn arrived(&self) -> io::Result<u64> {
+        Ok(self.left() as u64)
+    }
+}
+
+/// Who waits to be accepted.
+#[derive(Clone, Debug, Default)]
+struct Backlog(Rc<RefCell<VecDeque<End>>>);
+
+impl Accept for Backlog {
+    type Socket = End;
+
+    fn accept(&mut self) -> io::Result<(End, SocketAddr)> {
+        let next = self.0.borrow_mut().pop_front();
+        let next = next.ok_or(io::ErrorKind::WouldBlock)?;
+        Ok((next, (Ipv4Addr::LOCALHOST, 1).into()))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok((Ipv4Addr::LOCALHOST, 9876).into())
+    }
+}
+
+/// A kernel in which nothing happens but what a test lets happen, and time stands
+/// still otherwise.
+#[derive(Debug, Default)]
+struct Fake {
+    backlog: Backlog,
+    /// What the next wait tells of.
+    coming: Vec<Event>,
+    told: Vec<Event>,
+    /// How long the last wait was to be, at most.
+    patience: Option<Duration>,
+    later: Duration,
+}
+
+impl Kernel for Fake {
+    type Socket = End;
+    type Listener = Backlog;
+
+    fn now(&self) -> Moment {
+        Moment::from_nanos(1_000_000_000).after(self.later)
+    }
+
+    fn listen(&mut self, _address: SocketAddr) -> io::Result<Backlog> {
+        Ok(self.backlog.clone())
+    }
+
+    fn waker(&mut self) -> io::Result<Wake> {
+        Ok(Wake::new(|| {}))
+    }
+
+    fn watch(&mut self, socket: &mut End, token: SocketToken) -> io::Result<()> {
+        // As with epoll, what is there already is told of first.
+        let readiness = Readiness {
+            readable: socket.left() > 0,
+            writable: true,
+            ..Readiness::default()
+        };
+        self.coming.push(Event::Ready(token, readiness));
+        Ok(())
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.patience = timeout;
+        self.told = std::mem::take(&mut self.coming);
+        Ok(())
+    }
+
+    fn events(&self) -> impl Iterator<Item = Event> {
+        self.told.iter().copied()
+    }
+
+    fn signals(&mut self) -> Vec<Signal> {
+        Vec::new()
+    }
+}
+
+/// Takes heartbeats.
+struct Nurse;
+
+impl Handler for Nurse {
+    fn handle(&mut self, _: Sender<'_>, _: &mut Option<Tag>, _: &Packet<'_>) -> Answer {
+        Answer::Now(Reply::Heartbeat)
+    }
+}
+
+const IDLE: Duration = Duration::from_secs(90);
+
+fn reactor(pool_limit: usize) -> Reactor<Nurse, Fake> {
+    let config = Config {
+        listen: (Ipv4Addr::LOCALHOST, 0).into(),
+        max_connections: 10_000,
+        admission: Rules::default(),
+        pool_limit,
+        output_limit: 1 << 20,
+        limits: Limits {
+            idle: IDLE,
+            frame: IDLE,
+            rate: None,
+        },
+        drain_timeout: IDLE,
+        stats_interval: Duration::from_secs(3600),
+    };
+    Reactor::new(config, Nurse, Fake::default()).unwrap()
+}
+
+/// A heartbeat of about so many bytes.
+fn heartbeat(bytes: usize) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let packet = Packet::Heartbeat(Heartbeat {
+        version: "1".repeat(bytes).into(),
+        ..Heartbeat::default()
+    });
+    encode_packet(&packet, Encoding::Compact, &mut frame).unwrap();
+    frame
+}
+
+/// They come, and have sent this by the time they are looked at first.
+fn arrive(reactor: &mut Reactor<Nurse, Fake>, count: usize, sent: &[u8]) -> Vec<End> {
+    let ends: Vec<_> = (0..count).map(|_| End::holding(sent)).collect();
+    let fake = &mut reactor.kernel;
+    fake.backlog.0.borrow_mut().extend(ends.iter().cloned());
+    fake.coming.push(Event::Newcomers);
+    ends
+}
+
+/// All of them send this at once.
+fn speak(reactor: &mut Reactor<Nurse, Fake>, ends: &[End], sent: &[u8]) {
+    for end in ends {
+        end.0.borrow_mut().input.extend(sent);
+    }
+    let readable = Readiness {
+        readable: true,
+        ..Readiness::default()
+    };
+    for id in reactor.connections.ids() {
+        let event = Event::Ready(id.token(), readable);
+        reactor.kernel.coming.push(event);
+    }
+}
+
+fn turn(reactor: &mut Reactor<Nurse, Fake>) {
+    assert_eq!(reactor.turn().unwrap(), None);
+}
+
+fn bytes_in(reactor: &Reactor<Nurse, Fake>) -> u64 {
+    reactor.figures().counters.bytes_in
+}
+
+/// More than a phase may do, with all that is read beyond it by who is the last.
+const MOST_OF_A_TURN: u64 = (1 << 20) + MOST_SHARE as u64;
+
+#[test]
+fn a_turn_is_bounded_however_many_have_much_to_say() {
+    const AGENTS: usize = 600;
+    let frame = heartbeat(1000);
+    let sent = frame.repeat(60);
+    let mut reactor = reactor(64 << 20);
+    let ends = arrive(&mut reactor, AGENTS, &sent);
+    while reactor.figures().connections < AGENTS {
+        turn(&mut reactor);
+    }
+    let left = |ends: &[End]| ends.iter().map(End::left).sum::<usize>();
+    assert!(left(&ends) > AGENTS * sent.len() / 2, "there is much to do");
+
+    // A newcomer is taken in the turn in which it comes, and has its answer after no
+    // more than one round of the others.
+    let newcomer = arrive(&mut reactor, 1, &frame).remove(0);
+    let before = bytes_in(&reactor);
+    turn(&mut reactor);
+    assert_eq!(reactor.figures().connections, AGENTS + 1);
+    assert!(bytes_in(&reactor) - before <= MOST_OF_A_TURN);
+    let mut turns = 1;
+    while !newcomer.is_answered() {
+        let before = bytes_in(&reactor);
+        turn(&mut reactor);
+        turns += 1;
+        assert_eq!(reactor.kernel.patience, Some(Duration::ZERO));
+        let read = bytes_in(&reactor) - before;
+        assert!((1..=MOST_OF_A_TURN).contains(&read), "{read}");
+    }
+    let round = bytes_in(&reactor) - before;
+    assert!(turns > 2, "one turn was enough: {round}");
+    // The turn in which it came, and the rest of that in which it was answered, count
+    // as well.
+    assert!(round <= (AGENTS * LEAST_SHARE) as u64 + 2 * MOST_OF_A_TURN);
+
+    // Nobody is more than a share ahead of anybody else.
+    for _ in 0..10 {
+        turn(&mut reactor);
+    }
+    let rests: Vec<_> = ends[500..].iter().map(End::left).collect();
+    let (least, most) = (rests.iter().min().unwrap(), rests.iter().max().unwrap());
+    assert!(*least > 0 && most - least <= 2 * LEAST_SHARE, "{rests:?}");
+
+    while left(&ends) > 0 {
+        turn(&mut reactor);
+    }
+    turn(&mut reactor);
+    let tally = reactor.figures().tally;
+    let frames = AGENTS * sent.len() / frame.len() + 1;
+    assert_eq!(tally.heartbeats, frames as u64);
+}
+
+#[test]
+fn few_frames_of_many_agents_are_split_into_turns_too() {
+    const AGENTS: usize = 3000;
+    let frame = heartbeat(0);
+    let mut reactor = reactor(64 << 20);
+    let ends = arrive(&mut reactor, AGENTS, b"");
+    while reactor.figures().connections < AGENTS {
+        turn(&mut reactor);
+    }
+    turn(&mut reactor);
+    speak(&mut reactor, &ends, &frame);
+    turn(&mut reactor);
+    let heartbeats = reactor.figures().tally.heartbeats;
+    assert!((1700..1900).contains(&heartbeats), "{heartbeats}");
+    turn(&mut reactor);
+    assert_eq!(reactor.figures().tally.heartbeats, AGENTS as u64);
+}
+
+#[test]
+fn alarms_that_ring_together_are_seen_to_in_turns_and_none_is_forgotten() {
+    const AGENTS: usize = 1000;
+    let frame = heartbeat(100);
+    let mut reactor = reactor(64 << 20);
+    let ends = arrive(&mut reactor, AGENTS, b"");
+    while reactor.figures().connections < AGENTS {
+        turn(&mut reactor);
+    }
+    // What saves them lies there, and nobody has said so.
+    for end in &ends {
+        end.0
+            .borrow_mut()
+            .input
+            .extend(frame.repeat(4096 / frame.len()));
+    }
+    reactor.kernel.later = IDLE + Duration::from_secs(1);
+    turn(&mut reactor);
+    assert!(bytes_in(&reactor) <= MOST_OF_A_TURN);
+    assert!(ends.iter().any(|end| !end.is_answered()));
+    while ends.iter().any(|end| !end.is_answered()) {
+        turn(&mut reactor);
+        assert_eq!(reactor.kernel.patience, Some(Duration::ZERO));
+    }
+    assert_eq!(reactor.figures().connections, AGENTS);
+}
+
+#[test]
+fn those_who_wait_for_a_buffer_are_served_in_turns_and_none_is_forgotten() {
+    const AGENTS: usize = 1000;
+    let frame = heartbeat(100);
+    // One buffer to work with, and the reserve.
+    let mut reactor = reactor(MIN_POOL_LIMIT);
+    // It holds the one, with a frame begun.
+    let long = [b"\xFF\xFF\xFF\xFD".as_slice(), &[b' '; 60_000]].concat();
+    let _holder = arrive(&mut reactor, 1, &long);
+    turn(&mut reactor);
+    turn(&mut reactor);
+    let ends = arrive(&mut reactor, AGENTS, b"");
+    while reactor.figures().connections <= AGENTS {
+        turn(&mut reactor);
+    }
+    turn(&mut reactor);
+    speak(&mut reactor, &ends, &frame.repeat(4096 / frame.len()));
+    let mut turns = 0;
+    while ends.iter().any(|end| !end.is_answered()) {
+        let before = bytes_in(&reactor);
+        turn(&mut reactor);
+        turns += 1;
+        // Only what the first turn finds has been waited for.
+        assert!(turns == 1 || reactor.kernel.patience == Some(Duration::ZERO));
+        // The queue's phase and the waiters'.
+        assert!(bytes_in(&reactor) - before <= 2 * MOST_OF_A_TURN);
+    }
+    assert!(turns > 1, "one turn was enough");
+}

@@ -1,0 +1,64 @@
+//! How much one phase of a turn does before the next has its turn.
+
+/// Bytes that the connections of a phase may read before the others wait for the
+/// next turn: some 4 ms of work with the usual reports (0.5 µs each, see
+/// docs/performance.md), so that newcomers, commits and deadlines never wait long.
+const PHASE_BYTES: usize = 1 << 20;
+
+/// Frames likewise, for where they are short: some 8 ms.
+const PHASE_FRAMES: u32 = 16 * 1024;
+
+/// Frames that a connection's turn counts as, for its calls to the kernel: 4 µs in all
+/// with one frame in it, where each of sixteen takes 0.5 µs.
+const TURN_COST: u32 = 8;
+
+/// Bytes that a connection may read in its turn: one full read of the longest
+/// buffer,
+pub(super) const MOST_SHARE: usize = 64 * 1024;
+
+/// but where many want theirs, down to these: some twenty frames of the usual size for
+/// each call of read. So a round of 1,500 that have much to say is 6 MB and not 98 MB
+/// long, and so is the wait of a newcomer among them.
+pub(super) const LEAST_SHARE: usize = 4 * 1024;
+
+/// What the phase at hand may still do. It is counted and not timed, so that the same
+/// input always does the same.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    bytes: usize,
+    frames: u32,
+    share: usize,
+}
+
+impl Work {
+    /// A phase begins, in which so many connections want a turn.
+    pub(super) fn begin(&mut self, connections: usize) {
+        *self = Self {
+            bytes: PHASE_BYTES,
+            frames: PHASE_FRAMES,
+            share: (PHASE_BYTES / connections.max(1)).clamp(LEAST_SHARE, MOST_SHARE),
+        };
+    }
+
+    /// Whether the next connection has its turn in this phase, and if so, counts it.
+    pub(super) fn goes_on(&mut self) -> bool {
+        let goes_on = self.bytes > 0 && self.frames > 0;
+        self.frames = self.frames.saturating_sub(TURN_COST);
+        goes_on
+    }
+
+    /// Bytes that a connection may read in its turn.
+    pub(super) const fn share(&self) -> usize {
+        self.share
+    }
+
+    /// So many bytes were read.
+    pub(super) fn read(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// So many frames were recognised.
+    pub(super) fn recognised(&mut self, frames: u32) {
+        self.frames = self.frames.saturating_sub(frames);
+    }
+}
