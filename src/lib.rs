@@ -12,6 +12,7 @@
 //! time        → nothing
 //! wheel       → time
 //! throttle    → time
+//! log_sink    → nothing                   (log lines on their way to stderr)
 //! admission   → nothing                   (who may connect)
 //! hook        → throttle, time            (a command for each change; JSON, processes)
 //! wire        → nothing: no I/O, no clock, no pool, no connection
@@ -20,7 +21,7 @@
 //! handler     → wire, session's traits, hook, roster, store, throttle, time (packets; no sockets)
 //! store       → time                      (records; no connections, no packets)
 //! stats       → hawk-pool, wire, session, time
-//! reactor     → hawk-pool, admission, session, stats, throttle, time, wheel, wire's replies (sockets, buffers; no JSON)
+//! reactor     → hawk-pool, admission, log_sink's count, session, stats, throttle, time, wheel, wire's replies (sockets, buffers; no JSON)
 //! descriptors → nothing                   (the limit of open files)
 //! dial        → nothing                   (finding a server)
 //! client      → dial, wire                (a blocking connection, for send and ping)
@@ -38,6 +39,7 @@ pub mod dial;
 pub mod handler;
 pub mod hook;
 pub mod load;
+pub mod log_sink;
 pub mod reactor;
 pub mod roster;
 pub mod session;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use hawk::admission;
 use hawk::handler::{self, Ack, Keeper};
+use hawk::log_sink::LeftOut;
 use hawk::reactor::{Config, Linux, Reactor};
 use hawk::roster;
 use hawk::session::Limits;
@@ -110,6 +111,7 @@ fn config() -> Config {
         },
         drain_timeout: PATIENCE,
         stats_interval: Duration::from_secs(3600),
+        log_left_out: LeftOut::default(),
     }
 }
 

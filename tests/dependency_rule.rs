@@ -26,6 +26,7 @@ const RULE: &[(&str, &[&str])] = &[
             "serde_json",
         ],
     ),
+    ("log_sink", &["std::io"]),
     ("wire", &["serde", "serde_json"]),
     ("session", &["time", "wire"]),
     ("roster", &["time", "wheel"]),
@@ -42,6 +43,7 @@ const RULE: &[(&str, &[&str])] = &[
         &[
             "hawk_pool",
             "admission",
+            "log_sink",
             "session",
             "stats",
             "throttle",
@@ -78,6 +80,7 @@ const RULE: &[(&str, &[&str])] = &[
             "handler",
             "hook",
             "load",
+            "log_sink",
             "reactor",
             "roster",
             "session",

@@ -28,6 +28,12 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::ServeArgs),
+    #[command(flatten)]
+    Other(Other),
+}
+
+#[derive(Debug, Subcommand)]
+enum Other {
     Agents(agents::AgentsArgs),
     Events(events::EventsArgs),
     Reports(reports::ReportsArgs),
@@ -41,15 +47,19 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    let outcome = match cli.command {
-        Command::Serve(args) => args.run(),
-        Command::Agents(args) => args.run(),
-        Command::Events(args) => args.run(),
-        Command::Reports(args) => args.run(),
-        Command::Load(args) => args.run(),
-        Command::Send(args) => args.run(),
-        Command::Ping(args) => args.run(),
+    let default = env_logger::Env::default().default_filter_or("info");
+    let mut logger = env_logger::Builder::from_env(default);
+    let other = match cli.command {
+        Command::Serve(args) => return args.main(logger),
+        Command::Other(other) => other,
     };
-    output::conclude(outcome)
+    logger.init();
+    output::conclude(match other {
+        Other::Agents(args) => args.run(),
+        Other::Events(args) => args.run(),
+        Other::Reports(args) => args.run(),
+        Other::Load(args) => args.run(),
+        Other::Send(args) => args.run(),
+        Other::Ping(args) => args.run(),
+    })
 }

@@ -1,6 +1,6 @@
 //! How the commands speak: results on stdout, a failure in one line on stderr.
 
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -37,13 +37,18 @@ pub(super) fn visible(text: &str) -> String {
     if plain { text.to_owned() } else { quoted }
 }
 
-/// Ends a command: says in one line what went wrong, if anything.
+/// Ends a command: says in one line on stderr what went wrong, if anything.
 pub(super) fn conclude(outcome: anyhow::Result<()>) -> ExitCode {
+    conclude_on(io::stderr().lock(), outcome)
+}
+
+/// The same, with what leads to stderr.
+pub(super) fn conclude_on(mut stderr: impl Write, outcome: anyhow::Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Without stderr there is nobody to tell.
-            let _untold = writeln!(io::stderr().lock(), "hawk: {error:#}");
+            let _untold = stderr.write_all(format!("hawk: {error:#}\n").as_bytes());
             ExitCode::FAILURE
         }
     }

@@ -1,13 +1,17 @@
 //! `hawk serve`: the server.
 
 use std::ffi::OsString;
+use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::process::ExitCode;
 use std::time::Duration;
 
+use anstream::{AutoStream, ColorChoice};
 use anyhow::{Context as _, bail};
 use clap::builder::{BoolishValueParser, OsStringValueParser, TypedValueParser as _};
 use clap::{Args, ValueEnum};
+use env_logger::{DEFAULT_WRITE_STYLE_ENV as STYLE, Target, WriteStyle};
 use ipnet::IpNet;
 
 use super::store_args::DEFAULT_STORE;
@@ -18,6 +22,7 @@ use crate::admission;
 use crate::descriptors;
 use crate::handler::{self, Ack, Keeper};
 use crate::hook::{self, Hook};
+use crate::log_sink::{LeftOut, LogSink};
 use crate::reactor::{Config, Error, Linux, MIN_POOL_LIMIT, RESERVED_DESCRIPTORS, Reactor, Stop};
 use crate::roster;
 use crate::session::{Limits, Rate};
@@ -154,7 +159,26 @@ pub(super) struct ServeArgs {
 }
 
 impl ServeArgs {
-    pub(super) fn run(&self) -> anyhow::Result<()> {
+    /// Serves, and logs by way of a queue: whoever reads stderr must not hold up the
+    /// event loop, nor the end.
+    pub(super) fn main(&self, mut logger: env_logger::Builder) -> ExitCode {
+        let sink = match LogSink::start(io::stderr()) {
+            Ok(sink) => sink,
+            Err(error) => {
+                let failure = anyhow::Error::new(error).context("cannot start the log's thread");
+                return output::conclude(Err(failure));
+            }
+        };
+        let is_auto = matches!(std::env::var(STYLE).as_deref(), Err(_) | Ok("auto"));
+        if is_auto && AutoStream::choice(&io::stderr()) != ColorChoice::Never {
+            // The logger sees a queue and not what is behind it.
+            logger.write_style(WriteStyle::Always);
+        }
+        logger.target(Target::Pipe(Box::new(sink.writer()))).init();
+        output::conclude_on(sink.writer(), self.run(sink.left_out()))
+    }
+
+    fn run(&self, log_left_out: LeftOut) -> anyhow::Result<()> {
         let max_connections = self.max_connections()?;
         anyhow::ensure!(
             self.pool_limit >= MIN_POOL_LIMIT,
@@ -179,6 +203,7 @@ impl ServeArgs {
             },
             drain_timeout: self.drain_timeout,
             stats_interval: self.stats_interval,
+            log_left_out,
         };
         let kernel = Linux::new().map_err(Error::EventLoop)?;
         let mut reactor = Reactor::new(config, self.keeper(max_connections)?, kernel)?;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::admission;
+use crate::log_sink::LeftOut;
 use crate::session::Limits;
 
 /// How the server is to run.
@@ -27,6 +28,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Time between two looks at the statistics.
     pub stats_interval: Duration,
+    /// How many log lines were left out, to be told with them.
+    pub log_left_out: LeftOut,
 }
 
 /// Why a reactor could not be made or could not go on.

@@ -402,7 +402,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     fn log_stats(&mut self, all: bool) {
         let mut handler_lines = Vec::new();
         self.shop.desk.handler.statistics(&mut handler_lines);
-        let figures = view::figures(&self.connections, &self.shop);
+        let figures = view::figures(&self.connections, &self.shop, &self.config);
         let stats = &mut self.housekeeping.stats;
         stats.log(self.shop.now, all, &figures, handler_lines);
     }

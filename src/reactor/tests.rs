@@ -9,6 +9,7 @@ use super::kernel::{Accept, Readiness, Signal, Socket, SocketToken};
 use super::work::{LEAST_SHARE, MOST_SHARE};
 use super::*;
 use crate::admission::Rules;
+use crate::log_sink::LeftOut;
 use crate::session::{Answer, Limits, Sender, Tag, Wake};
 use crate::wire::{Encoding, Heartbeat, Packet, Reply, encode_packet};
 
@@ -160,6 +161,7 @@ fn reactor(pool_limit: usize) -> Reactor<Nurse, Fake> {
         },
         drain_timeout: IDLE,
         stats_interval: Duration::from_secs(3600),
+        log_left_out: LeftOut::default(),
     };
     Reactor::new(config, Nurse, Fake::default()).unwrap()
 }

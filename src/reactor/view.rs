@@ -3,10 +3,10 @@
 
 use std::net::SocketAddr;
 
-use super::Reactor;
 use super::connection::{Connection, ConnectionView, Shop};
 use super::connections::Connections;
 use super::kernel::Kernel;
+use super::{Config, Reactor};
 use crate::session::Handler;
 use crate::stats::Figures;
 
@@ -14,7 +14,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// What it has counted so far.
     #[must_use]
     pub fn figures(&self) -> Figures<'_> {
-        figures(&self.connections, &self.shop)
+        figures(&self.connections, &self.shop, &self.config)
     }
 
     /// Every connection, in no particular order.
@@ -30,7 +30,11 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     }
 }
 
-pub(super) fn figures<'a, H, S>(connections: &Connections<S>, shop: &'a Shop<H>) -> Figures<'a> {
+pub(super) fn figures<'a, H, S>(
+    connections: &Connections<S>,
+    shop: &'a Shop<H>,
+    config: &Config,
+) -> Figures<'a> {
     debug_assert_eq!(
         connections.iter().map(Connection::unsent).sum::<usize>(),
         shop.desk.unsent.get(),
@@ -40,6 +44,7 @@ pub(super) fn figures<'a, H, S>(connections: &Connections<S>, shop: &'a Shop<H>)
         connections: connections.len(),
         unsent: shop.desk.unsent.get(),
         owed: shop.ledger.owed(),
+        log_left_out: config.log_left_out.get(),
         counters: &shop.counters,
         tally: &shop.desk.tally,
         pool: &shop.pool,

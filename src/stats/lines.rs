@@ -22,6 +22,8 @@ pub struct Figures<'a> {
     pub unsent: usize,
     /// Replies that wait for a commit.
     pub owed: usize,
+    /// Log lines that were left out, because stderr was not read in time.
+    pub log_left_out: u64,
     /// Its own doings.
     pub counters: &'a Counters,
     /// What came in.
@@ -122,6 +124,7 @@ pub(crate) fn server_line(figures: &Figures<'_>) -> String {
         connections,
         unsent,
         owed,
+        log_left_out,
         counters,
         tally,
         ..
@@ -144,7 +147,8 @@ pub(crate) fn server_line(figures: &Figures<'_>) -> String {
     }
     let rest = format!(
         " junk_bytes={} candidates_dropped={} bytes_in={} bytes_out={} reads={} writes={} held={} \
-         rate_limited={} unsent={unsent} owed={owed} output_limited={}",
+         rate_limited={} unsent={unsent} owed={owed} output_limited={} \
+         log_left_out={log_left_out}",
         tally.junk_bytes,
         tally.candidates_dropped,
         counters.bytes_in,
@@ -195,6 +199,7 @@ mod tests {
             connections: 2,
             unsent: 7,
             owed: 1,
+            log_left_out: 3,
             counters: &counters,
             tally: &tally,
             pool: &pool.unwrap(),
@@ -204,7 +209,7 @@ mod tests {
             "connections=2 accepted=3 accept_errors=0 heartbeats=0 reports=1 busy=0 errors=1 \
              error_bad_base64=1 closed_idle_timeout=1 junk_bytes=0 candidates_dropped=0 \
              bytes_in=0 bytes_out=0 reads=0 writes=0 held=0 rate_limited=0 \
-             unsent=7 owed=1 output_limited=0"
+             unsent=7 owed=1 output_limited=0 log_left_out=3"
         );
     }
 

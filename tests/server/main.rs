@@ -21,6 +21,7 @@ mod closing;
 mod decoding;
 mod fairness;
 mod limits;
+mod log_sink;
 mod output_limit;
 mod packet_log;
 mod pool;

@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::net::TcpStream;
 
 use hawk::admission::Rules;
+use hawk::log_sink::LeftOut;
 use hawk::reactor::{Config, MIN_POOL_LIMIT};
 use hawk::session::{Limits, OUTPUT_HIGH_WATER};
 
@@ -37,6 +38,7 @@ fn config() -> Config {
         },
         drain_timeout: PATIENCE,
         stats_interval: PATIENCE,
+        log_left_out: LeftOut::default(),
     }
 }
 

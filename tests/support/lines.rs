@@ -20,15 +20,29 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     lines: Vec<String>,
+    /// The pipe is left alone.
+    held: bool,
     ended: bool,
 }
 
 impl Lines {
     /// Reads `pipe` on a thread of its own, to its end.
     pub(crate) fn collect(pipe: impl Read + Send + 'static) -> Self {
+        let lines = Self::collect_later(pipe);
+        lines.go_on();
+        lines
+    }
+
+    /// The same, but only from [`go_on`](Self::go_on) on.
+    pub(crate) fn collect_later(pipe: impl Read + Send + 'static) -> Self {
         let shared = Arc::new(Shared::default());
+        shared.lock().held = true;
         let collector = Arc::clone(&shared);
         std::thread::spawn(move || {
+            let held = collector
+                .changed
+                .wait_while(collector.lock(), |state| state.held);
+            drop(held);
             for line in BufReader::new(pipe).lines() {
                 let Ok(line) = line else { break };
                 collector.lock().lines.push(line);
@@ -38,6 +52,12 @@ impl Lines {
             collector.changed.notify_all();
         });
         Self(shared)
+    }
+
+    /// Begins to read.
+    pub(crate) fn go_on(&self) {
+        self.0.lock().held = false;
+        self.0.changed.notify_all();
     }
 
     /// How many there are by now: a mark from which to look on.

@@ -9,7 +9,11 @@ use super::{Agent, HEARTBEAT, Lines, Stats, eventually, hidden_report};
 
 /// A command line of the binary, about to be run.
 #[derive(Debug)]
-pub(crate) struct Launch(Command);
+pub(crate) struct Launch {
+    command: Command,
+    /// Whether stderr is read from the start.
+    reads_stderr: bool,
+}
 
 impl Launch {
     /// `hawk serve` on a free port of the loopback, with `args`. Unless they say
@@ -23,10 +27,10 @@ impl Launch {
         ];
         for (option, value) in defaults {
             if !args.contains(&option) {
-                launch.0.args([option, value]);
+                launch.command.args([option, value]);
             }
         }
-        launch.0.args(args);
+        launch.command.args(args);
         launch
     }
 
@@ -41,11 +45,20 @@ impl Launch {
                 command.env_remove(&key);
             }
         }
-        Self(command)
+        Self {
+            command,
+            reads_stderr: true,
+        }
     }
 
     pub(crate) fn env(mut self, key: &str, value: &str) -> Self {
-        self.0.env(key, value);
+        self.command.env(key, value);
+        self
+    }
+
+    /// Leaves its stderr unread, a pipe that fills up, until [`Lines::go_on`].
+    pub(crate) fn stderr_unread(mut self) -> Self {
+        self.reads_stderr = false;
         self
     }
 
@@ -71,11 +84,15 @@ impl Launch {
 
     /// Starts something that goes on until it is stopped; killed when dropped.
     pub(crate) fn spawn(mut self) -> Process {
-        let pipes = self.0.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let pipes = self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = pipes.spawn().expect("the binary runs");
+        let stderr = child.stderr.take().expect("piped");
         Process {
             stdout: Lines::collect(child.stdout.take().expect("piped")),
-            stderr: Lines::collect(child.stderr.take().expect("piped")),
+            stderr: match self.reads_stderr {
+                true => Lines::collect(stderr),
+                false => Lines::collect_later(stderr),
+            },
             child,
         }
     }
@@ -150,6 +167,12 @@ impl Server {
     /// What it logs.
     pub(crate) fn log(&self) -> &Lines {
         &self.process.stderr
+    }
+
+    /// Waits for the end of its stdout, which is its own end.
+    #[track_caller]
+    pub(crate) fn wait_stdout_end(&self) {
+        self.process.stdout.wait_end();
     }
 
     /// How many lines it has logged that contain `text`.

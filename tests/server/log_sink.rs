@@ -1,0 +1,88 @@
+//! A log that nobody reads holds nobody up.
+
+use rustix::process::Signal;
+
+use crate::support::*;
+
+/// The text of a report that makes a log line of some 60 kB.
+const TEXT: usize = 60_000;
+
+/// A server that logs packets, and whose stderr is a pipe that is not read before
+/// [`Lines::go_on`].
+fn start() -> Server {
+    Launch::serve(&["--log-packets"]).stderr_unread().start()
+}
+
+/// Sends reports with numbers, one after the other, each of which is answered.
+fn report_numbers(agent: &mut Agent, numbers: std::ops::Range<usize>) {
+    for number in numbers {
+        let text = format!("{number:08} {}", "x".repeat(TEXT));
+        agent.exchange(
+            &report_packet(&text, hawk::wire::Encoding::Compact, None),
+            REPORT,
+        );
+    }
+}
+
+/// The numbers of the reports that a log tells of.
+fn numbers(lines: &[String]) -> Vec<usize> {
+    let texts = lines
+        .iter()
+        .filter_map(|line| line.split_once("content=\""));
+    texts.map(|(_, text)| text[..8].parse().unwrap()).collect()
+}
+
+#[test]
+fn agents_are_answered_while_nobody_reads_the_log_and_what_is_missing_is_told() {
+    // More than a pipe, the queue and what is on its way take.
+    const REPORTS: usize = 300;
+    let server = start();
+    let mut agent = server.connect();
+    report_numbers(&mut agent, 0..REPORTS);
+    agent.expect_alive();
+    assert_eq!(server.log().count(), 0);
+
+    server.log().go_on();
+    let (notice, mark) = server.log().wait_for(0, |line| line.starts_with("log: "));
+    let words: Vec<_> = notice.split(' ').collect();
+    let left_out: usize = words[1].parse().unwrap();
+    let expected = format!("log: {left_out} lines left out: stderr was not read in time");
+    assert_eq!(notice, expected);
+    assert_eq!(server.stats().get("log_left_out"), left_out as u64);
+
+    // All others are there, those before the notice in front of it.
+    report_numbers(&mut agent, REPORTS..REPORTS + 10);
+    server.signal(Signal::TERM);
+    let exit = server.wait_exit();
+    let before = numbers(&exit.stderr[..mark]);
+    assert_eq!(before, (0..before.len()).collect::<Vec<_>>());
+    // The heartbeat, or the last of them, is the only line that is not a report's.
+    assert!((REPORTS..=REPORTS + 1).contains(&(before.len() + left_out)));
+    let after = numbers(&exit.stderr[mark..]);
+    assert_eq!(after, (REPORTS..REPORTS + 10).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_stop_loses_no_line_that_somebody_reads() {
+    const REPORTS: usize = 50;
+    let server = start();
+    report_numbers(&mut server.connect(), 0..REPORTS);
+    server.log().go_on();
+    server.signal(Signal::TERM);
+    let exit = server.wait_exit();
+    assert_eq!(exit.code, Some(0));
+    assert_eq!(numbers(&exit.stderr), (0..REPORTS).collect::<Vec<_>>());
+    let last = exit.stderr.last().unwrap();
+    assert!(last.contains("served connections=0 "), "{last}");
+}
+
+#[test]
+fn a_log_that_nobody_reads_does_not_hold_up_the_stop() {
+    let server = start();
+    report_numbers(&mut server.connect(), 0..10);
+    server.signal(Signal::TERM);
+    // Its stdout ends with it.
+    server.wait_stdout_end();
+    server.log().go_on();
+    assert_eq!(server.wait_exit().code, Some(0));
+}
