@@ -213,7 +213,11 @@ impl Integers for Exact {
                     *into = number;
                     Ok(None)
                 }
-                Err(error) if matches!(error.kind(), PosOverflow | NegOverflow) => {
+                // Too many digits are told of before what stands behind them.
+                Err(error)
+                    if matches!(error.kind(), PosOverflow | NegOverflow)
+                        && !number.contains(['.', 'e', 'E']) =>
+                {
                     Ok(Some(Refusal::OutOfRange))
                 }
                 Err(_) => Ok(Some(Refusal::WrongType)),

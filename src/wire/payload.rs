@@ -401,6 +401,15 @@ mod tests {
     }
 
     #[test]
+    fn a_fraction_or_an_exponent_is_a_wrong_type_however_many_digits_it_has() {
+        for number in ["1e3", "92233720368547758080e1", "-92233720368547758080.5"] {
+            let inner = format!(r#"{{"rand":{number}}}"#);
+            let data = compact(1, inner.as_bytes());
+            assert_eq!(refusal(&data), Refusal::WrongType, "{number}");
+        }
+    }
+
+    #[test]
     fn an_envelope_that_only_looks_plain_is_left_to_the_parser() {
         let mut decoder = PacketDecoder::default();
         let mut decode = |data: &str| decoder.decode(data.as_bytes()).map(|packet| packet.kind());
