@@ -10,7 +10,8 @@ use super::LoadError;
 use super::connection::Connection;
 use super::dial::Dialler;
 use super::expectations::Batch;
-use super::tally::{Fault, Tally};
+use super::faults::Fault;
+use super::tally::Tally;
 use crate::dial::{DialError, reason};
 use crate::time::Moment;
 

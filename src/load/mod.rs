@@ -26,6 +26,7 @@ mod connection;
 mod dial;
 mod engine;
 mod expectations;
+mod faults;
 mod fleet;
 mod frames;
 mod plan;
@@ -46,11 +47,11 @@ use crate::wire::{DataError, Encoding, PacketKind};
 
 pub use dial::{resolve, watch_descriptors};
 pub use engine::run;
+pub use faults::Fault;
 pub use frames::ContentSize;
 pub use progress::{Progress, Tick};
 pub use report::Report;
 pub use summary::{Bucket, Client, ErrorCount, Frames, Latency, Quantiles, Summary};
-pub use tally::Fault;
 
 /// What to send, to whom, for how long.
 #[derive(Clone, Debug)]

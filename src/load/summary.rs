@@ -6,7 +6,8 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::engine::rate;
-use super::tally::{Fault, Tally};
+use super::faults::Fault;
+use super::tally::Tally;
 use super::{Config, Traffic};
 use crate::time::Moment;
 use crate::wire::{Encoding, PacketKind};

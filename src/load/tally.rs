@@ -1,45 +1,13 @@
-//! Counts, faults by cause, and latencies, as a run goes along.
+//! Counts, faults and latencies, as a run goes along.
 
-use std::collections::BTreeMap;
-use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
 use super::expectations::{Batch, Verdicts};
+use super::faults::{Fault, Faults};
 use crate::time::Moment;
 use crate::wire::{PacketKind, Reply};
-
-/// In which way something went wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Fault {
-    /// A reply never came.
-    Lost,
-    /// A frame was answered with another line than it should have been.
-    Wrong,
-    /// A line came that answers nothing.
-    Extra,
-    /// The right reply came, but after the reply timeout.
-    Late,
-    /// A frame was due, but so much lay unsent that it was dropped.
-    Unsent,
-    /// A connection could not be made, or did not last.
-    Connection,
-}
-
-impl Display for Fault {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Lost => "lost",
-            Self::Wrong => "wrong",
-            Self::Extra => "extra",
-            Self::Late => "late",
-            Self::Unsent => "not sent",
-            Self::Connection => "connection",
-        })
-    }
-}
 
 /// Everything that is counted.
 #[derive(Debug)]
@@ -62,7 +30,7 @@ pub(super) struct Tally {
     /// Latencies since the last call of [`turn`](Self::turn).
     recent: Latencies,
     total: Latencies,
-    faults: BTreeMap<Fault, BTreeMap<String, u64>>,
+    faults: Faults,
     reply_timeout: Duration,
 }
 
@@ -79,10 +47,6 @@ pub(super) struct Latencies {
 /// few microseconds that the timer takes, well below what users call latency.
 const SLACK: Duration = Duration::from_millis(1);
 
-/// Causes told apart per fault; a server that answers garbage could make up any
-/// number of them.
-const MOST_CAUSES: usize = 20;
-
 impl Tally {
     /// Nothing happened yet.
     pub(super) fn new(reply_timeout: Duration) -> Self {
@@ -96,7 +60,7 @@ impl Tally {
             latest_send: Duration::ZERO,
             recent: Latencies::new(),
             total: Latencies::new(),
-            faults: BTreeMap::new(),
+            faults: Faults::default(),
             reply_timeout,
         }
     }
@@ -116,33 +80,17 @@ impl Tally {
 
     /// Counts `count` faults of one cause.
     pub(super) fn fault(&mut self, fault: Fault, cause: &str, count: u64) {
-        if count == 0 {
-            return;
-        }
-        let causes = self.faults.entry(fault).or_default();
-        if let Some(counted) = causes.get_mut(cause) {
-            *counted += count;
-        } else {
-            let cause = if causes.len() < MOST_CAUSES {
-                cause
-            } else {
-                "other causes"
-            };
-            *causes.entry(cause.to_owned()).or_default() += count;
-        }
+        self.faults.add(fault, cause, count);
     }
 
     /// All faults, by kind and cause.
     pub(super) fn faults(&self) -> impl Iterator<Item = (Fault, &str, u64)> {
-        self.faults.iter().flat_map(|(fault, causes)| {
-            let causes = causes.iter();
-            causes.map(|(cause, count)| (*fault, cause.as_str(), *count))
-        })
+        self.faults.iter()
     }
 
     /// How many faults there are.
     pub(super) fn fault_count(&self) -> u64 {
-        self.faults().map(|(_, _, count)| count).sum()
+        self.faults.count()
     }
 
     /// Forgets counts and latencies, but no fault: what came before was no part
@@ -259,6 +207,7 @@ fn nanoseconds(span: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::faults::MOST_CAUSES;
 
     fn tally() -> Tally {
         Tally::new(Duration::from_millis(10))
