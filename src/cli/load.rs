@@ -14,10 +14,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::output;
-use super::values::{duration, size};
+use super::values::{Portion, duration, portion, size};
 use super::wire_args::{DEFAULT_ADDRESS, EncodingArg, KindArg};
 use crate::load::{
-    Config, ContentSize, Progress, Report, Summary, Traffic, resolve, run, watch_descriptors,
+    Chaos, Config, ContentSize, Progress, Report, Summary, Traffic, resolve, run, watch_descriptors,
 };
 
 /// Put load on a server, check every reply and measure latency
@@ -28,6 +28,13 @@ use crate::load::{
 /// Latency is measured from the intended send time: a server that stalls is
 /// charged for every report that had to wait. Latency from the actual send time
 /// stands beside it.
+///
+/// With --chaos some of the connections misbehave, in turn: they corrupt frames by
+/// flips, insertions and deletions, cut them off, stall within one, never read, read
+/// a byte now and then, reset, half-close, or send junk; then they connect again, with
+/// full jitter. The others measure what good agents feel of it. What becomes of the
+/// chaotic ones is counted and is no error, unless the server breaks the protocol to
+/// them. They name themselves chaos-1, chaos-2 and so on.
 ///
 /// Exits with 0 only if every reply was right and in time. Ctrl-C ends the run
 /// early, with its figures.
@@ -94,6 +101,14 @@ pub(super) struct LoadArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     idle: u32,
 
+    /// Of --connections, let this many (20) or this share (20%) misbehave
+    #[arg(long, value_name = "N|N%", value_parser = portion)]
+    chaos: Option<Portion>,
+
+    /// Repeat what the chaotic connections do; a run prints its seed
+    #[arg(long, value_name = "N", requires = "chaos")]
+    seed: Option<u64>,
+
     /// Spread the connections over this many addresses, from 127.0.0.1 on; one
     /// address has ports for some 28,000
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=254))]
@@ -129,6 +144,14 @@ impl LoadArgs {
             connections > 0,
             "there is nothing to do without connections; give --connections or --idle"
         );
+        ensure!(
+            self.chaotic() < self.connections
+                || (self.idle > 0 && self.chaotic() == self.connections),
+            "of {} connections {} cannot be chaotic, as good ones are needed to measure; \
+             give fewer to --chaos, or more --connections",
+            self.connections,
+            self.chaotic()
+        );
         self.check_size()?;
         watch_descriptors(connections)?;
         let config = self.config()?;
@@ -153,6 +176,11 @@ impl LoadArgs {
         verdict(&summary)
     }
 
+    /// Connections that misbehave.
+    fn chaotic(&self) -> u32 {
+        self.chaos.map_or(0, |chaos| chaos.of(self.connections))
+    }
+
     /// What the plan and the frames in flight would take is bounded, so that a
     /// slip of the finger does not cost the machine its memory.
     fn check_size(&self) -> anyhow::Result<()> {
@@ -161,12 +189,12 @@ impl LoadArgs {
             (false, None) => ("senders", self.senders),
             (false, Some(_)) => return Ok(()),
         };
-        let all = u64::from(self.connections) * u64::from(each);
+        let connections = self.connections - self.chaotic();
+        let all = u64::from(connections) * u64::from(each);
         ensure!(
             all <= MOST_AT_ONCE,
-            "{} connections with {each} {what} each are more than this client can hold; \
-             give {MOST_AT_ONCE} {what} or fewer in all",
-            self.connections
+            "{connections} connections with {each} {what} each are more than this client can hold; \
+             give {MOST_AT_ONCE} {what} or fewer in all"
         );
         Ok(())
     }
@@ -186,14 +214,22 @@ impl LoadArgs {
             }
         };
         let duration = match (self.duration, self.count) {
-            (None, Some(_)) if self.connections > 0 => None,
+            (None, Some(_)) if self.connections > self.chaotic() => None,
             (duration, _) => duration.or(Some(DEFAULT_DURATION)),
         };
+        let connections = self.connections - self.chaotic();
+        // A short number is easier to type again.
+        let seed = || self.seed.unwrap_or_else(|| rand::random::<u32>().into());
+        let chaos = (self.chaotic() > 0).then(|| Chaos {
+            connections: self.chaotic(),
+            seed: seed(),
+        });
         Ok(Config {
             target: resolve(&self.address)?,
             address: self.address.clone(),
-            connections: self.connections,
+            connections,
             idle: self.idle,
+            chaos,
             sources: self.sources,
             ramp: self.ramp.unwrap_or_default(),
             traffic,

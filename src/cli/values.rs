@@ -83,6 +83,41 @@ pub(super) fn since(text: &str) -> Result<Since, String> {
     Ok(Since::Time(UnixNanos::from_nanos(0).after(since_1970)))
 }
 
+/// Some of all, as a number or as a share of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Portion {
+    /// So many.
+    Number(u32),
+    /// So many of a hundred.
+    Percent(u32),
+}
+
+impl Portion {
+    /// How many of `all`: a share that is not nothing is one at least.
+    pub(super) fn of(self, all: u32) -> u32 {
+        match self {
+            Self::Number(number) => number,
+            Self::Percent(0) => 0,
+            Self::Percent(percent) => {
+                let share = (u64::from(all) * u64::from(percent) + 50) / 100;
+                u32::try_from(share).unwrap_or(all).max(1)
+            }
+        }
+    }
+}
+
+/// A number, or a whole percentage of up to 100.
+pub(super) fn portion(text: &str) -> Result<Portion, String> {
+    let unknown = |_| "write it like 20 or 20%".to_owned();
+    match text.strip_suffix('%') {
+        Some(percent) => match percent.parse().map_err(unknown)? {
+            percent @ 0..=100 => Ok(Portion::Percent(percent)),
+            _ => Err("there is no more than 100%".to_owned()),
+        },
+        None => Ok(Portion::Number(text.parse().map_err(unknown)?)),
+    }
+}
+
 /// A command for the shell. An empty one would succeed for ever and do nothing.
 pub(super) fn command(text: OsString) -> Result<OsString, &'static str> {
     match text.is_empty() {
@@ -147,6 +182,20 @@ mod tests {
         assert_eq!(since("2016-09-30 15:27:00.5"), Ok(time));
         assert!(since("yesterday").is_err());
         assert!(since("2016-09-31T00:00:00Z").is_err());
+    }
+
+    #[test]
+    fn a_portion_is_a_number_or_a_share() {
+        let of = |text, all| portion(text).unwrap().of(all);
+        assert_eq!((of("3", 7), of("0", 7), of("9", 7)), (3, 0, 9));
+        assert_eq!((of("20%", 100), of("20%", 7), of("100%", 7)), (20, 1, 7));
+        assert_eq!(
+            (of("1%", 7), of("0%", 7), of("100%", u32::MAX)),
+            (1, 0, u32::MAX)
+        );
+        for text in ["", "%", "-1", "101%", "1.5%", "many"] {
+            assert!(portion(text).is_err(), "{text}");
+        }
     }
 
     #[test]

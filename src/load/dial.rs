@@ -50,9 +50,18 @@ pub fn watch_descriptors(connections: u64) -> Result<(), LoadError> {
     Ok(())
 }
 
+/// How much the kernel keeps for us that we have not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReceiveBuffer {
+    /// As much as it likes.
+    Usual,
+    /// As little as it can: what is not read soon backs up to the server.
+    Least,
+}
+
 /// Opens connections to one server, from one source address or from several in
 /// turn.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Dialler {
     target: SocketAddr,
     sources: u8,
@@ -82,7 +91,7 @@ impl Dialler {
     /// What stops the run: no descriptor or no port is left. What concerns this
     /// connection alone comes as the inner error.
     pub(super) fn dial(&self, number: usize) -> Result<io::Result<TcpStream>, LoadError> {
-        match self.connect(number) {
+        match self.connect(number, ReceiveBuffer::Usual) {
             Ok(stream) => Ok(Ok(stream)),
             Err(error) => match rustix::io::Errno::from_io_error(&error) {
                 Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => {
@@ -96,7 +105,11 @@ impl Dialler {
         }
     }
 
-    fn connect(&self, number: usize) -> io::Result<TcpStream> {
+    /// The same, whatever the error.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn connect(&self, number: usize, buffer: ReceiveBuffer) -> io::Result<TcpStream> {
         let socket = Socket::new(
             Domain::for_address(self.target),
             Type::STREAM.nonblocking().cloexec(),
@@ -104,6 +117,11 @@ impl Dialler {
         )?;
         // A heartbeat must not wait for the reply to the frame before it.
         socket.set_tcp_nodelay(true)?;
+        if buffer == ReceiveBuffer::Least {
+            // Only before connecting does it bind the window that is offered; the
+            // kernel takes its least size for 1 (`tcp(7)`).
+            socket.set_recv_buffer_size(1)?;
+        }
         if self.sources > 1 {
             let source = SocketAddr::new(self.source(number), 0);
             socket.bind(&source.into())?;

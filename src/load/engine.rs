@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mio::{Events, Poll, Token};
 
+use super::chaos::{Crowd, Setting};
 use super::dial::Dialler;
 use super::fleet::Fleet;
 use super::progress::Tick;
@@ -60,9 +61,11 @@ struct Engine<'a> {
     timer: Timer,
     fleet: Fleet,
     source: Source<'a>,
+    /// Those who misbehave, while frames are sent and until the end.
+    crowd: Option<Crowd>,
     phase: Phase,
     opened_from: Moment,
-    /// When the measurement began, and this process's CPU time then.
+    /// When the measurement began, and this thread's CPU time then.
     started: Moment,
     cpu_at_start: Duration,
     /// For how long frames were sent, and the CPU time that took.
@@ -99,6 +102,7 @@ impl<'a> Engine<'a> {
             timer,
             fleet: Fleet::new(registry, dialler, config.reply_timeout),
             source: Source::new(config)?,
+            crowd: None,
             phase: Phase::Opening {
                 until: now
                     .after(config.ramp)
@@ -187,6 +191,9 @@ impl<'a> Engine<'a> {
                 let over = self.source.is_finished(now) || self.fleet.open == 0;
                 if over || self.is_stopped() {
                     self.source.stop();
+                    if let Some(crowd) = &self.crowd {
+                        crowd.stop();
+                    }
                     self.ran = Some(self.usage());
                     let until = now.after(self.config.reply_timeout);
                     self.phase = Phase::Draining { until };
@@ -249,6 +256,8 @@ impl<'a> Engine<'a> {
             return Err(DialError::Unreachable { address, reason }.into());
         }
         self.fleet.tally.restart();
+        // Only now, so that they take no place from those who measure.
+        self.crowd = self.let_loose()?;
         self.phase = Phase::Running;
         self.cpu_at_start = cpu_time();
         self.started = Moment::now();
@@ -256,6 +265,20 @@ impl<'a> Engine<'a> {
         self.answered_at_tick = 0;
         self.source.begin(&mut self.fleet, self.started);
         Ok(())
+    }
+
+    fn let_loose(&self) -> Result<Option<Crowd>, LoadError> {
+        let setting = |chaos| Setting {
+            chaos,
+            dialler: self.fleet.dialler().clone(),
+            first: self.planned(),
+            content: self.config.content,
+            patience: self.config.reply_timeout,
+        };
+        self.config
+            .chaos
+            .map(|it| Crowd::start(setting(it)))
+            .transpose()
     }
 
     fn report_progress(&mut self, progress: &mut dyn FnMut(&Tick)) {
@@ -289,6 +312,10 @@ impl<'a> Engine<'a> {
     fn summary(mut self) -> Summary {
         let opened_in = self.started.since(self.opened_from);
         let (running, cpu) = self.ran.unwrap_or_else(|| self.usage());
+        let chaos = self.crowd.take().map(Crowd::finish);
+        for (fault, cause, count) in chaos.iter().flat_map(|books| books.faults.iter()) {
+            self.fleet.tally.fault(fault, cause, count);
+        }
         Summary::new(
             self.config,
             &mut self.fleet.tally,
@@ -298,6 +325,7 @@ impl<'a> Engine<'a> {
                 running,
                 cpu,
                 peak_memory: peak_memory(),
+                chaos: chaos.map(|books| books.counts()),
             },
         )
     }
@@ -320,9 +348,9 @@ fn peak_memory() -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
-/// Processor time that this process has used, in user and kernel mode.
+/// Processor time that this thread has used, in user and kernel mode.
 fn cpu_time() -> Duration {
-    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     let seconds = u64::try_from(spent.tv_sec).unwrap_or(0);
     let nanoseconds = u32::try_from(spent.tv_nsec).unwrap_or(0);
     Duration::new(seconds, nanoseconds)

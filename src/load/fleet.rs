@@ -87,6 +87,11 @@ impl Fleet {
         }
     }
 
+    /// What opens its connections.
+    pub(super) const fn dialler(&self) -> &Dialler {
+        &self.dialler
+    }
+
     /// Connections dialled so far, whatever became of them.
     pub(super) fn dialled(&self) -> usize {
         self.connections.len()

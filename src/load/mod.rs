@@ -8,7 +8,9 @@
 //!                                    └──verdicts──► tally ──► summary ──► report
 //! ```
 //!
-//! The engine is the event loop that drives all of them.
+//! The engine is the event loop that drives all of them. Where some connections are
+//! to misbehave, `chaos` is beside it, on a thread of its own: what this one
+//! measures is what good agents feel.
 //!
 //! # Open loop and closed loop
 //!
@@ -22,6 +24,7 @@
 //! is when its slot became free, which is when it is sent: both columns of
 //! latency are then nearly the same.
 
+mod chaos;
 mod connection;
 mod dial;
 mod engine;
@@ -45,13 +48,14 @@ use std::time::Duration;
 use crate::dial::DialError;
 use crate::wire::{DataError, Encoding, PacketKind};
 
+pub use chaos::{Chaos, Conduct, Counts, Ending};
 pub use dial::{resolve, watch_descriptors};
 pub use engine::run;
 pub use faults::Fault;
 pub use frames::ContentSize;
 pub use progress::{Progress, Tick};
 pub use report::Report;
-pub use summary::{Bucket, Client, ErrorCount, Frames, Latency, Quantiles, Summary};
+pub use summary::{Bucket, ChaosSummary, Client, ErrorCount, Frames, Latency, Quantiles, Summary};
 
 /// What to send, to whom, for how long.
 #[derive(Clone, Debug)]
@@ -70,6 +74,8 @@ pub struct Config {
     pub sources: u8,
     /// Over how long the opening of the connections is spread.
     pub ramp: Duration,
+    /// Connections besides that misbehave.
+    pub chaos: Option<Chaos>,
     /// What the connections carry.
     pub traffic: Traffic,
     /// How often a connection sends a heartbeat, but for saturating ones.

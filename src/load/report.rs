@@ -2,7 +2,8 @@
 
 use std::fmt::{self, Display, Formatter, Write as _};
 
-use super::summary::{Bucket, Summary};
+use super::chaos::Counts;
+use super::summary::{Bucket, ChaosSummary, Summary};
 
 /// Displays a [`Summary`] as a table.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +55,9 @@ impl Display for Report<'_> {
             f.write_str(&bars(&self.0.histogram))?;
         }
         writeln!(f)?;
+        if let Some(chaos) = &self.0.chaos {
+            write_chaos(f, chaos)?;
+        }
         self.write_errors(f)?;
         let client = &self.0.client;
         write!(
@@ -101,6 +105,44 @@ impl Report<'_> {
         Ok(())
     }
 }
+
+/// What became of those that misbehaved, a line for each conduct; columns of what
+/// never occurred are left out.
+fn write_chaos(f: &mut Formatter<'_>, chaos: &ChaosSummary) -> fmt::Result {
+    let (connections, seed) = (grouped(chaos.connections.into()), chaos.seed);
+    writeln!(f, "chaos       {connections} connections, --seed {seed}")?;
+    type Column = (&'static str, fn(&Counts) -> u64);
+    let columns: [Column; 9] = [
+        ("lives", |it| it.lives),
+        ("lines", |it| it.lines),
+        ("as planned", |it| it.as_planned),
+        ("closed", |it| it.closed_by_server),
+        ("reset", |it| it.reset_by_server),
+        ("turned away", |it| it.turned_away),
+        ("not made", |it| it.not_made),
+        ("unfinished", |it| it.unfinished),
+        ("wronged", |it| it.wronged),
+    ];
+    let occurs = |of: fn(&Counts) -> u64| chaos.conducts.iter().any(|it| of(it) > 0);
+    let shown = || columns.iter().filter(|(_, of)| occurs(*of));
+    write!(f, "{:12}{:10}", "", "")?;
+    for (head, _) in shown() {
+        write!(f, "  {head:>COUNT$}")?;
+    }
+    writeln!(f)?;
+    for it in &chaos.conducts {
+        write!(f, "{:12}{:10}", "", it.conduct.name())?;
+        for (head, of) in shown() {
+            let width = head.len().max(COUNT);
+            write!(f, "  {:>width$}", grouped(of(it)))?;
+        }
+        writeln!(f)?;
+    }
+    writeln!(f)
+}
+
+/// Least width of a column with counts.
+const COUNT: usize = 9;
 
 /// A histogram in text, a line for each bucket.
 fn bars(buckets: &[Bucket]) -> String {

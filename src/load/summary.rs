@@ -5,6 +5,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::chaos::Counts;
 use super::engine::rate;
 use super::faults::Fault;
 use super::tally::Tally;
@@ -25,6 +26,8 @@ pub struct Summary {
     pub connections: u32,
     /// Connections that only sent heartbeats.
     pub idle: u32,
+    /// What became of those that misbehaved, where there were any.
+    pub chaos: Option<ChaosSummary>,
     /// How long the opening of the connections took.
     pub opened_in_seconds: f64,
     /// From the start of the traffic to the last reply.
@@ -47,6 +50,17 @@ pub struct Summary {
     pub max_p99_nanoseconds: Option<u64>,
     /// No errors, and p99 within its limit.
     pub passed: bool,
+}
+
+/// Those that misbehaved.
+#[derive(Clone, Debug, Serialize)]
+pub struct ChaosSummary {
+    /// Connections at a time.
+    pub connections: u32,
+    /// From which their behaviour was drawn.
+    pub seed: u64,
+    /// What became of them.
+    pub conducts: Vec<Counts>,
 }
 
 /// Frames by kind.
@@ -104,7 +118,7 @@ pub struct ErrorCount {
 /// What this client used, and whether it was up to its task.
 #[derive(Clone, Debug, Serialize)]
 pub struct Client {
-    /// Processor time, user and kernel.
+    /// Processor time of the thread that measures, user and kernel.
     pub cpu_seconds: f64,
     /// The same as a share of one core.
     pub cpu_percent: f64,
@@ -120,13 +134,14 @@ pub struct Client {
 }
 
 /// What the engine knows besides the tally.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Figures {
     pub(super) opened_in: Duration,
     pub(super) started: Moment,
     pub(super) running: Duration,
     pub(super) cpu: Duration,
     pub(super) peak_memory: Option<u64>,
+    pub(super) chaos: Option<Vec<Counts>>,
 }
 
 /// Frames that leave late without anybody being the bottleneck: machines have
@@ -174,6 +189,14 @@ impl Summary {
             },
             connections: config.connections,
             idle: config.idle,
+            chaos: config
+                .chaos
+                .zip(figures.chaos)
+                .map(|(chaos, conducts)| ChaosSummary {
+                    connections: chaos.connections,
+                    seed: chaos.seed,
+                    conducts,
+                }),
             opened_in_seconds: figures.opened_in.as_secs_f64(),
             seconds: span.as_secs_f64(),
             sent,

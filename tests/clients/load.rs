@@ -5,11 +5,21 @@ use serde_json::Value;
 use crate::support::{Conduct, Ran, Seen, Server, finish, finish_meanwhile, hawk, nobody};
 
 /// Runs `hawk load` and reads the figures that it writes as JSON.
-fn load(server: &Server, arguments: &[&str]) -> (Ran, Value) {
+pub(crate) fn load(server: &Server, arguments: &[&str]) -> (Ran, Value) {
+    load_meanwhile(server, arguments, |_| {})
+}
+
+/// The same, with something to do once it has started.
+pub(crate) fn load_meanwhile(
+    server: &Server,
+    arguments: &[&str],
+    meanwhile: impl FnOnce(rustix::process::Pid),
+) -> (Ran, Value) {
     let file = tempfile();
-    let address = server.address();
-    let common = ["load", &address, "--json", &file];
-    let ran = hawk(&[&common, arguments].concat(), b"");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_hawk"));
+    command.args(["load", &server.address(), "--json", &file]);
+    command.args(arguments);
+    let ran = finish_meanwhile(command, b"", meanwhile);
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::remove_file(&file).unwrap();
     let figures = serde_json::from_str(&text).unwrap();
@@ -26,7 +36,7 @@ fn tempfile() -> String {
 }
 
 /// The count of the error of this kind whose cause has these words.
-fn errors(figures: &Value, fault: &str, cause: &str) -> u64 {
+pub(crate) fn errors(figures: &Value, fault: &str, cause: &str) -> u64 {
     let errors = figures["errors"].as_array().unwrap();
     let matching = errors.iter().filter(|error| {
         error["fault"] == fault && error["cause"].as_str().unwrap().contains(cause)

@@ -4,6 +4,7 @@
 // Everything in here is a test or a test's helper: it may fail loudly.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod chaos;
 mod load;
 mod send_and_ping;
 mod support;

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use hawk::wire::{Decoder, Input, Packet, PacketDecoder, Reply, Step};
+use hawk::wire::{Busy, Decoder, Input, Packet, PacketDecoder, Refusal, Reply, Step};
 
 /// Far beyond what anything here takes: only a hang gets there.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
@@ -32,12 +32,35 @@ pub(crate) enum Conduct {
     Tardy,
     /// Answers, but does not close when the client has ended its stream.
     Lingers,
+    /// Takes so many connections, and tells the others that they are too many.
+    Full(u64),
+    /// As it should, but not to agents that call themselves chaotic.
+    Unfair(Ill),
+}
+
+/// How a stand-in server treats chaotic agents.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ill {
+    /// Answers with this.
+    Says(&'static str),
+    /// Answers twice.
+    Twice,
+    /// Does not answer.
+    Silent,
+    /// Does not close when they have ended their stream.
+    Lingers,
+    /// Ends the stream at their first report.
+    Ends,
+    /// Resets the connection at their first report.
+    Resets,
 }
 
 /// What a stand-in server has seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
     Connection(IpAddr),
+    /// The client has ended a stream that was ended by the server before.
+    Parted,
     Heartbeat,
     Report {
         content: String,
@@ -61,9 +84,16 @@ impl Server {
         let address = listener.local_addr()?;
         let (sender, seen) = channel();
         thread::spawn(move || {
-            for stream in listener.incoming() {
+            for (number, stream) in listener.incoming().enumerate() {
                 let (stream, sender) = (stream.unwrap(), sender.clone());
-                thread::spawn(move || Session::new(stream, conduct, sender).run());
+                match conduct {
+                    Conduct::Full(most) if number as u64 >= most => {
+                        thread::spawn(move || turn_away(stream));
+                    }
+                    _ => drop(thread::spawn(move || {
+                        Session::new(stream, conduct, sender).run();
+                    })),
+                }
             }
         });
         Ok(Self { address, seen })
@@ -84,12 +114,26 @@ impl Server {
     }
 }
 
+fn turn_away(mut stream: TcpStream) {
+    // The agent may be gone.
+    drop(stream.write_all(Reply::Busy(Busy::TooManyConnections).line()));
+    hang_up(stream);
+}
+
+/// Ends the stream, reading on.
+fn hang_up(mut stream: TcpStream) {
+    drop(stream.shutdown(Shutdown::Write));
+    drop(std::io::copy(&mut stream, &mut std::io::sink()));
+}
+
 struct Session {
     stream: TcpStream,
     conduct: Conduct,
     seen: Sender<Seen>,
     packets: PacketDecoder,
     frames: u64,
+    /// Whether the agent calls itself chaotic.
+    is_chaotic: bool,
     replies: Vec<u8>,
 }
 
@@ -102,6 +146,7 @@ impl Session {
             seen,
             packets: PacketDecoder::default(),
             frames: 0,
+            is_chaotic: false,
             replies: Vec::new(),
         }
     }
@@ -110,32 +155,63 @@ impl Session {
         let mut decoder = Decoder::default();
         let mut window = Vec::new();
         let mut buffer = vec![0; 64 * 1024];
-        while let Ok(count @ 1..) = self.stream.read(&mut buffer) {
+        while let Ok(count) = self.stream.read(&mut buffer) {
+            let input = match count {
+                0 => Input::Ended,
+                _ => Input::Open,
+            };
             window.extend_from_slice(&buffer[..count]);
             let mut at = 0;
             loop {
-                let decoded = decoder.decode(&window[at..], Input::Open);
+                let decoded = decoder.decode(&window[at..], input);
                 at += decoded.consumed;
-                match decoded.step {
-                    Step::Frame(data) => {
-                        let reply = note(&mut self.packets, data, &self.seen);
-                        if !self.answer(reply) {
-                            return;
-                        }
-                    }
+                let reply = match decoded.step {
+                    Step::Frame(data) => self.note(data),
+                    Step::ChecksumMismatch => Reply::Error(Refusal::ChecksumMismatch),
                     Step::Incomplete => break,
-                    step => panic!("a client sent {step:?}"),
+                    Step::JunkLimit => {
+                        self.write();
+                        return hang_up(self.stream);
+                    }
+                };
+                if !self.answer(reply) {
+                    return;
                 }
             }
             window.drain(..at);
+            if input == Input::Ended {
+                break;
+            }
             if !matches!(self.conduct, Conduct::Tardy) && !self.write() {
                 return;
             }
         }
         self.write();
-        if let Conduct::Lingers = self.conduct {
+        let lingers = match self.conduct {
+            Conduct::Lingers => true,
+            Conduct::Unfair(Ill::Lingers) => self.is_chaotic,
+            _ => false,
+        };
+        if lingers {
             thread::park_timeout(DEADLINE);
         }
+    }
+
+    /// The right reply to this data.
+    fn note(&mut self, data: &[u8]) -> Reply {
+        let (reply, note) = match self.packets.decode(data) {
+            Ok(Packet::Heartbeat(_)) => (Reply::Heartbeat, Seen::Heartbeat),
+            Ok(Packet::Report(report)) => {
+                let agent = report.agent.map(|name| name.as_str().to_owned());
+                self.is_chaotic |= agent.iter().any(|name| name.starts_with("chaos-"));
+                let content = report.content.into_owned();
+                (Reply::Report, Seen::Report { content, agent })
+            }
+            Err(refusal) => return Reply::Error(refusal),
+        };
+        // The test may be over.
+        drop(self.seen.send(note));
+        reply
     }
 
     /// Whether the session goes on.
@@ -147,17 +223,16 @@ impl Session {
                 self.replies.extend_from_slice(line.as_bytes());
             }
             Conduct::Silent(every) if frame.is_multiple_of(every) => {}
-            Conduct::Ends(after) if frame > after => {
-                self.write();
-                self.stream.shutdown(Shutdown::Write).unwrap();
-                drop(std::io::copy(&mut self.stream, &mut std::io::sink()));
-                return false;
-            }
-            Conduct::Resets(after) if frame > after => {
-                let socket = socket2::SockRef::from(&self.stream);
-                socket.set_linger(Some(Duration::ZERO)).unwrap();
-                return false;
-            }
+            Conduct::Ends(after) if frame > after => return self.end(),
+            Conduct::Resets(after) if frame > after => return self.reset(),
+            Conduct::Unfair(ill) if self.is_chaotic => match ill {
+                Ill::Says(line) => self.replies.extend_from_slice(line.as_bytes()),
+                Ill::Twice => self.replies.extend_from_slice(&reply.line().repeat(2)),
+                Ill::Silent => {}
+                Ill::Lingers => self.replies.extend_from_slice(reply.line()),
+                Ill::Ends => return self.end(),
+                Ill::Resets => return self.reset(),
+            },
             Conduct::Twice(which) if frame == which => {
                 self.replies.extend_from_slice(&reply.line().repeat(2));
             }
@@ -166,27 +241,26 @@ impl Session {
         true
     }
 
+    /// Ends the stream; the session does not go on.
+    fn end(&mut self) -> bool {
+        self.write();
+        hang_up(self.stream.try_clone().unwrap());
+        drop(self.seen.send(Seen::Parted));
+        false
+    }
+
+    /// Resets the connection; the session does not go on.
+    fn reset(&self) -> bool {
+        let socket = socket2::SockRef::from(&self.stream);
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+        false
+    }
+
     fn write(&mut self) -> bool {
         let written = self.stream.write_all(&self.replies).is_ok();
         self.replies.clear();
         written
     }
-}
-
-fn note(packets: &mut PacketDecoder, data: &[u8], seen: &Sender<Seen>) -> Reply {
-    let (reply, note) = match packets.decode(data).unwrap() {
-        Packet::Heartbeat(_) => (Reply::Heartbeat, Seen::Heartbeat),
-        Packet::Report(report) => (
-            Reply::Report,
-            Seen::Report {
-                content: report.content.into_owned(),
-                agent: report.agent.map(|name| name.as_str().to_owned()),
-            },
-        ),
-    };
-    // The test may be over.
-    drop(seen.send(note));
-    reply
 }
 
 /// An address on which nobody listens.
