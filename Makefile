@@ -34,14 +34,17 @@ test-power: ## Cut an emulated machine's power 100 times and look for what was a
 lint: ## Check the format, and clippy with warnings as errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	cd benches/peers && $(CARGO) fmt --all --check
+	cd benches/peers && $(CARGO) clippy --locked --target-dir $(abspath $(TARGET)) -- -D warnings
 
 fmt: ## Format the source
 	$(CARGO) fmt --all
+	cd benches/peers && $(CARGO) fmt --all
 
 doc: ## Build the API documentation, warnings as errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 
-bench: ## Measure hawk beside Redis and a goroutine server (ARGS="--rounds 3" for more)
+bench: ## Measure hawk beside its peers, 20 minutes (ARGS="--only classic", "--quick")
 	$(CARGO) bench --locked --bench compare -- $(ARGS)
 
 bench-store: ## Measure the store beside Redis and the disk (ARGS="--soak 10m": memory and size)

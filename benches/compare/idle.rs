@@ -12,15 +12,15 @@ use crate::NO_STORE;
 use crate::support::child::{Running, Wanted};
 use crate::support::servers::{self, Server};
 use crate::support::spread::{Spread, met};
-use crate::support::{Setup, process, say};
+use crate::support::{Setup, note, process, say};
 
 /// The slope is taken between these two numbers of connections: beyond what
 /// any server needs at its start, and within the usual limit of 20,000 files.
 const FEW: u32 = 2_000;
-const MANY: u32 = 15_000;
+const MANY: u32 = 18_000;
 
 /// Most bytes that an idle connection may cost.
-const TARGET: f64 = 300.0;
+const TARGET: f64 = 160.0;
 
 #[derive(Serialize)]
 pub(crate) struct Outcome {
@@ -34,6 +34,7 @@ struct Round {
 }
 
 pub(crate) fn run(setup: &Setup) -> anyhow::Result<Outcome> {
+    note!("idle connections …");
     let rounds: Vec<Round> = (0..setup.rounds)
         .map(|_| round(setup))
         .collect::<anyhow::Result<_>>()?;

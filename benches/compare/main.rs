@@ -1,31 +1,39 @@
 //! hawk beside its peers, on one machine, in one session.
 //!
 //! ```text
-//! cargo bench --bench compare -- --rounds 5 --json figures.json
+//! cargo bench --bench compare -- --rounds 5 --json figures.json --svg chart.svg
 //! ```
 //!
 //! The server runs on one core and its load on another. Contestants take turns,
-//! so that a noisy minute hits both, and each figure is a median over the
+//! so that a noisy minute hits all of them, and each figure is a median over the
 //! rounds with its least and greatest value. Nothing is asserted: targets are
-//! printed beside the figures.
+//! printed beside the figures. How it goes along is told on standard error.
 
 // A benchmark speaks to whoever started it, in Markdown on standard output.
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, clippy::print_stderr)]
 
-mod default_load;
-mod goroutine;
+mod chart;
+mod contestants;
 mod idle;
-mod saturate;
+mod loads;
+mod machine;
+mod peers;
+mod side_by_side;
 #[path = "../support/mod.rs"]
 mod support;
+mod tables;
 
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum as _};
 use serde::Serialize;
 
-use support::{Setup, say, scratch, write_json};
+use contestants::{Contestant, Field};
+use loads::{Part, loads};
+use support::{Setup, files, say, scratch, write_json};
 
 /// The peers keep nothing: hawk is measured without its store.
 const NO_STORE: &[&str] = &["--store", "none"];
@@ -33,21 +41,30 @@ const NO_STORE: &[&str] = &["--store", "none"];
 /// Measures hawk beside its peers and prints Markdown.
 #[derive(Parser)]
 struct Options {
-    /// What to measure
-    #[arg(long, value_delimiter = ',', default_values = ["saturate", "default-load", "idle"])]
+    /// What to measure [default: all]
+    #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
-    /// How many times each contestant has its turn
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    rounds: u32,
-    /// Seconds of load in each turn of `saturate`
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    seconds: u32,
+    /// Whom to measure [default: all]
+    #[arg(long, value_delimiter = ',')]
+    contestants: Vec<Contestant>,
+    /// How many times each contestant has its turn [default: 5]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
+    /// Seconds of load in each turn [default: 4]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: Option<u32>,
+    /// Two rounds of one second each: shows that everything runs, and no more
+    #[arg(long)]
+    quick: bool,
     /// The core that servers run on
     #[arg(long, default_value_t = 0)]
     server_core: u32,
     /// The core that load clients run on
     #[arg(long, default_value_t = 1)]
     load_core: u32,
+    /// Where hawk's store is: a folder on a disk [default: below the target directory]
+    #[arg(long)]
+    dir: Option<PathBuf>,
     /// The build of hawk that serves
     #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_hawk"))]
     server: PathBuf,
@@ -57,29 +74,33 @@ struct Options {
     /// Write the figures to this file as well
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Draw the rates with classic reports into this file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     /// Given by `cargo bench`, and not by `cargo test`
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Part {
-    /// Hawk and Redis, as fast as they go
-    Saturate,
-    /// Hawk and a goroutine server under the original's load
-    DefaultLoad,
-    /// Hawk with 15,000 idle connections
-    Idle,
+impl Options {
+    fn rounds(&self) -> u32 {
+        self.rounds.unwrap_or(if self.quick { 2 } else { 5 })
+    }
+
+    fn duration(&self) -> Duration {
+        let seconds = self.seconds.unwrap_or(if self.quick { 1 } else { 4 });
+        Duration::from_secs(seconds.into())
+    }
 }
 
 /// All figures; what was not measured is left out.
-#[derive(Default, Serialize)]
+#[derive(Serialize)]
 struct Outcomes {
+    machine: String,
     rounds: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    saturate: Option<Vec<saturate::Outcome>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    default_load: Option<default_load::Outcome>,
+    seconds: u64,
+    skipped: Vec<String>,
+    loads: Vec<side_by_side::Outcome>,
     #[serde(skip_serializing_if = "Option::is_none")]
     idle: Option<idle::Outcome>,
 }
@@ -90,34 +111,62 @@ fn main() -> anyhow::Result<()> {
         say!("nothing to test here; measure with: cargo bench --bench compare");
         return Ok(());
     }
+    let parts = or_all(&options.only, Part::value_variants());
+    let contestants = or_all(&options.contestants, Contestant::ALL);
+    let scratch = scratch("compare")?;
+    let dir = options.dir.clone().unwrap_or_else(|| scratch.clone());
+    if contestants.contains(&Contestant::HawkStore) {
+        files::refuse_memory(&dir)?;
+    }
+    let field = Field::prepare(contestants, &dir)?;
     let setup = Setup {
-        rounds: options.rounds,
-        duration: Duration::from_secs(options.seconds.into()),
+        rounds: options.rounds(),
+        duration: options.duration(),
         server_core: Some(options.server_core),
         load_core: Some(options.load_core),
         server: options.server,
         client: options.client,
-        scratch: scratch("compare")?,
+        scratch,
     };
+    let machine = machine::describe();
+    say!("{machine}.\n");
     say!(
-        "Median (least–greatest) of {} rounds; server on core {}, load on core {}.",
+        "Median (least–greatest) of {} rounds of {} s; server on core {}, load on core {}.",
         setup.rounds,
+        setup.duration.as_secs(),
         options.server_core,
         options.load_core
     );
-    let has = |part| options.only.contains(&part);
-    let outcomes = Outcomes {
+    for missing in &field.skipped {
+        say!("\nskipped: {missing}");
+    }
+    let mut outcomes = Outcomes {
+        machine,
         rounds: setup.rounds,
-        saturate: has(Part::Saturate)
-            .then(|| saturate::run(&setup))
-            .transpose()?,
-        default_load: has(Part::DefaultLoad)
-            .then(|| default_load::run(&setup))
-            .transpose()?,
-        idle: has(Part::Idle).then(|| idle::run(&setup)).transpose()?,
+        seconds: setup.duration.as_secs(),
+        skipped: field.skipped.clone(),
+        loads: Vec::new(),
+        idle: None,
     };
+    for load in loads(parts) {
+        let outcome = side_by_side::run(&setup, &field, &load)?;
+        tables::outcome(&outcome);
+        outcomes.loads.push(outcome);
+    }
+    if parts.contains(&Part::Idle) && contestants.contains(&Contestant::Hawk) {
+        outcomes.idle = Some(idle::run(&setup)?);
+    }
     if let Some(file) = options.json {
         write_json(&file, &outcomes)?;
     }
+    if let Some(file) = options.svg {
+        let chart = chart::draw(&outcomes.loads);
+        let chart = chart.context("the chart needs classic reports, which were not measured")?;
+        fs::write(&file, chart).with_context(|| file.display().to_string())?;
+    }
     Ok(())
+}
+
+fn or_all<'a, T>(picked: &'a [T], all: &'a [T]) -> &'a [T] {
+    if picked.is_empty() { all } else { picked }
 }

@@ -5,8 +5,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context as _, bail};
-use rustix::fs::FsWord;
+use anyhow::Context as _;
 
 /// Writes of each kind: enough for a median, done within a second.
 const WRITES: u64 = 300;
@@ -52,19 +51,4 @@ fn median(file: &File, place: impl Fn(u64) -> u64) -> anyhow::Result<f64> {
     }
     times.sort_unstable();
     Ok(times[times.len() / 2].as_secs_f64())
-}
-
-/// Refuses a folder whose files are in memory: syncing them costs nothing.
-pub(crate) fn refuse_memory(dir: &Path) -> anyhow::Result<()> {
-    /// As in `statfs(2)`.
-    const TMPFS: FsWord = 0x0102_1994;
-    let found = rustix::fs::statfs(dir).with_context(|| dir.display().to_string())?;
-    if found.f_type == TMPFS {
-        bail!(
-            "the files of {} are in memory, where a commit costs nothing; give a folder on a disk \
-             with --dir",
-            dir.display()
-        );
-    }
-    Ok(())
 }

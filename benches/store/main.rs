@@ -13,7 +13,7 @@
 //! the figures.
 
 // A benchmark speaks to whoever started it, in Markdown on standard output.
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod disk;
 mod side_by_side;
@@ -28,7 +28,7 @@ use std::time::Duration;
 use clap::Parser;
 use serde::Serialize;
 
-use support::{Setup, say, scratch, write_json};
+use support::{Setup, files, say, scratch, write_json};
 
 /// Measures hawk's store and prints Markdown.
 #[derive(Parser)]
@@ -79,7 +79,7 @@ fn main() -> anyhow::Result<()> {
     }
     let scratch = scratch("store")?;
     let dir = options.dir.unwrap_or_else(|| scratch.clone());
-    disk::refuse_memory(&dir)?;
+    files::refuse_memory(&dir)?;
     let setup = Setup {
         rounds: options.rounds,
         duration: Duration::from_secs(options.seconds.into()),

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use serde::Serialize;
-use tempfile::TempDir;
 
 use crate::disk::{self, Latency};
-use crate::support::redis::Redis;
+use crate::support::files::fresh;
+use crate::support::redis::{ClosedLoop, Redis};
 use crate::support::spread::{Spread, met};
 use crate::support::turn::{Figures, Turn, ratio};
 use crate::support::{Setup, load, say, servers};
@@ -22,7 +22,7 @@ const DEEP_TARGET: f64 = 3.5;
 /// waits for the commit that is under way, and for its own.
 const SHALLOW_TARGET: f64 = 0.8;
 
-const CONNECTIONS: f64 = 50.0;
+const CONNECTIONS: u32 = 50;
 
 /// Every request is on disk before its reply. Rewriting the file in between is
 /// left out, in Redis' favour.
@@ -101,6 +101,10 @@ fn at_depth(
     let (mut ours, mut bare, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
     let mut disk = Vec::new();
     let mut requests = None;
+    let closed = ClosedLoop {
+        connections: CONNECTIONS,
+        depth,
+    };
     for _ in 0..setup.rounds {
         disk.push(disk::latency(dir)?);
         ours.push(hawk_turn(setup, Some(dir), depth)?);
@@ -109,19 +113,21 @@ fn at_depth(
                 Some(requests) => requests,
                 None => {
                     let files = fresh(dir)?;
-                    *requests.insert(redis.requests(setup, files.path(), depth)?)
+                    *requests.insert(redis.requests(setup, files.path(), closed)?)
                 }
             };
             let files = fresh(dir)?;
             let server = redis.start(setup, files.path())?;
-            let load = |server: &_| redis.load(setup, server, depth, requests);
+            let load = |server: &_| redis.load(setup, server, closed, requests);
             theirs.push(Turn::of(server, load)?);
         }
         bare.push(hawk_turn(setup, None, depth)?);
     }
     let share = |of: fn(&Latency) -> f64| {
         let rounds = ours.iter().zip(&disk);
-        Spread::of(rounds.map(|(turn, disk)| turn.per_second * 2.0 * of(disk) / CONNECTIONS))
+        Spread::of(
+            rounds.map(|(turn, disk)| turn.per_second * 2.0 * of(disk) / f64::from(CONNECTIONS)),
+        )
     };
     Ok(Outcome {
         depth,
@@ -145,11 +151,11 @@ fn hawk_turn(setup: &Setup, dir: Option<&Path>, depth: u32) -> anyhow::Result<Tu
     };
     let store = store.to_str().context("the folder's name is no UTF-8")?;
     Turn::of(servers::hawk(setup, &["--store", store])?, |server| {
-        let depth = depth.to_string();
+        let (connections, depth) = (CONNECTIONS.to_string(), depth.to_string());
         let arguments = [
             "--saturate",
             "--connections",
-            "50",
+            &connections,
             "--depth",
             &depth,
             "--size",
@@ -157,11 +163,6 @@ fn hawk_turn(setup: &Setup, dir: Option<&Path>, depth: u32) -> anyhow::Result<Tu
         ];
         load::hawk_load(setup, server, &arguments, setup.duration, || Ok(()))
     })
-}
-
-fn fresh(dir: &Path) -> anyhow::Result<TempDir> {
-    TempDir::with_prefix_in("hawk-bench-", dir)
-        .with_context(|| format!("cannot make a folder in {}", dir.display()))
 }
 
 fn print(outcome: &Outcome) {

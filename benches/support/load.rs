@@ -16,6 +16,11 @@ pub(crate) struct Replied {
     pub(crate) per_second: f64,
     /// Replies that were wrong or missing.
     pub(crate) errors: f64,
+    /// 99th percentile of the latency, in seconds. In the open loop it counts from
+    /// the intended send time.
+    pub(crate) p99: f64,
+    /// CPU time that the client used, as a share of one core.
+    pub(crate) client_share: f64,
     /// Why the client, and not the server, may have set the pace.
     pub(crate) bottleneck: Option<String>,
 }
@@ -55,6 +60,8 @@ pub(crate) fn hawk_load(
             .errors
             .iter()
             .fold(0.0, |sum, error| sum + error.count),
+        p99: report.latency.from_intended.p99 * 1e-9,
+        client_share: report.client.cpu_percent / 100.0,
         bottleneck: report.client.bottleneck,
     })
 }
@@ -65,11 +72,24 @@ struct Report {
     answered: f64,
     per_second: f64,
     errors: Vec<ErrorCount>,
+    latency: Latency,
     client: Client,
 }
 
 #[derive(Deserialize)]
+struct Latency {
+    from_intended: Quantiles,
+}
+
+/// In nanoseconds.
+#[derive(Deserialize)]
+struct Quantiles {
+    p99: f64,
+}
+
+#[derive(Deserialize)]
 struct Client {
+    cpu_percent: f64,
     bottleneck: Option<String>,
 }
 

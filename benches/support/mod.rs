@@ -2,6 +2,7 @@
 //! rounds, and how figures are told.
 
 pub(crate) mod child;
+pub(crate) mod files;
 pub(crate) mod load;
 pub(crate) mod process;
 pub(crate) mod redis;
@@ -21,6 +22,12 @@ macro_rules! say {
     ($($part:tt)*) => { println!($($part)*) };
 }
 pub(crate) use say;
+
+/// Tells how it goes along, on standard error: no part of the report.
+macro_rules! note {
+    ($($part:tt)*) => { eprintln!($($part)*) };
+}
+pub(crate) use note;
 
 /// What all measurements share.
 pub(crate) struct Setup {

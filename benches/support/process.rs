@@ -7,6 +7,27 @@ use anyhow::Context as _;
 
 /// CPU time that process `id` has used, in all its threads.
 pub(crate) fn cpu_time(id: u32) -> anyhow::Result<Duration> {
+    match scheduled(id) {
+        Some(time) => Ok(time),
+        None => ticks(id),
+    }
+}
+
+/// The same to the nanosecond, where the kernel keeps such statistics
+/// (`CONFIG_SCHED_INFO`). Threads that have ended are not in it; servers have none.
+fn scheduled(id: u32) -> Option<Duration> {
+    let threads = fs::read_dir(format!("/proc/{id}/task")).ok()?;
+    threads
+        .map(|thread| {
+            let text = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+            let nanoseconds = text.split_whitespace().next()?.parse().ok()?;
+            Some(Duration::from_nanos(nanoseconds))
+        })
+        .sum()
+}
+
+/// The same in ticks.
+fn ticks(id: u32) -> anyhow::Result<Duration> {
     let stat = read(id, "stat")?;
     // The second field, the name in brackets, may itself contain anything.
     let fields = stat.rsplit(')').next().unwrap_or("");

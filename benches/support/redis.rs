@@ -10,7 +10,15 @@ use anyhow::{Context as _, ensure};
 use super::Setup;
 use super::child::{Running, STEP, Wanted};
 use super::load::{GRACE, Replied};
+use super::process;
 use super::servers::{Server, is_there};
+
+/// Connections that each keep so many requests in flight.
+#[derive(Clone, Copy)]
+pub(crate) struct ClosedLoop {
+    pub(crate) connections: u32,
+    pub(crate) depth: u32,
+}
 
 /// Redis with some settings, and what `redis-benchmark` is to ask it for.
 pub(crate) struct Redis {
@@ -57,10 +65,11 @@ impl Redis {
         &self,
         setup: &Setup,
         directory: &Path,
-        depth: u32,
+        closed: ClosedLoop,
     ) -> anyhow::Result<u64> {
         let server = self.start(setup, directory)?;
-        let trial = self.load(setup, &server, depth, 50_000 * u64::from(depth.min(16)))?;
+        let count = 50_000 * u64::from(closed.depth.min(16));
+        let trial = self.load(setup, &server, closed, count)?;
         let requests = trial.per_second * setup.duration.as_secs_f64();
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // positive, below 2^53
         Ok(requests as u64)
@@ -71,18 +80,19 @@ impl Redis {
         &self,
         setup: &Setup,
         server: &Server,
-        depth: u32,
+        closed: ClosedLoop,
         requests: u64,
     ) -> anyhow::Result<Replied> {
         let port = server.address.port().to_string();
-        let (depth, count) = (depth.to_string(), requests.to_string());
+        let connections = closed.connections.to_string();
+        let (depth, count) = (closed.depth.to_string(), requests.to_string());
         let options = [
             "-h",
             "127.0.0.1",
             "-p",
             &port,
             "-c",
-            "50",
+            &connections,
             "-P",
             &depth,
             "-n",
@@ -92,13 +102,20 @@ impl Redis {
         let arguments = [&options, self.request].concat();
         let program = Path::new("redis-benchmark");
         let mut client = Running::start(setup.load_core, program, &arguments, Wanted::Output)?;
-        let status = client.finish(setup.duration + GRACE, || Ok(()))?;
+        let (id, started) = (client.id(), Instant::now());
+        let mut client_share = 0.0;
+        let status = client.finish(setup.duration + GRACE, || {
+            // The last look counts. It fails when the client has just ended.
+            if let Ok(time) = process::cpu_time(id) {
+                client_share = time.as_secs_f64() / started.elapsed().as_secs_f64();
+            }
+            Ok(())
+        })?;
         ensure!(status.success(), "redis-benchmark failed: {status}");
         let lines = client.lines();
-        // A head, and then "NAME OF THE REQUEST","REQUESTS PER SECOND",…
-        let per_second: f64 = lines
+        let (per_second, p99) = lines
             .iter()
-            .find_map(|line| line.split("\",\"").nth(1)?.parse().ok())
+            .find_map(|line| rate_and_p99(line))
             .with_context(|| format!("redis-benchmark said no rate but {lines:?}"))?;
         ensure!(per_second > 0.0, "redis-benchmark got no reply");
         #[allow(clippy::cast_precision_loss)] // far below 2^53
@@ -107,9 +124,22 @@ impl Redis {
             replies,
             per_second,
             errors: 0.0,
+            p99,
+            client_share,
             bottleneck: None, // it does not say
         })
     }
+}
+
+/// A line of `redis-benchmark --csv`, its head aside: the name of the request,
+/// requests a second, and latencies in milliseconds: average, least, 50th, 95th
+/// and 99th percentile, most.
+fn rate_and_p99(line: &str) -> Option<(f64, f64)> {
+    let line = line.trim().strip_prefix('"')?.strip_suffix('"')?;
+    let mut figures = line.split("\",\"").skip(1).map(str::parse::<f64>);
+    let per_second = figures.next()?.ok()?;
+    let p99 = figures.nth(4)?.ok()?;
+    Some((per_second, p99 * 1e-3))
 }
 
 /// A port that was free a moment ago, for a server that cannot pick one itself.

@@ -5,15 +5,20 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::load::Replied;
+use super::note;
 use super::process;
-use super::say;
 use super::servers::Server;
 use super::spread::Spread;
 
 /// One turn of one contestant.
 pub(crate) struct Turn {
     pub(crate) per_second: f64,
-    cpu_ns_per_frame: f64,
+    pub(crate) cpu_ns_per_frame: f64,
+    p99: f64,
+    /// Most memory that the server had resident, in bytes.
+    resident: f64,
+    client_share: f64,
+    errors: f64,
 }
 
 /// What it did in all its turns.
@@ -24,28 +29,42 @@ pub(crate) struct Figures {
     /// Of one core: well below 1, something else than the server set the pace,
     /// if it has but one thread.
     pub(crate) cpu_share: Spread,
+    /// The load client's, of one core: near 1, the client set the pace.
+    pub(crate) client_share: Spread,
+    pub(crate) p99_seconds: Spread,
+    /// The most that the server had resident in a turn.
+    pub(crate) resident_bytes: Spread,
+    /// Replies in a turn that were wrong or missing.
+    pub(crate) errors: Spread,
 }
 
 impl Turn {
     /// Puts `load` on `server`. The server's CPU time is taken over the whole
     /// load, connecting included.
+    #[allow(clippy::cast_precision_loss)] // bytes of memory are far below 2^53
     pub(crate) fn of(
         server: Server,
         load: impl FnOnce(&Server) -> anyhow::Result<Replied>,
     ) -> anyhow::Result<Self> {
-        let before = process::cpu_time(server.process.id())?;
+        let id = server.process.id();
+        let before = process::cpu_time(id)?;
         let replied = load(&server)?;
         if replied.errors > 0.0 {
-            say!("\n{} replies were wrong or missing", replied.errors);
+            note!("{} replies were wrong or missing", replied.errors);
         }
         if let Some(bottleneck) = &replied.bottleneck {
-            say!("\nthe client says: {bottleneck}");
+            note!("the client says: {bottleneck}");
         }
-        let cpu: Duration = process::cpu_time(server.process.id())? - before;
+        let cpu: Duration = process::cpu_time(id)? - before;
+        let resident = process::memory(id, "VmHWM")? as f64;
         drop(server);
         Ok(Self {
             per_second: replied.per_second,
             cpu_ns_per_frame: cpu.as_secs_f64() * 1e9 / replied.replies,
+            p99: replied.p99,
+            resident,
+            client_share: replied.client_share,
+            errors: replied.errors,
         })
     }
 }
@@ -58,6 +77,10 @@ impl Figures {
             per_second: Spread::of(turns.iter().map(|turn| turn.per_second)),
             cpu_ns_per_frame: Spread::of(turns.iter().map(|turn| turn.cpu_ns_per_frame)),
             cpu_share: Spread::of(turns.iter().map(share)),
+            client_share: Spread::of(turns.iter().map(|turn| turn.client_share)),
+            p99_seconds: Spread::of(turns.iter().map(|turn| turn.p99)),
+            resident_bytes: Spread::of(turns.iter().map(|turn| turn.resident)),
+            errors: Spread::of(turns.iter().map(|turn| turn.errors)),
         }
     }
 
@@ -69,7 +92,16 @@ impl Figures {
 
 /// Our rate by theirs, round by round, if they had any.
 pub(crate) fn ratio(ours: &[Turn], theirs: &[Turn]) -> Option<Spread> {
+    ratio_of(ours, theirs, |turn| turn.per_second)
+}
+
+/// Our CPU time per frame by theirs, round by round, if they had any.
+pub(crate) fn cpu_ratio(ours: &[Turn], theirs: &[Turn]) -> Option<Spread> {
+    ratio_of(ours, theirs, |turn| turn.cpu_ns_per_frame)
+}
+
+fn ratio_of(ours: &[Turn], theirs: &[Turn], figure: fn(&Turn) -> f64) -> Option<Spread> {
     let rounds = ours.iter().zip(theirs);
-    let ratios: Vec<f64> = rounds.map(|(a, b)| a.per_second / b.per_second).collect();
+    let ratios: Vec<f64> = rounds.map(|(a, b)| figure(a) / figure(b)).collect();
     (!ratios.is_empty()).then(|| Spread::of(ratios))
 }
