@@ -6,10 +6,10 @@ HAWK   = $(TARGET)/release/hawk
 ARGS  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test test-kill test-power lint fmt doc bench bench-store install clean
+.PHONY: help build run demo test test-kill test-power lint fmt doc bench bench-micro bench-instructions bench-store install clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build the release binary, target/release/hawk
 	$(CARGO) build --release --locked
@@ -46,6 +46,12 @@ doc: ## Build the API documentation, warnings as errors
 
 bench: ## Measure hawk beside its peers, 20 minutes (ARGS="--only classic", "--quick")
 	$(CARGO) bench --locked --bench compare -- $(ARGS)
+
+bench-micro: ## Time single operations (ARGS="decode": those with this in their name)
+	$(CARGO) bench --locked --bench micro -- $(ARGS)
+
+bench-instructions: ## Count their instructions, compare with the last counts (UPDATE=1: keep these)
+	$(CARGO) bench --locked --bench instructions -- $(if $(UPDATE),--update) $(ARGS)
 
 bench-store: ## Measure the store beside Redis and the disk (ARGS="--soak 10m": memory and size)
 	$(CARGO) bench --locked --bench store -- $(ARGS)

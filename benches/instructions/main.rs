@@ -1,0 +1,167 @@
+//! Counts the instructions of single operations, by callgrind: figures that a
+//! noisy machine does not touch, compared with those of `benches/instructions.txt`.
+//!
+//! ```text
+//! cargo bench --bench instructions                # exit code 1: some take more
+//! cargo bench --bench instructions -- --update    # write the file anew
+//! ```
+
+// A benchmark speaks to whoever started it, in Markdown on standard output.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod baseline;
+mod count;
+#[path = "../operations/mod.rs"]
+mod operations;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser;
+
+use baseline::{Baseline, Conditions};
+use operations::Operation;
+
+/// Counts instructions and compares them with the last ones.
+#[derive(Parser)]
+struct Options {
+    /// Count those whose name has this in it
+    filter: Option<String>,
+    /// Write the counts into the file of the last ones, instead of comparing
+    #[arg(long, conflicts_with = "filter")]
+    update: bool,
+    /// How many percent more than the last time are too many
+    #[arg(long, default_value_t = 3.0)]
+    tolerance: f64,
+    /// The last counts
+    #[arg(long, value_name = "FILE", default_value = FILE)]
+    file: PathBuf,
+    /// What is started under callgrind: runs the operation with this name
+    #[arg(long, hide = true, requires = "times")]
+    run: Option<String>,
+    #[arg(long, hide = true)]
+    times: Option<u64>,
+    /// What is started under valgrind, too: tells what the processor can do there
+    #[arg(long, hide = true)]
+    features: bool,
+    /// Given by `cargo bench`, and not by `cargo test`
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// Most of the instructions of a classic report that a compact one may take.
+const COMPACT: f64 = 0.75;
+
+const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.txt");
+
+/// Names an operation, in the file and on the command line.
+fn name(operation: &Operation) -> String {
+    format!("{}: {}", operation.group, operation.name)
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let options = Options::parse();
+    if options.features {
+        println!("{}", baseline::features());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let operations = operations::all();
+    if let (Some(wanted), Some(times)) = (&options.run, options.times) {
+        let operation = operations.iter().find(|it| name(it) == *wanted);
+        count::run(operation.context("no such operation")?, times);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !options.bench {
+        println!("nothing to test here; measure with: cargo bench --bench instructions");
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !count::is_possible() {
+        println!("skipped: valgrind is not installed (Debian: valgrind)");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut counts = Vec::new();
+    for operation in &operations {
+        let name = name(operation);
+        if options
+            .filter
+            .as_ref()
+            .is_none_or(|filter| name.contains(filter))
+        {
+            let count = count::instructions(operation, &name)?;
+            counts.push((name, count));
+        }
+    }
+    let found = Baseline {
+        conditions: Conditions::here()?,
+        counts,
+    };
+    let before = Baseline::read(&options.file)?;
+    let comparable = before
+        .as_ref()
+        .filter(|before| before.conditions == found.conditions);
+    let more = table(&found, comparable, options.tolerance);
+    compact_by_classic(&found);
+    if options.update {
+        found.write(&options.file)?;
+        println!("\nwritten to {}", options.file.display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    match (&before, comparable) {
+        (None, _) => println!("\nnothing to compare with: make bench-instructions UPDATE=1"),
+        (Some(before), None) => println!(
+            "\nnot compared: the last counts are of {}; these of {}",
+            before.conditions, found.conditions
+        ),
+        (Some(_), Some(_)) => println!(
+            "\n{more} of {} take over {} % more instructions than before",
+            found.counts.len(),
+            options.tolerance
+        ),
+    }
+    Ok(if more > 0 {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// Prints all counts beside those before; tells how many are too many.
+fn table(found: &Baseline, before: Option<&Baseline>, tolerance: f64) -> usize {
+    println!("| operation | instructions | before | change | |");
+    println!("|---|---|---|---|---|");
+    let mut more = 0;
+    for (name, count) in &found.counts {
+        let Some(before) = before.and_then(|before| before.count(name)) else {
+            println!("| {name} | {count:.1} | | | |");
+            continue;
+        };
+        let change = 100.0 * (count - before) / before;
+        let verdict = if change > tolerance {
+            more += 1;
+            "**more**"
+        } else if change < -tolerance {
+            "less"
+        } else {
+            ""
+        };
+        println!("| {name} | {count:.1} | {before:.1} | {change:+.1} % | {verdict} |");
+    }
+    more
+}
+
+fn compact_by_classic(found: &Baseline) {
+    let [classic, compact] = ["session: classic report", "session: compact report"];
+    if let (Some(classic), Some(compact)) = (found.count(classic), found.count(compact)) {
+        let ratio = compact / classic;
+        let verdict = if ratio <= COMPACT {
+            "met"
+        } else {
+            "**missed**"
+        };
+        println!(
+            "\nA compact report through a session takes {ratio:.2} of the instructions of a \
+             classic one; target ≤ {COMPACT}: {verdict}"
+        );
+    }
+}
