@@ -44,7 +44,7 @@ fmt: ## Format the source
 doc: ## Build the API documentation, warnings as errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 
-bench: ## Measure hawk beside its peers, 20 minutes (ARGS="--only classic", "--quick")
+bench: ## Measure hawk beside its peers, 25 minutes (ARGS="--only classic", "--quick")
 	$(CARGO) bench --locked --bench compare -- $(ARGS)
 
 bench-micro: ## Time single operations (ARGS="decode": those with this in their name)

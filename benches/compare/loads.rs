@@ -6,7 +6,10 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::contestants::Contestant;
+use crate::support::Setup;
+use crate::support::load::{self, Replied};
 use crate::support::redis::ClosedLoop;
+use crate::support::servers::Server;
 
 /// What can be picked with `--only`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -25,6 +28,8 @@ pub(crate) enum Part {
     Original,
     /// What an idle connection of hawk costs
     Idle,
+    /// How hawk's cost grows with depth, connections and the length of frames
+    Growth,
 }
 
 /// One load, which every contestant has in turn.
@@ -171,4 +176,19 @@ pub(crate) fn loads(parts: &[Part]) -> Vec<Load> {
     });
     loads.retain(|load| parts.contains(&load.part));
     loads
+}
+
+/// Puts a closed loop on a server that speaks hawk's protocol.
+pub(crate) fn hawk_load(
+    setup: &Setup,
+    server: &Server,
+    closed: ClosedLoop,
+    options: &[&str],
+) -> anyhow::Result<Replied> {
+    let connections = closed.connections.to_string();
+    let depth = closed.depth.to_string();
+    let mut arguments = vec!["--saturate", "--connections", &connections];
+    arguments.extend(["--depth", &depth]);
+    arguments.extend(options);
+    load::hawk_load(setup, server, &arguments, setup.duration, || Ok(()))
 }

@@ -14,6 +14,7 @@
 
 mod chart;
 mod contestants;
+mod growth;
 mod idle;
 mod loads;
 mod machine;
@@ -77,6 +78,9 @@ struct Options {
     /// Draw the rates with classic reports into this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
+    /// Draw how the cost grows into this file
+    #[arg(long, value_name = "FILE")]
+    svg_growth: Option<PathBuf>,
     /// Given by `cargo bench`, and not by `cargo test`
     #[arg(long, hide = true)]
     bench: bool,
@@ -103,6 +107,8 @@ struct Outcomes {
     loads: Vec<side_by_side::Outcome>,
     #[serde(skip_serializing_if = "Option::is_none")]
     idle: Option<idle::Outcome>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    growth: Vec<growth::Outcome>,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -147,6 +153,7 @@ fn main() -> anyhow::Result<()> {
         skipped: field.skipped.clone(),
         loads: Vec::new(),
         idle: None,
+        growth: Vec::new(),
     };
     for load in loads(parts) {
         let outcome = side_by_side::run(&setup, &field, &load)?;
@@ -156,12 +163,20 @@ fn main() -> anyhow::Result<()> {
     if parts.contains(&Part::Idle) && contestants.contains(&Contestant::Hawk) {
         outcomes.idle = Some(idle::run(&setup)?);
     }
+    if parts.contains(&Part::Growth) && contestants.contains(&Contestant::Hawk) {
+        outcomes.growth = growth::run(&setup, &field)?;
+    }
     if let Some(file) = options.json {
         write_json(&file, &outcomes)?;
     }
     if let Some(file) = options.svg {
-        let chart = chart::draw(&outcomes.loads);
+        let chart = chart::rates(&outcomes.loads);
         let chart = chart.context("the chart needs classic reports, which were not measured")?;
+        fs::write(&file, chart).with_context(|| file.display().to_string())?;
+    }
+    if let Some(file) = options.svg_growth {
+        let chart = chart::growth(&outcomes.growth);
+        let chart = chart.context("the chart needs the growth, which was not measured")?;
         fs::write(&file, chart).with_context(|| file.display().to_string())?;
     }
     Ok(())

@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use crate::contestants::{Contestant, Field, Started};
-use crate::loads::{Figure, Load, Part, Target, Traffic};
+use crate::loads::{Figure, Load, Part, Target, Traffic, hawk_load};
+use crate::support::load::Replied;
 use crate::support::redis::ClosedLoop;
+use crate::support::servers::Server;
 use crate::support::spread::Spread;
 use crate::support::turn::{Figures, Turn, cpu_ratio, ratio};
 use crate::support::{Setup, load, note};
@@ -65,7 +67,7 @@ pub(crate) fn run(setup: &Setup, field: &Field, load: &Load) -> anyhow::Result<O
                 (Contestant::Redis, Traffic::Closed(closed)) => {
                     redis_load(setup, field, server, closed, &mut requests)
                 }
-                _ => hawk_load(setup, server, load),
+                _ => load_of(setup, server, load),
             })?;
             drop(files);
             note!(
@@ -105,35 +107,25 @@ pub(crate) fn run(setup: &Setup, field: &Field, load: &Load) -> anyhow::Result<O
     })
 }
 
-fn hawk_load(
-    setup: &Setup,
-    server: &crate::support::servers::Server,
-    load: &Load,
-) -> anyhow::Result<load::Replied> {
-    let (connections, depth);
-    let mut arguments = Vec::new();
-    let mut duration = setup.duration;
+/// By the clock, hawk's client is what it is by default.
+fn load_of(setup: &Setup, server: &Server, load: &Load) -> anyhow::Result<Replied> {
     match load.traffic {
-        Traffic::Closed(closed) => {
-            connections = closed.connections.to_string();
-            depth = closed.depth.to_string();
-            arguments.extend(["--saturate", "--connections", &connections]);
-            arguments.extend(["--depth", &depth]);
+        Traffic::Closed(closed) => hawk_load(setup, server, closed, load.options),
+        Traffic::Clock(least) => {
+            let duration = setup.duration.max(least);
+            load::hawk_load(setup, server, load.options, duration, || Ok(()))
         }
-        Traffic::Clock(least) => duration = duration.max(least),
     }
-    arguments.extend(load.options);
-    load::hawk_load(setup, server, &arguments, duration, || Ok(()))
 }
 
 /// With as many requests as take a turn's time; found out in the first turn.
 fn redis_load(
     setup: &Setup,
     field: &Field,
-    server: &crate::support::servers::Server,
+    server: &Server,
     closed: ClosedLoop,
     requests: &mut Option<u64>,
-) -> anyhow::Result<load::Replied> {
+) -> anyhow::Result<Replied> {
     let redis = field.redis.as_ref().expect("it has its turn");
     let requests = match *requests {
         Some(requests) => requests,

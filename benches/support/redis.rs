@@ -124,6 +124,7 @@ impl Redis {
             replies,
             per_second,
             errors: 0.0,
+            server_cpu: None, // it does not say
             p99,
             client_share,
             bottleneck: None, // it does not say

@@ -1,7 +1,5 @@
 //! A contestant's turns, and what comes of them.
 
-use std::time::Duration;
-
 use serde::Serialize;
 
 use super::load::Replied;
@@ -39,8 +37,8 @@ pub(crate) struct Figures {
 }
 
 impl Turn {
-    /// Puts `load` on `server`. The server's CPU time is taken over the whole
-    /// load, connecting included.
+    /// Puts `load` on `server`. Where the client does not say when connecting was over,
+    /// the server's CPU time is taken over the whole load.
     #[allow(clippy::cast_precision_loss)] // bytes of memory are far below 2^53
     pub(crate) fn of(
         server: Server,
@@ -55,7 +53,10 @@ impl Turn {
         if let Some(bottleneck) = &replied.bottleneck {
             note!("the client says: {bottleneck}");
         }
-        let cpu: Duration = process::cpu_time(id)? - before;
+        let cpu = match replied.server_cpu {
+            Some(cpu) => cpu,
+            None => process::cpu_time(id)? - before,
+        };
         let resident = process::memory(id, "VmHWM")? as f64;
         drop(server);
         Ok(Self {

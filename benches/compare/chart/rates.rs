@@ -1,32 +1,18 @@
-//! The rates with classic reports as a bar chart in SVG, for documents that are
-//! read on light ground and on dark.
+//! The rates with classic reports, as bars.
 
 use std::fmt::Write as _;
 
+use super::{MARGIN, file};
 use crate::contestants::Contestant;
 use crate::loads::CHARTED;
 use crate::side_by_side::{Entry, Outcome};
 
-/// All lengths are in the chart's own pixels. Labels stand left of the bars, rates
-/// right of them.
-const WIDTH: f64 = 760.0;
+/// Labels stand left of the bars, rates right of them.
 const LABELS: f64 = 170.0;
 const BARS: f64 = 430.0;
 const BAR: f64 = 16.0;
 const STEP: f64 = 22.0;
 const HEADING: f64 = 34.0;
-const MARGIN: f64 = 10.0;
-
-/// There is no ground of its own. The grey of the text can be read on light and on
-/// dark; where the reader's choice is known there is more contrast.
-const STYLE: &str = "\
-text{font:13px system-ui,sans-serif;fill:#6e7781}\
-.head{font-weight:600}\
-.ours{fill:#2f7de1}\
-.others{fill:#8c959f}\
-.spread{stroke:#d4760a;stroke-width:1.5}\
-@media(prefers-color-scheme:light){text{fill:#424a53}}\
-@media(prefers-color-scheme:dark){text{fill:#c9d1d9}}";
 
 /// One panel for each depth, its bars by the panel's own scale. `None`: none of it
 /// was measured.
@@ -39,15 +25,7 @@ pub(crate) fn draw(outcomes: &[Outcome]) -> Option<String> {
         };
         y = panel(&mut panels, depth, &outcome.contestants, y);
     }
-    let height = y + MARGIN;
-    (!panels.is_empty()).then(|| {
-        format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
-             width=\"{WIDTH}\" height=\"{height}\" role=\"img\" \
-             aria-label=\"Replies a second, hawk and others\">\n\
-             <style>{STYLE}</style>\n{panels}</svg>\n"
-        )
-    })
+    file(&panels, y, "Replies a second, hawk and others")
 }
 
 /// Draws from `y` on; tells where it ends. Writing into a string cannot fail.
