@@ -1,6 +1,8 @@
 //! How hawk's cost grows: with the depth, with the connections, with the length of
 //! a frame, one of them at a time.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::contestants::{Contestant, Field};
@@ -60,12 +62,24 @@ const fn closed(connections: u32, depth: u32) -> ClosedLoop {
     ClosedLoop { connections, depth }
 }
 
+/// There are many points, and a curve forgives a little noise: so many rounds and so
+/// much time for each are enough.
+const ROUNDS: u32 = 3;
+const DURATION: Duration = Duration::from_secs(2);
+
 pub(crate) fn run(setup: &Setup, field: &Field) -> anyhow::Result<Vec<Outcome>> {
+    let setup = Setup {
+        rounds: setup.rounds.min(ROUNDS),
+        duration: setup.duration.min(DURATION),
+        ..setup.clone()
+    };
     let outcomes: Vec<_> = GROWTHS
         .iter()
-        .map(|growth| grow(setup, field, growth))
+        .map(|growth| grow(&setup, field, growth))
         .collect::<anyhow::Result<_>>()?;
-    outcomes.iter().for_each(print);
+    for outcome in &outcomes {
+        print(&setup, outcome);
+    }
     Ok(outcomes)
 }
 
@@ -98,9 +112,13 @@ fn grow(setup: &Setup, field: &Field, growth: &Growth) -> anyhow::Result<Outcome
     })
 }
 
-fn print(outcome: &Outcome) {
+fn print(setup: &Setup, outcome: &Outcome) {
+    let (rounds, seconds) = (setup.rounds, setup.duration.as_secs());
     say!("\n### Growth: {}\n", outcome.grows);
-    say!("The same at each point: {}.\n", outcome.fixed);
+    say!(
+        "The same at each point: {}; {rounds} rounds of {seconds} s.\n",
+        outcome.fixed
+    );
     say!(
         "| {} | replies, 1000/s | CPU, ns per frame | most memory, MiB |",
         outcome.grows

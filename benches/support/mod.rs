@@ -30,6 +30,7 @@ macro_rules! note {
 pub(crate) use note;
 
 /// What all measurements share.
+#[derive(Clone)]
 pub(crate) struct Setup {
     pub(crate) rounds: u32,
     /// Load in each turn, where nothing else is said.
