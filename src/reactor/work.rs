@@ -12,6 +12,11 @@ const PHASE_FRAMES: u32 = 16 * 1024;
 /// with one frame in it, where each of sixteen takes 0.5 µs.
 const TURN_COST: u32 = 8;
 
+/// Bytes that all who are in the queue may read between two turns of any of them, if
+/// that leaves each a fair share: 64 who answer hundreds of frames in one go still
+/// have one read and one write for all of them.
+const ROUND_BYTES: usize = 4 << 20;
+
 /// Bytes that a connection may read in its turn: one full read of the longest
 /// buffer,
 pub(super) const MOST_SHARE: usize = 64 * 1024;
@@ -37,7 +42,7 @@ impl Work {
         *self = Self {
             bytes: PHASE_BYTES,
             frames: PHASE_FRAMES,
-            share: (PHASE_BYTES / connections.max(1)).clamp(LEAST_SHARE, MOST_SHARE),
+            share: (ROUND_BYTES / connections.max(1)).clamp(LEAST_SHARE, MOST_SHARE),
         };
     }
 
