@@ -19,7 +19,7 @@
 //! session     → wire, time                (time comes in as an argument)
 //! roster      → time, wheel               (who is alive)
 //! handler     → wire, session's traits, hook, roster, store, throttle, time (packets; no sockets)
-//! store       → time                      (records; no connections, no packets)
+//! store       → throttle, time            (records; no connections, no packets)
 //! stats       → hawk-pool, wire, session, time
 //! reactor     → hawk-pool, admission, log_sink's count, session, stats, throttle, time, wheel, wire's replies (sockets, buffers; no JSON)
 //! descriptors → nothing                   (the limit of open files)

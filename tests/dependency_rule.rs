@@ -36,7 +36,7 @@ const RULE: &[(&str, &[&str])] = &[
             "hook", "roster", "session", "store", "throttle", "time", "wire",
         ],
     ),
-    ("store", &["time", "rusqlite", "std::io"]),
+    ("store", &["throttle", "time", "rusqlite", "std::io"]),
     ("stats", &["hawk_pool", "session", "time", "wire"]),
     (
         "reactor",

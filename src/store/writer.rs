@@ -15,6 +15,8 @@ use super::schema::VERSION;
 use super::statements::Statements;
 use super::tray::{Next, Tray};
 use super::{Batch, Counters, Health};
+use crate::throttle::Throttle;
+use crate::time::Moment;
 
 /// Pages in the log at which they are moved into the file: 8 MiB. The log is
 /// then written from its start again, over pages that are on disk already, which
@@ -37,6 +39,10 @@ const RETRY: Duration = Duration::from_secs(1);
 /// While the store is down, how often that is logged again.
 const REMIND: Duration = Duration::from_secs(60);
 
+/// How often in 10 s it is told that the store is down, and that it is back: each time
+/// while that is news.
+const CHANGES: u32 = 5;
+
 /// All that the writer's thread has but for its connection.
 pub(super) struct Writer {
     path: PathBuf,
@@ -47,6 +53,10 @@ pub(super) struct Writer {
     file: Option<Identity>,
     /// It was said that the log has grown too long.
     swollen: bool,
+    /// A store that fails with each batch, and not in between, goes down and comes
+    /// back as often as agents like.
+    complaints: Throttle,
+    recoveries: Throttle,
 }
 
 /// How a time of serving ended.
@@ -75,6 +85,8 @@ impl Writer {
             counters: Counters::default(),
             file: None,
             swollen: false,
+            complaints: Throttle::bursts_of(CHANGES),
+            recoveries: Throttle::bursts_of(CHANGES),
         }
     }
 
@@ -208,11 +220,14 @@ impl Writer {
                 Ok(()) => {
                     self.tray.give_back(None, Health::Up, self.counters);
                     let down = humantime::format_duration(round(down_since.elapsed()));
-                    log::info!(
-                        "store available again after {down} store={:?} discarded={}",
-                        self.path,
-                        self.counters.discarded
-                    );
+                    if let Some(left_out) = self.recoveries.allow(Moment::now()) {
+                        log::info!(
+                            "store available again after {down} store={:?} discarded={} \
+                             left_out={left_out}",
+                            self.path,
+                            self.counters.discarded
+                        );
+                    }
                     return Some(connection);
                 }
                 Err(failure) if reminded.elapsed() >= REMIND => {
@@ -275,11 +290,14 @@ impl Writer {
         }
     }
 
-    fn complain(&self, failure: &Failure) {
-        log::warn!(
-            "store unavailable, reports are answered busy: {failure} store={:?}",
-            self.path
-        );
+    fn complain(&mut self, failure: &Failure) {
+        if let Some(left_out) = self.complaints.allow(Moment::now()) {
+            log::warn!(
+                "store unavailable, reports are answered busy: {failure} store={:?} \
+                 left_out={left_out}",
+                self.path
+            );
+        }
     }
 
     /// A log that cannot be moved into the file grows with every commit.

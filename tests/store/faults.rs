@@ -48,6 +48,27 @@ fn survives(fault: &str, said: &str) {
 }
 
 #[test]
+fn a_disk_that_fails_now_and_then_does_not_flood_the_log() {
+    const TIMES: usize = 12;
+    let start = std::time::Instant::now();
+    let place = Place::new();
+    let server = place.serve_faulty(&[]);
+    let mut agent = server.connect();
+    for _ in 0..TIMES {
+        place.fault("sync=5");
+        expect_busy(&mut agent, &report_of("web-01", 1));
+        place.fault("");
+        insist(&mut agent, &report_of("web-01", 1));
+    }
+    assert_eq!(server.stats().store("failed"), TIMES as u64);
+    // A few in each 10 s.
+    let intervals = usize::try_from(start.elapsed().as_secs() / 10).unwrap() + 1;
+    for text in ["store unavailable", "store available again"] {
+        assert!(server.count_logged(text) <= 5 * intervals, "{text}");
+    }
+}
+
+#[test]
 fn a_full_disk() {
     survives("write=28", "free some space");
 }
