@@ -4,9 +4,10 @@ CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 HAWK   = $(TARGET)/release/hawk
 ARGS  ?=
+SOAK  ?= 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test test-kill test-power lint fmt doc bench bench-micro bench-instructions bench-store install clean
+.PHONY: help build run demo test test-kill test-power lint fmt doc bench bench-micro bench-instructions bench-store install clean soak
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +31,9 @@ test-kill: ## Kill the server 1,000 times under load and look for what it acknow
 test-power: ## Cut an emulated machine's power 100 times and look for what was acknowledged
 	tests/power/prepare $(TARGET)/power
 	$(CARGO) test --locked --release --test power -- --ignored --nocapture --test-threads 1
+
+soak: ## Put a mixed load with faults on the server for 10 minutes (SOAK=1h for an hour)
+	HAWK_SOAK=$(SOAK) $(CARGO) test --locked --release --test soak -- --ignored --nocapture
 
 lint: ## Check the format, and clippy with warnings as errors
 	$(CARGO) fmt --all --check

@@ -77,6 +77,18 @@ impl Lines {
         self.wait_for_within(PATIENCE, mark, fits)
     }
 
+    /// As [`wait_for`](Self::wait_for); `None` when the pipe has ended without it.
+    #[track_caller]
+    pub(crate) fn find(&self, mark: usize, fits: impl Fn(&str) -> bool) -> Option<(String, usize)> {
+        let found = self.wait(PATIENCE, |state| find(state, mark, &fits));
+        let ended = found.is_some() || self.0.lock().ended;
+        assert!(
+            ended,
+            "neither the line that was waited for nor an end:\n{self}"
+        );
+        found
+    }
+
     /// As [`wait_for`](Self::wait_for), with a patience of its own.
     #[track_caller]
     pub(crate) fn wait_for_within(
@@ -85,13 +97,7 @@ impl Lines {
         mark: usize,
         fits: impl Fn(&str) -> bool,
     ) -> (String, usize) {
-        let found = self.wait(patience, |state| {
-            let later = state.lines.iter().enumerate().skip(mark);
-            let mut fitting = later.filter(|(_, line)| fits(line));
-            fitting
-                .next()
-                .map(|(index, line)| (line.clone(), index + 1))
-        });
+        let found = self.wait(patience, |state| find(state, mark, &fits));
         found.unwrap_or_else(|| panic!("the line that was waited for is not in:\n{self}"))
     }
 
@@ -115,6 +121,15 @@ impl Lines {
             }
         }
     }
+}
+
+/// The first line after `mark` that fits, and the mark behind it.
+fn find(state: &State, mark: usize, fits: impl Fn(&str) -> bool) -> Option<(String, usize)> {
+    let later = state.lines.iter().enumerate().skip(mark);
+    let mut fitting = later.filter(|(_, line)| fits(line));
+    fitting
+        .next()
+        .map(|(index, line)| (line.clone(), index + 1))
 }
 
 impl std::fmt::Display for Lines {

@@ -103,7 +103,7 @@ impl Launch {
 pub(crate) struct Process {
     child: Child,
     pub(crate) stdout: Lines,
-    stderr: Lines,
+    pub(crate) stderr: Lines,
 }
 
 /// How a process ended and what it said.

@@ -1,0 +1,195 @@
+//! One run: the server, its agents, its readers, and what they left.
+
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use crate::place::*;
+use crate::process;
+use crate::samples::Sample;
+use crate::support::*;
+
+/// What a run is like.
+pub(crate) struct Plan {
+    /// For how long frames are sent.
+    pub(crate) length: Duration,
+    /// Good agents' reports a second, in all.
+    pub(crate) rate: &'static str,
+    /// Options of the server besides.
+    pub(crate) limits: &'static [&'static str],
+}
+
+/// Connections of all agents, and of those that misbehave.
+const CONNECTIONS: &str = "60";
+const CHAOTIC: &str = "40";
+
+/// Connections that the server takes: half of those that misbehave.
+pub(crate) const TAKEN: u64 = 40;
+
+/// Memory for receive buffers: 14 of the longest class.
+const POOL: &str = "1MiB";
+
+/// How long a reply may take: longer than anything but a server that is stuck.
+const REPLY_TIMEOUT: &str = "60s";
+
+/// Rows of the printed table.
+const ROWS: u32 = 30;
+
+/// All that a run has left.
+pub(crate) struct Soak {
+    pub(crate) samples: Vec<Sample>,
+    /// Files that the server has open before the first agent and after the last.
+    pub(crate) files: [usize; 2],
+    /// Its statistics when all agents are gone.
+    pub(crate) last: Stats,
+    /// What the load client has seen.
+    pub(crate) client: Client,
+    /// Lines of its log but for statistics, and how it ended.
+    pub(crate) log: Vec<String>,
+    pub(crate) exit: Option<i32>,
+    pub(crate) stored: Stored,
+    pub(crate) length: Duration,
+}
+
+/// Rows of the store.
+pub(crate) struct Stored {
+    pub(crate) reports: u64,
+    /// Those of agents without a name, who are the good ones.
+    pub(crate) of_good_agents: u64,
+}
+
+/// What is of use here in the file that `hawk load --json` writes.
+#[derive(Deserialize)]
+pub(crate) struct Client {
+    pub(crate) passed: bool,
+    pub(crate) answered: u64,
+    pub(crate) sent: Sent,
+    pub(crate) chaos: Chaos,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Sent {
+    pub(crate) reports: u64,
+    pub(crate) heartbeats: u64,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Chaos {
+    pub(crate) conducts: Vec<Conduct>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Conduct {
+    pub(crate) lives: u64,
+}
+
+pub(crate) fn run(plan: &Plan) -> Soak {
+    let place = Place::new();
+    let taken = TAKEN.to_string();
+    let limits = ["--max-connections", &taken, "--pool-limit", POOL];
+    let server = place.serve(&[&limits, plan.limits].concat());
+    let pid = server.pid().as_raw_pid().unsigned_abs();
+    let files_at_first = process::open_files(pid).unwrap();
+
+    let figures = place.folder().join("load.json");
+    let (address, length) = (server.address.to_string(), plan.length.as_millis());
+    let length = format!("{length}ms");
+    let mut client = Launch::hawk(&[
+        "load",
+        &address,
+        "--connections",
+        CONNECTIONS,
+        "--chaos",
+        CHAOTIC,
+        "--rate",
+        plan.rate,
+        "--duration",
+        &length,
+        "--reply-timeout",
+        REPLY_TIMEOUT,
+        "--json",
+        figures.to_str().unwrap(),
+    ])
+    .spawn();
+    let samples = watch(plan, &place, &server, pid, &client);
+    let ended = client.wait_exit();
+    eprintln!("\n{}", ended.stdout.join("\n"));
+    let client = std::fs::read(&figures).map(|text| serde_json::from_slice(&text).unwrap());
+    let client = client.unwrap_or_else(|_| panic!("the load did not take place: {ended:#?}"));
+
+    let last = server.wait_until(|stats| stats.get("connections") == 0 && no_buffer(stats));
+    // A socket is closed a moment after it has left the table.
+    let same = || Some(process::open_files(pid).unwrap()).filter(|files| *files == files_at_first);
+    let files_at_last = eventually(same).unwrap_or_else(|| process::open_files(pid).unwrap());
+    server.signal(rustix::process::Signal::TERM);
+    let exit = server.wait_exit();
+    place.expect_sound();
+    let is_statistic = |line: &String| STATISTICS.iter().any(|head| line.contains(head));
+    Soak {
+        samples,
+        files: [files_at_first, files_at_last],
+        last,
+        client,
+        log: exit
+            .stderr
+            .into_iter()
+            .filter(|it| !is_statistic(it))
+            .collect(),
+        exit: exit.code,
+        stored: Stored::in_(&place),
+        length: plan.length,
+    }
+}
+
+/// What lines of the statistics have in them.
+const STATISTICS: [&str; 4] = [
+    "] stats connections=",
+    "] agents known=",
+    "] store state=",
+    "] pool class=",
+];
+
+pub(crate) fn no_buffer(stats: &Stats) -> bool {
+    stats.in_use().iter().all(|buffers| *buffers == 0)
+}
+
+/// Takes a sample each time the client tells how far it is, once a second, until it
+/// tells no more.
+fn watch(plan: &Plan, place: &Place, server: &Server, pid: u32, client: &Process) -> Vec<Sample> {
+    let start = Instant::now();
+    let (mut samples, mut mark, mut next_row) = (Vec::new(), 0, Duration::ZERO);
+    eprintln!("{}", Sample::HEAD);
+    while let Some((_, behind)) = client.stderr.find(mark, |line| line.contains("answered ")) {
+        mark = behind;
+        let at = start.elapsed();
+        let stats = server.stats();
+        let sample = Sample::take(at, pid, stats, &place.store());
+        if at >= next_row {
+            next_row = at + plan.length / ROWS;
+            eprintln!("{sample}");
+            read_the_store(place);
+        }
+        samples.push(sample);
+    }
+    samples
+}
+
+/// Others read what is written.
+fn read_the_store(place: &Place) {
+    for command in [&["agents"][..], &["reports", "--last", "1000"]] {
+        let exit = place.read(command).run();
+        assert_eq!(exit.code, Some(0), "{exit:?}");
+    }
+}
+
+impl Stored {
+    fn in_(place: &Place) -> Self {
+        let count = |query| u64::try_from(place.column::<i64>(query)[0]).unwrap();
+        Self {
+            reports: count("SELECT count(*) FROM reports"),
+            of_good_agents: count(
+                "SELECT count(*) FROM reports JOIN agents ON id = agent WHERE name IS NULL",
+            ),
+        }
+    }
+}
