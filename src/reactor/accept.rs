@@ -38,11 +38,11 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     }
 
     fn welcome(&mut self, mut socket: K::Socket, peer: SocketAddr) {
-        self.shop.counters.accepted += 1;
         let refused = match self.admission.judge(peer.ip()) {
             Verdict::NotAllowed => {
                 // Without a word: closing costs us nothing, and tells it enough.
                 self.tell_refusal(peer, Cause::NotAllowed);
+                self.shop.counters.accepted += 1;
                 self.shop.counters.closed(Cause::NotAllowed);
                 return;
             }
@@ -52,13 +52,15 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         };
         let id = self.connections.next_id();
         if let Err(error) = self.kernel.watch(&mut socket, id.token()) {
-            // This newcomer is dropped, and connects again; others wait.
+            // This newcomer is dropped, and connects again; others wait. It counts as
+            // a failure alone: who is accepted ends for a cause that is counted.
             self.shop.counters.accept_errors += 1;
             if let Some(listener) = &mut self.listener {
                 listener.back_off(self.shop.now, &error);
             }
             return;
         }
+        self.shop.counters.accepted += 1;
         let session = Session::new(peer, self.shop.now);
         self.connections
             .insert(|generation| Connection::new(socket, session, generation));
