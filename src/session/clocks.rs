@@ -61,9 +61,10 @@ impl Clocks {
         }
     }
 
-    /// A frame passed.
+    /// A frame passed, or the last reply that was owed is given out. While we do not
+    /// read, it is as if that were when we stopped: on resuming, the mark moves on.
     pub(super) fn passed(&mut self, now: Moment) {
-        self.last_passed = now;
+        self.last_passed = self.stopped.map_or(now, |(_, since)| since);
     }
 
     /// A heartbeat came.
@@ -285,6 +286,18 @@ mod tests {
         assert_eq!(
             clocks.deadline(&LIMITS, false),
             Some((at(101), Timeout::Idle))
+        );
+    }
+
+    #[test]
+    fn time_in_which_we_did_not_read_counts_once_for_a_reply_given_out_meanwhile() {
+        let mut clocks = Clocks::new(at(0));
+        clocks.stop(StopReason::Store, at(10));
+        clocks.passed(at(1010));
+        clocks.resume(at(1020));
+        assert_eq!(
+            clocks.deadline(&LIMITS, false),
+            Some((at(1110), Timeout::Idle))
         );
     }
 
