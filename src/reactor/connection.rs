@@ -168,11 +168,17 @@ impl<S: Socket> Connection<S> {
     /// Has its turn: reads, decodes, answers, up to its budget.
     pub(super) fn serve<H: Handler>(&mut self, shop: &mut Shop<H>) -> Outcome {
         debug_assert!(shop.desk.replies.is_empty(), "somebody else's replies");
+        let looks = self.readable;
         let outcome = match self.phase {
             Phase::Open | Phase::Finishing => self.converse(shop, None),
             Phase::Closing(..) | Phase::Lingering(..) => self.wind_down(shop),
         };
-        self.end_turn(outcome)
+        let outcome = self.end_turn(outcome);
+        if looks {
+            self.enforce(outcome, shop)
+        } else {
+            outcome
+        }
     }
 
     /// As [`serve`](Self::serve), for a connection that waits for a buffer and
@@ -185,7 +191,8 @@ impl<S: Socket> Connection<S> {
             Ok(buffer) => {
                 self.session.resume_reading(shop.now);
                 let outcome = self.converse(shop, Some(buffer));
-                Some(self.end_turn(outcome))
+                let outcome = self.end_turn(outcome);
+                Some(self.enforce(outcome, shop))
             }
             Err(ticket) => {
                 self.ticket = Some(ticket);
@@ -225,7 +232,8 @@ impl<S: Socket> Connection<S> {
     ///
     /// Before an agent is given up there is a last look at its socket: when we
     /// are behind, what would have saved it may lie there, and that we have not
-    /// come to it is our fault.
+    /// come to it is our fault. That look may have to wait, for a buffer or for the
+    /// store; the deadline is [enforced](Self::enforce) once it was had.
     pub(super) fn expire<H: Handler>(&mut self, shop: &mut Shop<H>) -> Outcome {
         match self.phase {
             Phase::Open | Phase::Finishing => {
@@ -234,12 +242,7 @@ impl<S: Socket> Connection<S> {
                     Expiry::GoOn => {}
                     Expiry::DropCandidate | Expiry::Close(_) => self.readable = true,
                 }
-                let outcome = self.serve(shop);
-                let open = matches!(self.phase, Phase::Open | Phase::Finishing);
-                match outcome {
-                    Outcome::Idle if open => self.enforce(shop),
-                    _ => outcome,
-                }
+                self.serve(shop)
             }
             Phase::Closing(cause, deadline) | Phase::Lingering(cause, deadline) => {
                 if deadline <= shop.now {
@@ -251,8 +254,13 @@ impl<S: Socket> Connection<S> {
         }
     }
 
-    /// Does what its deadline, if it has come, demands.
-    fn enforce<H: Handler>(&mut self, shop: &mut Shop<H>) -> Outcome {
+    /// Does what its deadline demands, if that has come and a look at the socket
+    /// brought nothing more: its outcome is `looked`.
+    fn enforce<H: Handler>(&mut self, looked: Outcome, shop: &mut Shop<H>) -> Outcome {
+        let open = matches!(self.phase, Phase::Open | Phase::Finishing);
+        if !open || !matches!(looked, Outcome::Idle) {
+            return looked;
+        }
         match self.session.expire(shop.now, &shop.limits) {
             Expiry::NotYet | Expiry::GoOn => Outcome::Idle,
             Expiry::DropCandidate => {

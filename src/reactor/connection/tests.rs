@@ -62,6 +62,28 @@ fn who_has_nothing_unsent_is_read_from_in_small_pieces_while_there_is_no_room() 
     assert_eq!(shop.counters.output_limited, 1);
 }
 
+#[test]
+fn a_deadline_outlives_the_wait_for_a_buffer_to_look_with() {
+    let (mut connection, mut shop, _agent) = connected();
+    let longest = shop.pool.longest();
+    let mut taken: Vec<_> = std::iter::from_fn(|| shop.pool.checkout(longest).ok()).collect();
+    let mut first = shop.pool.wait().redeem().ok();
+    assert!(first.as_ref().is_some_and(Buffer::is_reserved));
+
+    shop.now = connection.deadline(&shop.limits).unwrap();
+    let outcome = connection.expire(&mut shop);
+    assert!(matches!(outcome, Outcome::WaitForBuffer), "{outcome:?}");
+    assert!(connection.serve_waiting(&mut shop).is_none());
+    first.take();
+    taken.clear();
+    let outcome = connection.serve_waiting(&mut shop);
+    assert!(matches!(outcome, Some(Outcome::Idle)), "{outcome:?}");
+    assert!(matches!(
+        connection.phase,
+        Phase::Closing(Cause::IdleTimeout, _) | Phase::Lingering(Cause::IdleTimeout, _)
+    ));
+}
+
 fn keeper() -> Keeper {
     Keeper::new(Config {
         ack: Ack::Committed,
