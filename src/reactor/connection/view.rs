@@ -34,6 +34,8 @@ pub struct ConnectionView {
     pub waits_for_buffer: bool,
     /// Bytes read and not yet consumed.
     pub buffered: usize,
+    /// Whether the decoder has not seen all of them to the end.
+    pub undecoded: bool,
     /// Bytes of the receive buffer that it holds; 0 if it holds none.
     pub buffer: usize,
     /// Reply bytes that the socket did not take yet.
@@ -62,6 +64,7 @@ impl<S> Connection<S> {
             held: self.held,
             waits_for_buffer: self.ticket.is_some(),
             buffered: self.input.window().len(),
+            undecoded: self.undecoded,
             buffer: self.input.capacity(),
             unsent: self.unsent(),
             frames,

@@ -1,0 +1,141 @@
+//! What was tried, and what came of it.
+
+/// Something that happens to the server: a step; or something that is seen of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    // Steps.
+    Delivery,
+    Take,
+    HalfClose,
+    Reset,
+    Hangup,
+    Urgent,
+    Connect,
+    NoDescriptors,
+    WatchFailure,
+    CommitKept,
+    CommitLost,
+    StoreStall,
+    TimePasses,
+    ClockJump,
+    SpuriousWake,
+    StatisticsSignal,
+    StopSignal,
+    SecondStop,
+    // What was seen.
+    Turn,
+    DamagedFrame,
+    ChecksumMismatch,
+    BufferWait,
+    BufferStop,
+    OutputStop,
+    StoreStop,
+    RateStop,
+    FrameBudgetSpent,
+    CandidateDropped,
+    HiddenFrame,
+    StoreRefusal,
+    HandOver,
+    AbortedNewcomer,
+    Interrupted,
+    MidTurnArrival,
+    DrainCut,
+    WorldStopped,
+    WorldLeft,
+}
+
+impl Event {
+    pub const ALL: [Self; 37] = [
+        Self::Delivery,
+        Self::Take,
+        Self::HalfClose,
+        Self::Reset,
+        Self::Hangup,
+        Self::Urgent,
+        Self::Connect,
+        Self::NoDescriptors,
+        Self::WatchFailure,
+        Self::CommitKept,
+        Self::CommitLost,
+        Self::StoreStall,
+        Self::TimePasses,
+        Self::ClockJump,
+        Self::SpuriousWake,
+        Self::StatisticsSignal,
+        Self::StopSignal,
+        Self::SecondStop,
+        Self::Turn,
+        Self::DamagedFrame,
+        Self::ChecksumMismatch,
+        Self::BufferWait,
+        Self::BufferStop,
+        Self::OutputStop,
+        Self::StoreStop,
+        Self::RateStop,
+        Self::FrameBudgetSpent,
+        Self::CandidateDropped,
+        Self::HiddenFrame,
+        Self::StoreRefusal,
+        Self::HandOver,
+        Self::AbortedNewcomer,
+        Self::Interrupted,
+        Self::MidTurnArrival,
+        Self::DrainCut,
+        Self::WorldStopped,
+        Self::WorldLeft,
+    ];
+
+    /// Whether it is a step.
+    pub fn is_step(self) -> bool {
+        (self as usize) < Self::Turn as usize
+    }
+}
+
+/// How often each was seen, and how often connections ended for each cause.
+#[derive(Clone)]
+pub struct Counts {
+    events: [u64; Event::ALL.len()],
+    pub closed: [u64; hawk::stats::Cause::ALL.len()],
+    pub frames: u64,
+    pub bytes: u64,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self {
+            events: [0; Event::ALL.len()],
+            closed: [0; hawk::stats::Cause::ALL.len()],
+            frames: 0,
+            bytes: 0,
+        }
+    }
+}
+
+impl Counts {
+    pub fn saw(&mut self, event: Event) {
+        self.events[event as usize] += 1;
+    }
+
+    pub fn of(&self, event: Event) -> u64 {
+        self.events[event as usize]
+    }
+
+    pub fn steps(&self) -> u64 {
+        let steps = Event::ALL.into_iter().filter(|event| event.is_step());
+        steps.map(|event| self.of(event)).sum()
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        let sums = [
+            (&mut self.events[..], &other.events[..]),
+            (&mut self.closed, &other.closed),
+        ];
+        for (sums, more) in sums {
+            sums.iter_mut()
+                .zip(more)
+                .for_each(|(sum, more)| *sum += more);
+        }
+        self.frames += other.frames;
+        self.bytes += other.bytes;
+    }
+}

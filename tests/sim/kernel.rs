@@ -1,0 +1,307 @@
+//! The operating system that the machine has: sockets with bounded buffers and
+//! edge-triggered readiness, as Linux has them.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use hawk::reactor::kernel::{Accept, Event as Said, Kernel, Signal, Socket, SocketToken};
+use hawk::session::Wake;
+use hawk::stats::Cause;
+use hawk::time::Moment;
+use rustix::io::Errno;
+
+use super::counts::Event;
+use super::link::Stage;
+use super::machine::{Machine, Shared};
+
+pub struct SimKernel(pub Shared);
+
+pub struct SimSocket {
+    machine: Shared,
+    slot: usize,
+}
+
+pub struct SimListener(Shared);
+
+impl Kernel for SimKernel {
+    type Socket = SimSocket;
+    type Listener = SimListener;
+
+    fn now(&self) -> Moment {
+        Moment::from_nanos(self.0.borrow().now)
+    }
+
+    fn listen(&mut self, _: SocketAddr) -> io::Result<SimListener> {
+        self.0.borrow_mut().listens = true;
+        Ok(SimListener(self.0.clone()))
+    }
+
+    fn waker(&mut self) -> io::Result<Wake> {
+        let woken = self.0.borrow().woken.clone();
+        Ok(Wake::new(move || woken.store(true, Ordering::Relaxed)))
+    }
+
+    fn watch(&mut self, socket: &mut SimSocket, token: SocketToken) -> io::Result<()> {
+        let machine = &mut *self.0.borrow_mut();
+        let link = &mut machine.links[socket.slot];
+        if machine.faults.watch > 0 {
+            machine.faults.watch -= 1;
+            machine.accept_errors += 1;
+            machine.waiting_since = machine.now;
+            if link.is_live() {
+                link.stage = Stage::Unwatched;
+                machine.live.retain(|slot| *slot != socket.slot);
+                machine.accepted -= 1;
+            }
+            machine.counts.saw(Event::WatchFailure);
+            return Err(Errno::NOSPC.into());
+        }
+        link.token = Some(token);
+        link.edge = true;
+        Ok(())
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let machine = &mut *self.0.borrow_mut();
+        machine.asked = timeout;
+        machine.collect();
+        if machine.events.is_empty() {
+            let asked = timeout.map_or(u64::MAX, |timeout| timeout.as_nanos() as u64);
+            let wakes = machine.now.saturating_add(asked).min(machine.until);
+            machine.now = machine.now.max(wakes);
+        }
+        // A turn takes a moment.
+        machine.now += 1_000 + std::mem::take(&mut machine.jump);
+        Ok(())
+    }
+
+    fn events(&self) -> impl Iterator<Item = Said> {
+        self.0.borrow().events.clone().into_iter()
+    }
+
+    fn signals(&mut self) -> Vec<Signal> {
+        std::mem::take(&mut self.0.borrow_mut().signals)
+    }
+}
+
+impl Machine {
+    /// Gathers what the kernel has to say.
+    fn collect(&mut self) {
+        self.events.clear();
+        if self.listens && std::mem::take(&mut self.newcomers) {
+            self.events.push(Said::Newcomers);
+        }
+        if std::mem::take(&mut self.signalled) {
+            self.events.push(Said::Signals);
+        }
+        if self.woken.swap(false, Ordering::Relaxed) {
+            self.events.push(Said::Woken);
+        }
+        for &slot in &self.live {
+            let link = &mut self.links[slot];
+            if let Some(token) = link.token
+                && std::mem::take(&mut link.edge)
+            {
+                self.events.push(Said::Ready(token, link.readiness()));
+            }
+        }
+    }
+
+    fn is_interrupted(&mut self) -> bool {
+        let interrupts = self.faults.interrupts;
+        let interrupted = interrupts > 0 && self.dice.one_in(interrupts);
+        if interrupted {
+            self.counts.saw(Event::Interrupted);
+        }
+        interrupted
+    }
+
+    fn read(&mut self, slot: usize, space: &mut [u8]) -> io::Result<usize> {
+        let port = self.links[slot].peer.port();
+        self.demand(!space.is_empty(), port, "a read into nothing");
+        if self.is_interrupted() {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        let result = self.links[slot].read(space);
+        match result {
+            Ok(0) => {
+                self.trace(port, "end of file read", 0);
+                let due = self.due(slot).any();
+                let link = &mut self.links[slot];
+                link.read_now = true;
+                let heard = link.closing.is_none() && !link.conversation.is_over();
+                match heard && due {
+                    true => link.conversation.end_perhaps(),
+                    false => link.conversation.end(),
+                }
+            }
+            Ok(bytes) => {
+                self.calls += 1;
+                self.trace(port, "read", bytes as u64);
+                self.note_read(slot, &space[..bytes]);
+            }
+            Err(_) => {}
+        }
+        let arrivals = self.faults.arrivals;
+        if arrivals > 0 && self.dice.one_in(arrivals) {
+            let most = self.dice.between(1, 200);
+            if self.links[slot].deliver(most) {
+                self.counts.saw(Event::MidTurnArrival);
+            }
+        }
+        result
+    }
+
+    fn write(&mut self, slot: usize, bytes: &[u8]) -> io::Result<usize> {
+        if self.is_interrupted() {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        let link = &mut self.links[slot];
+        let port = link.peer.port();
+        let deaf = link.deaf;
+        let result = link.write(bytes.len());
+        match &result {
+            Ok(taken) => {
+                let said = &bytes[..*taken];
+                let may = self.explain(slot, |conversation, store| {
+                    conversation.may_write(said, store)
+                });
+                if may {
+                    let link = &mut self.links[slot];
+                    link.conversation.wrote(said.len(), &self.store);
+                } else {
+                    self.breaks(port, "an agent is told what it must not be told", || {
+                        String::from_utf8_lossy(&said[..said.len().min(100)]).into_owned()
+                    });
+                }
+                self.calls += 1;
+                self.bytes[1] += *taken as u64;
+                self.trace(port, "write", *taken as u64);
+                if deaf {
+                    // Nobody is there: the other machine says so.
+                    self.links[slot].reset();
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => self.links[slot].unheard = true,
+        }
+        result
+    }
+
+    fn accept(&mut self) -> io::Result<usize> {
+        if self.faults.no_descriptors && !self.backlog.is_empty() {
+            self.accept_errors += 1;
+            self.waiting_since = self.now;
+            self.counts.saw(Event::NoDescriptors);
+            return Err(Errno::MFILE.into());
+        }
+        if self.backlog.is_empty() {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        if self.is_interrupted() {
+            return Err(Errno::INTR.into());
+        }
+        let slot = self.backlog.pop_front().unwrap_or(0);
+        if self.faults.aborts > 0 && self.dice.one_in(self.faults.aborts) {
+            self.links[slot].reset();
+            self.links[slot].stage = Stage::Closed;
+            self.counts.saw(Event::AbortedNewcomer);
+            return Err(Errno::CONNABORTED.into());
+        }
+        let stage = self.admit(slot);
+        let now = self.now;
+        let link = &mut self.links[slot];
+        link.stage = stage;
+        link.accepted_at = now;
+        link.moved_at = now;
+        link.patience = super::patience::Patience::new(now);
+        if let Stage::TurnedAway(cause) = stage {
+            link.closing = Some((cause, now));
+            match Self::refusal(cause) {
+                Some(reply) => link.conversation.refuse(reply),
+                None => link.conversation.end(),
+            }
+        }
+        let port = link.peer.port();
+        self.accepted += 1;
+        self.waiting_since = now;
+        self.live.push(slot);
+        self.calls += 1;
+        self.trace(port, "accepted", 0);
+        Ok(slot)
+    }
+
+    fn end_output(&mut self, slot: usize) -> io::Result<()> {
+        let now = self.now;
+        let link = &mut self.links[slot];
+        let port = link.peer.port();
+        let result = link.end_output(now);
+        let denied = link.stage == Stage::TurnedAway(Cause::NotAllowed);
+        let open = link.conversation.is_open() || link.conversation.has_packets();
+        if result.is_ok() && !link.unheard && !denied {
+            self.demand(!open, port, "end of file goes out before the replies");
+        }
+        self.trace(port, "end of file written", 0);
+        result
+    }
+
+    fn arrived(&mut self, slot: usize) -> u64 {
+        let link = &mut self.links[slot];
+        let arrived = link.arrived() as u64;
+        link.allowance = Some(arrived);
+        arrived
+    }
+}
+
+impl Socket for SimSocket {
+    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        self.machine.borrow_mut().read(self.slot, space)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.machine.borrow_mut().write(self.slot, bytes)
+    }
+
+    fn end_output(&mut self) -> io::Result<()> {
+        self.machine.borrow_mut().end_output(self.slot)
+    }
+
+    fn arrived(&self) -> io::Result<u64> {
+        Ok(self.machine.borrow_mut().arrived(self.slot))
+    }
+}
+
+impl Drop for SimSocket {
+    fn drop(&mut self) {
+        self.machine.borrow_mut().drop_socket(self.slot);
+    }
+}
+
+impl Accept for SimListener {
+    type Socket = SimSocket;
+
+    fn accept(&mut self) -> io::Result<(SimSocket, SocketAddr)> {
+        let slot = self.0.borrow_mut().accept()?;
+        let peer = self.0.borrow().links[slot].peer;
+        let machine = self.0.clone();
+        let socket = SimSocket { machine, slot };
+        Ok((socket, peer))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(SocketAddr::from(([10, 0, 0, 1], 9876)))
+    }
+}
+
+impl Drop for SimListener {
+    fn drop(&mut self) {
+        let machine = &mut *self.0.borrow_mut();
+        machine.listens = false;
+        while let Some(slot) = machine.backlog.pop_front() {
+            machine.links[slot].reset();
+            machine.links[slot].stage = Stage::Closed;
+        }
+    }
+}

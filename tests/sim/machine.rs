@@ -1,0 +1,362 @@
+//! The machine on which the server runs: its clock, its sockets and what goes wrong
+//! with them. The model of what everybody is owed is kept beside them.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use hawk::reactor::kernel::{Event as Said, Signal};
+use hawk::stats::Cause;
+use hawk::wire::{Busy, Reply};
+
+use super::conversation::Conversation;
+use super::counts::{Counts, Event};
+use super::dice::Dice;
+use super::link::{Link, Stage};
+use super::patience::{Due, Terms};
+use super::store::Store;
+use super::trace::Trace;
+
+pub type Shared = Rc<RefCell<Machine>>;
+
+/// Ports are slots and incarnations: so many of one slot are told apart.
+const INCARNATIONS: u16 = 64;
+const FIRST_PORT: u16 = 1024;
+
+/// Who may connect, and how many.
+#[derive(Clone, Copy)]
+pub struct Doors {
+    pub connections: usize,
+    pub per_ip: Option<u32>,
+    /// Addresses whose last byte is at least this much may not connect.
+    pub denied_from: u8,
+}
+
+/// What goes wrong with the machine at present.
+#[derive(Default)]
+pub struct Faults {
+    pub no_descriptors: bool,
+    pub watch: u32,
+    /// One call in so many is interrupted, one newcomer in so many is gone again,
+    /// and behind one read in so many comes more at once; 0: none.
+    pub interrupts: u64,
+    pub aborts: u64,
+    pub arrivals: u64,
+}
+
+pub struct Machine {
+    pub now: u64,
+    /// A wait ends by then: something comes from outside.
+    pub until: u64,
+    /// The process stands still for so long while it waits.
+    pub jump: u64,
+    pub dice: Dice,
+    pub links: Vec<Link>,
+    incarnations: Vec<u16>,
+    pub terms: Terms,
+    pub doors: Doors,
+    /// Frames a second, if there is a limit.
+    pub rate: Option<u32>,
+    pub faults: Faults,
+    pub store: Store,
+
+    pub backlog: VecDeque<usize>,
+    pub listens: bool,
+    pub newcomers: bool,
+    /// Since when nobody was accepted although somebody waits.
+    pub waiting_since: u64,
+    pub woken: Arc<AtomicBool>,
+    pub signals: Vec<Signal>,
+    pub signalled: bool,
+    pub events: Vec<Said>,
+    /// How long the server was ready to wait.
+    pub asked: Option<Duration>,
+    pub stopping: Option<u64>,
+
+    // What happened in this turn.
+    pub closed: Vec<usize>,
+    pub departed: Vec<u32>,
+    /// Calls that brought something.
+    pub calls: u64,
+
+    pub accepted: u64,
+    pub accept_errors: u64,
+    pub bytes: [u64; 2],
+    pub live: Vec<usize>,
+    pub counts: Counts,
+    happenings: Trace,
+    pub broken: Option<(u16, &'static str, String)>,
+}
+
+impl Machine {
+    pub fn new(seed: u64, terms: Terms, doors: Doors, store: Store) -> Self {
+        Self {
+            now: 1_000_000_000_000 + seed % 1_000_000_000,
+            until: 0,
+            jump: 0,
+            dice: Dice::new(seed ^ 0x5EED),
+            links: Vec::new(),
+            incarnations: Vec::new(),
+            terms,
+            doors,
+            rate: None,
+            faults: Faults::default(),
+            store,
+            backlog: VecDeque::new(),
+            listens: false,
+            newcomers: false,
+            waiting_since: 0,
+            woken: Arc::default(),
+            signals: Vec::new(),
+            signalled: false,
+            events: Vec::new(),
+            asked: None,
+            stopping: None,
+            closed: Vec::new(),
+            departed: Vec::new(),
+            calls: 0,
+            accepted: 0,
+            accept_errors: 0,
+            bytes: [0; 2],
+            live: Vec::new(),
+            counts: Counts::default(),
+            happenings: Trace::default(),
+            broken: None,
+        }
+    }
+
+    pub fn trace(&mut self, port: u16, what: &'static str, number: u64) {
+        self.happenings.note(self.now, port, what, number);
+    }
+
+    pub fn tell_trace(&self) -> String {
+        let port = self.broken.as_ref().map_or(0, |(port, ..)| *port);
+        self.happenings.tell(port)
+    }
+
+    /// Unless it `holds`, the world is broken.
+    pub fn demand(&mut self, holds: bool, port: u16, what: &'static str) {
+        if !holds {
+            self.breaks(port, what, String::new);
+        }
+    }
+
+    /// The world is broken; what is first is what counts.
+    #[cold]
+    pub fn breaks(&mut self, port: u16, what: &'static str, more: impl FnOnce() -> String) {
+        if self.broken.is_none() {
+            self.broken = Some((port, what, more()));
+        }
+    }
+
+    // Connections.
+
+    /// Somebody connects from the machine of this number; its slot.
+    pub fn connect(&mut self, host: u8, capacity: usize) -> usize {
+        let is_free = |link: &Link| link.stage == Stage::Closed && link.was.is_none();
+        let free = self.links.iter().position(is_free);
+        let slot = free.unwrap_or_else(|| {
+            self.links.push(Link::new());
+            self.incarnations.push(0);
+            self.links.len() - 1
+        });
+        let incarnation = &mut self.incarnations[slot];
+        *incarnation = (*incarnation + 1) % INCARNATIONS;
+        let port = FIRST_PORT + slot as u16 * INCARNATIONS + *incarnation;
+        let peer = SocketAddr::from((Ipv4Addr::new(10, 0, 0, host), port));
+        self.links[slot].open(peer, capacity);
+        if self.listens {
+            if self.backlog.is_empty() {
+                self.newcomers = true;
+                self.waiting_since = self.now;
+            }
+            self.backlog.push_back(slot);
+        } else {
+            // The port is closed: the connection is refused.
+            self.links[slot].reset();
+            self.links[slot].stage = Stage::Closed;
+        }
+        slot
+    }
+
+    /// The slot of whoever has this address.
+    pub fn slot_of(&self, peer: SocketAddr) -> usize {
+        usize::from((peer.port() - FIRST_PORT) / INCARNATIONS)
+    }
+
+    /// What is to become of the newcomer in `slot`.
+    pub fn admit(&mut self, slot: usize) -> Stage {
+        let SocketAddr::V4(peer) = self.links[slot].peer else {
+            return Stage::Closed;
+        };
+        let served = |link: &&Link| link.stage == Stage::Served;
+        let all = self.links.iter().filter(served).count();
+        let ip = *peer.ip();
+        let same = |link: &&Link| served(link) && link.peer.ip() == ip;
+        let of_address = self.links.iter().filter(same).count();
+        if ip.octets()[3] >= self.doors.denied_from {
+            Stage::TurnedAway(Cause::NotAllowed)
+        } else if all >= self.doors.connections {
+            Stage::TurnedAway(Cause::TooManyConnections)
+        } else if self
+            .doors
+            .per_ip
+            .is_some_and(|most| of_address >= most as usize)
+        {
+            Stage::TurnedAway(Cause::TooManyFromAddress)
+        } else {
+            Stage::Served
+        }
+    }
+
+    /// The server has closed the socket of `slot`.
+    pub fn drop_socket(&mut self, slot: usize) {
+        let link = &mut self.links[slot];
+        let port = link.peer.port();
+        if link.is_live() {
+            // Judged after the turn; until then nobody else gets its place.
+            link.was = Some(link.stage);
+            self.closed.push(slot);
+            self.live.retain(|other| *other != slot);
+        }
+        link.stage = Stage::Closed;
+        self.trace(port, "socket closed", 0);
+    }
+
+    // What the model knows.
+
+    /// Whether what `wanted` asks is so, or comes to be so by something that the
+    /// server may have done unseen.
+    pub fn explain(
+        &mut self,
+        slot: usize,
+        wanted: impl Fn(&mut Conversation, &Store) -> bool,
+    ) -> bool {
+        let link = &mut self.links[slot];
+        if wanted(&mut link.conversation, &self.store) {
+            return true;
+        }
+        if link.conversation.believe() && wanted(&mut link.conversation, &self.store) {
+            return true;
+        }
+        if self.may_abandon(slot) {
+            self.abandon(slot);
+            let link = &mut self.links[slot];
+            if wanted(&mut link.conversation, &self.store) {
+                return true;
+            }
+        }
+        if self.may_end(slot) {
+            let link = &mut self.links[slot];
+            link.conversation.end();
+            self.counts.saw(Event::HiddenFrame);
+            if wanted(&mut link.conversation, &self.store) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Which deadlines of `slot` have come, as things stood before this turn.
+    pub fn due(&self, slot: usize) -> Due {
+        let link = &self.links[slot];
+        link.patience.due(self.terms, link.last.owed, self.now)
+    }
+
+    /// Whether anything waits for a commit.
+    pub fn is_owed(&self, slot: usize) -> bool {
+        let last = self.links[slot].conversation.last_commit();
+        last.is_some_and(|commit| !self.store.is_told(commit))
+    }
+
+    /// Whether the server may give up the candidate at the front.
+    pub fn may_abandon(&self, slot: usize) -> bool {
+        let reference = &self.links[slot].conversation.reference;
+        let waits = reference.pending() > 0 && !reference.at_boundary() && !reference.has_ended();
+        waits && self.due(slot).frame
+    }
+
+    /// The server has given up the candidate at the front.
+    pub fn abandon(&mut self, slot: usize) {
+        let now = self.now;
+        let link = &mut self.links[slot];
+        link.conversation.abandon();
+        link.dropped_at = now;
+        self.counts.saw(Event::CandidateDropped);
+    }
+
+    /// Whether the server may have stopped to listen.
+    pub fn may_end(&self, slot: usize) -> bool {
+        let link = &self.links[slot];
+        if link.conversation.is_over() || link.stage != Stage::Served {
+            return false;
+        }
+        let stops = link
+            .allowance
+            .is_some_and(|left| left == 0 || !link.is_readable());
+        stops || self.due(slot).any()
+    }
+
+    /// The server reads these bytes.
+    pub fn note_read(&mut self, slot: usize, bytes: &[u8]) {
+        let link = &mut self.links[slot];
+        link.read_now = true;
+        self.bytes[0] += bytes.len() as u64;
+        if !self.store.is_ready() {
+            link.read_unready = true;
+        }
+        if link.closing.is_some() || link.conversation.is_over() {
+            return;
+        }
+        if link.allowance == Some(0) {
+            // What is there beyond what had arrived at the stop is thrown away.
+            link.conversation.believe();
+            link.conversation.end();
+            return;
+        }
+        let port = link.peer.port();
+        let left = link.allowance;
+        let within = left.is_none_or(|left| left >= bytes.len() as u64);
+        link.allowance = left.map(|left| left.saturating_sub(bytes.len() as u64));
+        let due = self.due(slot).any();
+        self.demand(
+            within || due,
+            port,
+            "more is read than had arrived at the stop",
+        );
+        if due {
+            let wanted = left.map_or(bytes.len(), |left| bytes.len().min(left as usize));
+            self.links[slot].conversation.read_perhaps(bytes, wanted);
+        } else {
+            let link = &mut self.links[slot];
+            let mismatches = link.conversation.mismatches;
+            link.conversation.read(bytes);
+            if link.conversation.mismatches > mismatches {
+                self.counts.saw(Event::ChecksumMismatch);
+            }
+        }
+    }
+
+    /// What somebody is told who is turned away.
+    pub fn refusal(cause: Cause) -> Option<Reply> {
+        match cause {
+            Cause::TooManyConnections => Some(Reply::Busy(Busy::TooManyConnections)),
+            Cause::TooManyFromAddress => Some(Reply::Busy(Busy::TooManyFromAddress)),
+            _ => None,
+        }
+    }
+
+    /// How long the next commit takes: as a rule milliseconds, now and then far longer.
+    pub fn commit_takes(&mut self) -> u64 {
+        const MS: u64 = 1_000_000;
+        match self.dice.below(32) {
+            0 => self.dice.below_u64(20_000) * MS,
+            1..8 => self.dice.below_u64(300) * MS,
+            _ => self.dice.below_u64(5) * MS,
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! One world: a server, its agents and their fate, all of it from one seed.
+
+use std::cell::RefCell;
+use std::num::NonZeroU32;
+use std::rc::Rc;
+use std::time::Duration;
+
+use hawk::admission::Rules;
+use hawk::reactor::kernel::Signal;
+use hawk::reactor::{Config, MIN_POOL_LIMIT, Reactor, Stop};
+use hawk::session::{Fate, Limits, Rate};
+
+use super::agent::Agent;
+use super::checks::{Checks, LONGEST};
+use super::counts::{Counts, Event};
+use super::dice::Dice;
+use super::kernel::SimKernel;
+use super::machine::{Doors, Machine, Shared};
+use super::patience::Terms;
+use super::store::{Counter, Manners, Store};
+
+const MS: u64 = 1_000_000;
+const SECOND: u64 = 1_000 * MS;
+
+/// Turns in which nothing happens although the server does not wait.
+const SPINS: u32 = 64;
+
+/// Turns that a world may take to come to its end.
+const LAST_TURNS: u32 = 100_000;
+
+/// A world in which something is wrong.
+#[derive(Clone, Debug)]
+pub struct Broken {
+    pub step: u64,
+    /// What is wrong, and more about it.
+    pub what: &'static str,
+    pub more: String,
+    pub port: u16,
+    /// What happened last.
+    pub trace: String,
+}
+
+pub struct World {
+    machine: Shared,
+    reactor: Reactor<Counter, SimKernel>,
+    agents: Vec<Agent>,
+    checks: Checks,
+    dice: Dice,
+    /// Steps between two turns, at most.
+    batch: usize,
+    /// How much time goes by between two turns, as a rule.
+    tempo: u64,
+    drain: u64,
+    spins: u32,
+    end: Option<Stop>,
+}
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        let mut dice = Dice::new(seed);
+        let agents = *dice.pick(&[1, 2, 4, 4, 8, 8, 14, 24]);
+        let terms = Terms {
+            idle: *dice.pick(&[SECOND, 5 * SECOND, 30 * SECOND, 90 * SECOND]),
+            frame: *dice.pick(&[200 * MS, 2 * SECOND, 10 * SECOND, 60 * SECOND]),
+        };
+        let doors = Doors {
+            connections: *dice.pick(&[1, agents / 2 + 1, 1000, 1000, 1000]),
+            per_ip: *dice.pick(&[None, None, None, Some(1), Some(2)]),
+            denied_from: *dice.pick(&[255, 255, 255, 200]),
+        };
+        let manners = Manners {
+            acknowledges_receipt: dice.one_in(4),
+            batch: *dice.pick(&[3, 50, 1000, 1000]),
+            depth: *dice.pick(&[1, 1, 2]),
+            gather: *dice.pick(&[0, 0, 2 * MS, 500 * MS]),
+            loses: *dice.pick(&[1000, 20, 3]),
+            refuses: *dice.pick(&[0, 0, 50]),
+        };
+        let rate = *dice.pick(&[None, None, None, None, Some(2), Some(50), Some(3000)]);
+        let mut machine = Machine::new(seed, terms, doors, Store::new(manners));
+        machine.rate = rate;
+        machine.faults.interrupts = *dice.pick(&[0, 0, 20]);
+        machine.faults.aborts = *dice.pick(&[0, 0, 5]);
+        machine.faults.arrivals = *dice.pick(&[0, 0, 8]);
+        let drain = *dice.pick(&[100 * MS, 5 * SECOND, 30 * SECOND]);
+        let deny = format!("10.0.0.{}/29", 200);
+        let config = Config {
+            listen: ([10, 0, 0, 1], 9876).into(),
+            max_connections: doors.connections,
+            admission: Rules {
+                allow: Vec::new(),
+                deny: match doors.denied_from {
+                    255 => Vec::new(),
+                    _ => vec![deny.parse().unwrap()],
+                },
+                per_ip: doors.per_ip.and_then(NonZeroU32::new),
+            },
+            pool_limit: *dice.pick(&[
+                MIN_POOL_LIMIT,
+                MIN_POOL_LIMIT + 1500,
+                3 * LONGEST,
+                8 * LONGEST,
+                64 * LONGEST,
+            ]),
+            limits: Limits {
+                idle: Duration::from_nanos(terms.idle),
+                frame: Duration::from_nanos(terms.frame),
+                rate: rate.and_then(NonZeroU32::new).map(Rate::per_second),
+            },
+            drain_timeout: Duration::from_nanos(drain),
+            stats_interval: Duration::from_nanos(*dice.pick(&[SECOND, 3600 * SECOND])),
+        };
+        // Two agents share an address; a few have one that is not let in.
+        let hosts = (0..agents).map(|n| match dice.one_in(8) {
+            true => 200 + (n % 8) as u8,
+            false => 2 + n as u8 / 2,
+        });
+        let hosts: Vec<u8> = hosts.collect();
+        let agents = hosts
+            .into_iter()
+            .map(|host| Agent::new(host, &mut dice))
+            .collect();
+        let machine = Rc::new(RefCell::new(machine));
+        let kernel = SimKernel(machine.clone());
+        let reactor = Reactor::new(config, Counter(machine.clone()), kernel);
+        Self {
+            reactor: reactor.unwrap(),
+            machine,
+            agents,
+            checks: Checks::default(),
+            batch: *dice.pick(&[1, 2, 4, 8]),
+            tempo: *dice.pick(&[20_000, MS, 20 * MS]),
+            drain,
+            dice,
+            spins: 0,
+            end: None,
+        }
+    }
+
+    /// What happened last, should anything be wrong.
+    pub fn machine(&self) -> Shared {
+        self.machine.clone()
+    }
+
+    /// Lives for so many steps, and comes to an end.
+    pub fn run(mut self, steps: u64) -> Result<Counts, Broken> {
+        while self.machine.borrow().counts.steps() < steps {
+            for _ in 0..self.dice.between(1, self.batch) {
+                self.step();
+            }
+            self.turns()?;
+        }
+        if self.dice.one_in(3) {
+            self.everybody_leaves()?;
+        } else {
+            self.stop()?;
+        }
+        let machine = &mut *self.machine.borrow_mut();
+        machine.counts.bytes = machine.bytes[0];
+        Ok(machine.counts.clone())
+    }
+
+    /// Something happens, or nothing.
+    fn step(&mut self) {
+        let machine = &mut *self.machine.borrow_mut();
+        match self.dice.below(4000) {
+            0 => machine.faults.no_descriptors = true,
+            1..5 => machine.faults.no_descriptors = false,
+            5 => machine.faults.watch = 1,
+            6 | 7 => {
+                let until = machine.now + self.dice.below_u64(20) * SECOND;
+                machine.store.stall(until);
+                machine.counts.saw(Event::StoreStall);
+                machine.trace(0, "the store stalls", 0);
+            }
+            8 => {
+                machine.signals.push(Signal::Statistics);
+                machine.signalled = true;
+                machine.counts.saw(Event::StatisticsSignal);
+            }
+            9 => {
+                machine.jump = self.dice.below_u64(5 * machine.terms.idle);
+                machine.counts.saw(Event::ClockJump);
+                machine.trace(0, "the process will stand still for ns", machine.jump);
+            }
+            _ => {
+                let agent = self.dice.below(self.agents.len());
+                self.agents[agent].act(machine);
+            }
+        }
+    }
+
+    /// A little while, in which the server has its turns.
+    fn turns(&mut self) -> Result<(), Broken> {
+        let idle = self.machine.borrow().terms.idle;
+        let mut passes = true;
+        let span = match self.dice.below(1024) {
+            0 => self.dice.below_u64(3 * idle / 2),
+            1..6 => self.dice.below_u64(SECOND),
+            6..40 => self.dice.below_u64(30 * MS),
+            _ => {
+                passes = false;
+                self.dice.below_u64(self.tempo)
+            }
+        };
+        if passes {
+            self.machine.borrow_mut().counts.saw(Event::TimePasses);
+        }
+        let until = self.machine.borrow().now + span;
+        loop {
+            self.turn(until)?;
+            let machine = &mut *self.machine.borrow_mut();
+            if self.end.is_some() || machine.now >= until {
+                return Ok(());
+            }
+            if until - machine.now < 30_000 {
+                machine.now = until;
+                return Ok(());
+            }
+        }
+    }
+
+    /// One turn, and a look at all that came of it.
+    fn turn(&mut self, until: u64) -> Result<(), Broken> {
+        self.store_settles();
+        let (calls, before) = {
+            let machine = &mut *self.machine.borrow_mut();
+            machine.until = until.min(machine.store.due().unwrap_or(u64::MAX));
+            machine.counts.saw(Event::Turn);
+            (machine.calls, machine.store.kept())
+        };
+        self.end = self
+            .reactor
+            .turn()
+            .map_err(|error| self.broken("the loop fails", error.to_string()))?;
+        let machine = &mut *self.machine.borrow_mut();
+        self.checks.look(&self.reactor, machine, self.end.is_some());
+        let at_once = machine.asked == Some(Duration::ZERO) && machine.events.is_empty();
+        let idle = at_once && machine.calls == calls && machine.store.kept() == before;
+        self.spins = if idle { self.spins + 1 } else { 0 };
+        machine.demand(
+            self.spins < SPINS,
+            0,
+            "the server turns and turns, and does nothing",
+        );
+        if machine.broken.is_some() {
+            return Err(Self::tell(machine));
+        }
+        Ok(())
+    }
+
+    /// Commits that are over by now are settled.
+    fn store_settles(&mut self) {
+        let machine = &mut *self.machine.borrow_mut();
+        let mut wake = false;
+        while machine.store.due().is_some_and(|due| due <= machine.now) {
+            let lost = self.dice.one_in(machine.store.manners.loses);
+            let (fate, event) = match lost {
+                true => (Fate::Discarded, Event::CommitLost),
+                false => (Fate::Kept, Event::CommitKept),
+            };
+            machine.store.settle(fate);
+            machine.counts.saw(event);
+            wake = true;
+        }
+        if let Some(waker) = machine.store.wake.as_ref().filter(|_| wake) {
+            waker.wake();
+        } else if self.dice.one_in(3000) {
+            machine.counts.saw(Event::SpuriousWake);
+            machine
+                .woken
+                .store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    /// The server is told to stop, and stops in time.
+    fn stop(&mut self) -> Result<(), Broken> {
+        let now = self.signal(Event::StopSignal);
+        let twice = self.dice.one_in(6);
+        for turn in 0..LAST_TURNS {
+            if twice && turn == 3 {
+                self.signal(Event::SecondStop);
+            }
+            if !twice || turn < 3 {
+                self.step();
+            }
+            self.turns()?;
+            let machine = &mut *self.machine.borrow_mut();
+            if let Some(end) = self.end {
+                let late = machine.now > now + self.drain + SECOND + machine.terms.idle * 8;
+                machine.demand(!late, 0, "the stop took too long");
+                let fits = (end == Stop::Interrupted) == (twice && turn >= 3);
+                machine.demand(
+                    fits || !twice,
+                    0,
+                    "the stop ends in another way than it should",
+                );
+                machine.counts.saw(Event::WorldStopped);
+                if machine.broken.is_some() {
+                    return Err(Self::tell(machine));
+                }
+                return Ok(());
+            }
+        }
+        Err(self.broken("the server does not stop", String::new()))
+    }
+
+    fn signal(&mut self, event: Event) -> u64 {
+        let machine = &mut *self.machine.borrow_mut();
+        machine.signals.push(Signal::Stop);
+        machine.signalled = true;
+        machine.stopping.get_or_insert(machine.now);
+        machine.counts.saw(event);
+        machine.trace(0, "told to stop", 0);
+        machine.now
+    }
+
+    /// Everybody takes its replies and goes, nothing fails any more: then all that
+    /// was sent is answered, and nothing is left.
+    fn everybody_leaves(&mut self) -> Result<(), Broken> {
+        {
+            let machine = &mut *self.machine.borrow_mut();
+            machine.faults = super::machine::Faults::default();
+            machine.trace(0, "everybody leaves", 0);
+        }
+        for _ in 0..LAST_TURNS {
+            for agent in &mut self.agents {
+                agent.leave(&mut self.machine.borrow_mut());
+            }
+            let until = {
+                let machine = &mut *self.machine.borrow_mut();
+                machine.now + self.dice.below_u64(machine.terms.idle / 4)
+            };
+            while self.machine.borrow().now < until {
+                self.turn(until)?;
+            }
+            let machine = &mut *self.machine.borrow_mut();
+            if machine.live.is_empty() && machine.backlog.is_empty() && machine.store.is_idle() {
+                self.nothing_is_left(machine);
+                machine.counts.saw(Event::WorldLeft);
+                return match machine.broken {
+                    Some(_) => Err(Self::tell(machine)),
+                    None => Ok(()),
+                };
+            }
+        }
+        Err(self.broken(
+            "everybody has left, and yet somebody is there",
+            String::new(),
+        ))
+    }
+
+    fn nothing_is_left(&self, machine: &mut Machine) {
+        let figures = self.reactor.figures();
+        let classes = figures.pool.stats().classes;
+        let free = classes
+            .iter()
+            .all(|class| class.in_use == 0 && class.waiters == 0);
+        machine.demand(free, 0, "a buffer is left");
+        let (kept, refused) = machine.store.kept();
+        let tally = figures.tally;
+        machine.demand(tally.reports == kept, 0, "the count of reports");
+        machine.demand(
+            tally.heartbeats == machine.store.heartbeats,
+            0,
+            "the count of heartbeats",
+        );
+        machine.demand(
+            tally.busy >= refused,
+            0,
+            "the count of those told to come again",
+        );
+        let departed = machine.store.met == machine.store.departed;
+        machine.demand(departed, 0, "a session has not departed");
+    }
+
+    fn broken(&self, what: &'static str, more: String) -> Broken {
+        let machine = &mut *self.machine.borrow_mut();
+        machine.breaks(0, what, || more);
+        Self::tell(machine)
+    }
+
+    fn tell(machine: &Machine) -> Broken {
+        let (port, what, more) = machine
+            .broken
+            .clone()
+            .unwrap_or((0, "nothing", String::new()));
+        Broken {
+            step: machine.counts.steps(),
+            what,
+            more,
+            port,
+            trace: machine.tell_trace(),
+        }
+    }
+}
