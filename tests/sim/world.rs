@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hawk::admission::Rules;
+use hawk::log_sink::LeftOut;
 use hawk::reactor::kernel::Signal;
 use hawk::reactor::{Config, MIN_POOL_LIMIT, Reactor, Stop};
 use hawk::session::{Fate, Limits, Rate};
@@ -107,8 +108,10 @@ impl World {
                 frame: Duration::from_nanos(terms.frame),
                 rate: rate.and_then(NonZeroU32::new).map(Rate::per_second),
             },
+            output_limit: usize::MAX,
             drain_timeout: Duration::from_nanos(drain),
             stats_interval: Duration::from_nanos(*dice.pick(&[SECOND, 3600 * SECOND])),
+            log_left_out: LeftOut::default(),
         };
         // Two agents share an address; a few have one that is not let in.
         let hosts = (0..agents).map(|n| match dice.one_in(8) {
