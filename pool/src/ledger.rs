@@ -121,6 +121,10 @@ impl Ledger {
         self.waiters -= 1;
     }
 
+    pub(crate) fn has_waiters(&self) -> bool {
+        self.waiters > 0
+    }
+
     pub(crate) fn limit(&self) -> usize {
         self.limit
     }

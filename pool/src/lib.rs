@@ -127,6 +127,14 @@ impl Pool {
         WaitTicket::new(self.clone())
     }
 
+    /// Whether anyone waits. Whoever holds a buffer of the longest class then does
+    /// well to give it back as soon as it can: the reserve above all, which does not
+    /// shrink in a full pool.
+    #[must_use]
+    pub fn has_waiters(&self) -> bool {
+        self.ledger().has_waiters()
+    }
+
     /// The size of the longest class, in bytes.
     #[must_use]
     pub fn longest(&self) -> usize {

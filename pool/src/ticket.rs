@@ -69,8 +69,10 @@ mod tests {
         assert_eq!(longest(&pool).waiters, 2);
         drop(second);
         assert_eq!(longest(&pool).waiters, 1);
+        assert!(pool.has_waiters());
         let buffer = first.redeem().unwrap();
         assert_eq!(longest(&pool).waiters, 0);
+        assert!(!pool.has_waiters());
         assert_eq!(buffer.len(), LONGEST);
     }
 

@@ -19,7 +19,7 @@ use crate::session::{
 use crate::stats::{Cause, Counters};
 use crate::throttle::Throttle;
 use crate::time::Moment;
-use crate::wire::{Busy, Reply};
+use crate::wire::{self, Busy, Reply};
 
 /// How many frames a connection may have answered in a turn. 64 KiB can hold
 /// 8,000 frames without data; this also bounds the replies of one write.
@@ -279,6 +279,10 @@ impl<S: Socket> Connection<S> {
     fn converse<H: Handler>(&mut self, shop: &mut Shop<H>, mut granted: Option<Buffer>) -> Outcome {
         let mut bytes = shop.work.share();
         let mut frames = TURN_FRAMES;
+        // Who holds a frame begun while others wait for a buffer reads to its end
+        // and no further: then it gives its own up, and waits behind them.
+        let to_its_end =
+            granted.is_none() && !self.input.window().is_empty() && shop.pool.has_waiters();
         loop {
             self.flush(shop);
             if self.ticket.is_some() {
@@ -342,12 +346,20 @@ impl<S: Socket> Connection<S> {
             if bytes == 0 {
                 return Outcome::Again;
             }
+            let lacks = match to_its_end {
+                true => wire::missing(self.input.window()),
+                false => usize::MAX,
+            };
+            if to_its_end && self.input.window().is_empty() {
+                self.input.clear();
+            }
             if !self.input.make_room(&shop.pool, granted.take()) {
                 self.session.stop_reading(StopReason::Buffer, shop.now);
                 self.ticket = Some(shop.pool.wait());
                 return Outcome::WaitForBuffer;
             }
-            match self.read(Self::wanted(left, room).min(bytes), shop) {
+            let most = Self::wanted(left, room).min(bytes);
+            match self.read(most.min(lacks), shop) {
                 Ok(read) => bytes = bytes.saturating_sub(read),
                 Err(_) => return Outcome::Ended(Cause::ConnectionLost),
             }

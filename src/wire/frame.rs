@@ -33,6 +33,17 @@ pub(super) const HEADER: usize = 4;
 /// Bytes behind the data: checksum and end marker.
 pub(super) const TRAILER: usize = 4;
 
+/// How many bytes a frame lacks of which `begun` has come, by the length that it
+/// claims: up to its header, as long as that is not there; at least one.
+#[must_use]
+pub fn missing(begun: &[u8]) -> usize {
+    let whole = match *begun {
+        [_, _, high, low, ..] => usize::from(u16::from_be_bytes([high, low])) + FRAME_OVERHEAD,
+        _ => HEADER,
+    };
+    whole.saturating_sub(begun.len()).max(1)
+}
+
 /// Why data cannot be sent in a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DataError {
@@ -93,6 +104,17 @@ mod tests {
         let mut out = Vec::new();
         encode_frame(&[b' '; MAX_DATA], &mut out).unwrap();
         assert_eq!(out.len(), MAX_FRAME);
+    }
+
+    #[test]
+    fn what_a_frame_lacks_is_told_by_its_header() {
+        let mut frame = Vec::new();
+        encode_frame(b"123456789", &mut frame).unwrap();
+        let lacks: Vec<_> = (0..frame.len()).map(|at| missing(&frame[..at])).collect();
+        assert_eq!(
+            lacks,
+            [4, 3, 2, 1, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1]
+        );
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub use decoder::{Decoded, Decoder, DecoderState, Input, JUNK_LIMIT, Step};
 pub use encode::{Encoding, encode_packet};
 pub use frame::{
     DataError, END_MARKER, FRAME_OVERHEAD, MAX_DATA, MAX_FRAME, START_MARKER, checksum,
-    encode_frame,
+    encode_frame, missing,
 };
 pub use packet::{
     AgentName, AgentNameError, Heartbeat, MAX_AGENT_NAME, Packet, PacketKind, Report,

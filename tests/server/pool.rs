@@ -124,6 +124,35 @@ fn whoever_waits_for_a_buffer_is_served_in_turn() {
 }
 
 #[test]
+fn who_always_has_a_frame_begun_keeps_no_buffer_that_others_wait_for() {
+    let server = Server::start(&["--pool-limit", LEAST, "--frame-timeout", "1h"]);
+    let frame = long_report(60_000);
+    let (head, tail) = frame.split_at(20_000);
+    // All but the reserve is held by frames that do not go on.
+    let mut holders: Vec<_> = (0..272).map(|_| server.connect()).collect();
+    holders
+        .iter_mut()
+        .for_each(|holder| holder.send(&head[..200]));
+    server.wait_until(|stats| stats.in_use() == [272, 0, 0, 0, 0]);
+    let mut endless = server.connect();
+    endless.send(head);
+    server.wait_until(|stats| stats.in_use() == [272, 0, 0, 0, 1]);
+    let next = [tail, head].concat();
+    let mut other = server.connect();
+    for round in 0..5 {
+        other.send(&heartbeat());
+        server.wait_until(|stats| stats.longest("waiters") == 1);
+        // Its frame comes to an end, and another one has begun.
+        endless.exchange(&next, REPORT);
+        other.expect_line(HEARTBEAT);
+        server.wait_until(|stats| stats.longest("in_use") == 1);
+        assert_eq!(server.stats().get("reports"), round + 1);
+    }
+    endless.exchange(tail, REPORT);
+    assert_eq!(server.stats().in_use(), [272, 0, 0, 0, 0]);
+}
+
+#[test]
 fn the_clock_of_a_frame_stands_still_while_its_agent_waits_for_a_buffer() {
     let server = Server::start(&["--pool-limit", LEAST, "--frame-timeout", "3s"]);
     let clock = Clock::of("200ms");
