@@ -4,33 +4,27 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use crate::support::skip;
+
 /// Path of the built agent; `None`, and an unmistakable line on stderr, where
 /// there is no Go to build it with.
 pub(crate) fn built() -> Option<&'static Path> {
     static AGENT: OnceLock<Option<PathBuf>> = OnceLock::new();
     let agent = AGENT.get_or_init(|| has_go().then(build)).as_deref();
     if agent.is_none() {
-        eprintln!(
-            "SKIPPED: Go is not installed, nothing was tested against it (Debian: golang-go)"
-        );
+        skip("Go is not installed, nothing was tested against it (Debian: golang-go)");
     }
     agent
 }
 
 fn has_go() -> bool {
-    let found = Command::new("go")
+    Command::new("go")
         .arg("version")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()
-        .is_ok_and(|status| status.success());
-    let in_ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
-    assert!(
-        found || !in_ci,
-        "Go is not installed (Debian: golang-go), and CI must not skip this test"
-    );
-    found
+        .is_ok_and(|status| status.success())
 }
 
 fn build() -> PathBuf {

@@ -5,7 +5,7 @@
 //! without it these tests say so and pass, except where `CI` is `true`.
 
 // Helpers outside of the test functions fail as loudly as these do.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod agent;
 mod decoding;

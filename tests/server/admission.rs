@@ -1,6 +1,7 @@
 //! Who may connect, how many of one address, and how much each may send.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -51,6 +52,95 @@ fn where_some_are_allowed_all_others_are_denied() {
     assert_eq!(exit.code, Some(2), "{exit:?}");
 }
 
+/// The address of a server that listens on `[::]`, as IPv4 has it and as IPv6 has it.
+fn both(server: &Server) -> [SocketAddr; 2] {
+    let port = server.address.port();
+    [
+        SocketAddr::new(ONE.into(), port),
+        SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port),
+    ]
+}
+
+#[test]
+fn on_a_socket_for_both_families_an_ipv4_address_is_what_it_is() {
+    let both_families = |args: &[&str]| {
+        let server = Server::start(&[&["--listen", "[::]:0"], args].concat());
+        let addresses = both(&server);
+        (server, addresses)
+    };
+    let (server, [four, six]) = both_families(&["--deny", "127.0.0.2,::1"]);
+    Agent::connect(four).expect_alive();
+    Agent::connect_from(OTHER.into(), four).expect_end();
+    Agent::connect(six).expect_end();
+    server.wait_until(|stats| stats.get("closed_not_allowed") == 2);
+    let told = server.log().since(0);
+    assert!(
+        told.iter()
+            .any(|line| line.contains("not allowed: closed peer="))
+    );
+
+    let (_server, [four, six]) = both_families(&["--allow", "::1"]);
+    Agent::connect(six).expect_alive();
+    Agent::connect(four).expect_end();
+
+    let (server, [four, six]) = both_families(&["--max-connections-per-ip", "1"]);
+    let mut agents = [four, six].map(Agent::connect);
+    agents.iter_mut().for_each(Agent::expect_alive);
+    for address in [four, six] {
+        let mut newcomer = Agent::connect(address);
+        newcomer.expect_line("busy: too many from one address");
+        newcomer.expect_eof();
+    }
+    Agent::connect_from(OTHER.into(), four).expect_alive();
+    agents.iter_mut().for_each(Agent::expect_alive);
+    drop(agents);
+    server.wait_until(|stats| stats.get("connections") == 0);
+    Agent::connect(four).expect_alive();
+}
+
+#[test]
+fn the_addresses_of_an_ipv6_network_share_its_connections() {
+    let Some(network) = Namespace::new() else {
+        return;
+    };
+    let addresses = ["fd00:0:0:1::7", "fd00:0:0:1::8", "fd00:0:0:2::7"];
+    for address in addresses {
+        // Nobody else can have it here: there is no need to wait and see.
+        network.ip(&["address", "add", address, "dev", "lo", "nodad"]);
+    }
+    network.within(|| {
+        let args = ["--listen", "[::]:0", "--max-connections-per-ip", "1"];
+        let server = Server::start(&args);
+        let [_, six] = both(&server);
+        let [one, neighbour, other] = addresses.map(|address| address.parse().unwrap());
+        let mut agent = Agent::connect_from(one, six);
+        agent.expect_alive();
+        Agent::connect_from(neighbour, six).expect_line("busy: too many from one address");
+        Agent::connect_from(other, six).expect_alive();
+        agent.expect_alive();
+    });
+}
+
+#[test]
+fn the_environment_says_who_may_connect_and_how_much() {
+    let launch = Launch::serve(&[])
+        .env("HAWK_DENY", "127.0.0.2,127.0.0.4/31")
+        .env("HAWK_MAX_CONNECTIONS_PER_IP", "1")
+        .env("HAWK_RATE_LIMIT", "1");
+    let server = launch.start();
+    for last in [2, 4, 5] {
+        expect_closed(&server, Ipv4Addr::new(127, 0, 0, last));
+    }
+    let mut agent = server.connect();
+    agent.expect_alive();
+    server
+        .connect()
+        .expect_line("busy: too many from one address");
+    agent.send(&heartbeat());
+    server.wait_until(|stats| stats.get("rate_limited") == 1);
+    agent.expect_line(HEARTBEAT);
+}
+
 #[test]
 fn an_address_has_so_many_connections_and_others_have_theirs() {
     let server = Server::start(&["--max-connections-per-ip", "2"]);
@@ -88,6 +178,20 @@ fn who_sends_more_than_it_may_is_read_more_slowly_and_loses_nothing() {
     assert_eq!(stats.get("reports"), 60);
     let lines = server.count_logged("rate limit: read more slowly peer=127.0.0.1:");
     assert!((1..=1 + usize::try_from(start.elapsed().as_secs() / 10).unwrap()).contains(&lines));
+}
+
+#[test]
+fn what_comes_too_fast_is_answered_whole_and_in_its_order() {
+    let server = Server::start(&["--rate-limit", "300"]);
+    let mut agent = server.connect();
+    let (sent, replies) = mixture(700);
+    let mut sender = agent.sender();
+    std::thread::scope(|scope| {
+        scope.spawn(move || sender.write_all(&sent).unwrap());
+        agent.expect_replies(&replies);
+    });
+    agent.expect_alive();
+    assert!(server.stats().get("rate_limited") >= 1);
 }
 
 #[test]

@@ -1,20 +1,12 @@
 //! Too many connections, too few descriptors.
 
-use std::collections::HashSet;
-use std::fs;
 use std::time::Instant;
 
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
+use rustix::process::Signal;
 
 use crate::support::*;
 
 const BUSY: &str = "busy: too many connections";
-
-/// How many lines a cause may log in a test that began at `start`: one, and one
-/// more for every ten seconds.
-fn lines_allowed(start: Instant) -> usize {
-    usize::try_from(start.elapsed().as_secs() / 10).unwrap() + 1
-}
 
 #[test]
 fn beyond_the_limit_a_newcomer_is_told_so_and_a_place_freed_is_usable() {
@@ -225,31 +217,6 @@ fn the_limit_stays_exact_however_those_who_were_turned_away_leave() {
 fn wait_until_accepting_fails(server: &Server) {
     let before = server.stats().get("accept_errors");
     server.wait_until(|stats| stats.get("accept_errors") > before);
-}
-
-fn most_descriptors() -> usize {
-    usize::try_from(getrlimit(Resource::Nofile).maximum.unwrap()).unwrap()
-}
-
-/// The limit that leaves room for `free` more descriptors: it bounds the number
-/// of a new one, and the kernel gives out the lowest.
-fn limit_for(server: &Server, free: usize) -> usize {
-    let pid = server.pid().as_raw_nonzero();
-    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
-    let names = descriptors.map(|entry| entry.unwrap().file_name());
-    let used: HashSet<usize> = names
-        .map(|name| name.to_string_lossy().parse().unwrap())
-        .collect();
-    let mut unused = (0..).filter(|number| !used.contains(number));
-    unused.nth(free).unwrap()
-}
-
-fn set_descriptor_limit(server: &Server, current: usize) {
-    let limit = Rlimit {
-        current: Some(current as u64),
-        maximum: getrlimit(Resource::Nofile).maximum,
-    };
-    prlimit(Some(server.pid()), Resource::Nofile, limit).unwrap();
 }
 
 /// All newcomers are told and let go, and one agent stays.

@@ -105,6 +105,14 @@ impl Agent {
         line.trim_end().to_owned()
     }
 
+    /// Whether anything has come by now that was not read.
+    pub(crate) fn has_input(&self) -> bool {
+        self.socket().set_nonblocking(true).unwrap();
+        let found = self.socket().peek(&mut [0]).is_ok();
+        self.socket().set_nonblocking(false).unwrap();
+        found || !self.stream.buffer().is_empty()
+    }
+
     /// Nothing has come by now.
     #[track_caller]
     pub(crate) fn expect_silence(&mut self) {

@@ -11,9 +11,11 @@
 
 mod agent;
 mod clock;
+mod descriptors;
 mod frames;
 mod kernel;
 mod lines;
+mod namespace;
 mod server;
 mod stats;
 
@@ -21,8 +23,11 @@ use std::time::{Duration, Instant};
 
 pub(crate) use agent::Agent;
 pub(crate) use clock::Clock;
+pub(crate) use descriptors::*;
 pub(crate) use frames::*;
+pub(crate) use kernel::ListenDrops;
 pub(crate) use lines::{Fields, Lines};
+pub(crate) use namespace::Namespace;
 pub(crate) use server::{Exit, Launch, Process, Server, Suspended};
 pub(crate) use stats::{CLASSES, Stats};
 
@@ -43,6 +48,22 @@ pub(crate) fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
         }
         std::thread::park_timeout(LOOK_EVERY);
     }
+}
+
+/// How many lines of one kind may have been logged since `start`: one, and one more
+/// for every ten seconds.
+pub(crate) fn lines_allowed(start: Instant) -> usize {
+    usize::try_from(start.elapsed().as_secs() / 10).unwrap() + 1
+}
+
+/// Says that a test shows nothing on this machine, and why. Where `CI` is `true`
+/// that is a failure.
+#[track_caller]
+#[allow(clippy::print_stderr)] // Whoever runs the tests must hear of it.
+pub(crate) fn skip(why: &str) {
+    let in_ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
+    assert!(!in_ci, "CI must not skip this test: {why}");
+    eprintln!("SKIPPED: {why}");
 }
 
 /// The number that whoever runs the tests has set, if it is set.

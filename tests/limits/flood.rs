@@ -1,0 +1,205 @@
+//! The log: whatever agents do, and however often, it is a line now and then, and
+//! each line says how many were left out.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use hawk::wire::Encoding;
+
+use crate::support::*;
+
+/// Times that each kind is brought about in one go.
+const TIMES: u64 = 70;
+
+/// Something that agents can bring about as often as they like.
+struct Kind {
+    /// How its lines begin.
+    line: &'static str,
+    /// Lines of it in an interval of ten seconds, at most.
+    burst: usize,
+    args: &'static [&'static str],
+    /// Brings it about once; what is returned is kept to the end.
+    bring_about: fn(&Server, u64) -> Option<Agent>,
+    /// How often it has come about.
+    count: fn(&Stats) -> u64,
+}
+
+const KINDS: [Kind; 7] = [
+    Kind {
+        line: "cannot accept connections:",
+        burst: 1,
+        args: &[],
+        bring_about: |server, _| {
+            set_descriptor_limit(server, limit_for(server, 0));
+            let before = server.stats().get("accept_errors");
+            let mut agent = server.connect();
+            server.wait_until(|stats| stats.get("accept_errors") > before);
+            set_descriptor_limit(server, most_descriptors());
+            agent.expect_alive();
+            Some(agent)
+        },
+        count: |stats| stats.get("accept_errors"),
+    },
+    Kind {
+        line: "too many connections: turned away",
+        burst: 1,
+        args: &["--max-connections", "1"],
+        bring_about: |server, number| {
+            let mut agent = server.connect();
+            let reply = ["heartBeat", "busy: too many connections"];
+            agent.send(&heartbeat());
+            agent.expect_line(reply[usize::from(number > 0)]);
+            (number == 0).then_some(agent)
+        },
+        count: |stats| stats.get("closed_too_many_connections"),
+    },
+    Kind {
+        line: "too many connections from one address: turned away",
+        burst: 1,
+        args: &["--max-connections-per-ip", "1"],
+        bring_about: |server, number| {
+            let mut agent = server.connect();
+            let reply = ["heartBeat", "busy: too many from one address"];
+            agent.send(&heartbeat());
+            agent.expect_line(reply[usize::from(number > 0)]);
+            (number == 0).then_some(agent)
+        },
+        count: |stats| stats.get("closed_too_many_from_address"),
+    },
+    Kind {
+        line: "not allowed: closed",
+        burst: 1,
+        args: &["--deny", "127.0.0.2"],
+        bring_about: |server, _| {
+            let stranger = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+            Agent::connect_from(stranger, server.address).expect_end();
+            None
+        },
+        count: |stats| stats.get("closed_not_allowed"),
+    },
+    Kind {
+        line: "rate limit: read more slowly",
+        burst: 1,
+        args: &["--rate-limit", "1"],
+        bring_about: |server, _| {
+            let mut agent = server.connect();
+            agent.send(&heartbeat().repeat(2));
+            agent.expect_line(HEARTBEAT);
+            Some(agent)
+        },
+        count: |stats| stats.get("rate_limited"),
+    },
+    Kind {
+        line: "junk: bytes that are no frame",
+        burst: 1,
+        args: &[],
+        bring_about: |server, _| {
+            let mut agent = server.connect();
+            // One byte is junk once, however it is read.
+            agent.send(b"j");
+            agent.expect_alive();
+            None
+        },
+        count: |stats| stats.get("junk_bytes"),
+    },
+    Kind {
+        line: "agent online agent=",
+        burst: 50,
+        args: &[],
+        bring_about: |server, number| {
+            let name = format!("web-{number}");
+            let heartbeat = heartbeat_packet(Encoding::Compact, Some(&name));
+            server.connect().exchange(&heartbeat, HEARTBEAT);
+            None
+        },
+        count: |stats| stats.agents.get("known"),
+    },
+];
+
+#[test]
+fn whatever_agents_do_is_logged_now_and_then_with_a_count_of_what_was_left_out() {
+    let _many = ManyAgents::wait(1_000);
+    let clock = Clock::of("10050ms");
+    let start = std::time::Instant::now();
+    let servers = KINDS.map(|kind| (Server::start(kind.args), kind));
+    let bring_about = |numbers: std::ops::Range<u64>| -> Vec<_> {
+        let each = servers.iter().flat_map(|(server, kind)| {
+            let numbers = numbers.clone();
+            numbers.filter_map(|number| (kind.bring_about)(server, number))
+        });
+        each.collect()
+    };
+    let mut kept = bring_about(0..TIMES);
+    for (server, kind) in &servers {
+        let lines = server.count_logged(kind.line);
+        let most = kind.burst * lines_allowed(start);
+        assert!((1..=most).contains(&lines), "{lines} of {}", kind.line);
+    }
+    // The interval of the last line of each is over; so the next one is logged,
+    // and makes the account complete.
+    clock.wait();
+    kept.extend(bring_about(TIMES..TIMES + 1));
+    for (server, kind) in &servers {
+        let told = || -> u64 {
+            let lines = server.log().since(0);
+            let lines = lines.iter().filter(|line| line.contains(kind.line));
+            lines
+                .map(|line| 1 + Fields::parse(line).get("left_out"))
+                .sum()
+        };
+        let complete = eventually(|| (told() == (kind.count)(&server.stats())).then_some(()));
+        assert!(complete.is_some(), "{} of {}", told(), kind.line);
+        assert!(told() >= TIMES, "{} of {}", told(), kind.line);
+        let lines = server.count_logged(kind.line);
+        let most = kind.burst * lines_allowed(start);
+        assert!(lines <= most, "{lines} of {}", kind.line);
+    }
+    drop(kept);
+}
+
+/// Lines at a limited rate, by the file that has them. A new one belongs into
+/// [`KINDS`] if agents can bring it about, and into docs/limits.md.
+const LIMITED: [(&str, usize); 6] = [
+    ("handler/mod.rs", 1),
+    // These are about commands, and tests/hook has them.
+    ("hook/mod.rs", 1),
+    ("hook/runner.rs", 2),
+    ("reactor/accept.rs", 3),
+    ("reactor/connection/intake.rs", 2),
+    ("reactor/listener.rs", 1),
+];
+
+#[test]
+fn every_line_at_a_limited_rate_is_among_those_that_are_tested() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    count_limited(&source, &source, &mut found);
+    found.sort();
+    let expected = LIMITED.map(|(file, lines)| (file.to_owned(), lines));
+    assert_eq!(found, expected);
+    let by_agents = LIMITED
+        .iter()
+        .filter(|(file, _)| !file.starts_with("hook/"));
+    let by_agents: usize = by_agents.map(|(_, lines)| lines).sum();
+    assert_eq!(by_agents, KINDS.len());
+}
+
+/// How often a file asks a throttle, for each file that does.
+fn count_limited(root: &Path, folder: &Path, found: &mut Vec<(String, usize)>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            count_limited(root, &path, found);
+            continue;
+        }
+        let name = path.strip_prefix(root).unwrap().to_str().unwrap();
+        let asked = fs::read_to_string(&path)
+            .unwrap()
+            .matches(".allow(")
+            .count();
+        if asked > 0 && name != "throttle.rs" {
+            found.push((name.to_owned(), asked));
+        }
+    }
+}

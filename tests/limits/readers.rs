@@ -1,0 +1,74 @@
+//! Agents that do not read their replies, or hardly, all at once.
+
+use std::io::{self, Read as _, Write as _};
+use std::time::Instant;
+
+use hawk::session::OUTPUT_HIGH_WATER;
+use hawk::wire::{FRAME_OVERHEAD, MAX_REPLY_LINE};
+
+use crate::support::*;
+
+const AGENTS: usize = 12;
+
+/// Bytes of replies that the server may have for one agent: the high-water mark,
+/// and what one read of the shortest frames adds to it.
+const MOST_UNSENT: usize = OUTPUT_HIGH_WATER + 69_632 / FRAME_OVERHEAD * MAX_REPLY_LINE;
+
+/// Bytes of replies that the server has and the kernel has not, if frames without
+/// data and heartbeats are all that was ever sent.
+fn unsent(stats: &Stats) -> u64 {
+    let kinds = [("error_empty", EMPTY), ("heartbeats", HEARTBEAT)];
+    let replies = kinds.map(|(name, line)| stats.get(name) * (line.len() as u64 + 1));
+    replies.iter().sum::<u64>() - stats.get("bytes_out")
+}
+
+#[test]
+fn many_agents_that_hardly_read_cost_a_bounded_memory_and_are_closed_at_their_deadline() {
+    let server = Server::start(&["--idle-timeout", "2s"]);
+    let start = Instant::now();
+    let mut other = server.connect();
+    let block = frame(b"").repeat(4_000);
+    // Half of them never read, the others a byte in each round.
+    let mut agents: Vec<_> = (0..AGENTS)
+        .map(|_| {
+            let agent = Agent::connect_narrow(server.address).sender();
+            agent.set_nonblocking(true).unwrap();
+            Some(agent)
+        })
+        .collect();
+    let mut most = 0;
+    while agents.iter().any(Option::is_some) {
+        // Some megabytes for each have to fill the kernel's buffers first.
+        assert!(start.elapsed() < 4 * PATIENCE, "{:?}", server.stats());
+        for (number, place) in agents.iter_mut().enumerate() {
+            let Some(agent) = place else { continue };
+            let written = agent.write(&block);
+            let read = (number % 2 == 0).then(|| agent.read(&mut [0]));
+            let ended = matches!(read, Some(Ok(0))) || is_broken(&written);
+            if ended {
+                *place = None;
+            }
+        }
+        other.expect_alive();
+        most = most.max(unsent(&server.stats()));
+    }
+    assert!(most > OUTPUT_HIGH_WATER as u64, "{most}");
+    assert!(most <= (AGENTS * MOST_UNSENT) as u64, "{most}");
+
+    let stats = server.wait_until(|stats| stats.get("connections") == 1);
+    assert_eq!(stats.get("closed_output_timeout"), AGENTS as u64);
+    assert_eq!(stats.closed(), AGENTS as u64);
+    assert_eq!(stats.in_use(), [0; 5]);
+    other.expect_alive();
+}
+
+fn would_block<T>(outcome: &io::Result<T>) -> bool {
+    outcome
+        .as_ref()
+        .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// Whether the server has closed the connection.
+fn is_broken<T>(outcome: &io::Result<T>) -> bool {
+    outcome.is_err() && !would_block(outcome)
+}
