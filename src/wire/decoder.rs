@@ -118,11 +118,12 @@ impl Decoder {
                 }
                 Verdict::WrongSum { frame } => {
                     self.state.boundary = Some(offset(frame));
-                    rest = self.refuse(rest);
+                    let frame = rest.get(..frame).unwrap_or(rest);
+                    rest = after(rest, self.refuse_frame(frame));
                     break Step::ChecksumMismatch;
                 }
                 Verdict::Undecided if input == Input::Open => break Step::Incomplete,
-                Verdict::Refused | Verdict::Undecided => rest = self.refuse(rest),
+                Verdict::Refused | Verdict::Undecided => rest = after(rest, self.refuse(rest)),
             }
         };
         Decoded {
@@ -135,7 +136,10 @@ impl Decoder {
     /// returns how many bytes that settles as junk. To be followed by
     /// [`decode`](Self::decode), which goes on with the search.
     pub fn abandon(&mut self, window: &[u8]) -> usize {
-        window.len() - self.refuse(window).len()
+        if window.is_empty() {
+            return 0;
+        }
+        self.refuse(window)
     }
 
     /// Whether the window begins at a frame boundary: at the start of the
@@ -207,25 +211,101 @@ impl Decoder {
         }
     }
 
-    /// Moves from the refused candidate at the front of `rest` to the next byte
-    /// that can start one, but never past the junk limit; returns what is left.
+    /// Moves from the refused candidate at the front of `rest` to the next that is
+    /// not refused at a glance, but never past the junk limit; returns how far.
+    #[inline]
+    fn refuse(&mut self, rest: &[u8]) -> usize {
+        let mut next = 0;
+        loop {
+            next = match after(rest, next) {
+                [_, MARK, ..] => next + 1,
+                _ => self.next_mark(rest, next + 2),
+            };
+            if !is_hopeless(after(rest, next)) {
+                return self.pass(next);
+            }
+        }
+    }
+
+    /// As [`refuse`](Self::refuse), for a whole frame whose sum is wrong. How far the
+    /// search goes on must not depend on what has come behind it.
+    #[inline]
+    fn refuse_frame(&mut self, frame: &[u8]) -> usize {
+        match *frame {
+            // Its data has no mark, so a candidate could only begin with the second
+            // byte of the start marker, or in the length or the sum.
+            [_, _, high, low, .., sum_low, _, _]
+                if high != MARK && low != MARK && sum_low != MARK =>
+            {
+                self.pass(frame.len())
+            }
+            _ => self.refuse(frame),
+        }
+    }
+
+    /// Where the first `FF` of `rest` is, at `from` or behind; its end if there is
+    /// none.
     ///
     /// The bytes up to `clean` are known to hold no `FF`, so they are passed over
     /// unread: this is what keeps the search linear.
-    fn refuse<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
-        let in_header = rest.get(1..HEADER.min(rest.len())).and_then(find_mark);
-        let next = in_header.map(|found| 1 + found).unwrap_or_else(|| {
-            let from = HEADER.max(self.state.clean as usize);
-            let found = rest.get(from..).and_then(find_mark);
-            found.map_or(rest.len(), |found| from + found)
-        });
-        let left = JUNK_LIMIT.saturating_sub(self.state.junk) as usize;
-        let junk = offset(next.min(left));
-        self.state.junk += junk;
-        self.state.clean = self.state.clean.saturating_sub(junk);
-        self.state.boundary = self.state.boundary.and_then(|at| at.checked_sub(junk));
-        rest.get(junk as usize..).unwrap_or_default()
+    #[inline(never)] // Its registers would have to be saved for every frame.
+    fn next_mark(&self, rest: &[u8], from: usize) -> usize {
+        let in_header = rest.get(from..HEADER.min(rest.len())).and_then(find_mark);
+        if let Some(found) = in_header {
+            return from + found;
+        }
+        let from = from.max(HEADER).max(self.state.clean as usize);
+        let found = find_mark(after(rest, from));
+        found.map_or(rest.len(), |found| from + found)
     }
+
+    /// Settles the next `bytes` as junk, or as many as the junk limit leaves;
+    /// returns how many.
+    #[inline]
+    fn pass(&mut self, bytes: usize) -> usize {
+        let left = JUNK_LIMIT.saturating_sub(self.state.junk) as usize;
+        let junk = offset(bytes.min(left));
+        self.state.junk += junk;
+        self.state.clean = match self.state.clean.saturating_sub(junk) {
+            // Nothing behind the header is known: one way to say so, however
+            // the bytes were cut.
+            clean if clean as usize <= HEADER => 0,
+            clean => clean,
+        };
+        self.state.boundary = self.state.boundary.and_then(|at| at.checked_sub(junk));
+        junk as usize
+    }
+}
+
+/// What is left of `bytes` from `at` on.
+#[inline]
+fn after(bytes: &[u8], at: usize) -> &[u8] {
+    bytes.get(at..).unwrap_or_default()
+}
+
+/// Whether the first twelve bytes of a candidate refuse it. Where marks are many,
+/// nearly all candidates are of this kind, and so it has to be quick.
+#[inline]
+fn is_hopeless(candidate: &[u8]) -> bool {
+    match *candidate {
+        [MARK, MARK, 0, length, ref data @ ..] if length < 8 => {
+            length > 0 && data.first() == Some(&MARK)
+        }
+        [MARK, MARK, _, _, a, b, c, d, e, f, g, h, ..] => has_mark([a, b, c, d, e, f, g, h]),
+        [MARK, MARK, _, _, first, ..] => first == MARK,
+        [MARK, MARK, ..] | [MARK] | [] => false,
+        _ => true,
+    }
+}
+
+/// Whether one of eight bytes is `FF`: the complement of such a byte is zero, and
+/// only below a zero does the subtraction borrow (Hacker's Delight, section 6-1).
+#[inline]
+fn has_mark(bytes: [u8; 8]) -> bool {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
+    let bytes = u64::from_ne_bytes(bytes);
+    (!bytes).wrapping_sub(ONES) & bytes & HIGH != 0
 }
 
 /// An offset into a window as it is stored.
@@ -240,7 +320,14 @@ fn offset(bytes: usize) -> u32 {
 /// count it.
 #[inline]
 fn find_mark(bytes: &[u8]) -> Option<usize> {
-    let found = memchr::memchr(MARK, bytes);
+    // Where marks are many, calling a search for each costs more than all the rest.
+    let found = match *bytes {
+        [MARK, ..] => Some(0),
+        [_, MARK, ..] => Some(1),
+        [_, _, MARK, ..] => Some(2),
+        [] | [_] | [_, _] | [_, _, _] => None,
+        _ => memchr::memchr(MARK, bytes),
+    };
     #[cfg(test)]
     tests::WORK.searched(found.map_or(bytes.len(), |at| at + 1));
     found

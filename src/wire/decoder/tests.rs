@@ -362,6 +362,37 @@ fn overlapping_long_candidates_stay_linear() {
     assert!(summed <= 2 * stream.len(), "{summed}");
 }
 
+/// Where marks are many, most candidates are refused at a glance, by their first
+/// bytes. That is to change nothing: whatever is repeated, the same comes of it in
+/// one piece and a byte at a time, with what follows cut off at any place.
+#[test]
+fn short_sequences_repeated_are_the_same_however_they_are_cut() {
+    const ALPHABET: [u8; 6] = [0xFF, 0xFE, 0, 1, 9, b'x'];
+    let end = frame(b"end");
+    for length in 1..=5_u32 {
+        for number in 0..ALPHABET.len().pow(length) {
+            let digits = (0..length).map(|place| number / ALPHABET.len().pow(place));
+            let sequence: Vec<u8> = digits.map(|it| ALPHABET[it % ALPHABET.len()]).collect();
+            let repeated = sequence.iter().copied().cycle().take(24 + number % 7);
+            let mut stream: Vec<u8> = repeated.collect();
+            stream.extend(&end);
+            WORK.take();
+            let whole = decode_in_pieces(&stream, stream.len());
+            let (searched, summed) = WORK.take();
+            assert!(searched <= 3 * stream.len(), "{searched} {sequence:X?}");
+            assert!(summed <= 2 * stream.len(), "{summed} {sequence:X?}");
+            for piece in [1, 3] {
+                assert_eq!(decode_in_pieces(&stream, piece), whole, "{sequence:X?}");
+            }
+            assert_eq!(
+                whole.0.last().map(String::as_str),
+                Some("end"),
+                "{sequence:X?}"
+            );
+        }
+    }
+}
+
 /// Every way in which a candidate before a frame can overlap the frame's
 /// head, for the lengths at the edges of the exceptions: damage that ends in a
 /// candidate's beginning, in its sum, or in stray marks.
