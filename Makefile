@@ -7,7 +7,7 @@ ARGS  ?=
 SOAK  ?= 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test test-kill test-power lint fmt doc bench bench-micro bench-instructions bench-store install clean soak
+.PHONY: help build run demo test test-kill test-power lint fmt doc bench bench-micro bench-instructions bench-store install clean soak fuzz
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,14 +35,20 @@ test-power: ## Cut an emulated machine's power 100 times and look for what was a
 soak: ## Put a mixed load with faults on the server for 10 minutes (SOAK=1h for an hour)
 	HAWK_SOAK=$(SOAK) $(CARGO) test --locked --release --test soak -- --ignored --nocapture
 
+fuzz: ## Fuzz each target for a minute (FUZZ_TIME=600: ten)
+	CARGO="$(CARGO)" fuzz/run
+
 lint: ## Check the format, and clippy with warnings as errors
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --all --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --manifest-path fuzz/Cargo.toml --target-dir $(TARGET) --all-targets -- -D warnings
 	cd benches/peers && $(CARGO) fmt --all --check
 	cd benches/peers && $(CARGO) clippy --locked --target-dir $(abspath $(TARGET)) -- -D warnings
 
 fmt: ## Format the source
 	$(CARGO) fmt --all
+	$(CARGO) fmt --all --manifest-path fuzz/Cargo.toml
 	cd benches/peers && $(CARGO) fmt --all
 
 doc: ## Build the API documentation, warnings as errors
