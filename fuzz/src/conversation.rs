@@ -105,7 +105,7 @@ impl Conversation {
     /// Goes on as the session that its own exported state describes.
     pub(crate) fn move_house(&mut self, now: Moment) {
         let state = self.session.export(self.window());
-        (self.session, self.arrived) = Session::rebuild(state, now);
+        (self.session, self.arrived) = Session::rebuild(state, now, &self.desk.unsent);
         self.start = 0;
     }
 

@@ -4,7 +4,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use hawk::session::{Limits, Rate, StopReason};
+use hawk::session::{Limits, OutputRoom, Rate, StopReason};
 use hawk::time::Moment;
 
 use super::conversation::{Conversation, LIMITS, START};
@@ -73,7 +73,7 @@ impl Pair {
         let [stays, moves] = self.both().map(|conversation| {
             let said = conversation.receive(chunk, now);
             let session = &mut conversation.session;
-            session.queue(&said.lines);
+            session.queue(&said.lines, &conversation.desk.unsent);
             let lines = said.lines.iter().filter(|byte| **byte == b'\n').count();
             let left = session.frames_left(now, &limits);
             session.count_frames(left.min(u32::try_from(lines).unwrap()), now, &limits);
@@ -133,13 +133,19 @@ impl Pair {
             moves.session.export(moves.window())
         );
         assert_eq!(stays.desk.tally, moves.desk.tally);
+        for conversation in [stays, moves] {
+            let unsent = conversation.session.unsent().len();
+            assert_eq!(conversation.desk.unsent.get(), unsent);
+        }
         assert_eq!(
             (stays.consumed, stays.given_up),
             (moves.consumed, moves.given_up)
         );
         let (one, other) = (&stays.session, &moves.session);
         assert_eq!(one.deadline(&self.limits), other.deadline(&self.limits));
-        assert_eq!(one.output_is_full(), other.output_is_full());
+        for room in [OutputRoom::Enough, OutputRoom::None] {
+            assert_eq!(one.output_is_full(room), other.output_is_full(room));
+        }
         for seconds in [0, 10, 90] {
             let then = self.now.after(Duration::from_secs(seconds));
             assert_eq!(

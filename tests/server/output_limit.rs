@@ -73,12 +73,13 @@ fn all_that_nobody_reads_is_bounded_together_and_who_reads_is_answered() {
         let went = push(&mut sockets, &block);
         let now = server.stats();
         assert!(now.get("unsent") <= most, "{now:?}");
-        let stands = !went && now.get("bytes_in") == before.get("bytes_in");
+        // A server that has no core for a while stands still as well.
+        let full = now.get("unsent") > LIMIT as u64;
+        let stands = full && !went && now.get("bytes_in") == before.get("bytes_in");
         before = now;
         stands.then_some(())
     });
     assert!(blocked.is_some(), "they are still read from: {before:?}");
-    assert!(before.get("unsent") > LIMIT as u64, "{before:?}");
     assert!(before.get("output_limited") >= 1);
     assert!(server.count_logged("output limit: ") >= 1);
 
