@@ -7,7 +7,7 @@ ARGS  ?=
 SOAK  ?= 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test test-kill test-power lint fmt doc bench bench-micro bench-instructions bench-store install clean soak fuzz
+.PHONY: help build run demo test test-kill test-power lint fmt doc bench bench-micro bench-instructions bench-store install clean soak fuzz bench-limits
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ bench-instructions: ## Count their instructions, compare with the last counts (U
 
 bench-store: ## Measure the store beside Redis and the disk (ARGS="--soak 10m": memory and size)
 	$(CARGO) bench --locked --bench store -- $(ARGS)
+
+bench-limits: ## Measure hawk under bad conditions (ARGS="--only storm --rounds 3" for less)
+	$(CARGO) bench --locked --bench limits -- $(ARGS)
 
 install: ## Install the binary into cargo's bin directory
 	$(CARGO) install --locked --path .

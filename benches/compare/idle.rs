@@ -4,14 +4,14 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::bail;
 use serde::Serialize;
 
 use crate::NO_STORE;
 use crate::support::child::{Running, Wanted};
 use crate::support::servers::{self, Server};
 use crate::support::spread::{Spread, met};
+use crate::support::statistics::Statistics;
 use crate::support::{Setup, note, process, say};
 
 /// The slope is taken between these two numbers of connections: beyond what
@@ -60,7 +60,10 @@ fn round(setup: &Setup) -> anyhow::Result<Round> {
     let grown = memory_of_many as f64 - memory_of_few as f64;
     Ok(Round {
         bytes_per_connection: grown / f64::from(MANY - FEW),
-        buffers_in_use: buffers_in_use(&mut server.process)?,
+        buffers_in_use: Statistics::ask(&mut server.process)?
+            .pool("in_use")
+            .iter()
+            .sum(),
     })
 }
 
@@ -113,25 +116,6 @@ fn wait_until_idle(server: &mut Server, load: &mut Running, files: usize) -> any
         }
         before = now;
     }
-}
-
-/// Receive buffers that the server has in use, by its own account.
-fn buffers_in_use(server: &mut Running) -> anyhow::Result<u64> {
-    server.forget_lines();
-    let id = i32::try_from(server.id()).ok().and_then(Pid::from_raw);
-    kill_process(id.context("a process id of zero")?, Signal::USR1)?;
-    server.wait_for("how many buffers are in use", in_use)?;
-    // The lines of the other classes come right behind the first.
-    thread::sleep(Duration::from_millis(300));
-    Ok(server.lines().iter().filter_map(|line| in_use(line)).sum())
-}
-
-/// `3` from a line such as `… pool class=4096 in_use=3 free=1 …`.
-fn in_use(line: &str) -> Option<u64> {
-    let mut words = line
-        .split_whitespace()
-        .skip_while(|word| !word.starts_with("class="));
-    words.find_map(|word| word.strip_prefix("in_use=")?.parse().ok())
 }
 
 fn print(outcome: &Outcome) {

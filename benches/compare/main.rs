@@ -20,13 +20,13 @@ mod loads;
 mod machine;
 mod peers;
 mod side_by_side;
+#[allow(dead_code)] // Some of it only the other benchmarks need.
 #[path = "../support/mod.rs"]
 mod support;
 mod tables;
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum as _};
@@ -34,7 +34,8 @@ use serde::Serialize;
 
 use contestants::{Contestant, Field};
 use loads::{Part, loads};
-use support::{Setup, files, say, scratch, write_json};
+use support::options::Pinned;
+use support::{files, say, write_json};
 
 /// The peers keep nothing: hawk is measured without its store.
 const NO_STORE: &[&str] = &["--store", "none"];
@@ -48,53 +49,17 @@ struct Options {
     /// Whom to measure [default: all]
     #[arg(long, value_delimiter = ',')]
     contestants: Vec<Contestant>,
-    /// How many times each contestant has its turn [default: 5]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
-    rounds: Option<u32>,
-    /// Seconds of load in each turn [default: 4]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
-    seconds: Option<u32>,
-    /// Two rounds of one second each: shows that everything runs, and no more
-    #[arg(long)]
-    quick: bool,
-    /// The core that servers run on
-    #[arg(long, default_value_t = 0)]
-    server_core: u32,
-    /// The core that load clients run on
-    #[arg(long, default_value_t = 1)]
-    load_core: u32,
     /// Where hawk's store is: a folder on a disk [default: below the target directory]
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// The build of hawk that serves
-    #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_hawk"))]
-    server: PathBuf,
-    /// The build of hawk whose load client is used
-    #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_hawk"))]
-    client: PathBuf,
-    /// Write the figures to this file as well
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
     /// Draw the rates with classic reports into this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     /// Draw how the cost grows into this file
     #[arg(long, value_name = "FILE")]
     svg_growth: Option<PathBuf>,
-    /// Given by `cargo bench`, and not by `cargo test`
-    #[arg(long, hide = true)]
-    bench: bool,
-}
-
-impl Options {
-    fn rounds(&self) -> u32 {
-        self.rounds.unwrap_or(if self.quick { 2 } else { 5 })
-    }
-
-    fn duration(&self) -> Duration {
-        let seconds = self.seconds.unwrap_or(if self.quick { 1 } else { 4 });
-        Duration::from_secs(seconds.into())
-    }
+    #[command(flatten)]
+    pinned: Pinned,
 }
 
 /// All figures; what was not measured is left out.
@@ -113,36 +78,21 @@ struct Outcomes {
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    if !options.bench {
+    if !options.pinned.bench {
         say!("nothing to test here; measure with: cargo bench --bench compare");
         return Ok(());
     }
     let parts = or_all(&options.only, Part::value_variants());
     let contestants = or_all(&options.contestants, Contestant::ALL);
-    let scratch = scratch("compare")?;
-    let dir = options.dir.clone().unwrap_or_else(|| scratch.clone());
+    let setup = options.pinned.setup("compare")?;
+    let dir = options.dir.unwrap_or_else(|| setup.scratch.clone());
     if contestants.contains(&Contestant::HawkStore) {
         files::refuse_memory(&dir)?;
     }
     let field = Field::prepare(contestants, &dir)?;
-    let setup = Setup {
-        rounds: options.rounds(),
-        duration: options.duration(),
-        server_core: Some(options.server_core),
-        load_core: Some(options.load_core),
-        server: options.server,
-        client: options.client,
-        scratch,
-    };
     let machine = machine::describe();
     say!("{machine}.\n");
-    say!(
-        "Median (least–greatest) of {} rounds of {} s; server on core {}, load on core {}.",
-        setup.rounds,
-        setup.duration.as_secs(),
-        options.server_core,
-        options.load_core
-    );
+    options.pinned.introduce();
     for missing in &field.skipped {
         say!("\nskipped: {missing}");
     }
@@ -166,7 +116,7 @@ fn main() -> anyhow::Result<()> {
     if parts.contains(&Part::Growth) && contestants.contains(&Contestant::Hawk) {
         outcomes.growth = growth::run(&setup, &field)?;
     }
-    if let Some(file) = options.json {
+    if let Some(file) = options.pinned.json {
         write_json(&file, &outcomes)?;
     }
     if let Some(file) = options.svg {

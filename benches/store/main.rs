@@ -18,7 +18,7 @@
 mod disk;
 mod side_by_side;
 mod soak;
-#[allow(dead_code)] // Some of it only the other benchmark needs.
+#[allow(dead_code)] // Some of it only the other benchmarks need.
 #[path = "../support/mod.rs"]
 mod support;
 

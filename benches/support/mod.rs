@@ -4,10 +4,12 @@
 pub(crate) mod child;
 pub(crate) mod files;
 pub(crate) mod load;
+pub(crate) mod options;
 pub(crate) mod process;
 pub(crate) mod redis;
 pub(crate) mod servers;
 pub(crate) mod spread;
+pub(crate) mod statistics;
 pub(crate) mod turn;
 
 use std::fs;

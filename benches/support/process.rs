@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 /// CPU time that process `id` has used, in all its threads.
 pub(crate) fn cpu_time(id: u32) -> anyhow::Result<Duration> {
@@ -14,16 +15,18 @@ pub(crate) fn cpu_time(id: u32) -> anyhow::Result<Duration> {
 }
 
 /// The same to the nanosecond, where the kernel keeps such statistics
-/// (`CONFIG_SCHED_INFO`). Threads that have ended are not in it; servers have none.
+/// (`CONFIG_SCHED_INFO`; it tells zeros where it has them switched off). Threads that
+/// have ended are not in it; servers have none.
 fn scheduled(id: u32) -> Option<Duration> {
     let threads = fs::read_dir(format!("/proc/{id}/task")).ok()?;
-    threads
+    let time: Duration = threads
         .map(|thread| {
             let text = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
             let nanoseconds = text.split_whitespace().next()?.parse().ok()?;
             Some(Duration::from_nanos(nanoseconds))
         })
-        .sum()
+        .sum::<Option<_>>()?;
+    (!time.is_zero()).then_some(time)
 }
 
 /// The same in ticks.
@@ -55,6 +58,13 @@ pub(crate) fn memory(id: u32, name: &str) -> anyhow::Result<u64> {
 /// How many files process `id` has open.
 pub(crate) fn open_files(id: u32) -> anyhow::Result<usize> {
     let directory = format!("/proc/{id}/fd");
+    // The size is their number since Linux 6.2; before, it was zero.
+    let size = fs::metadata(&directory)
+        .with_context(|| directory.clone())?
+        .len();
+    if size > 0 {
+        return Ok(usize::try_from(size)?);
+    }
     let files = fs::read_dir(&directory).with_context(|| directory.clone())?;
     Ok(files.count())
 }
@@ -62,4 +72,14 @@ pub(crate) fn open_files(id: u32) -> anyhow::Result<usize> {
 fn read(id: u32, file: &str) -> anyhow::Result<String> {
     let path = format!("/proc/{id}/{file}");
     fs::read_to_string(&path).with_context(|| path.clone())
+}
+
+/// Has the calling thread run on one core only; `None`: wherever the kernel likes.
+pub(crate) fn pin_thread(core: Option<u32>) -> anyhow::Result<()> {
+    if let Some(core) = core {
+        let mut set = CpuSet::new();
+        set.set(usize::try_from(core)?);
+        sched_setaffinity(None, &set).with_context(|| format!("cannot run on core {core}"))?;
+    }
+    Ok(())
 }

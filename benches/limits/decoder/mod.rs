@@ -1,0 +1,161 @@
+//! What the decoder costs in instructions, counted by valgrind's callgrind: the
+//! worst that can be sent, against valid frames of the same size.
+//!
+//! This program runs itself under callgrind, with `--decode`, and there drives
+//! nothing but the decoder. Only what [`call_of_decode`] executes is counted.
+
+mod search;
+pub(crate) mod streams;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, ensure};
+use hawk::wire::{Decoded, Decoder, Input, Step};
+use serde::Serialize;
+
+pub(crate) use self::search::search;
+use self::streams::{LENGTH, SIZES, Stream, valid, worst};
+use crate::support::servers::is_there;
+use crate::support::spread::met;
+use crate::support::{Setup, say};
+
+/// Most instructions for the worst stream, by those for valid frames.
+const TARGET: f64 = 2.0;
+
+/// Instructions for each byte of a stream.
+#[derive(Serialize)]
+pub(crate) struct Outcome {
+    stream: &'static str,
+    /// Bytes of each of the valid frames that it is compared with.
+    frame: usize,
+    whole: Cost,
+    byte_a_read: Cost,
+}
+
+#[derive(Clone, Copy, Serialize)]
+struct Cost {
+    instructions_per_byte: f64,
+    valid: f64,
+    ratio: f64,
+}
+
+pub(crate) fn run(setup: &Setup) -> anyhow::Result<Vec<Outcome>> {
+    if !is_there("valgrind", "--version") {
+        say!("\nskipped: valgrind is not installed (Debian: valgrind)");
+        return Ok(Vec::new());
+    }
+    let count = |bytes: &[u8], piece| count(setup, bytes, piece);
+    let mut baselines = Vec::new();
+    for size in SIZES {
+        let bytes = valid(size);
+        baselines.push((size, count(&bytes, LENGTH)?, count(&bytes, 1)?));
+    }
+    let mut outcomes = Vec::new();
+    for stream in worst() {
+        let Stream { name, like, .. } = stream;
+        let bytes = stream.bytes();
+        let baseline = baselines.iter().find(|(size, ..)| *size == like);
+        let &(_, whole, byte_a_read) = baseline.context("no baseline of that size")?;
+        let cost = |instructions, valid| Cost {
+            instructions_per_byte: instructions,
+            valid,
+            ratio: instructions / valid,
+        };
+        outcomes.push(Outcome {
+            stream: name,
+            frame: like,
+            whole: cost(count(&bytes, LENGTH)?, whole),
+            byte_a_read: cost(count(&bytes, 1)?, byte_a_read),
+        });
+    }
+    print(&outcomes);
+    Ok(outcomes)
+}
+
+/// Instructions of the decoder for each byte, when `bytes` come in pieces.
+#[allow(clippy::cast_precision_loss)] // far below 2^53
+fn count(setup: &Setup, bytes: &[u8], piece: usize) -> anyhow::Result<f64> {
+    let input = setup.scratch.join("stream");
+    let output = setup.scratch.join("callgrind.out");
+    fs::write(&input, bytes)?;
+    let status = Command::new("valgrind")
+        .args(["--tool=callgrind", "--collect-atstart=no"])
+        .arg("--toggle-collect=*call_of_decode*")
+        .arg(format!("--callgrind-out-file={}", output.display()))
+        .arg(std::env::current_exe()?)
+        .args(["--bench", "--piece", &piece.to_string(), "--decode"])
+        .arg(&input)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()?;
+    ensure!(status.success(), "valgrind failed: {status}");
+    let told = fs::read_to_string(&output)?;
+    let total: u64 = told
+        .lines()
+        .find_map(|line| line.strip_prefix("summary: ")?.trim().parse().ok())
+        .context("callgrind tells no summary")?;
+    ensure!(total > 0, "callgrind saw no call of the decoder");
+    Ok(total as f64 / bytes.len() as f64)
+}
+
+/// What the run under callgrind does.
+pub(crate) fn drive(input: &Path, piece: usize) -> anyhow::Result<()> {
+    let bytes = fs::read(input)?;
+    say!("{} frames", decode_in_pieces(&bytes, piece));
+    Ok(())
+}
+
+/// Frames, good or not, that are found in `stream` when it comes in pieces.
+fn decode_in_pieces(stream: &[u8], piece: usize) -> u32 {
+    let mut decoder = Decoder::default();
+    let mut found = 0;
+    let (mut start, mut end) = (0, 0);
+    while end < stream.len() {
+        end = (end + piece).min(stream.len());
+        loop {
+            let decoded = call_of_decode(&mut decoder, &stream[start..end]);
+            start += decoded.consumed;
+            match decoded.step {
+                Step::Frame(_) | Step::ChecksumMismatch => found += 1,
+                Step::Incomplete => break,
+                Step::JunkLimit => return found,
+            }
+        }
+    }
+    found
+}
+
+/// A function of its own, so that callgrind knows where to count.
+#[inline(never)]
+fn call_of_decode<'a>(decoder: &mut Decoder, window: &'a [u8]) -> Decoded<'a> {
+    decoder.decode(window, Input::Open)
+}
+
+fn print(outcomes: &[Outcome]) {
+    say!("\n### Decoder: instructions for each byte, worst streams and valid frames\n");
+    say!(
+        "| stream | compared with valid frames of | at once | valid | ratio | a byte a read | valid | ratio | ≤ {TARGET:.0} |"
+    );
+    say!("|---|---|---|---|---|---|---|---|---|");
+    for Outcome {
+        stream,
+        frame,
+        whole,
+        byte_a_read,
+    } in outcomes
+    {
+        say!(
+            "| {stream} | {frame} bytes | {:.2} | {:.2} | {:.2} | {:.1} | {:.1} | {:.2} | {} |",
+            whole.instructions_per_byte,
+            whole.valid,
+            whole.ratio,
+            byte_a_read.instructions_per_byte,
+            byte_a_read.valid,
+            byte_a_read.ratio,
+            met(whole.ratio <= TARGET && byte_a_read.ratio <= TARGET)
+        );
+    }
+}

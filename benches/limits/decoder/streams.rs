@@ -1,0 +1,141 @@
+//! Bytes for the decoder: valid frames of several sizes, and the worst that can
+//! be sent instead.
+
+use hawk::wire::{
+    Encoding, FRAME_OVERHEAD, MAX_DATA, MAX_FRAME, Packet, Report, encode_frame, encode_packet,
+};
+
+/// Bytes of each stream: two frames of the longest kind, and less than the junk
+/// limit, at which the decoder stops to work.
+pub(crate) const LENGTH: usize = 2 * MAX_FRAME;
+
+/// Bytes of a frame that a report of the usual kind takes.
+pub(crate) const USUAL: usize = 160;
+
+/// What is sent over and over, until the stream has its length.
+pub(crate) struct Stream {
+    pub(crate) name: &'static str,
+    /// What it is compared with: valid frames of this many bytes each.
+    pub(crate) like: usize,
+    piece: Vec<u8>,
+}
+
+impl Stream {
+    fn new(name: &'static str, like: usize, piece: impl Into<Vec<u8>>) -> Self {
+        let piece = piece.into();
+        Self { name, like, piece }
+    }
+
+    /// All its bytes.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        repeated(&self.piece)
+    }
+}
+
+/// `piece`, over and over.
+pub(crate) fn repeated(piece: &[u8]) -> Vec<u8> {
+    piece.iter().copied().cycle().take(LENGTH).collect()
+}
+
+/// Valid frames that are `size` bytes long.
+pub(crate) fn valid(size: usize) -> Vec<u8> {
+    repeated(&frame(size))
+}
+
+/// Good reports as the original sends them, in whole frames of about this many
+/// bytes; a frame without data has room for none.
+pub(crate) fn valid_reports(size: usize) -> Vec<u8> {
+    let room = size.saturating_sub(USUAL - USUAL_CONTENT) / 4 * 3;
+    let content = if size > USUAL { room } else { USUAL_CONTENT };
+    let report = Packet::Report(Report {
+        content: "x".repeat(content).into(),
+        rand: 3_413_719_555_719_190_332,
+        timestamp: 1_475_249_220,
+        agent: None,
+    });
+    let mut frame = frame(FRAME_OVERHEAD);
+    if size > FRAME_OVERHEAD {
+        frame.clear();
+        encode_packet(&report, Encoding::Classic, &mut frame).expect("it fits a frame");
+    }
+    frame.repeat(LENGTH / frame.len())
+}
+
+/// Bytes of content with which a report makes a frame of [`USUAL`] bytes.
+const USUAL_CONTENT: usize = 24;
+
+/// Sizes of valid frames: without data, as usual, and the longest.
+pub(crate) const SIZES: [usize; 3] = [FRAME_OVERHEAD, USUAL, MAX_FRAME];
+
+/// What is hard on the decoder. The short ones are the dearest of all periodic
+/// streams that `--search` tries.
+pub(crate) fn worst() -> Vec<Stream> {
+    let [shortest, usual, longest] = SIZES;
+    vec![
+        Stream::new("every byte FF", shortest, [0xFF]),
+        Stream::new("FF FF and a byte", shortest, *b"\xFF\xFFx"),
+        Stream::new("FF FF FF and a byte", shortest, *b"\xFF\xFF\xFFx"),
+        Stream::new(
+            "FF FF FF FF and four bytes",
+            shortest,
+            *b"\xFF\xFF\xFF\xFFxxxx",
+        ),
+        Stream::new("FF and a byte", shortest, *b"\xFFx"),
+        Stream::new("FF FE", shortest, *b"\xFF\xFE"),
+        Stream::new("no data, wrong sum", shortest, wrong_sum(shortest)),
+        Stream::new(
+            "no data, wrong sum, which begins the next",
+            shortest,
+            *b"\xFF\xFF\0\0\xFF\xFF\xFF\xFE",
+        ),
+        Stream::new("wrong sum", usual, wrong_sum(usual)),
+        Stream::new("wrong end marker", usual, wrong_end(usual)),
+        Stream::new("length too large by one", usual, wrong_length(usual, 1)),
+        Stream::new("length of 65,535", usual, wrong_length(usual, usize::MAX)),
+        Stream::new("wrong sum", longest, wrong_sum(longest)),
+        Stream::new(
+            "two candidates, one end, both summed",
+            longest,
+            twice_summed(),
+        ),
+        Stream::new("candidate that ends nowhere", longest, wrong_end(longest)),
+    ]
+}
+
+/// A valid frame of `size` bytes.
+fn frame(size: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    let data = vec![b'x'; size - FRAME_OVERHEAD];
+    encode_frame(&data, &mut out).expect("data without the byte FF, and not too much of it");
+    out
+}
+
+fn wrong_sum(size: usize) -> Vec<u8> {
+    let mut frame = frame(size);
+    frame[size - 3] ^= 1;
+    frame
+}
+
+fn wrong_end(size: usize) -> Vec<u8> {
+    let mut frame = frame(size);
+    frame[size - 1] = 0xFD;
+    frame
+}
+
+/// A frame that claims `more` bytes of data than it has, or as many as it can.
+fn wrong_length(size: usize, more: usize) -> Vec<u8> {
+    let mut frame = frame(size);
+    let claimed = (size - FRAME_OVERHEAD).saturating_add(more).min(MAX_DATA);
+    let claimed = u16::try_from(claimed).unwrap_or(u16::MAX);
+    frame[2..4].copy_from_slice(&claimed.to_be_bytes());
+    frame
+}
+
+/// Two candidates, one byte apart, whose claimed lengths end at one marker: both
+/// have all their bytes summed.
+fn twice_summed() -> Vec<u8> {
+    let mut piece = vec![0xFF, 0xFF, 0xFF, 0xFF, 0xFE];
+    piece.resize(MAX_FRAME - 2, b'x');
+    piece.extend([0xFF, 0xFE]);
+    piece
+}

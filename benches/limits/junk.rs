@@ -1,0 +1,105 @@
+//! What bytes that are no frames cost the server, against valid frames of the same
+//! size.
+
+use std::thread;
+use std::time::Instant;
+
+use rand::RngExt as _;
+
+use super::NO_STORE;
+use super::crowd::Crowd;
+use super::decoder::streams::{SIZES, USUAL, repeated, valid_reports, worst};
+use super::habits::Habit;
+use super::rows::{Row, Target, print};
+use crate::support::Setup;
+use crate::support::process;
+use crate::support::servers;
+use crate::support::statistics::Statistics;
+
+/// Connections that send it.
+const SENDERS: usize = 16;
+
+/// Most CPU time for a byte, by that of valid frames of the same size.
+const TARGET: Option<Target> = Some(Target::AtMost(2.0));
+
+/// What a scanner says to a web server, and to one that speaks TLS.
+const HTTP: &[u8] =
+    b"GET /index.html HTTP/1.1\r\nHost: 10.0.0.7:9876\r\nUser-Agent: curl/7.88.1\r\n\
+    Accept: */*\r\nConnection: keep-alive\r\n\r\n";
+const TLS_HELLO: &[u8] = b"\x16\x03\x01\x00\xA5\x01\x00\x00\xA1\x03\x03\xFF\x8F\x13\xFF\xFF\x02\
+    \xC0\x2F\xC0\x30\xCC\xA9\x00\xFF\x01\x00\x00\x72\x00\x00\x00\x0E\x00\x0C\x00\x00\x09localhost";
+
+struct Poured {
+    megabytes_per_second: f64,
+    cpu_per_byte: f64,
+}
+
+pub(crate) fn run(setup: &Setup, like: &str) -> anyhow::Result<Vec<Row>> {
+    let mut kinds: Vec<(String, usize, Vec<u8>)> = vec![
+        ("random bytes".into(), USUAL, random()),
+        ("HTTP requests".into(), USUAL, repeated(HTTP)),
+        ("TLS hellos".into(), USUAL, repeated(TLS_HELLO)),
+    ];
+    for stream in worst() {
+        let name = format!("{}, {} bytes", stream.name, stream.like);
+        kinds.push((name, stream.like, stream.bytes()));
+    }
+    kinds.retain(|(name, ..)| name.contains(like));
+    // All take turns with the valid frames of all sizes.
+    let mut rounds = Vec::new();
+    for _ in 0..setup.rounds {
+        let mut valid = Vec::new();
+        for size in SIZES {
+            valid.push((size, pour(setup, &valid_reports(size))?));
+        }
+        for (name, size, bytes) in &kinds {
+            let before = valid.iter().find(|(other, _)| other == size);
+            let before = before.map_or(0.0, |(_, poured)| poured.cpu_per_byte);
+            rounds.push((name, before, pour(setup, bytes)?));
+        }
+    }
+    let mut rows = Vec::new();
+    for (name, ..) in &kinds {
+        let mine = || rounds.iter().filter(|(other, ..)| *other == name);
+        let cpu = mine().map(|(_, before, after)| (before * 1e9, after.cpu_per_byte * 1e9));
+        rows.push(Row::beside(name, "server's CPU, ns a byte", cpu, TARGET));
+        let rate = mine().map(|(.., after)| after.megabytes_per_second);
+        rows.push(Row::alone(name, "MB a second that were read", rate, None));
+    }
+    print("Junk, and valid frames of the same size", &rows);
+    Ok(rows)
+}
+
+fn random() -> Vec<u8> {
+    let mut bytes = vec![0; 1 << 20];
+    rand::rng().fill(&mut bytes[..]);
+    bytes
+}
+
+#[allow(clippy::cast_precision_loss)] // far below 2^53
+fn pour(setup: &Setup, bytes: &[u8]) -> anyhow::Result<Poured> {
+    let options = [NO_STORE, &["--stats-interval", "1h"]].concat();
+    let mut server = servers::hawk(setup, &options)?;
+    let id = server.process.id();
+    let crowd = Crowd::start(setup, server.address, SENDERS, Habit::pours(bytes.to_vec()));
+    crowd.wait_come()?;
+    // An account is of the moment at which it is asked for.
+    let mut account = || -> anyhow::Result<_> {
+        let (cpu, now) = (process::cpu_time(id)?, Instant::now());
+        Ok((
+            cpu,
+            now,
+            Statistics::ask(&mut server.process)?.get("bytes_in"),
+        ))
+    };
+    let (cpu_before, begun, before) = account()?;
+    // Some of the time is enough: there are many kinds.
+    thread::sleep(setup.duration / 4);
+    let (cpu, ended, after) = account()?;
+    let (cpu, seconds, read) = (cpu - cpu_before, ended - begun, after - before);
+    crowd.end()?;
+    Ok(Poured {
+        megabytes_per_second: read as f64 / 1e6 / seconds.as_secs_f64(),
+        cpu_per_byte: cpu.as_secs_f64() / read as f64,
+    })
+}

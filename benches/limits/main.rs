@@ -1,0 +1,129 @@
+//! How fast hawk is under each bad condition, against an undisturbed run.
+//!
+//! ```text
+//! cargo bench --bench limits -- --rounds 5 --json figures.json
+//! ```
+//!
+//! The server runs on one core, and on another both the agents that misbehave and
+//! the good ones. Disturbed and undisturbed runs take turns, each with a server of
+//! its own, ratios are taken within a round, and each figure is a median over the
+//! rounds with its least and greatest value. Nothing is asserted: targets are
+//! printed beside the figures.
+
+// A benchmark speaks to whoever started it, in Markdown on standard output.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod cost;
+mod crowd;
+mod decoder;
+mod dial;
+mod felt;
+mod habits;
+mod held;
+mod junk;
+mod pool;
+mod rows;
+mod storm;
+#[allow(dead_code)] // Some of it only the other benchmarks need.
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+use serde::Serialize;
+
+use rows::Row;
+use support::options::Pinned;
+use support::{say, write_json};
+
+/// What the disk does is measured elsewhere: nothing is kept.
+const NO_STORE: &[&str] = &["--store", "none"];
+
+/// Measures hawk under bad conditions and prints Markdown.
+#[derive(Parser)]
+struct Options {
+    /// What to measure
+    #[arg(long, value_delimiter = ',', default_values = ["storm", "felt", "pool", "junk", "decoder", "cost", "held"])]
+    only: Vec<Part>,
+    /// Only conditions with this in their name, where a part has several
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    like: String,
+    #[command(flatten)]
+    pinned: Pinned,
+    /// Instead, look for streams that are hard on the decoder
+    #[arg(long)]
+    search: bool,
+    /// Instead, decode this file: what runs under callgrind
+    #[arg(long, value_name = "FILE", hide = true)]
+    decode: Option<PathBuf>,
+    /// In pieces of this many bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 1, hide = true)]
+    piece: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// 19,000 agents that connect at once
+    Storm,
+    /// Good agents beside those that misbehave
+    Felt,
+    /// Long frames and few buffers
+    Pool,
+    /// Bytes that are no frames
+    Junk,
+    /// Instructions of the decoder
+    Decoder,
+    /// Limits that are not reached
+    Cost,
+    /// The server's CPU while agents are held at a limit
+    Held,
+}
+
+/// All figures; what was not measured is left out.
+#[derive(Default, Serialize)]
+struct Outcomes {
+    rounds: u32,
+    rows: Vec<Row>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    decoder: Vec<decoder::Outcome>,
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    if !options.pinned.bench {
+        say!("nothing to test here; measure with: cargo bench --bench limits");
+        return Ok(());
+    }
+    if let Some(file) = &options.decode {
+        return decoder::drive(file, options.piece);
+    }
+    if options.search {
+        decoder::search();
+        return Ok(());
+    }
+    let setup = options.pinned.setup("limits")?;
+    options.pinned.introduce();
+    let mut outcomes = Outcomes {
+        rounds: setup.rounds,
+        ..Outcomes::default()
+    };
+    for part in options.only {
+        outcomes.rows.extend(match part {
+            Part::Storm => storm::run(&setup)?,
+            Part::Felt => felt::run(&setup, &options.like)?,
+            Part::Pool => pool::run(&setup)?,
+            Part::Junk => junk::run(&setup, &options.like)?,
+            Part::Cost => cost::run(&setup)?,
+            Part::Held => held::run(&setup, &options.like)?,
+            Part::Decoder => {
+                outcomes.decoder = decoder::run(&setup)?;
+                Vec::new()
+            }
+        });
+    }
+    match options.pinned.json {
+        Some(file) => write_json(&file, &outcomes),
+        None => Ok(()),
+    }
+}
