@@ -4,6 +4,7 @@
 use std::thread;
 use std::time::Instant;
 
+use hawk::wire::{JUNK_LIMIT, MAX_FRAME};
 use rand::RngExt as _;
 
 use super::NO_STORE;
@@ -14,6 +15,7 @@ use super::rows::{Row, Target, print};
 use crate::support::Setup;
 use crate::support::process;
 use crate::support::servers;
+use crate::support::spread::Spread;
 use crate::support::statistics::Statistics;
 
 /// Connections that send it.
@@ -50,24 +52,37 @@ pub(crate) fn run(setup: &Setup, like: &str) -> anyhow::Result<Vec<Row>> {
     for _ in 0..setup.rounds {
         let mut valid = Vec::new();
         for size in SIZES {
-            valid.push((size, pour(setup, &valid_reports(size))?));
+            let habit = Habit::pours(valid_reports(size));
+            valid.push((size, pour(setup, habit)?));
         }
         for (name, size, bytes) in &kinds {
             let before = valid.iter().find(|(other, _)| other == size);
             let before = before.map_or(0.0, |(_, poured)| poured.cpu_per_byte);
-            rounds.push((name, before, pour(setup, bytes)?));
+            let habit = Habit::greet(enough(bytes));
+            rounds.push((name, before, pour(setup, habit)?));
         }
     }
-    let mut rows = Vec::new();
+    let (mut rows, mut rates) = (Vec::new(), Vec::new());
     for (name, ..) in &kinds {
         let mine = || rounds.iter().filter(|(other, ..)| *other == name);
+        let rate = Spread::of(mine().map(|(.., after)| after.megabytes_per_second));
+        let figure = format!("server's CPU, ns a byte; {:.0} MB/s", rate.median);
         let cpu = mine().map(|(_, before, after)| (before * 1e9, after.cpu_per_byte * 1e9));
-        rows.push(Row::beside(name, "server's CPU, ns a byte", cpu, TARGET));
+        rows.push(Row::beside(name, &figure, cpu, TARGET));
         let rate = mine().map(|(.., after)| after.megabytes_per_second);
-        rows.push(Row::alone(name, "MB a second that were read", rate, None));
+        rates.push(Row::alone(name, "MB a second that were read", rate, None));
     }
     print("Junk, and valid frames of the same size", &rows);
+    // A table of them would say nothing more.
+    rows.extend(rates);
     Ok(rows)
+}
+
+/// As much of it as a connection is closed for, and what a candidate at the end may
+/// hold back. Whoever sends more has it discarded, which costs next to nothing.
+fn enough(bytes: &[u8]) -> Vec<u8> {
+    let most = JUNK_LIMIT as usize + MAX_FRAME;
+    bytes.iter().copied().cycle().take(most).collect()
 }
 
 fn random() -> Vec<u8> {
@@ -77,11 +92,11 @@ fn random() -> Vec<u8> {
 }
 
 #[allow(clippy::cast_precision_loss)] // far below 2^53
-fn pour(setup: &Setup, bytes: &[u8]) -> anyhow::Result<Poured> {
+fn pour(setup: &Setup, habit: Habit) -> anyhow::Result<Poured> {
     let options = [NO_STORE, &["--stats-interval", "1h"]].concat();
     let mut server = servers::hawk(setup, &options)?;
     let id = server.process.id();
-    let crowd = Crowd::start(setup, server.address, SENDERS, Habit::pours(bytes.to_vec()));
+    let crowd = Crowd::start(setup, server.address, SENDERS, habit);
     crowd.wait_come()?;
     // An account is of the moment at which it is asked for.
     let mut account = || -> anyhow::Result<_> {

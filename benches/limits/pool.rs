@@ -95,7 +95,7 @@ pub(crate) fn run(setup: &Setup) -> anyhow::Result<Vec<Row>> {
             |it| it.slowest,
             Some(Target::AtMost(2.0)),
         ),
-        alone("connections that waited at the end", |it| it.waiters, None),
+        alone("connections that waited, halfway", |it| it.waiters, None),
         alone("refusals", |it| it.refusals, None),
     ];
     print("A small pool", &rows);
