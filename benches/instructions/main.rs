@@ -10,6 +10,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod baseline;
+#[path = "../support/callgrind.rs"]
+mod callgrind;
 mod count;
 #[path = "../operations/mod.rs"]
 mod operations;
@@ -76,8 +78,8 @@ fn main() -> anyhow::Result<ExitCode> {
         println!("nothing to test here; measure with: cargo bench --bench instructions");
         return Ok(ExitCode::SUCCESS);
     }
-    if !count::is_possible() {
-        println!("skipped: valgrind is not installed (Debian: valgrind)");
+    if !callgrind::is_there() {
+        println!("{}", callgrind::MISSING);
         return Ok(ExitCode::SUCCESS);
     }
     let mut counts = Vec::new();

@@ -1,6 +1,7 @@
 //! What the benchmarks share: servers and load clients as child processes,
 //! rounds, and how figures are told.
 
+pub(crate) mod callgrind;
 pub(crate) mod child;
 pub(crate) mod files;
 pub(crate) mod load;

@@ -9,17 +9,15 @@ pub(crate) mod streams;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use hawk::wire::{Decoded, Decoder, Input, Step};
 use serde::Serialize;
 
 pub(crate) use self::search::search;
 use self::streams::{LENGTH, SIZES, Stream, valid, worst};
-use crate::support::servers::is_there;
 use crate::support::spread::met;
-use crate::support::{Setup, say};
+use crate::support::{Setup, callgrind, say};
 
 /// Most instructions for the worst stream, by those for valid frames.
 const TARGET: f64 = 2.0;
@@ -42,8 +40,8 @@ struct Cost {
 }
 
 pub(crate) fn run(setup: &Setup) -> anyhow::Result<Vec<Outcome>> {
-    if !is_there("valgrind", "--version") {
-        say!("\nskipped: valgrind is not installed (Debian: valgrind)");
+    if !callgrind::is_there() {
+        say!("\n{}", callgrind::MISSING);
         return Ok(Vec::new());
     }
     let count = |bytes: &[u8], piece| count(setup, bytes, piece);
@@ -77,27 +75,15 @@ pub(crate) fn run(setup: &Setup) -> anyhow::Result<Vec<Outcome>> {
 /// Instructions of the decoder for each byte, when `bytes` come in pieces.
 #[allow(clippy::cast_precision_loss)] // far below 2^53
 fn count(setup: &Setup, bytes: &[u8], piece: usize) -> anyhow::Result<f64> {
-    let input = setup.scratch.join("stream");
-    let output = setup.scratch.join("callgrind.out");
-    fs::write(&input, bytes)?;
-    let status = Command::new("valgrind")
-        .args(["--tool=callgrind", "--collect-atstart=no"])
-        .arg("--toggle-collect=*call_of_decode*")
-        .arg(format!("--callgrind-out-file={}", output.display()))
-        .arg(std::env::current_exe()?)
-        .args(["--bench", "--piece", &piece.to_string(), "--decode"])
-        .arg(&input)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()?;
-    ensure!(status.success(), "valgrind failed: {status}");
-    let told = fs::read_to_string(&output)?;
-    let total: u64 = told
-        .lines()
-        .find_map(|line| line.strip_prefix("summary: ")?.trim().parse().ok())
-        .context("callgrind tells no summary")?;
-    ensure!(total > 0, "callgrind saw no call of the decoder");
+    let file = setup.scratch.join("stream");
+    fs::write(&file, bytes)?;
+    let file = file
+        .to_str()
+        .context("the scratch directory's name is no UTF-8")?;
+    let options = ["--collect-atstart=no", "--toggle-collect=*call_of_decode*"];
+    let piece = piece.to_string();
+    let arguments = ["--bench", "--piece", &piece, "--decode", file];
+    let total = callgrind::collected(&options, &arguments)?;
     Ok(total as f64 / bytes.len() as f64)
 }
 
