@@ -18,7 +18,7 @@
 //! 3. Chunking does not matter: each decision depends on the bytes up to it and
 //!    never on how they were cut.
 
-use super::frame::{END_MARKER, FRAME_OVERHEAD, HEADER, MARK, checksum};
+use super::frame::{END_MARKER, FRAME_OVERHEAD, HEADER, MARK, TRAILER, checksum};
 
 /// Bytes of junk since the last frame that passed after which a connection is
 /// not worth listening to: four frames of the longest kind, damaged, and far
@@ -107,9 +107,6 @@ impl Decoder {
             if self.state.junk >= JUNK_LIMIT {
                 break Step::JunkLimit;
             }
-            if rest.is_empty() {
-                break Step::Incomplete;
-            }
             match self.judge(rest) {
                 Verdict::Passed { data, behind } => {
                     self.state = DecoderState::default();
@@ -122,7 +119,9 @@ impl Decoder {
                     rest = after(rest, self.refuse_frame(frame));
                     break Step::ChecksumMismatch;
                 }
-                Verdict::Undecided if input == Input::Open => break Step::Incomplete,
+                Verdict::Undecided if input == Input::Open || rest.is_empty() => {
+                    break Step::Incomplete;
+                }
                 Verdict::Refused | Verdict::Undecided => rest = after(rest, self.refuse(rest)),
             }
         };
@@ -172,11 +171,15 @@ impl Decoder {
     #[inline]
     fn judge<'a>(&mut self, rest: &'a [u8]) -> Verdict<'a> {
         match rest {
+            [] | [MARK] | [MARK, MARK] | [MARK, MARK, _] | [MARK, MARK, _, _] => Verdict::Undecided,
             [MARK, MARK, high, low, body @ ..] => {
                 let length = usize::from(u16::from_be_bytes([*high, *low]));
-                self.judge_body(body, length)
+                match body {
+                    // Nothing behind the header is clean: no need to look what is.
+                    [MARK, ..] if length > 0 => Verdict::Refused,
+                    _ => self.judge_body(body, length),
+                }
             }
-            [MARK] | [MARK, MARK] | [MARK, MARK, _] => Verdict::Undecided,
             _ => Verdict::Refused,
         }
     }
@@ -215,14 +218,17 @@ impl Decoder {
     /// not refused at a glance, but never past the junk limit; returns how far.
     #[inline]
     fn refuse(&mut self, rest: &[u8]) -> usize {
-        let mut next = 0;
+        let mut candidate = rest;
         loop {
-            next = match after(rest, next) {
-                [_, MARK, ..] => next + 1,
-                _ => self.next_mark(rest, next + 2),
+            // Where marks are many, one is in the header: no call for a search.
+            candidate = match candidate {
+                [_, MARK, ..] => after(candidate, 1),
+                [_, _, MARK, ..] => after(candidate, 2),
+                [_, _, _, MARK, ..] => after(candidate, 3),
+                _ => self.next_mark(rest, after(candidate, HEADER)),
             };
-            if !is_hopeless(after(rest, next)) {
-                return self.pass(next);
+            if !is_hopeless(candidate) {
+                return self.pass(rest.len() - candidate.len());
             }
         }
     }
@@ -234,29 +240,28 @@ impl Decoder {
         match *frame {
             // Its data has no mark, so a candidate could only begin with the second
             // byte of the start marker, or in the length or the sum.
-            [_, _, high, low, .., sum_low, _, _]
-                if high != MARK && low != MARK && sum_low != MARK =>
-            {
-                self.pass(frame.len())
+            [_, _, high, low, .., sum_high, sum_low, _, _] if high != MARK && low != MARK => {
+                let begun = match (sum_high, sum_low) {
+                    (MARK, MARK) => TRAILER,
+                    (_, MARK) => TRAILER - 1,
+                    _ => 0,
+                };
+                self.pass(frame.len() - begun)
             }
             _ => self.refuse(frame),
         }
     }
 
-    /// Where the first `FF` of `rest` is, at `from` or behind; its end if there is
-    /// none.
+    /// What begins with the first `FF` of `tail`, the end of `rest` that lies behind
+    /// the header of a candidate.
     ///
     /// The bytes up to `clean` are known to hold no `FF`, so they are passed over
     /// unread: this is what keeps the search linear.
     #[inline(never)] // Its registers would have to be saved for every frame.
-    fn next_mark(&self, rest: &[u8], from: usize) -> usize {
-        let in_header = rest.get(from..HEADER.min(rest.len())).and_then(find_mark);
-        if let Some(found) = in_header {
-            return from + found;
-        }
-        let from = from.max(HEADER).max(self.state.clean as usize);
-        let found = find_mark(after(rest, from));
-        found.map_or(rest.len(), |found| from + found)
+    fn next_mark<'a>(&self, rest: &'a [u8], tail: &'a [u8]) -> &'a [u8] {
+        let searched = (self.state.clean as usize).saturating_sub(rest.len() - tail.len());
+        let fresh = after(tail, searched);
+        find_mark(fresh).map_or(&[], |found| after(fresh, found))
     }
 
     /// Settles the next `bytes` as junk, or as many as the junk limit leaves;
@@ -283,18 +288,21 @@ fn after(bytes: &[u8], at: usize) -> &[u8] {
     bytes.get(at..).unwrap_or_default()
 }
 
-/// Whether the first twelve bytes of a candidate refuse it. Where marks are many,
-/// nearly all candidates are of this kind, and so it has to be quick.
+/// Whether the first twelve bytes refuse a candidate, which begins with a mark if it
+/// is not empty. Where marks are many, nearly all candidates are of this kind, and so
+/// it has to be quick.
 #[inline]
 fn is_hopeless(candidate: &[u8]) -> bool {
     match *candidate {
-        [MARK, MARK, 0, length, ref data @ ..] if length < 8 => {
-            length > 0 && data.first() == Some(&MARK)
-        }
-        [MARK, MARK, _, _, a, b, c, d, e, f, g, h, ..] => has_mark([a, b, c, d, e, f, g, h]),
-        [MARK, MARK, _, _, first, ..] => first == MARK,
-        [MARK, MARK, ..] | [MARK] | [] => false,
-        _ => true,
+        [_, MARK, high, low, first, ref more @ ..] => match (high, low, more) {
+            (0, 0, _) => false,
+            _ if first == MARK => true,
+            (0, ..8, _) => false,
+            (_, _, &[b, c, d, e, f, g, h, ..]) => has_mark([first, b, c, d, e, f, g, h]),
+            _ => false,
+        },
+        [_, second, ..] => second != MARK,
+        [] | [_] => false,
     }
 }
 
@@ -316,8 +324,8 @@ fn offset(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
-/// Where the first `FF` is. All searching goes through here, so that tests can
-/// count it.
+/// Where the first `FF` is. All searching behind a header goes through here, so that
+/// tests can count it.
 #[inline]
 fn find_mark(bytes: &[u8]) -> Option<usize> {
     // Where marks are many, calling a search for each costs more than all the rest.

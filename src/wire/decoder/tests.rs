@@ -5,7 +5,6 @@ use std::cell::Cell;
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::frame::TRAILER;
 use crate::wire::{MAX_DATA, encode_frame};
 
 /// Counts the decoder's work, test by test.
