@@ -2,8 +2,9 @@
 //! size.
 
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use anyhow::ensure;
 use hawk::wire::{JUNK_LIMIT, MAX_FRAME};
 use rand::RngExt as _;
 
@@ -20,6 +21,13 @@ use crate::support::statistics::Statistics;
 
 /// Connections that send it.
 const SENDERS: usize = 16;
+
+/// Least bytes that a figure is made of: where the machine is busy with other things,
+/// senders may not get to run for long.
+const LEAST: u64 = 4_000_000;
+
+/// How long these may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Most CPU time for a byte, by that of valid frames of the same size.
 const TARGET: Option<Target> = Some(Target::AtMost(2.0));
@@ -108,9 +116,15 @@ fn pour(setup: &Setup, habit: Habit) -> anyhow::Result<Poured> {
         ))
     };
     let (cpu_before, begun, before) = account()?;
-    // Some of the time is enough: there are many kinds.
-    thread::sleep(setup.duration / 4);
-    let (cpu, ended, after) = account()?;
+    let (cpu, ended, after) = loop {
+        // Some of the time is enough: there are many kinds.
+        thread::sleep(setup.duration / 4);
+        let account = account()?;
+        if account.2 - before >= LEAST {
+            break account;
+        }
+        ensure!(begun.elapsed() < PATIENCE, "what is sent is not read");
+    };
     let (cpu, seconds, read) = (cpu - cpu_before, ended - begun, after - before);
     crowd.end()?;
     Ok(Poured {

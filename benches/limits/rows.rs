@@ -73,9 +73,12 @@ impl Row {
 
     fn judged(mut self) -> Self {
         let figure = self.ratio.unwrap_or(self.measured).median;
+        let spreads = [Some(self.measured), self.undisturbed, self.ratio];
+        // Of nothing, a mean is no number: such a figure meets no target.
+        let is_measured = spreads.iter().flatten().all(|it| it.median.is_finite());
         self.is_met = self.target.map(|target| match target {
-            Target::AtMost(most) => figure <= most,
-            Target::AtLeast(least) => figure >= least,
+            Target::AtMost(most) => is_measured && figure <= most,
+            Target::AtLeast(least) => is_measured && figure >= least,
         });
         self
     }
