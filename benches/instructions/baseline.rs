@@ -73,6 +73,10 @@ impl Baseline {
         fs::write(file, text).with_context(|| file.display().to_string())
     }
 
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.counts.iter().map(|(name, _)| name.as_str())
+    }
+
     pub(crate) fn count(&self, name: &str) -> Option<f64> {
         let mut counts = self.counts.iter();
         counts.find(|(it, _)| it == name).map(|(_, count)| *count)

@@ -2,7 +2,7 @@
 //! noisy machine does not touch, compared with those of `benches/instructions.txt`.
 //!
 //! ```text
-//! cargo bench --bench instructions                # exit code 1: some take more
+//! cargo bench --bench instructions                # exit code 1: some take more, or are gone
 //! cargo bench --bench instructions -- --update    # write the file anew
 //! ```
 
@@ -109,6 +109,17 @@ fn main() -> anyhow::Result<ExitCode> {
         println!("\nwritten to {}", options.file.display());
         return Ok(ExitCode::SUCCESS);
     }
+    let gone: Vec<&str> = before
+        .iter()
+        .flat_map(Baseline::names)
+        .filter(|before| !operations.iter().any(|it| name(it) == *before))
+        .collect();
+    for name in &gone {
+        println!(
+            "\n{name}: has a last count but is no operation any more; if that is meant: \
+             make bench-instructions UPDATE=1"
+        );
+    }
     match (&before, comparable) {
         (None, _) => println!("\nnothing to compare with: make bench-instructions UPDATE=1"),
         (Some(before), None) => println!(
@@ -121,7 +132,7 @@ fn main() -> anyhow::Result<ExitCode> {
             options.tolerance
         ),
     }
-    Ok(if more > 0 {
+    Ok(if more > 0 || !gone.is_empty() {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
