@@ -7,7 +7,7 @@ ARGS  ?=
 SOAK  ?= 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test test-kill test-power lint fmt doc bench bench-micro bench-instructions bench-store install clean soak fuzz bench-limits
+.PHONY: help build run demo test sim mutants fuzz soak test-kill test-power lint fmt doc bench bench-micro bench-instructions bench-store bench-limits install clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,12 @@ demo: build ## Run the server under the default load for 10 s and show what both
 test: ## Run every test
 	$(CARGO) test --locked --workspace
 	@command -v go >/dev/null || echo "SKIPPED: the interop test, for want of Go (Debian: golang-go)"
+
+sim: ## Simulate worlds until one breaks (HAWK_SIM_STEPS, HAWK_SIM_TIME in seconds, HAWK_SIM_SEED)
+	$(CARGO) test --locked --release --test sim -- --ignored --exact run::sim --nocapture
+
+mutants: ## Wake some fifty small faults and see that the simulator finds each
+	$(CARGO) test --locked --test mutants -- --ignored --nocapture
 
 test-kill: ## Kill the server 1,000 times under load and look for what it acknowledged
 	HAWK_KILLS=1000 $(CARGO) test --locked --test store kill -- --nocapture

@@ -222,6 +222,21 @@ impl Agent {
                 };
                 (0..frames).for_each(|_| self.frame(link, size, dice, counts));
             }
+            Habit::Bulk if dice.one_in(12) => {
+                // A stray byte hides the frame behind it for as long as nothing follows
+                // (docs/protocol.md, the exceptions for the longest frames).
+                let hidden = SAMPLES
+                    .of(Size::Long)
+                    .iter()
+                    .find(|sample| sample.data().len() == 0xFFFC);
+                if let Some(hidden) = hidden {
+                    let wire = link.wire();
+                    wire.push(0xFF);
+                    wire.extend_from_slice(&hidden.frame);
+                    link.sent(1 + hidden.frame.len(), None);
+                    self.habit = Habit::Silent;
+                }
+            }
             Habit::Bulk => {
                 let size = if dice.one_in(3) {
                     Size::Long

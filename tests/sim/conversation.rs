@@ -10,7 +10,7 @@ use super::reference::{Found, Reference};
 use super::samples::{Content, SAMPLES};
 
 /// One agent's side of the story.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Conversation {
     pub reference: Reference,
     /// What is to be answered and was not written yet, in order.
@@ -25,6 +25,8 @@ pub struct Conversation {
     intact: VecDeque<Range<u64>>,
     /// Bytes that were read as the time was over: perhaps nobody looked at them.
     doubtful: Vec<u8>,
+    /// Where each read of them ends.
+    doubts: Vec<usize>,
     /// So was the end of file.
     doubtful_end: bool,
     /// Frames that passed, and those that were recognised and did not.
@@ -100,6 +102,7 @@ impl Conversation {
     /// if not.
     pub fn read_perhaps(&mut self, bytes: &[u8], wanted: usize) {
         self.doubtful.extend_from_slice(&bytes[..wanted]);
+        self.doubts.push(self.doubtful.len());
     }
 
     /// It has read the end of file, and perhaps paid no heed.
@@ -107,24 +110,45 @@ impl Conversation {
         self.doubtful_end = true;
     }
 
-    /// It did not throw them away. Whether there was anything.
-    pub fn believe(&mut self) -> bool {
-        let any = !self.doubtful.is_empty() || self.doubtful_end;
-        if !self.doubtful.is_empty() {
-            let doubtful = std::mem::take(&mut self.doubtful);
-            self.read(&doubtful);
-            self.doubtful = doubtful;
-            self.doubtful.clear();
+    /// Reads of which it is not known whether it listened to them.
+    pub fn doubts(&self) -> usize {
+        self.doubts.len()
+    }
+
+    /// It did not throw them away. If `drop` says so, it gave up the candidate that began
+    /// at a place of the stream, after so many reads: whether it might.
+    pub fn believe(&mut self, drop: Option<(usize, u64)>) -> bool {
+        let doubtful = std::mem::take(&mut self.doubtful);
+        let doubts = std::mem::take(&mut self.doubts);
+        let mut begin = 0;
+        let mut may = true;
+        for place in 0..=doubts.len() {
+            if let Some((after, candidate)) = drop
+                && after == place
+            {
+                may = self.reference.pending() > 0
+                    && self.reference.consumed() == candidate
+                    && !self.reference.at_boundary()
+                    && !self.reference.has_ended();
+                if may {
+                    self.abandon();
+                }
+            }
+            if let Some(end) = doubts.get(place) {
+                self.read(&doubtful[begin..*end]);
+                begin = *end;
+            }
         }
         if std::mem::take(&mut self.doubtful_end) {
             self.end();
         }
-        any
+        may
     }
 
     /// It did throw them away.
     pub fn disbelieve(&mut self) {
         self.doubtful.clear();
+        self.doubts.clear();
         self.doubtful_end = false;
     }
 
@@ -142,7 +166,7 @@ impl Conversation {
     }
 
     /// The server gives up the candidate that it waited for.
-    pub fn abandon(&mut self) {
+    fn abandon(&mut self) {
         let at = self.reference.consumed();
         if self.intact.front().is_some_and(|place| place.start == at) {
             self.intact.pop_front();

@@ -95,8 +95,8 @@ impl Event {
 #[derive(Clone)]
 pub struct Counts {
     events: [u64; Event::ALL.len()],
+    steps: u64,
     pub closed: [u64; hawk::stats::Cause::ALL.len()],
-    pub frames: u64,
     pub bytes: u64,
 }
 
@@ -104,8 +104,8 @@ impl Default for Counts {
     fn default() -> Self {
         Self {
             events: [0; Event::ALL.len()],
+            steps: 0,
             closed: [0; hawk::stats::Cause::ALL.len()],
-            frames: 0,
             bytes: 0,
         }
     }
@@ -114,6 +114,7 @@ impl Default for Counts {
 impl Counts {
     pub fn saw(&mut self, event: Event) {
         self.events[event as usize] += 1;
+        self.steps += u64::from(event.is_step());
     }
 
     pub fn of(&self, event: Event) -> u64 {
@@ -121,8 +122,7 @@ impl Counts {
     }
 
     pub fn steps(&self) -> u64 {
-        let steps = Event::ALL.into_iter().filter(|event| event.is_step());
-        steps.map(|event| self.of(event)).sum()
+        self.steps
     }
 
     pub fn add(&mut self, other: &Self) {
@@ -135,7 +135,7 @@ impl Counts {
                 .zip(more)
                 .for_each(|(sum, more)| *sum += more);
         }
-        self.frames += other.frames;
+        self.steps += other.steps;
         self.bytes += other.bytes;
     }
 }

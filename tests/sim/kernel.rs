@@ -66,11 +66,17 @@ impl Kernel for SimKernel {
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let machine = &mut *self.0.borrow_mut();
         machine.asked = timeout;
+        let asked = timeout.map_or(u64::MAX, |timeout| timeout.as_nanos() as u64);
+        let wakes = machine.now.saturating_add(asked);
+        let (by, port) = machine.wake_by;
+        machine.demand(
+            wakes <= by.max(machine.now),
+            port,
+            "the server sleeps through a deadline",
+        );
         machine.collect();
         if machine.events.is_empty() {
-            let asked = timeout.map_or(u64::MAX, |timeout| timeout.as_nanos() as u64);
-            let wakes = machine.now.saturating_add(asked).min(machine.until);
-            machine.now = machine.now.max(wakes);
+            machine.now = machine.now.max(wakes.min(machine.until));
         }
         // A turn takes a moment.
         machine.now += 1_000 + std::mem::take(&mut machine.jump);
@@ -121,6 +127,7 @@ impl Machine {
     fn read(&mut self, slot: usize, space: &mut [u8]) -> io::Result<usize> {
         let port = self.links[slot].peer.port();
         self.demand(!space.is_empty(), port, "a read into nothing");
+        self.links[slot].tried_now = true;
         if self.is_interrupted() {
             return Err(ErrorKind::Interrupted.into());
         }
@@ -171,6 +178,7 @@ impl Machine {
                 if may {
                     let link = &mut self.links[slot];
                     link.conversation.wrote(said.len(), &self.store);
+                    link.wrote_now = true;
                 } else {
                     self.breaks(port, "an agent is told what it must not be told", || {
                         String::from_utf8_lossy(&said[..said.len().min(100)]).into_owned()

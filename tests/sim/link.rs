@@ -49,14 +49,19 @@ pub struct Link {
     pub closing: Option<(Cause, u64)>,
     /// What became of the last turn.
     pub last: Last,
-    /// In this turn: bytes were read; somebody was answered.
+    /// In this turn: bytes were read; a packet was taken; bytes were written.
     pub read_now: bool,
     pub taken_now: bool,
+    pub wrote_now: bool,
+    /// A read was tried.
+    pub tried_now: bool,
     /// It was read from although the store takes nothing.
     pub read_unready: bool,
     /// When it last got on, for those that are slowed down.
     pub moved_at: u64,
     pub slowed_at: u64,
+    /// When its rate would be unused again, if it sent no more.
+    pub rested_at: u64,
     /// Since when a deadline that is over may be acted on: another one just was.
     pub dropped_at: u64,
     pub accepted_at: u64,
@@ -74,7 +79,10 @@ pub struct Last {
     pub consumed: u64,
     pub frames: u64,
     pub waits: bool,
+    /// It had a turn with a buffer.
+    pub tried: bool,
     pub owed: bool,
+    pub ended: bool,
     pub stopped: Option<StopReason>,
 }
 
@@ -136,9 +144,12 @@ impl Link {
             last: Last::default(),
             read_now: false,
             taken_now: false,
+            wrote_now: false,
+            tried_now: false,
             read_unready: false,
             moved_at: 0,
             slowed_at: 0,
+            rested_at: 0,
             dropped_at: 0,
             accepted_at: 0,
             tag: None,

@@ -76,6 +76,8 @@ pub struct Machine {
     /// How long the server was ready to wait.
     pub asked: Option<Duration>,
     pub stopping: Option<u64>,
+    /// When the server must wake up by itself at the latest, and for whom.
+    pub wake_by: (u64, u16),
 
     // What happened in this turn.
     pub closed: Vec<usize>,
@@ -116,6 +118,7 @@ impl Machine {
             events: Vec::new(),
             asked: None,
             stopping: None,
+            wake_by: (u64::MAX, 0),
             closed: Vec::new(),
             departed: Vec::new(),
             calls: 0,
@@ -151,6 +154,11 @@ impl Machine {
         if self.broken.is_none() {
             self.broken = Some((port, what, more()));
         }
+    }
+
+    /// The server must wake up by itself at `moment`.
+    pub fn must_wake_by(&mut self, moment: u64, port: u16) {
+        self.wake_by = self.wake_by.min((moment, port));
     }
 
     // Connections.
@@ -230,7 +238,8 @@ impl Machine {
     // What the model knows.
 
     /// Whether what `wanted` asks is so, or comes to be so by something that the
-    /// server may have done unseen.
+    /// server may have done unseen: that it listened to what it read, gave up the
+    /// candidate it waited for, before or in the middle of that, or stopped to listen.
     pub fn explain(
         &mut self,
         slot: usize,
@@ -240,22 +249,35 @@ impl Machine {
         if wanted(&mut link.conversation, &self.store) {
             return true;
         }
-        if link.conversation.believe() && wanted(&mut link.conversation, &self.store) {
-            return true;
-        }
-        if self.may_abandon(slot) {
-            self.abandon(slot);
-            let link = &mut self.links[slot];
-            if wanted(&mut link.conversation, &self.store) {
-                return true;
-            }
-        }
-        if self.may_end(slot) {
-            let link = &mut self.links[slot];
-            link.conversation.end();
-            self.counts.saw(Event::HiddenFrame);
-            if wanted(&mut link.conversation, &self.store) {
-                return true;
+        let due = self.due(slot);
+        let drops = due.frame && due.frame_first && self.links[slot].dropped_at != self.now;
+        let (ends, now) = (self.may_end(slot), self.now);
+        let link = &mut self.links[slot];
+        let doubts = link.conversation.doubts();
+        for end in [false, true] {
+            let places = (0..=doubts).map(|after| Some((after, link.last.consumed)));
+            for drop in std::iter::once(None).chain(places) {
+                if (end && !ends) || (drop.is_some() && !drops) {
+                    continue;
+                }
+                let mut trial = link.conversation.clone();
+                if !trial.believe(drop) {
+                    continue;
+                }
+                if end {
+                    trial.end();
+                }
+                if wanted(&mut trial, &self.store) {
+                    link.conversation = trial;
+                    if drop.is_some() {
+                        link.dropped_at = now;
+                        self.counts.saw(Event::CandidateDropped);
+                    }
+                    if end {
+                        self.counts.saw(Event::HiddenFrame);
+                    }
+                    return true;
+                }
             }
         }
         false
@@ -271,22 +293,6 @@ impl Machine {
     pub fn is_owed(&self, slot: usize) -> bool {
         let last = self.links[slot].conversation.last_commit();
         last.is_some_and(|commit| !self.store.is_told(commit))
-    }
-
-    /// Whether the server may give up the candidate at the front.
-    pub fn may_abandon(&self, slot: usize) -> bool {
-        let reference = &self.links[slot].conversation.reference;
-        let waits = reference.pending() > 0 && !reference.at_boundary() && !reference.has_ended();
-        waits && self.due(slot).frame
-    }
-
-    /// The server has given up the candidate at the front.
-    pub fn abandon(&mut self, slot: usize) {
-        let now = self.now;
-        let link = &mut self.links[slot];
-        link.conversation.abandon();
-        link.dropped_at = now;
-        self.counts.saw(Event::CandidateDropped);
     }
 
     /// Whether the server may have stopped to listen.
@@ -314,8 +320,9 @@ impl Machine {
         }
         if link.allowance == Some(0) {
             // What is there beyond what had arrived at the stop is thrown away.
-            link.conversation.believe();
-            link.conversation.end();
+            if link.conversation.doubts() == 0 {
+                link.conversation.end();
+            }
             return;
         }
         let port = link.peer.port();

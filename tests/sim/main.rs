@@ -23,6 +23,7 @@ mod kernel;
 mod link;
 mod machine;
 mod patience;
+#[path = "../support/reference.rs"]
 mod reference;
 mod run;
 mod samples;

@@ -33,6 +33,8 @@ pub struct Due {
     pub idle: bool,
     pub frame: bool,
     pub output: bool,
+    /// The frame deadline came no later than the idle one: it is the one to act on.
+    pub frame_first: bool,
 }
 
 impl Due {
@@ -121,6 +123,7 @@ impl Patience {
         Due {
             idle: idle >= 0 && !owed,
             frame: frame.is_some_and(|frame| frame >= 0),
+            frame_first: frame.is_some_and(|frame| owed || frame >= idle),
             output: self
                 .output_since
                 .is_some_and(|since| now >= since + terms.idle),

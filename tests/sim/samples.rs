@@ -27,7 +27,8 @@ pub struct Sample {
 }
 
 impl Sample {
-    fn data(&self) -> &[u8] {
+    /// What it carries.
+    pub fn data(&self) -> &[u8] {
         &self.frame[4..self.frame.len() - 4]
     }
 }

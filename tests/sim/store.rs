@@ -129,7 +129,8 @@ impl Store {
         (self.fates.len() + self.writing.len()) as u64 + 1
     }
 
-    fn hand_over_at(&self) -> Option<u64> {
+    /// When the batch at hand is to be handed over, if it can be.
+    pub fn hand_over_at(&self) -> Option<u64> {
         let since = self.since?;
         (self.writing.len() < self.manners.depth).then_some(since + self.manners.gather)
     }

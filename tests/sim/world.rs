@@ -131,7 +131,7 @@ impl World {
             machine,
             agents,
             checks: Checks::default(),
-            batch: *dice.pick(&[1, 2, 4, 8]),
+            batch: *dice.pick(&[1, 2, 4, 8, 16]),
             tempo: *dice.pick(&[20_000, MS, 20 * MS]),
             drain,
             dice,
@@ -148,8 +148,13 @@ impl World {
     /// Lives for so many steps, and comes to an end.
     pub fn run(mut self, steps: u64) -> Result<Counts, Broken> {
         while self.machine.borrow().counts.steps() < steps {
-            for _ in 0..self.dice.between(1, self.batch) {
-                self.step();
+            let mut wanted = self.dice.between(1, self.batch);
+            // Most of what can happen may not just now.
+            for _ in 0..4 * self.batch + 16 {
+                wanted -= usize::from(self.step());
+                if wanted == 0 {
+                    break;
+                }
             }
             self.turns()?;
         }
@@ -164,7 +169,7 @@ impl World {
     }
 
     /// Something happens, or nothing.
-    fn step(&mut self) {
+    fn step(&mut self) -> bool {
         let machine = &mut *self.machine.borrow_mut();
         match self.dice.below(4000) {
             0 => machine.faults.no_descriptors = true,
@@ -188,9 +193,10 @@ impl World {
             }
             _ => {
                 let agent = self.dice.below(self.agents.len());
-                self.agents[agent].act(machine);
+                return self.agents[agent].act(machine);
             }
         }
+        true
     }
 
     /// A little while, in which the server has its turns.
@@ -299,6 +305,9 @@ impl World {
                     "the stop ends in another way than it should",
                 );
                 machine.counts.saw(Event::WorldStopped);
+                if end == Stop::Drained && machine.now >= now + self.drain {
+                    machine.counts.saw(Event::DrainCut);
+                }
                 if machine.broken.is_some() {
                     return Err(Self::tell(machine));
                 }

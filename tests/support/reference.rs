@@ -7,7 +7,7 @@ use std::ops::Range;
 const JUNK_BUDGET: u32 = 262_144;
 
 /// What is known of the bytes of one stream, as far as the server has read them.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Reference {
     /// Bytes read and not consumed begin at `head`.
     bytes: Vec<u8>,

@@ -1,0 +1,390 @@
+//! The mutants: small deliberate faults, each of which the simulator must find.
+
+/// One small fault.
+pub struct Mutant {
+    /// What is wrong with it.
+    pub name: &'static str,
+    /// The file, from the repository's root.
+    pub file: &'static str,
+    /// What stands there, exactly once.
+    pub original: &'static str,
+    pub change: Change,
+}
+
+/// What comes in its place. `MUTANT` stands for the question whether this mutant is
+/// the one that runs.
+pub enum Change {
+    /// Another expression.
+    Expression(&'static str),
+    /// Other statements.
+    Statement(&'static str),
+    /// This text, which asks itself.
+    Text(&'static str),
+}
+
+use Change::{Expression, Statement, Text};
+
+const fn mutant(
+    name: &'static str,
+    file: &'static str,
+    original: &'static str,
+    change: Change,
+) -> Mutant {
+    Mutant {
+        name,
+        file,
+        original,
+        change,
+    }
+}
+
+const DECODER: &str = "src/wire/decoder.rs";
+const SESSION: &str = "src/session/mod.rs";
+const CLOCKS: &str = "src/session/clocks.rs";
+const WHEEL: &str = "src/wheel.rs";
+const POOL: &str = "pool/src/ledger.rs";
+const REACTOR: &str = "src/reactor/mod.rs";
+const CONNECTION: &str = "src/reactor/connection.rs";
+const CLOSING: &str = "src/reactor/connection/closing.rs";
+
+pub const MUTANTS: &[Mutant] = &[
+    // The decoder.
+    mutant(
+        "decoder: behind a wrong sum it skips the length that was claimed",
+        DECODER,
+        "rest = after(rest, self.refuse_frame(frame));",
+        Statement("rest = after(rest, frame.len()); self.state.clean = 0;"),
+    ),
+    mutant(
+        "decoder: no boundary behind a frame with a wrong sum",
+        DECODER,
+        "self.state.boundary = Some(offset(frame));",
+        Statement(""),
+    ),
+    mutant(
+        "decoder: the junk budget is half",
+        DECODER,
+        "self.state.junk >= JUNK_LIMIT",
+        Expression("self.state.junk >= JUNK_LIMIT / 2"),
+    ),
+    mutant(
+        "decoder: what is searched is remembered at the wrong place",
+        DECODER,
+        "self.state.clean.saturating_sub(junk)",
+        Expression("self.state.clean"),
+    ),
+    mutant(
+        "decoder: a marker byte within data refutes nothing",
+        DECODER,
+        "body.get(searched..arrived)",
+        Expression("None::<&[u8]>"),
+    ),
+    mutant(
+        "decoder: the last byte of the end marker is not looked at",
+        DECODER,
+        "*second != END_MARKER[1]",
+        Expression("false && *second != END_MARKER[1]"),
+    ),
+    mutant(
+        "decoder: at the end of file a candidate is still waited for",
+        DECODER,
+        "input == Input::Open",
+        Expression("true"),
+    ),
+    mutant(
+        "decoder: a byte too much is refused",
+        DECODER,
+        "after(fresh, found)",
+        Expression("after(fresh, found + 1)"),
+    ),
+    mutant(
+        "decoder: what begins in a wrong sum is passed over",
+        DECODER,
+        "(_, MARK) => TRAILER - 1,",
+        Text("(_, MARK) => if MUTANT { 0 } else { TRAILER - 1 },"),
+    ),
+    mutant(
+        "decoder: a mark in a short frame's checksum refuses it at a glance",
+        DECODER,
+        "(0, ..8, _) => false,",
+        Text("(0, ..8, _) if !MUTANT => false,"),
+    ),
+    // The session and its clocks.
+    mutant(
+        "session: the frame clock goes on from the frame before",
+        SESSION,
+        "self.clocks.candidate(begun, consumed > 0, now);",
+        Statement("self.clocks.candidate(begun, false, now);"),
+    ),
+    mutant(
+        "session: a reply overtakes one that waits for the store",
+        SESSION,
+        "(Answer::Now(reply), Some(last)) => (last, reply),",
+        Text(
+            "(Answer::Now(reply), Some(_)) if MUTANT => return desk.answer(reply),
+             (Answer::Now(reply), Some(last)) => (last, reply),",
+        ),
+    ),
+    mutant(
+        "session: after one commit nothing is owed any more",
+        SESSION,
+        "self.owed = self.owed.saturating_sub(replies);",
+        Statement("self.owed = 0;"),
+    ),
+    mutant(
+        "session: output is never full",
+        SESSION,
+        "self.unsent().len() > limit",
+        Expression("self.unsent().len() > limit && limit == 0"),
+    ),
+    mutant(
+        "session: a byte is written twice",
+        SESSION,
+        "unsent.advance(bytes);",
+        Statement(
+            "unsent.advance(bytes - usize::from(bytes > 1 && bytes < unsent.bytes().len()));",
+        ),
+    ),
+    mutant(
+        "clocks: the idle clock runs while nothing is read",
+        CLOCKS,
+        "self.last_passed = self.last_passed.after(lost);",
+        Statement(""),
+    ),
+    mutant(
+        "clocks: the frame clock runs while nothing is read",
+        CLOCKS,
+        "self.begun = self.begun.map(|begun| begun.after(lost));",
+        Statement(""),
+    ),
+    mutant(
+        "clocks: an agent's rhythm is not heeded",
+        CLOCKS,
+        "limits.idle.max(3 * rhythm)",
+        Expression("{ let _ = rhythm; limits.idle }"),
+    ),
+    mutant(
+        "clocks: a pause counts twice",
+        CLOCKS,
+        "self.stopped.map_or(now, |(_, since)| since)",
+        Expression("now"),
+    ),
+    mutant(
+        "clocks: who is owed a reply is idle",
+        CLOCKS,
+        "_ if owed => None,",
+        Text("_ if owed && !MUTANT => None,"),
+    ),
+    mutant(
+        "clocks: the output timeout is twice as long",
+        CLOCKS,
+        "since.after(limits.idle)",
+        Expression("since.after(2 * limits.idle)"),
+    ),
+    mutant(
+        "rate: what was not used is saved for ever",
+        "src/session/rate.rs",
+        "|full| full.max(now)",
+        Text("|full| if MUTANT { full } else { full.max(now) }"),
+    ),
+    // The timers.
+    mutant(
+        "wheel: a deadline that comes nearer leaves the alarm where it is",
+        WHEEL,
+        "ticks_between(self.tick, alarm.tick) <= tick - self.tick",
+        Expression("true"),
+    ),
+    mutant(
+        "wheel: the neighbour of an alarm taken back is not told",
+        WHEEL,
+        "self.alarms[next as usize].previous = previous;",
+        Statement(""),
+    ),
+    mutant(
+        "wheel: the bucket of the present tick is overlooked",
+        WHEEL,
+        "0 => u64::MAX << bit,",
+        Text("0 => (u64::MAX << bit) << u32::from(MUTANT),"),
+    ),
+    mutant(
+        "wheel: alarms ring a second late",
+        WHEEL,
+        "let tick = elapsed_ticks(self.start, deadline);",
+        Text("let tick = elapsed_ticks(self.start, deadline) + if MUTANT { 32 } else { 0 };"),
+    ),
+    // The pool.
+    mutant(
+        "pool: whoever comes overtakes those who wait",
+        POOL,
+        "self.waiters > 0 && index == self.last()",
+        Expression("false"),
+    ),
+    mutant(
+        "pool: the limit is exceeded by a buffer",
+        POOL,
+        "self.spent - free + size > budget",
+        Expression("self.spent - free > budget"),
+    ),
+    mutant(
+        "pool: a buffer given back counts as in use",
+        "pool/src/class.rs",
+        "self.count_in();\n        self.free.push_back(bytes);",
+        Text("if !MUTANT { self.count_in(); }\n        self.free.push_back(bytes);"),
+    ),
+    mutant(
+        "pool: bytes cut off stay spent",
+        POOL,
+        "self.spent -= self.classes[from].size() - self.classes[to].size();",
+        Statement(""),
+    ),
+    mutant(
+        "pool: who leaves the queue is counted in it",
+        POOL,
+        "self.waiters -= 1;",
+        Statement(""),
+    ),
+    mutant(
+        "pool: the reserve is kept even from the head of the queue",
+        POOL,
+        "let bytes = self.take_reserve()?;",
+        Text("if MUTANT { return None; }\n        let bytes = self.take_reserve()?;"),
+    ),
+    // The reactor.
+    mutant(
+        "reactor: the last to wait for a buffer is the first",
+        REACTOR,
+        "Outcome::WaitForBuffer => self.waiters.push_back(id),",
+        Text(
+            "Outcome::WaitForBuffer if MUTANT => self.waiters.push_front(id),
+             Outcome::WaitForBuffer => self.waiters.push_back(id),",
+        ),
+    ),
+    mutant(
+        "reactor: it does not wake up for its timers",
+        REACTOR,
+        "self.wheel.next(),",
+        Text("if MUTANT { None } else { self.wheel.next() },"),
+    ),
+    mutant(
+        "reactor: whose budget is spent is forgotten",
+        REACTOR,
+        "matches!(outcome, Outcome::Again) && !connection.queued",
+        Expression("false"),
+    ),
+    mutant(
+        "reactor: a stale name finds who has the place now",
+        "src/reactor/connections.rs",
+        ".get_mut(id.slot as usize)\n            .filter(|connection| connection.generation == id.generation)",
+        Text(
+            ".get_mut(id.slot as usize)
+            .filter(|connection| MUTANT || connection.generation == id.generation)",
+        ),
+    ),
+    mutant(
+        "ledger: replies go to whoever was entered first",
+        "src/reactor/ledger.rs",
+        "Some(run) if run.connection == connection => run.length += 1,",
+        Text("Some(run) if MUTANT || run.connection == connection => run.length += 1,"),
+    ),
+    mutant(
+        "settle: a report that was lost is acknowledged",
+        CONNECTION,
+        "(Reply::Report, Fate::Discarded) =>",
+        Text("(Reply::Report, Fate::Discarded) if !MUTANT =>"),
+    ),
+    mutant(
+        "settle: who waited for the store is let on and has no turn",
+        "src/reactor/settle.rs",
+        "self.conclude(id, Outcome::Again);",
+        Statement("self.conclude(id, Outcome::Idle);"),
+    ),
+    mutant(
+        "accept: one connection too many",
+        "src/reactor/accept.rs",
+        "served >= self.config.max_connections",
+        Expression("served > self.config.max_connections"),
+    ),
+    mutant(
+        "accept: a newcomer that cannot be watched is counted",
+        "src/reactor/accept.rs",
+        "self.shop.counters.accept_errors += 1;\n            if let Some(listener)",
+        Text(
+            "self.shop.counters.accept_errors += 1;
+            if MUTANT { self.shop.counters.accepted += 1; }
+            if let Some(listener)",
+        ),
+    ),
+    mutant(
+        "admission: who has left still counts",
+        "src/admission.rs",
+        "*count -= 1;",
+        Statement(""),
+    ),
+    mutant(
+        "listener: it tries although nobody waits",
+        "src/reactor/listener.rs",
+        "self.ready = false;",
+        Statement(""),
+    ),
+    mutant(
+        "listener: after a failure it rests for good",
+        "src/reactor/listener.rs",
+        "self.retry_at.is_none_or(|retry_at| retry_at <= now)",
+        Expression("self.retry_at.is_none()"),
+    ),
+    // A connection.
+    mutant(
+        "connection: room in the socket is not noticed",
+        CONNECTION,
+        "(self.writable && !self.session.unsent().is_empty())",
+        Expression("false"),
+    ),
+    mutant(
+        "connection: it keeps more buffer than it needs",
+        CONNECTION,
+        "self.input.settle();",
+        Statement(""),
+    ),
+    mutant(
+        "connection: a look that had to wait saves from the deadline",
+        CONNECTION,
+        "Some(self.enforce(outcome, shop))",
+        Expression("Some(outcome)"),
+    ),
+    mutant(
+        "intake: a short read has drained the socket, end of file or not",
+        "src/reactor/connection/intake.rs",
+        "read < room && !self.end_in_sight",
+        Expression("read < room"),
+    ),
+    mutant(
+        "output: what the socket does not take at once is lost",
+        "src/reactor/connection/output.rs",
+        "self.session.queue(replies, unsent);\n        }\n        Ok(())",
+        Text("if !MUTANT { self.session.queue(replies, unsent); }\n        }\n        Ok(())"),
+    ),
+    mutant(
+        "closing: the end of file does not wait for the store",
+        CLOSING,
+        "self.session.unsent().is_empty() && !self.session.is_owed()",
+        Expression("self.session.unsent().is_empty()"),
+    ),
+    mutant(
+        "closing: nobody is heard out",
+        CLOSING,
+        "shop.now.after(LINGER)",
+        Expression("shop.now"),
+    ),
+    mutant(
+        "closing: a frame hidden by an unfinished one is not looked for",
+        CLOSING,
+        "cause != Cause::JunkLimit && !self.input.window().is_empty()",
+        Expression("false"),
+    ),
+    mutant(
+        "stop: what had arrived is not read",
+        CLOSING,
+        "self.allowance = Some(u32::try_from(arrived).unwrap_or(u32::MAX));",
+        Statement("self.allowance = Some(0);"),
+    ),
+];

@@ -1,0 +1,229 @@
+//! What must hold after every turn of the server, whatever happened.
+
+mod connections;
+mod endings;
+
+use hawk::reactor::Reactor;
+use hawk::reactor::kernel::Kernel;
+use hawk::session::{Handler, OUTPUT_HIGH_WATER};
+use hawk::stats::Cause;
+
+use super::counts::Event;
+use super::link::Link;
+use super::machine::Machine;
+
+const MS: u64 = 1_000_000;
+
+/// How late the server may notice that a deadline has come: a tick of its timers.
+const RESOLUTION: u64 = 32 * MS;
+
+/// How long a connection that the server closes may go on sending.
+const LINGER: u64 = 2_000 * MS;
+
+/// Reply bytes that one connection may make the server keep: the high-water mark, and
+/// the replies to what one read can bring (see `OUTPUT_HIGH_WATER`).
+const MOST_UNSENT: usize = OUTPUT_HIGH_WATER + 280 * 1024;
+
+/// The longest receive buffer, and all there are.
+pub const LONGEST: usize = 64 * 1024 + 4096;
+const CLASSES: [usize; 5] = [256, 1024, 4096, 16 * 1024, LONGEST];
+
+/// Those who were turned away and may linger.
+const TURNED_AWAY: usize = 32;
+
+/// A newcomer may wait so long: as long as the server rests after a failure.
+const BACKLOG_PATIENCE: u64 = 110 * MS;
+
+/// What is kept between two looks.
+#[derive(Default)]
+pub struct Checks {
+    stats: hawk_pool::Stats,
+    closed: [u64; Cause::ALL.len()],
+    /// Who waited for a buffer, in their order.
+    waiters: Vec<usize>,
+    allowed: Vec<u16>,
+    waiting: Vec<usize>,
+    /// Longest buffers handed out so far.
+    longest: u64,
+}
+
+impl Checks {
+    /// Looks at everything. `over`: it was the last turn.
+    pub fn look<H: Handler, K: Kernel>(
+        &mut self,
+        reactor: &Reactor<H, K>,
+        machine: &mut Machine,
+        over: bool,
+    ) {
+        self.closings(reactor, machine, over);
+        machine.wake_by = (machine.store.hand_over_at().unwrap_or(u64::MAX), 0);
+        let mut in_use = [0; CLASSES.len()];
+        let mut surplus = 0;
+        let mut connections = 0;
+        for view in reactor.connections() {
+            connections += 1;
+            let slot = machine.slot_of(view.peer);
+            if machine
+                .links
+                .get(slot)
+                .is_none_or(|link| link.peer != view.peer || !link.is_live())
+            {
+                machine.demand(false, view.peer.port(), "a connection that nobody has");
+                return;
+            }
+            connections::look_at(slot, &view, machine);
+            if view.buffer > 0 {
+                match CLASSES.iter().position(|class| *class == view.buffer) {
+                    Some(class) => in_use[class] += 1,
+                    None => machine.demand(false, view.peer.port(), "a buffer of no class"),
+                }
+                let fits = CLASSES.iter().find(|class| **class >= view.buffered);
+                surplus += usize::from(fits != Some(&view.buffer) || view.buffered == 0);
+                if view.buffered == 0 || (fits != Some(&view.buffer) && view.buffer != LONGEST) {
+                    machine.demand(false, view.peer.port(), "more buffer than its bytes need");
+                }
+            }
+        }
+        machine.demand(
+            surplus <= 1,
+            0,
+            "more than the reserve is longer than it needs to be",
+        );
+        machine.demand(
+            connections == machine.live.len(),
+            0,
+            "connections that are not there",
+        );
+        self.pool(reactor, machine, &in_use);
+        self.queue(reactor, machine);
+        Self::counters(reactor, machine);
+        let waits = machine.listens && !machine.backlog.is_empty();
+        let since = machine.now - machine.waiting_since;
+        machine.demand(
+            !waits || since <= BACKLOG_PATIENCE,
+            0,
+            "nobody accepts who waits",
+        );
+        for slot in machine.closed.drain(..) {
+            machine.links[slot].was = None;
+        }
+        machine.demand(
+            machine.departed.is_empty(),
+            0,
+            "a session departs that has not ended",
+        );
+    }
+
+    /// The pool's books are what the connections hold.
+    fn pool<H: Handler, K: Kernel>(
+        &mut self,
+        reactor: &Reactor<H, K>,
+        machine: &mut Machine,
+        in_use: &[usize],
+    ) {
+        reactor.figures().pool.read_stats(&mut self.stats);
+        let stats = &self.stats;
+        let same = stats
+            .classes
+            .iter()
+            .map(|class| class.in_use)
+            .eq(in_use.iter().copied());
+        machine.demand(same, 0, "the pool's books and what connections hold differ");
+        machine.demand(
+            stats.allocated <= stats.limit,
+            0,
+            "the pool is beyond its limit",
+        );
+        let classes = stats.classes.iter();
+        let all: usize = classes
+            .map(|class| (class.in_use + class.free) * class.size)
+            .sum();
+        machine.demand(all == stats.allocated, 0, "the pool's bytes do not add up");
+    }
+
+    /// Who waits for a buffer gets one, in order.
+    fn queue<H: Handler, K: Kernel>(&mut self, reactor: &Reactor<H, K>, machine: &mut Machine) {
+        self.waiting.clear();
+        for peer in reactor.waiters() {
+            let slot = machine.slot_of(peer);
+            // Who is closed meanwhile keeps its place until its turn comes.
+            if machine.links[slot].last.waits {
+                self.waiting.push(slot);
+            }
+        }
+        let wait = machine
+            .live
+            .iter()
+            .filter(|slot| machine.links[**slot].last.waits)
+            .count();
+        machine.demand(
+            wait == self.waiting.len(),
+            0,
+            "somebody waits and is in no queue",
+        );
+        let longest = self.stats.classes.last().map_or(0, |class| class.checkouts);
+        let tickets = self.stats.classes.last().map_or(0, |class| class.waiters);
+        machine.demand(tickets == wait, 0, "tickets and those who wait differ");
+        if !self.waiting.is_empty() {
+            machine.counts.saw(Event::BufferWait);
+            let held: usize = self.stats.classes.iter().map(|c| c.in_use * c.size).sum();
+            let room = held + LONGEST <= self.stats.limit;
+            machine.demand(!room, 0, "somebody waits for a buffer and there is room");
+        }
+        // Who waited before and had no turn stands where it stood; and whoever was behind
+        // it had none either.
+        let waited = self
+            .waiters
+            .iter()
+            .map(|slot| (*slot, &machine.links[*slot]));
+        let mut there = waited.filter(|(_, link)| link.is_live() && link.closing.is_none());
+        let stays = |link: &Link| link.last.waits && !link.last.tried;
+        let mut now = self.waiting.iter();
+        let mut nobody_yet = true;
+        let in_order = there.all(|(slot, link)| {
+            let stays = stays(link);
+            nobody_yet &= !stays;
+            nobody_yet || (stays && now.next() == Some(&slot))
+        });
+        // While somebody stays, buffers go to those before it.
+        let before = self.waiters.iter().position(|slot| {
+            let link = &machine.links[*slot];
+            link.is_live() && link.closing.is_none() && stays(link)
+        });
+        let passed_over = before.is_some_and(|before| longest - self.longest > before as u64);
+        self.longest = longest;
+        machine.demand(
+            in_order,
+            0,
+            "somebody was overtaken in the queue for buffers",
+        );
+        machine.demand(!passed_over, 0, "a buffer goes past the queue");
+        std::mem::swap(&mut self.waiters, &mut self.waiting);
+    }
+
+    fn counters<H: Handler, K: Kernel>(reactor: &Reactor<H, K>, machine: &mut Machine) {
+        let figures = reactor.figures();
+        let counters = figures.counters;
+        machine.demand(
+            figures.connections == machine.live.len(),
+            0,
+            "the number of connections",
+        );
+        machine.demand(
+            counters.accepted == machine.accepted,
+            0,
+            "the count of those accepted",
+        );
+        let errors = counters.accept_errors == machine.accept_errors;
+        machine.demand(errors, 0, "the count of failures to accept");
+        let ended: u64 = counters.closings().map(|(_, count)| count).sum();
+        let balanced = counters.accepted == ended + figures.connections as u64;
+        machine.demand(
+            balanced,
+            0,
+            "accepted is not those who are there and those who ended",
+        );
+        let bytes = [counters.bytes_in, counters.bytes_out] == machine.bytes;
+        machine.demand(bytes, 0, "the counts of bytes");
+    }
+}
