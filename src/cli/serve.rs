@@ -12,6 +12,7 @@ use anyhow::{Context as _, bail};
 use clap::builder::{BoolishValueParser, OsStringValueParser, TypedValueParser as _};
 use clap::{Args, ValueEnum};
 use env_logger::{DEFAULT_WRITE_STYLE_ENV as STYLE, Target, WriteStyle};
+use humantime::format_duration;
 use ipnet::IpNet;
 
 use super::store_args::DEFAULT_STORE;
@@ -75,7 +76,7 @@ pub(super) struct ServeArgs {
 
     /// Connections of one IP address beyond this many are turned away; the addresses
     /// of an IPv6 network of 64 bits count as one [default: no limit]
-    #[arg(long, env = "HAWK_MAX_CONNECTIONS_PER_IP", value_name = "N")]
+    #[arg(long, env = "HAWK_MAX_CONNECTIONS_PER_IP", value_name = "N", value_parser = values::limit)]
     max_connections_per_ip: Option<NonZeroU32>,
 
     /// Take connections from these addresses only; may be given several times
@@ -90,7 +91,7 @@ pub(super) struct ServeArgs {
 
     /// Read no more frames a second than this from a connection, after as many at
     /// once [default: no limit]
-    #[arg(long, env = "HAWK_RATE_LIMIT", value_name = "N")]
+    #[arg(long, env = "HAWK_RATE_LIMIT", value_name = "N", value_parser = values::limit)]
     rate_limit: Option<NonZeroU32>,
 
     /// Memory that receive buffers may take
@@ -132,7 +133,7 @@ pub(super) struct ServeArgs {
     retain: Duration,
 
     /// Remove the oldest reports when the store holds more than this
-    #[arg(long, env = "HAWK_RETAIN_SIZE", value_name = "SIZE", default_value = "10GiB", value_parser = values::size)]
+    #[arg(long, env = "HAWK_RETAIN_SIZE", value_name = "SIZE", default_value = "10GiB", value_parser = values::store_size)]
     retain_size: usize,
 
     /// An agent that is silent for longer than this is offline [default: three times
@@ -210,10 +211,15 @@ impl ServeArgs {
         let address = reactor.local_addr().context("cannot tell the address")?;
         log::info!(
             "started version={} listen={address} max_connections={max_connections} pool_limit={} \
-             output_limit={} store={}",
+             output_limit={} max_connections_per_ip={} rate_limit={} idle_timeout={} \
+             frame_timeout={} store={}",
             env!("CARGO_PKG_VERSION"),
             self.pool_limit,
             self.output_limit,
+            or_none(self.max_connections_per_ip),
+            or_none(self.rate_limit),
+            format_duration(self.idle_timeout),
+            format_duration(self.frame_timeout),
             match &self.store {
                 StorePath::Nowhere => "none".to_owned(),
                 StorePath::File(path) => format!("{path:?}"),
@@ -292,4 +298,9 @@ impl ServeArgs {
         );
         Ok(wanted)
     }
+}
+
+/// A limit as the log has it.
+fn or_none(limit: Option<NonZeroU32>) -> String {
+    limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string())
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -134,6 +135,27 @@ pub(super) fn size(text: &str) -> Result<usize, String> {
     usize::try_from(bytes).map_err(|_| "more than this machine can address".to_owned())
 }
 
+/// The least that a store may be limited to: an empty one takes 56 KiB, and a limit
+/// below what is there would remove reports as soon as they are stored. Most such
+/// limits lack their unit.
+const LEAST_STORE: usize = 1 << 20;
+
+/// The most that a store may hold.
+pub(super) fn store_size(text: &str) -> Result<usize, String> {
+    match size(text)? {
+        ..LEAST_STORE => Err("it must be 1MiB at least; write it like 10GiB".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
+/// A limit that is not there unless it is given.
+pub(super) fn limit(text: &str) -> Result<NonZeroU32, String> {
+    let most = u32::MAX;
+    text.parse().map_err(|_| {
+        format!("write it as a number from 1 to {most}; for no limit, leave the option away")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,6 +169,22 @@ mod tests {
         assert!(duration("999us").is_ok());
         assert!(period("999us").is_err());
         assert!(period("1ms").is_ok());
+    }
+
+    #[test]
+    fn a_store_has_room_for_something() {
+        assert_eq!(store_size("1MiB"), Ok(1 << 20));
+        for too_little in ["0", "10", "1MB"] {
+            assert!(store_size(too_little).unwrap_err().contains("1MiB"));
+        }
+    }
+
+    #[test]
+    fn no_limit_is_no_number() {
+        assert_eq!(limit("1").map(NonZeroU32::get), Ok(1));
+        for bad in ["0", "", "-1", "99999999999", "many"] {
+            assert!(limit(bad).unwrap_err().contains("leave the option away"));
+        }
     }
 
     #[test]

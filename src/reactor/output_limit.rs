@@ -69,7 +69,7 @@ impl OutputLimit {
         if let Some(left_out) = self.log.allow(now) {
             log::warn!(
                 "output limit: agents do not read their replies unsent={unsent} owed={owed} \
-                 limit={} left_out={left_out} (those of them are not read from)",
+                 limit={} left_out={left_out} (whoever has unread ones is not read from)",
                 self.limit
             );
         }
