@@ -12,7 +12,7 @@ use std::time::Duration;
 use hawk::admission;
 use hawk::handler::{self, Ack, Keeper};
 use hawk::log_sink::LeftOut;
-use hawk::reactor::{Config, Linux, Reactor};
+use hawk::reactor::{Config, Linux, PhaseBudget, Reactor};
 use hawk::roster;
 use hawk::session::Limits;
 use hawk::store::{Retention, Store};
@@ -103,6 +103,7 @@ fn config() -> Config {
         max_connections: 10,
         admission: admission::Rules::default(),
         output_limit: 64 << 20,
+        phase_budget: PhaseBudget::default(),
         pool_limit: 1 << 20,
         limits: Limits {
             idle: PATIENCE,

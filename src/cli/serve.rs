@@ -24,7 +24,9 @@ use crate::descriptors;
 use crate::handler::{self, Ack, Keeper};
 use crate::hook::{self, Hook};
 use crate::log_sink::{LeftOut, LogSink};
-use crate::reactor::{Config, Error, Linux, MIN_POOL_LIMIT, RESERVED_DESCRIPTORS, Reactor, Stop};
+use crate::reactor::{
+    Config, Error, Linux, MIN_POOL_LIMIT, PhaseBudget, RESERVED_DESCRIPTORS, Reactor, Stop,
+};
 use crate::roster;
 use crate::session::{Limits, Rate};
 use crate::store::{Retention, Store};
@@ -197,6 +199,7 @@ impl ServeArgs {
             },
             pool_limit: self.pool_limit,
             output_limit: self.output_limit,
+            phase_budget: PhaseBudget::default(),
             limits: Limits {
                 idle: self.idle_timeout,
                 frame: self.frame_timeout,

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::work::PhaseBudget;
 use crate::admission;
 use crate::log_sink::LeftOut;
 use crate::session::Limits;
@@ -22,6 +23,8 @@ pub struct Config {
     /// Bytes of replies that all agents together may leave unread before only those
     /// are read from that have read all of theirs.
     pub output_limit: usize,
+    /// What each phase of a turn may do before the next has its turn.
+    pub phase_budget: PhaseBudget,
     /// How long sessions may take over what.
     pub limits: Limits,
     /// How long a stop may take.

@@ -42,6 +42,7 @@ use self::ledger::Ledger;
 pub use self::linux::Linux;
 use self::listener::Listener;
 use self::output_limit::OutputLimit;
+pub use self::work::PhaseBudget;
 use self::work::Work;
 
 use crate::admission::Admission;
@@ -143,7 +144,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
                 counters: Counters::default(),
                 ledger: Ledger::default(),
                 output_limit: OutputLimit::new(config.output_limit),
-                work: Work::default(),
+                work: Work::new(config.phase_budget),
                 junk_log: Throttle::default(),
                 rate_log: Throttle::default(),
                 now,

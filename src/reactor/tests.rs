@@ -154,6 +154,7 @@ fn reactor(pool_limit: usize) -> Reactor<Nurse, Fake> {
         admission: Rules::default(),
         pool_limit,
         output_limit: 1 << 20,
+        phase_budget: PhaseBudget::default(),
         limits: Limits {
             idle: IDLE,
             frame: IDLE,

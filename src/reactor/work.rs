@@ -1,12 +1,26 @@
 //! How much one phase of a turn does before the next has its turn.
 
-/// Bytes that the connections of a phase may read before the others wait for the
-/// next turn: some 4 ms of work with the usual reports (0.5 µs each, see
-/// docs/performance.md), so that newcomers, commits and deadlines never wait long.
-const PHASE_BYTES: usize = 1 << 20;
+/// What the connections of a phase may do before the others wait for the next turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PhaseBudget {
+    /// Bytes that they may read.
+    pub bytes: usize,
+    /// Frames that may be recognised; a turn counts as some by itself.
+    pub frames: u32,
+}
 
-/// Frames likewise, for where they are short: some 8 ms.
-const PHASE_FRAMES: u32 = 16 * 1024;
+impl Default for PhaseBudget {
+    fn default() -> Self {
+        Self {
+            // Some 4 ms of work with the usual reports (0.5 µs each, see
+            // docs/performance.md), so that newcomers, commits and deadlines never
+            // wait long.
+            bytes: 1 << 20,
+            // Likewise, for where they are short: some 8 ms.
+            frames: 16 * 1024,
+        }
+    }
+}
 
 /// Frames that a connection's turn counts as, for its calls to the kernel: 4 µs in all
 /// with one frame in it, where each of sixteen takes 0.5 µs.
@@ -29,27 +43,32 @@ pub(super) const LEAST_SHARE: usize = 16 * 1024;
 
 /// What the phase at hand may still do. It is counted and not timed, so that the same
 /// input always does the same.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Work {
-    bytes: usize,
-    frames: u32,
+    budget: PhaseBudget,
+    left: PhaseBudget,
     share: usize,
 }
 
 impl Work {
+    pub(super) const fn new(budget: PhaseBudget) -> Self {
+        Self {
+            budget,
+            left: budget,
+            share: MOST_SHARE,
+        }
+    }
+
     /// A phase begins, in which so many connections want a turn.
     pub(super) fn begin(&mut self, connections: usize) {
-        *self = Self {
-            bytes: PHASE_BYTES,
-            frames: PHASE_FRAMES,
-            share: (ROUND_BYTES / connections.max(1)).clamp(LEAST_SHARE, MOST_SHARE),
-        };
+        self.left = self.budget;
+        self.share = (ROUND_BYTES / connections.max(1)).clamp(LEAST_SHARE, MOST_SHARE);
     }
 
     /// Whether the next connection has its turn in this phase, and if so, counts it.
     pub(super) fn goes_on(&mut self) -> bool {
-        let goes_on = self.bytes > 0 && self.frames > 0;
-        self.frames = self.frames.saturating_sub(TURN_COST);
+        let goes_on = self.left.bytes > 0 && self.left.frames > 0;
+        self.left.frames = self.left.frames.saturating_sub(TURN_COST);
         goes_on
     }
 
@@ -60,11 +79,11 @@ impl Work {
 
     /// So many bytes were read.
     pub(super) fn read(&mut self, bytes: usize) {
-        self.bytes = self.bytes.saturating_sub(bytes);
+        self.left.bytes = self.left.bytes.saturating_sub(bytes);
     }
 
     /// So many frames were recognised.
     pub(super) fn recognised(&mut self, frames: u32) {
-        self.frames = self.frames.saturating_sub(frames);
+        self.left.frames = self.left.frames.saturating_sub(frames);
     }
 }

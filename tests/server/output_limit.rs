@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use hawk::admission::Rules;
 use hawk::log_sink::LeftOut;
-use hawk::reactor::{Config, MIN_POOL_LIMIT};
+use hawk::reactor::{Config, MIN_POOL_LIMIT, PhaseBudget};
 use hawk::session::{Limits, OUTPUT_HIGH_WATER};
 
 use crate::fairness::verbose;
@@ -30,6 +30,7 @@ fn config() -> Config {
         max_connections: AGENTS + 5,
         admission: Rules::default(),
         output_limit: LIMIT,
+        phase_budget: PhaseBudget::default(),
         pool_limit: MIN_POOL_LIMIT,
         limits: Limits {
             idle: PATIENCE,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hawk::admission::Rules;
 use hawk::log_sink::LeftOut;
 use hawk::reactor::kernel::Signal;
-use hawk::reactor::{Config, MIN_POOL_LIMIT, Reactor, Stop};
+use hawk::reactor::{Config, MIN_POOL_LIMIT, PhaseBudget, Reactor, Stop};
 use hawk::session::{Fate, Limits, Rate};
 
 use super::agent::Agent;
@@ -109,6 +109,7 @@ impl World {
                 rate: rate.and_then(NonZeroU32::new).map(Rate::per_second),
             },
             output_limit: usize::MAX,
+            phase_budget: PhaseBudget::default(),
             drain_timeout: Duration::from_nanos(drain),
             stats_interval: Duration::from_nanos(*dice.pick(&[SECOND, 3600 * SECOND])),
             log_left_out: LeftOut::default(),

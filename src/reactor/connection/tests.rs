@@ -7,6 +7,7 @@ use mio::net::TcpStream;
 use super::closing::LINGER;
 use super::*;
 use crate::handler::{Ack, Config, Keeper};
+use crate::reactor::PhaseBudget;
 use crate::reactor::output_limit::LEAST_READ;
 use crate::roster;
 use crate::session::OUTPUT_HIGH_WATER;
@@ -119,7 +120,7 @@ fn connected() -> (Connection<TcpStream>, Shop<Keeper>, std::net::TcpStream) {
         counters: Counters::default(),
         ledger: Ledger::default(),
         output_limit: OutputLimit::new(64 << 20),
-        work: Work::default(),
+        work: Work::new(PhaseBudget::default()),
         junk_log: Throttle::default(),
         rate_log: Throttle::default(),
         now,
