@@ -9,7 +9,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes of lines that may wait: some 50,000 of the usual length, so that neither a
 /// reader that pauses for some seconds nor a burst of `--log-packets` costs a line.
@@ -20,8 +20,11 @@ const QUEUE: usize = 8 << 20;
 /// gone shows that somebody reads.
 const PIECE: usize = 64 * 1024;
 
-/// At the end, how long to wait for the next piece to go.
+/// At the end, how long to wait for the next piece to go,
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// and how long for all of them: a reader may be slow, and a stop is to end.
+const MOST_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Lines that were left out since the start.
 #[derive(Clone, Debug, Default)]
@@ -98,12 +101,14 @@ impl Drop for LogSink {
         let mut queue = self.shared.lock();
         queue.closed = true;
         self.shared.moved.notify_all();
+        let end = Instant::now() + MOST_PATIENCE;
         while queue.writing || queue.has_some() {
             let before = queue.pieces;
+            let patience = PATIENCE.min(end.saturating_duration_since(Instant::now()));
             let waited = self
                 .shared
                 .moved
-                .wait_timeout_while(queue, PATIENCE, |queue| {
+                .wait_timeout_while(queue, patience, |queue| {
                     queue.pieces == before && (queue.writing || queue.has_some())
                 });
             let (now, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -145,8 +150,12 @@ impl Shared {
         let mut lines = Vec::new();
         while self.take(&mut lines) {
             for piece in lines.chunks(PIECE) {
-                // Without stderr there is nobody to tell.
-                let _untold = out.write_all(piece).and_then(|()| out.flush());
+                let written = out.write_all(piece).and_then(|()| out.flush());
+                if written.is_err() {
+                    // Nobody to tell, or a stderr that somebody has made non-blocking.
+                    let lines = piece.iter().filter(|byte| **byte == b'\n').count() as u64;
+                    self.left_out.0.fetch_add(lines, Ordering::Relaxed);
+                }
                 self.lock().pieces += 1;
                 self.moved.notify_all();
             }

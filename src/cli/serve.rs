@@ -209,8 +209,11 @@ impl ServeArgs {
             stats_interval: self.stats_interval,
             log_left_out,
         };
+        // Before signals are taken over: opening a store may take a while, and a signal
+        // is to end it.
+        let keeper = self.keeper(max_connections)?;
         let kernel = Linux::new().map_err(Error::EventLoop)?;
-        let mut reactor = Reactor::new(config, self.keeper(max_connections)?, kernel)?;
+        let mut reactor = Reactor::new(config, keeper, kernel)?;
         let address = reactor.local_addr().context("cannot tell the address")?;
         log::info!(
             "started version={} listen={address} max_connections={max_connections} pool_limit={} \

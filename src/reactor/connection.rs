@@ -354,6 +354,10 @@ impl<S: Socket> Connection<S> {
                 self.input.clear();
             }
             if !self.input.make_room(&shop.pool, granted.take()) {
+                if self.broken {
+                    // Nobody is there to keep a place for, and nothing would tell again.
+                    return Outcome::Ended(Cause::ConnectionLost);
+                }
                 self.session.stop_reading(StopReason::Buffer, shop.now);
                 self.ticket = Some(shop.pool.wait());
                 return Outcome::WaitForBuffer;

@@ -102,7 +102,7 @@ fn all_that_nobody_reads_is_bounded_together_and_who_reads_is_answered() {
 
 #[test]
 fn who_does_not_read_under_the_limit_is_closed_and_nothing_of_it_stays() {
-    let server = launch(&["--idle-timeout", "300ms"]);
+    let server = launch(&["--idle-timeout", "4s"]);
     let agents: Vec<_> = (0..20)
         .map(|_| Agent::connect_narrow(server.address))
         .collect();

@@ -64,6 +64,25 @@ fn who_has_nothing_unsent_is_read_from_in_small_pieces_while_there_is_no_room() 
 }
 
 #[test]
+fn who_is_broken_already_does_not_wait_for_a_buffer() {
+    let (mut connection, mut shop, _agent) = connected();
+    let longest = shop.pool.longest();
+    let _taken: Vec<_> = std::iter::from_fn(|| shop.pool.checkout(longest).ok()).collect();
+    connection.mark_ready(Readiness {
+        readable: true,
+        end_of_file: true,
+        broken: true,
+        ..Readiness::default()
+    });
+    let outcome = connection.serve(&mut shop);
+    assert!(
+        matches!(outcome, Outcome::Ended(Cause::ConnectionLost)),
+        "{outcome:?}"
+    );
+    assert!(!shop.pool.has_waiters());
+}
+
+#[test]
 fn a_deadline_outlives_the_wait_for_a_buffer_to_look_with() {
     let (mut connection, mut shop, _agent) = connected();
     let longest = shop.pool.longest();

@@ -32,6 +32,11 @@ impl Checks {
             );
             return;
         }
+        // Who is broken and would have to wait for a buffer is not heard out.
+        let classes = reactor.figures().pool.stats().classes;
+        let refusals = classes.last().map_or(0, |class| class.refusals);
+        let before = self.stats.classes.last().map_or(0, |class| class.refusals);
+        let was_refused = refusals > before;
         self.allowed.clear();
         for index in 0..machine.closed.len() {
             let slot = machine.closed[index];
@@ -46,7 +51,8 @@ impl Checks {
                     }
                 }
             }
-            self.allowed.push(allowed_causes(slot, machine, over));
+            self.allowed
+                .push(allowed_causes(slot, machine, over, was_refused));
         }
         let ended: u64 = counted.iter().sum();
         let once = ended == machine.closed.len() as u64;
@@ -61,7 +67,7 @@ impl Checks {
 }
 
 /// The causes for which the connection that was in `slot` may have ended, a bit each.
-fn allowed_causes(slot: usize, machine: &mut Machine, over: bool) -> u16 {
+fn allowed_causes(slot: usize, machine: &mut Machine, over: bool, was_refused: bool) -> u16 {
     let bit = |cause: Cause| 1 << cause as u16;
     let last = if over { bit(Cause::Shutdown) } else { 0 };
     let turned_away = machine
@@ -105,7 +111,7 @@ fn allowed_causes(slot: usize, machine: &mut Machine, over: bool) -> u16 {
         if !link.last.waits && !over && link.arrived() > 0 && !machine.due(slot).any() {
             let stopping = link.allowance.is_some();
             let given_up = link.conversation.reference.has_given_up();
-            let excused = stopping || given_up;
+            let excused = stopping || given_up || was_refused;
             machine.demand(
                 excused,
                 port,
