@@ -29,9 +29,12 @@ pub enum Event {
     BufferWait,
     BufferStop,
     OutputStop,
+    OutputShort,
     StoreStop,
     RateStop,
     FrameBudgetSpent,
+    PhaseBudgetSpent,
+    FrameBeforeQueue,
     CandidateDropped,
     HiddenFrame,
     StoreRefusal,
@@ -45,7 +48,7 @@ pub enum Event {
 }
 
 impl Event {
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 40] = [
         Self::Delivery,
         Self::Take,
         Self::HalfClose,
@@ -70,9 +73,12 @@ impl Event {
         Self::BufferWait,
         Self::BufferStop,
         Self::OutputStop,
+        Self::OutputShort,
         Self::StoreStop,
         Self::RateStop,
         Self::FrameBudgetSpent,
+        Self::PhaseBudgetSpent,
+        Self::FrameBeforeQueue,
         Self::CandidateDropped,
         Self::HiddenFrame,
         Self::StoreRefusal,

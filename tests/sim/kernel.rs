@@ -127,7 +127,7 @@ impl Machine {
     fn read(&mut self, slot: usize, space: &mut [u8]) -> io::Result<usize> {
         let port = self.links[slot].peer.port();
         self.demand(!space.is_empty(), port, "a read into nothing");
-        self.links[slot].tried_now = true;
+        self.note_look(slot, space.len());
         if self.is_interrupted() {
             return Err(ErrorKind::Interrupted.into());
         }
@@ -184,6 +184,7 @@ impl Machine {
                         String::from_utf8_lossy(&said[..said.len().min(100)]).into_owned()
                     });
                 }
+                self.forget_unsent(slot, *taken);
                 self.calls += 1;
                 self.bytes[1] += *taken as u64;
                 self.trace(port, "write", *taken as u64);
@@ -193,7 +194,10 @@ impl Machine {
                 }
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(_) => self.links[slot].unheard = true,
+            Err(_) => {
+                self.forget_unsent(slot, usize::MAX);
+                self.links[slot].unheard = true;
+            }
         }
         result
     }

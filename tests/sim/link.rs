@@ -55,6 +55,14 @@ pub struct Link {
     pub wrote_now: bool,
     /// A read was tried.
     pub tried_now: bool,
+    /// At its first read in this turn it held a frame begun while others waited.
+    pub restricted: bool,
+    /// Bytes of replies that are kept for its socket, at least.
+    pub unsent: usize,
+    /// Turns one after another that it was to have and did not, and in which nobody saw
+    /// to a deadline of it that was over.
+    pub passed_over: usize,
+    pub late: usize,
     /// It was read from although the store takes nothing.
     pub read_unready: bool,
     /// When it last got on, for those that are slowed down.
@@ -78,6 +86,9 @@ pub struct Link {
 pub struct Last {
     pub consumed: u64,
     pub frames: u64,
+    pub buffer: usize,
+    pub buffered: usize,
+    pub undecoded: bool,
     pub waits: bool,
     /// It had a turn with a buffer.
     pub tried: bool,
@@ -146,6 +157,10 @@ impl Link {
             taken_now: false,
             wrote_now: false,
             tried_now: false,
+            restricted: false,
+            unsent: 0,
+            passed_over: 0,
+            late: 0,
             read_unready: false,
             moved_at: 0,
             slowed_at: 0,

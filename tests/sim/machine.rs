@@ -10,8 +10,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use hawk::reactor::kernel::{Event as Said, Signal};
+use hawk::session::OUTPUT_HIGH_WATER;
 use hawk::stats::Cause;
-use hawk::wire::{Busy, Reply};
+use hawk::wire::{Busy, MAX_REPLY_LINE, Reply};
 
 use super::conversation::Conversation;
 use super::counts::{Counts, Event};
@@ -26,6 +27,10 @@ pub type Shared = Rc<RefCell<Machine>>;
 /// Ports are slots and incarnations: so many of one slot are told apart.
 const INCARNATIONS: u16 = 64;
 const FIRST_PORT: u16 = 1024;
+
+/// Bytes that are read at once while there is no room for replies
+/// (docs/architecture.md, back-pressure).
+const LEAST_READ: usize = 1024;
 
 /// Who may connect, and how many.
 #[derive(Clone, Copy)]
@@ -63,6 +68,21 @@ pub struct Machine {
     pub rate: Option<u32>,
     pub faults: Faults,
     pub store: Store,
+    pub output_limit: usize,
+    /// Bytes of replies that were kept for their sockets after the last turn and must
+    /// still be, and replies that wait for a commit likewise.
+    pub unsent: usize,
+    pub owed: usize,
+    /// They left too much unread all through the turn.
+    pub output_was_short: bool,
+    /// In this turn somebody was stopped for its unsent replies, few as they are.
+    pub stopped_early: bool,
+    /// In this turn the server was told that the store takes nothing.
+    pub unready_now: bool,
+    /// Somebody waited for a buffer after the last turn.
+    pub somebody_waits: bool,
+    /// A phase may be over before everybody had its turn.
+    pub bites: bool,
 
     pub backlog: VecDeque<usize>,
     pub listens: bool,
@@ -108,6 +128,14 @@ impl Machine {
             rate: None,
             faults: Faults::default(),
             store,
+            output_limit: usize::MAX,
+            unsent: 0,
+            owed: 0,
+            output_was_short: false,
+            stopped_early: false,
+            unready_now: false,
+            somebody_waits: false,
+            bites: false,
             backlog: VecDeque::new(),
             listens: false,
             newcomers: false,
@@ -223,6 +251,7 @@ impl Machine {
 
     /// The server has closed the socket of `slot`.
     pub fn drop_socket(&mut self, slot: usize) {
+        self.forget_unsent(slot, usize::MAX);
         let link = &mut self.links[slot];
         let port = link.peer.port();
         if link.is_live() {
@@ -305,6 +334,82 @@ impl Machine {
             .allowance
             .is_some_and(|left| left == 0 || !link.is_readable());
         stops || self.due(slot).any()
+    }
+
+    /// So many bytes that were kept for its socket are gone.
+    pub fn forget_unsent(&mut self, slot: usize, bytes: usize) {
+        let unsent = &mut self.links[slot].unsent;
+        let gone = bytes.min(*unsent);
+        *unsent -= gone;
+        self.unsent -= gone;
+    }
+
+    /// Whether agents leave more unread than they may, for sure.
+    pub fn output_is_short(&self) -> bool {
+        self.unsent + self.owed * MAX_REPLY_LINE > self.output_limit
+    }
+
+    /// The server is about to read at most so many bytes: whether it may.
+    pub fn note_look(&mut self, slot: usize, most: usize) {
+        let first = !std::mem::replace(&mut self.links[slot].tried_now, true);
+        let due = self.due(slot).any();
+        let link = &self.links[slot];
+        let conversation = &link.conversation;
+        let closes = link.closing.is_some() || link.allowance.is_some() || conversation.is_over();
+        if closes || due || conversation.doubts() > 0 {
+            return;
+        }
+        let port = link.peer.port();
+        let keeps = link.unsent > 0 || self.is_owed(slot);
+        let short = self.output_is_short();
+        let full = link.unsent > OUTPUT_HIGH_WATER;
+        if first {
+            let last = link.last;
+            let restricted = !last.waits
+                && !last.undecoded
+                && (1..last.buffer).contains(&last.buffered)
+                && self.somebody_must_wait(slot);
+            self.links[slot].restricted = restricted;
+            if restricted {
+                self.counts.saw(Event::FrameBeforeQueue);
+            }
+        }
+        let link = &self.links[slot];
+        let lacks = link.conversation.reference.lacks();
+        let beyond = link.restricted
+            && lacks.is_none_or(|lacks| most > lacks)
+            && self.somebody_must_wait(slot);
+        self.demand(!full, port, "it is read from and does not read its replies");
+        self.demand(
+            !short || !keeps,
+            port,
+            "who has replies to come is read from although all have too many",
+        );
+        self.demand(
+            !short || most <= LEAST_READ,
+            port,
+            "much is read although there is no room for the replies",
+        );
+        self.demand(
+            !beyond,
+            port,
+            "it is read beyond the end of its frame although others wait for a buffer",
+        );
+    }
+
+    /// Whether somebody else waits for a buffer since the turn before, and would have
+    /// been read from if it had had one meanwhile.
+    fn somebody_must_wait(&self, slot: usize) -> bool {
+        let mut others = self.live.iter().filter(|other| **other != slot);
+        self.somebody_waits
+            && self.rate.is_none()
+            && self.store.is_ready()
+            && others.any(|other| {
+                let link = &self.links[*other];
+                let gone = link.broken || link.unheard || link.closing.is_some();
+                let sure = link.unsent == 0 && link.allowance.is_none() && !self.is_owed(*other);
+                link.last.waits && !link.tried_now && !gone && sure
+            })
     }
 
     /// The server reads these bytes.

@@ -10,8 +10,9 @@ pub struct Patience {
     lost: u64,
     /// Since when the clock stands still.
     still_since: Option<u64>,
-    /// Since when the agent does not read its replies, if that is why.
-    output_since: Option<u64>,
+    /// Since when the agent does not read its replies, if that is why: at the earliest
+    /// and at the latest.
+    output_since: Option<(u64, u64)>,
     last_passed: u64,
     begun: Option<u64>,
     last_heartbeat: Option<u64>,
@@ -64,15 +65,16 @@ impl Patience {
     }
 
     /// How the server stands to it after a turn. `read`: it was read from in that turn,
-    /// so that not reading begins anew.
-    pub fn observe(&mut self, stopped: Option<StopReason>, read: bool, now: u64) {
+    /// so that not reading begins anew; `resumed`: it may have been so unseen.
+    pub fn observe(&mut self, stopped: Option<StopReason>, read: bool, resumed: bool, now: u64) {
         if let Some(since) = self.still_since.take() {
             self.lost += now - since;
         }
         self.still_since = stopped.map(|_| now);
         self.output_since = match (self.output_since, stopped) {
+            (Some((early, _)), Some(StopReason::Output)) if !read && resumed => Some((early, now)),
             (Some(since), Some(StopReason::Output)) if !read => Some(since),
-            (_, Some(StopReason::Output)) => Some(now),
+            (_, Some(StopReason::Output)) => Some((now, now)),
             _ => None,
         };
     }
@@ -103,7 +105,7 @@ impl Patience {
     /// The deadline that runs, if one does, and how long it is overdue; negative: how
     /// long it still has.
     pub fn deadline(&self, terms: Terms, owed: bool, now: u64) -> Option<(Deadline, i64)> {
-        if let Some(since) = self.output_since {
+        if let Some((_, since)) = self.output_since {
             return Some((Deadline::Output, now as i64 - (since + terms.idle) as i64));
         }
         if self.is_still() {
@@ -126,7 +128,7 @@ impl Patience {
             frame_first: frame.is_some_and(|frame| owed || frame >= idle),
             output: self
                 .output_since
-                .is_some_and(|since| now >= since + terms.idle),
+                .is_some_and(|(since, _)| now >= since + terms.idle),
         }
     }
 

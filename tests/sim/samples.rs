@@ -128,12 +128,14 @@ fn packet(number: u8, length: usize) -> Sample {
     let packet = match number % 4 {
         1 => Packet::Heartbeat(Heartbeat {
             version: "1.0".into(),
-            timestamp: number.into(),
+            timestamp: 1_700_000_000 + i64::from(number),
             agent,
         }),
         _ => Packet::Report(Report {
             content: "<x> ".repeat(length / 4).into(),
-            rand: number.into(),
+            // Some with few digits and some with many, and some below zero.
+            rand: (i64::from(number) + 10_i64.pow(u32::from(number % 19)))
+                * if number.is_multiple_of(5) { -1 } else { 1 },
             timestamp: 0,
             agent,
         }),

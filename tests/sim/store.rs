@@ -107,6 +107,11 @@ impl Store {
         commit <= self.told
     }
 
+    /// Whether nothing waits for a commit.
+    pub fn all_is_told(&self) -> bool {
+        self.sizes.len() as u64 <= self.told
+    }
+
     /// Whether all that was taken is settled.
     pub fn is_idle(&self) -> bool {
         self.filled == 0 && self.writing.is_empty() && self.told == self.fates.len() as u64
@@ -247,7 +252,10 @@ impl Handler for Counter {
     }
 
     fn is_ready(&self) -> bool {
-        self.0.borrow().store.is_ready()
+        let machine = &mut *self.0.borrow_mut();
+        let ready = machine.store.is_ready();
+        machine.unready_now |= !ready;
+        ready
     }
 
     fn settled(&mut self) -> Option<Settled> {
@@ -257,6 +265,7 @@ impl Handler for Counter {
         store.told += 1;
         let commit = CommitId(NonZeroU64::new(store.told)?);
         let told = store.told;
+        machine.owed = 0;
         machine.trace(0, "the server learns of commit", told);
         Some(Settled { commit, fate })
     }

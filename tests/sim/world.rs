@@ -23,6 +23,15 @@ use super::store::{Counter, Manners, Store};
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MS;
 
+/// More replies than any world has.
+const UNLIMITED: usize = 1 << 40;
+
+/// More than a phase of any world needs.
+const NEVER_SPENT: PhaseBudget = PhaseBudget {
+    bytes: usize::MAX,
+    frames: u32::MAX,
+};
+
 /// Turns in which nothing happens although the server does not wait.
 const SPINS: u32 = 64;
 
@@ -108,12 +117,30 @@ impl World {
                 frame: Duration::from_nanos(terms.frame),
                 rate: rate.and_then(NonZeroU32::new).map(Rate::per_second),
             },
-            output_limit: usize::MAX,
-            phase_budget: PhaseBudget::default(),
+            output_limit: *dice.pick(&[
+                0, 300, 20_000, 200_000, UNLIMITED, UNLIMITED, UNLIMITED, UNLIMITED,
+            ]),
+            phase_budget: match dice.below(8) {
+                0 => PhaseBudget {
+                    bytes: 1,
+                    ..PhaseBudget::default()
+                },
+                1 => PhaseBudget {
+                    frames: 1,
+                    ..PhaseBudget::default()
+                },
+                2 => PhaseBudget {
+                    bytes: 3000,
+                    frames: 40,
+                },
+                _ => NEVER_SPENT,
+            },
             drain_timeout: Duration::from_nanos(drain),
             stats_interval: Duration::from_nanos(*dice.pick(&[SECOND, 3600 * SECOND])),
             log_left_out: LeftOut::default(),
         };
+        machine.output_limit = config.output_limit;
+        machine.bites = config.phase_budget != NEVER_SPENT;
         // Two agents share an address; a few have one that is not let in.
         let hosts = (0..agents).map(|n| match dice.one_in(8) {
             true => 200 + (n % 8) as u8,
@@ -126,12 +153,13 @@ impl World {
             .collect();
         let machine = Rc::new(RefCell::new(machine));
         let kernel = SimKernel(machine.clone());
+        let checks = Checks::new(config.clone());
         let reactor = Reactor::new(config, Counter(machine.clone()), kernel);
         Self {
             reactor: reactor.unwrap(),
             machine,
             agents,
-            checks: Checks::default(),
+            checks,
             batch: *dice.pick(&[1, 2, 4, 8, 16]),
             tempo: *dice.pick(&[20_000, MS, 20 * MS]),
             drain,

@@ -115,6 +115,18 @@ impl Reference {
         self.bytes.len() - self.head
     }
 
+    /// Bytes that the frame begun lacks, by the length that it claims; up to its header
+    /// as long as that is not there. None if nothing is begun.
+    pub fn lacks(&self) -> Option<usize> {
+        let begun = &self.bytes[self.head..];
+        let whole = match begun {
+            [] => return None,
+            [_, _, high, low, ..] => usize::from(u16::from_be_bytes([*high, *low])) + 8,
+            _ => 4,
+        };
+        Some(whole.saturating_sub(begun.len()).max(1))
+    }
+
     /// Bytes of the stream that were read.
     pub fn known(&self) -> u64 {
         self.at + self.pending() as u64

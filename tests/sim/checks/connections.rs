@@ -1,7 +1,7 @@
 //! What must hold of each connection that is there.
 
 use hawk::reactor::{ConnectionView, Standing};
-use hawk::session::StopReason;
+use hawk::session::{OUTPUT_HIGH_WATER, OUTPUT_LOW_WATER, StopReason};
 
 use super::super::conversation::Conversation;
 use super::super::counts::Event;
@@ -30,7 +30,13 @@ pub(super) fn look_at(slot: usize, view: &ConnectionView, machine: &mut Machine)
     }
     let owed = machine.is_owed(slot);
     let ready = machine.store.is_ready();
-    let Machine { links, store, .. } = &mut *machine;
+    let unready_now = machine.unready_now;
+    let Machine {
+        links,
+        store,
+        counts,
+        ..
+    } = &mut *machine;
     let link = &mut links[slot];
     // What nobody has touched is as it was.
     let touched = link.read_now || link.taken_now || link.wrote_now;
@@ -44,15 +50,33 @@ pub(super) fn look_at(slot: usize, view: &ConnectionView, machine: &mut Machine)
     // Who has read to the end has no use for the error that may follow.
     let readable = link.is_readable() && !link.edge && view.standing != Standing::Finishing;
     let reads = view.stopped.is_some() || view.queued;
-    let held = !view.held || !ready || view.queued;
+    let rightly_held = !view.held || !ready || view.queued;
     let seen = view.undecoded && view.stopped.is_none() && !view.queued;
     let consumed = link.conversation.reference.known() - view.buffered as u64;
     if link.read_now || consumed != link.last.consumed {
         link.moved_at = now;
     }
+    // Who is in the run queue has its turn, now or after those before it. It may be
+    // that the store is full again by then.
+    let did = touched || link.tried_now || consumed != link.last.consumed;
+    let moved = did || view.frames != link.last.frames || !view.queued;
+    let held = view.stopped == Some(StopReason::Store) && unready_now;
+    link.passed_over = match moved || held {
+        true => 0,
+        false => link.passed_over + 1,
+    };
+    let passed_over = link.passed_over;
+    if passed_over > 1 || link.late > 0 {
+        counts.saw(Event::PhaseBudgetSpent);
+    }
+    let shift = view.unsent as isize - link.unsent as isize;
+    link.unsent = view.unsent;
     link.last = Last {
         consumed,
         frames: view.frames,
+        buffer: view.buffer,
+        buffered: view.buffered,
+        undecoded: view.undecoded,
         waits: view.waits_for_buffer,
         tried: link.tried_now,
         owed,
@@ -61,6 +85,12 @@ pub(super) fn look_at(slot: usize, view: &ConnectionView, machine: &mut Machine)
     };
     (link.read_now, link.taken_now, link.wrote_now) = (false, false, false);
     (link.tried_now, link.read_unready) = (false, false);
+    machine.unsent = machine.unsent.wrapping_add_signed(shift);
+    if passed_over > 1 + patience(machine) {
+        machine.breaks(port, "it is in the run queue and has no turn", || {
+            format!("{view:?}")
+        });
+    }
     if !exact {
         machine.breaks(port, "replies are neither written nor kept", || {
             format!("{unsent:?} to be kept, {view:?}")
@@ -77,7 +107,7 @@ pub(super) fn look_at(slot: usize, view: &ConnectionView, machine: &mut Machine)
             format!("{arrived} {view:?}")
         });
     }
-    machine.demand(held, port, "it waits for the store, which is ready");
+    machine.demand(rightly_held, port, "it waits for the store, which is ready");
     machine.demand(
         !seen || matches!(view.standing, Standing::Closing(_)),
         port,
@@ -94,6 +124,14 @@ pub(super) fn look_at(slot: usize, view: &ConnectionView, machine: &mut Machine)
         "too much is kept of what was read",
     );
     machine.demand(view.buffered <= view.buffer, port, "bytes without a buffer");
+}
+
+/// Turns that one more may have to wait for its own: in each of them somebody has one.
+pub(super) fn patience(machine: &Machine) -> usize {
+    match machine.bites {
+        true => 2 * machine.links.len(),
+        false => 0,
+    }
 }
 
 /// An agent is listened to, or there is a reason why not.
@@ -130,7 +168,10 @@ fn conversing(slot: usize, view: &ConnectionView, machine: &mut Machine) {
     let settled = link.last.owed && !owed;
     let consumed = conversation.reference.known() - view.buffered as u64;
     let another = consumed != link.last.consumed;
-    link.patience.observe(view.stopped, link.read_now, now);
+    // There was room for the replies of all for a moment, before others took it.
+    let resumed = !machine.output_was_short && view.unsent <= OUTPUT_LOW_WATER;
+    link.patience
+        .observe(view.stopped, link.read_now, resumed, now);
     if view.frames > link.last.frames || settled || link.taken_now {
         link.patience.passed(now);
     }
@@ -139,21 +180,22 @@ fn conversing(slot: usize, view: &ConnectionView, machine: &mut Machine) {
     let deadline = link.patience.deadline(terms, owed, now);
     // One deadline is acted on at a time: the next that is over has its own alarm.
     let just_dropped = now < link.dropped_at + RESOLUTION;
-    let in_time =
-        view.queued || just_dropped || deadline.is_none_or(|(_, over)| over < RESOLUTION as i64);
+    let slowed_long = view.stopped == Some(StopReason::Rate)
+        && link.last.stopped == Some(StopReason::Rate)
+        && !link.read_now
+        && !another
+        && now - link.moved_at.max(link.slowed_at)
+            > 1_000_000_000 / u64::from(rate.unwrap_or(1)) + RESOLUTION + MS;
+    let over = deadline.is_some_and(|(_, over)| over >= RESOLUTION as i64) && !just_dropped;
+    let in_time = view.queued || !(over || slowed_long);
+    link.late = if in_time { 0 } else { link.late + 1 };
+    let late = link.late;
     let unready = link.read_unready;
     let reason = match view.stopped {
         Some(StopReason::Buffer) => view.waits_for_buffer,
         Some(StopReason::Store) => !ready || owed || view.queued,
         Some(StopReason::Output) => view.unsent > 0 && (link.blocked || link.edge || view.queued),
-        Some(StopReason::Rate) => rate.is_some_and(|rate| {
-            link.read_now
-                || another
-                || view.queued
-                || link.last.stopped != Some(StopReason::Rate)
-                || now - link.moved_at.max(link.slowed_at)
-                    <= 1_000_000_000 / u64::from(rate) + RESOLUTION + MS
-        }),
+        Some(StopReason::Rate) => rate.is_some(),
         None => !view.waits_for_buffer,
     };
     if view.stopped == Some(StopReason::Rate) && link.last.stopped != Some(StopReason::Rate) {
@@ -175,6 +217,7 @@ fn conversing(slot: usize, view: &ConnectionView, machine: &mut Machine) {
     }
     let entered = view.stopped != link.last.stopped;
     if let Some(reason) = view.stopped.filter(|_| entered) {
+        machine.stopped_early |= reason == StopReason::Output && view.unsent <= OUTPUT_HIGH_WATER;
         machine.counts.saw(match reason {
             StopReason::Output => Event::OutputStop,
             StopReason::Rate => Event::RateStop,
@@ -201,7 +244,7 @@ fn conversing(slot: usize, view: &ConnectionView, machine: &mut Machine) {
         port,
         "too much junk, and it goes on",
     );
-    if !in_time {
+    if late > patience(machine) {
         machine.breaks(port, "a deadline is missed", || {
             format!("{deadline:?} {view:?}")
         });

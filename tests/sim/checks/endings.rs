@@ -8,6 +8,7 @@ use hawk::stats::Cause;
 
 use super::super::link::Stage;
 use super::super::machine::Machine;
+use super::connections::patience;
 use super::{Checks, LINGER, RESOLUTION, TURNED_AWAY};
 
 impl Checks {
@@ -224,7 +225,7 @@ pub(super) fn begin_closing(
 /// A connection that is being closed comes to its end.
 pub(super) fn closing(slot: usize, cause: Cause, machine: &mut Machine) {
     let idle = machine.terms.idle;
-    let link = &machine.links[slot];
+    let link = &mut machine.links[slot];
     let port = link.peer.port();
     let Some((first, since)) = link.closing else {
         return;
@@ -234,8 +235,10 @@ pub(super) fn closing(slot: usize, cause: Cause, machine: &mut Machine) {
         None => since + LINGER.max(idle),
     };
     let overdue = machine.now >= end + RESOLUTION;
+    link.late = if overdue { link.late + 1 } else { 0 };
+    let late = link.late > patience(machine);
     machine.must_wake_by(end + RESOLUTION, port);
-    machine.demand(!overdue, port, "a connection that is closed does not end");
+    machine.demand(!late, port, "a connection that is closed does not end");
     machine.demand(
         first == cause,
         port,

@@ -3,11 +3,13 @@
 mod connections;
 mod endings;
 
-use hawk::reactor::Reactor;
 use hawk::reactor::kernel::Kernel;
+use hawk::reactor::{Config, Reactor};
 use hawk::session::{Handler, OUTPUT_HIGH_WATER};
 use hawk::stats::Cause;
+use hawk::wire::MAX_REPLY_LINE;
 
+use self::connections::patience;
 use super::counts::Event;
 use super::link::Link;
 use super::machine::Machine;
@@ -35,8 +37,8 @@ const TURNED_AWAY: usize = 32;
 const BACKLOG_PATIENCE: u64 = 110 * MS;
 
 /// What is kept between two looks.
-#[derive(Default)]
 pub struct Checks {
+    config: Config,
     stats: hawk_pool::Stats,
     closed: [u64; Cause::ALL.len()],
     /// Who waited for a buffer, in their order.
@@ -45,9 +47,29 @@ pub struct Checks {
     waiting: Vec<usize>,
     /// Longest buffers handed out so far.
     longest: u64,
+    /// Turns in which somebody waited for a buffer although there was room.
+    idle_room: usize,
+    /// Lines said so far, and bytes of replies to come after the last turn, at most.
+    lines: u64,
+    output: usize,
 }
 
 impl Checks {
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            stats: hawk_pool::Stats::default(),
+            closed: [0; Cause::ALL.len()],
+            waiters: Vec::new(),
+            allowed: Vec::new(),
+            waiting: Vec::new(),
+            longest: 0,
+            idle_room: 0,
+            lines: 0,
+            output: 0,
+        }
+    }
+
     /// Looks at everything. `over`: it was the last turn.
     pub fn look<H: Handler, K: Kernel>(
         &mut self,
@@ -55,6 +77,7 @@ impl Checks {
         machine: &mut Machine,
         over: bool,
     ) {
+        machine.output_was_short = machine.output_is_short();
         self.closings(reactor, machine, over);
         machine.wake_by = (machine.store.hand_over_at().unwrap_or(u64::MAX), 0);
         let mut in_use = [0; CLASSES.len()];
@@ -97,6 +120,7 @@ impl Checks {
         self.pool(reactor, machine, &in_use);
         self.queue(reactor, machine);
         Self::counters(reactor, machine);
+        self.output(reactor, machine);
         let waits = machine.listens && !machine.backlog.is_empty();
         let since = machine.now - machine.waiting_since;
         machine.demand(
@@ -164,11 +188,26 @@ impl Checks {
         let longest = self.stats.classes.last().map_or(0, |class| class.checkouts);
         let tickets = self.stats.classes.last().map_or(0, |class| class.waiters);
         machine.demand(tickets == wait, 0, "tickets and those who wait differ");
-        if !self.waiting.is_empty() {
+        let mut room = false;
+        machine.somebody_waits = !self.waiting.is_empty();
+        if machine.somebody_waits {
             machine.counts.saw(Event::BufferWait);
             let held: usize = self.stats.classes.iter().map(|c| c.in_use * c.size).sum();
-            let room = held + LONGEST <= self.stats.limit;
-            machine.demand(!room, 0, "somebody waits for a buffer and there is room");
+            room = held + LONGEST <= self.stats.limit;
+        }
+        // They are served in this turn, or at once in those that follow.
+        let served = machine.bites && longest > self.longest;
+        self.idle_room = match room && !served {
+            true => self.idle_room + 1,
+            false => 0,
+        };
+        machine.demand(
+            self.idle_room <= patience(machine),
+            0,
+            "somebody waits for a buffer and there is room",
+        );
+        if room {
+            machine.must_wake_by(machine.now, 0);
         }
         // Who waited before and had no turn stands where it stood; and whoever was behind
         // it had none either.
@@ -199,6 +238,38 @@ impl Checks {
         );
         machine.demand(!passed_over, 0, "a buffer goes past the queue");
         std::mem::swap(&mut self.waiters, &mut self.waiting);
+    }
+
+    /// Replies to come are within their bound, and are why somebody is stopped if it is
+    /// said that they are.
+    fn output<H: Handler, K: Kernel>(&mut self, reactor: &Reactor<H, K>, machine: &mut Machine) {
+        let figures = reactor.figures();
+        let same = figures.unsent == machine.unsent;
+        machine.demand(same, 0, "the sum of unsent replies");
+        let nothing = machine.store.all_is_told() && figures.owed > 0;
+        machine.demand(!nothing, 0, "replies wait for a commit that is over");
+        machine.owed = figures.owed;
+        let output = figures.unsent + figures.owed * MAX_REPLY_LINE;
+        // As the documentation has it, for so many connections as there are.
+        self.config.max_connections = machine.links.len();
+        let bound = output <= self.config.most_output();
+        machine.demand(bound, 0, "more replies are kept than is ever to be");
+        // How many there may have been within the turn.
+        let tally = figures.tally;
+        let lines = tally.heartbeats + tally.reports + tally.busy + tally.refused_total();
+        let said = (lines - self.lines) as usize * MAX_REPLY_LINE;
+        let most = self.output.max(output) + said;
+        let early = std::mem::take(&mut machine.stopped_early);
+        machine.unready_now = false;
+        machine.demand(
+            !early || most > machine.output_limit / 4 * 3,
+            0,
+            "somebody is stopped for its replies although there is room for more",
+        );
+        if machine.output_is_short() {
+            machine.counts.saw(Event::OutputShort);
+        }
+        (self.lines, self.output) = (lines, output);
     }
 
     fn counters<H: Handler, K: Kernel>(reactor: &Reactor<H, K>, machine: &mut Machine) {
