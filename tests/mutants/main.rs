@@ -92,17 +92,14 @@ fn build() -> PathBuf {
             "sim",
             "--no-run",
         ])
-        .args(["--message-format", "json"])
+        .args(["--message-format", "json-render-diagnostics"])
         .env("CARGO_TARGET_DIR", folder.join("target"))
         .current_dir(&folder)
         .stderr(Stdio::inherit())
         .output()
         .expect("cargo starts");
     let messages = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success(),
-        "the copy does not compile: {messages}"
-    );
+    assert!(output.status.success(), "the copy does not compile");
     let mut programs = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         Some(PathBuf::from(message["executable"].as_str()?))

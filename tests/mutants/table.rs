@@ -45,6 +45,8 @@ const WHEEL: &str = "src/wheel.rs";
 const POOL: &str = "pool/src/ledger.rs";
 const REACTOR: &str = "src/reactor/mod.rs";
 const CONNECTION: &str = "src/reactor/connection.rs";
+const INTAKE: &str = "src/reactor/connection/intake.rs";
+const OUTPUT_LIMIT: &str = "src/reactor/output_limit.rs";
 const CLOSING: &str = "src/reactor/connection/closing.rs";
 
 pub const MUTANTS: &[Mutant] = &[
@@ -138,6 +140,27 @@ pub const MUTANTS: &[Mutant] = &[
         Expression("self.unsent().len() > limit && limit == 0"),
     ),
     mutant(
+        "session: who has replies to come is read from when all have too many",
+        SESSION,
+        "_ => room.high_water(),",
+        Text("_ if MUTANT => OUTPUT_HIGH_WATER,\n            _ => room.high_water(),"),
+    ),
+    mutant(
+        "session: who stopped reading for all too many goes on with some of its own",
+        SESSION,
+        "Some(StopReason::Output) => room.low_water(),",
+        Text(
+            "Some(StopReason::Output) if MUTANT => OUTPUT_LOW_WATER,
+            Some(StopReason::Output) => room.low_water(),",
+        ),
+    ),
+    mutant(
+        "unsent: the share of a session that ends stays in the sum",
+        "src/session/unsent.rs",
+        "self.total.0.set(self.total.get() - self.bytes.len());",
+        Statement(""),
+    ),
+    mutant(
         "session: a byte is written twice",
         SESSION,
         "unsent.advance(bytes);",
@@ -186,6 +209,13 @@ pub const MUTANTS: &[Mutant] = &[
         "src/session/rate.rs",
         "|full| full.max(now)",
         Text("|full| if MUTANT { full } else { full.max(now) }"),
+    ),
+    // What packets say.
+    mutant(
+        "plain: eight digits count as seven",
+        "src/wire/plain.rs",
+        "value.wrapping_mul(100_000_000)",
+        Expression("value.wrapping_mul(10_000_000)"),
     ),
     // The timers.
     mutant(
@@ -272,6 +302,35 @@ pub const MUTANTS: &[Mutant] = &[
         Expression("false"),
     ),
     mutant(
+        "reactor: for whom a phase has no time loses its place",
+        REACTOR,
+        "break;\n            }\n            let Some(id) = self.run_queue.pop_front()",
+        Text(
+            "if MUTANT { self.run_queue.pop_front(); }
+                break;
+            }
+            let Some(id) = self.run_queue.pop_front()",
+        ),
+    ),
+    mutant(
+        "reactor: alarms for which a phase has no time are dropped",
+        REACTOR,
+        "if self.due.is_empty() {",
+        Text("if MUTANT { self.due.clear(); }\n        if self.due.is_empty() {"),
+    ),
+    mutant(
+        "reactor: it sleeps on alarms for which a phase had no time",
+        REACTOR,
+        "|| !self.due.is_empty()",
+        Text("|| (!MUTANT && !self.due.is_empty())"),
+    ),
+    mutant(
+        "reactor: it sleeps although somebody who waits could have a buffer",
+        REACTOR,
+        "self.waiters_go_on = true;",
+        Statement(""),
+    ),
+    mutant(
         "reactor: a stale name finds who has the place now",
         "src/reactor/connections.rs",
         ".get_mut(id.slot as usize)\n            .filter(|connection| connection.generation == id.generation)",
@@ -285,6 +344,24 @@ pub const MUTANTS: &[Mutant] = &[
         "src/reactor/ledger.rs",
         "Some(run) if run.connection == connection => run.length += 1,",
         Text("Some(run) if MUTANT || run.connection == connection => run.length += 1,"),
+    ),
+    mutant(
+        "ledger: what was owed is owed for ever",
+        "src/reactor/ledger.rs",
+        "self.owed -= page.as_ref().map_or(0, |page| page.replies.len());",
+        Statement(""),
+    ),
+    mutant(
+        "output limit: replies that wait for a commit do not count",
+        OUTPUT_LIMIT,
+        "unsent + owed * MAX_REPLY_LINE",
+        Expression("{ let _ = owed; unsent }"),
+    ),
+    mutant(
+        "output limit: once reached, it is so until all is read",
+        OUTPUT_LIMIT,
+        "self.limit / 4 * 3\n        } else",
+        Text("if MUTANT { 0 } else { self.limit / 4 * 3 }\n        } else"),
     ),
     mutant(
         "settle: a report that was lost is acknowledged",
@@ -352,8 +429,28 @@ pub const MUTANTS: &[Mutant] = &[
         Expression("Some(outcome)"),
     ),
     mutant(
+        "connection: who has begun a frame takes more while others wait",
+        CONNECTION,
+        "true => wire::missing(self.input.window()),",
+        Text(
+            "true if !MUTANT => wire::missing(self.input.window()),\n                true => usize::MAX,",
+        ),
+    ),
+    mutant(
+        "connection: who has ended its frame keeps the buffer while others wait",
+        CONNECTION,
+        "to_its_end && self.input.window().is_empty()",
+        Expression("false"),
+    ),
+    mutant(
+        "intake: much is read although there is no room for replies",
+        INTAKE,
+        "OutputRoom::None => LEAST_READ,",
+        Text("OutputRoom::None => if MUTANT { usize::MAX } else { LEAST_READ },"),
+    ),
+    mutant(
         "intake: a short read has drained the socket, end of file or not",
-        "src/reactor/connection/intake.rs",
+        INTAKE,
         "read < room && !self.end_in_sight",
         Expression("read < room"),
     ),
