@@ -59,7 +59,7 @@ fn a_report_allocates_nothing() {
         let _stop = StopOnDrop;
         allocations_at(address)
     });
-    reactor.run().unwrap();
+    while reactor.turn(None).unwrap().is_none() {}
     reactor.into_handler().finish(PATIENCE, PATIENCE).unwrap();
     let allocations = agent.join().unwrap();
     assert!(

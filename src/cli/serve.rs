@@ -232,7 +232,7 @@ impl ServeArgs {
             },
         );
         output::print(&format!("listening on {address}\n"))?;
-        let stop = reactor.run()?;
+        let stop = drive(&mut reactor)?;
         log::info!("served {}", reactor.served());
         match stop {
             Stop::Drained => {
@@ -303,6 +303,22 @@ impl ServeArgs {
              (ulimit -n, or LimitNOFILE= in the unit) or give --max-connections {most} or less"
         );
         Ok(wanted)
+    }
+}
+
+/// Has the loop turn until it has stopped.
+fn drive(reactor: &mut Reactor<Keeper, Linux>) -> Result<Stop, Error> {
+    loop {
+        let stop = reactor.turn(None)?;
+        if reactor.upgrade_wanted() {
+            log::warn!(
+                "SIGUSR2: this version cannot hand over to another while it serves; stop it and \
+                 start the other one"
+            );
+        }
+        if let Some(stop) = stop {
+            return Ok(stop);
+        }
     }
 }
 

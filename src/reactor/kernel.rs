@@ -116,6 +116,9 @@ pub enum Event {
     Signals,
     /// Another thread called the waker.
     Woken,
+    /// Something that is no connection became ready, see
+    /// [`watch_other`](super::Linux::watch_other).
+    Other(OtherToken),
     /// A socket became ready.
     Ready(SocketToken, Readiness),
 }
@@ -123,6 +126,10 @@ pub enum Event {
 /// The name under which a socket is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketToken(pub u64);
+
+/// The name under which something that is no connection is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherToken(pub u8);
 
 /// What a socket is ready for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -146,4 +153,6 @@ pub enum Signal {
     Stop,
     /// Log all statistics.
     Statistics,
+    /// Hand everything over to a new process.
+    Upgrade,
 }

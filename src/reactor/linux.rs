@@ -5,15 +5,17 @@ mod listen;
 use std::fmt;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use mio::event::Event as Happened;
 use mio::net::{TcpListener, TcpStream};
+use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook_mio::v1_0::Signals;
 
-use super::kernel::{Accept, Event, Kernel, Readiness, Signal, Socket, SocketToken};
+use super::kernel::{Accept, Event, Kernel, OtherToken, Readiness, Signal, Socket, SocketToken};
 use crate::session::Wake;
 use crate::time::Moment;
 
@@ -23,6 +25,11 @@ const EVENTS: usize = 1024;
 const LISTENER: Token = Token(usize::MAX);
 const SIGNALS: Token = Token(usize::MAX - 1);
 const WAKER: Token = Token(usize::MAX - 2);
+
+/// The first of those for what is no connection: 256 of them, below the ones above. No
+/// socket has one of these, for no slot is as high (see [`SocketToken`]).
+const OTHERS: usize = usize::MAX - 2 - 256;
+const LAST_OTHER: usize = OTHERS + u8::MAX as usize;
 
 // A socket's token must fit mio's.
 const _: () = assert!(usize::BITS == u64::BITS, "hawk is for 64-bit machines");
@@ -41,7 +48,7 @@ impl Linux {
     /// Whatever `epoll_create(2)` and sigaction(2) have to say.
     pub fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])?;
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1, SIGUSR2])?;
         poll.registry()
             .register(&mut signals, SIGNALS, Interest::READABLE)?;
         Ok(Self {
@@ -49,6 +56,33 @@ impl Linux {
             events: Events::with_capacity(EVENTS),
             signals,
         })
+    }
+
+    /// From now on tells of `descriptor`, as [`Event::Other`] under this token, whenever it
+    /// becomes ready for reading or writing and was not before: edge-triggered, so
+    /// whoever is told goes on until it would block. It is to be
+    /// [unwatched](Self::unwatch_other) before it is closed if a duplicate of it lives on.
+    ///
+    /// # Errors
+    /// Whatever `epoll_ctl(2)` has to say.
+    pub fn watch_other(
+        &mut self,
+        descriptor: BorrowedFd<'_>,
+        OtherToken(token): OtherToken,
+    ) -> io::Result<()> {
+        let token = Token(OTHERS + usize::from(token));
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let mut source = SourceFd(&descriptor.as_raw_fd());
+        self.poll.registry().register(&mut source, token, both)
+    }
+
+    /// Tells of `descriptor` no more.
+    ///
+    /// # Errors
+    /// Whatever `epoll_ctl(2)` has to say.
+    pub fn unwatch_other(&mut self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        let mut source = SourceFd(&descriptor.as_raw_fd());
+        self.poll.registry().deregister(&mut source)
     }
 }
 
@@ -103,6 +137,9 @@ impl Kernel for Linux {
             LISTENER => Event::Newcomers,
             SIGNALS => Event::Signals,
             WAKER => Event::Woken,
+            // What is cut off is zero: there are 256.
+            #[allow(clippy::cast_possible_truncation)]
+            Token(token @ OTHERS..=LAST_OTHER) => Event::Other(OtherToken((token - OTHERS) as u8)),
             Token(token) => Event::Ready(SocketToken(token as u64), readiness(event)),
         })
     }
@@ -112,6 +149,7 @@ impl Kernel for Linux {
         pending
             .map(|signal| match signal {
                 SIGUSR1 => Signal::Statistics,
+                SIGUSR2 => Signal::Upgrade,
                 _ => Signal::Stop,
             })
             .collect()
@@ -161,5 +199,35 @@ impl Accept for TcpListener {
 impl fmt::Debug for Linux {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Linux").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::os::fd::AsFd as _;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_connection_is_told_of_under_its_token_until_it_is_watched_no_more() {
+        let mut linux = Linux::new().unwrap();
+        let told = |linux: &mut Linux, timeout| {
+            linux.wait(Some(timeout)).unwrap();
+            linux.events().collect::<Vec<_>>()
+        };
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        for token in [0, 7, u8::MAX].map(OtherToken) {
+            linux.watch_other(ours.as_fd(), token).unwrap();
+            assert_eq!(told(&mut linux, Duration::ZERO), [Event::Other(token)]);
+            assert_eq!(told(&mut linux, Duration::ZERO), []);
+            theirs.write_all(b"x").unwrap();
+            let patience = Duration::from_secs(20);
+            assert_eq!(told(&mut linux, patience), [Event::Other(token)]);
+            linux.unwatch_other(ours.as_fd()).unwrap();
+            theirs.write_all(b"x").unwrap();
+            assert_eq!(told(&mut linux, Duration::ZERO), []);
+        }
     }
 }

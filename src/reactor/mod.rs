@@ -37,7 +37,7 @@ pub use self::config::{Config, Error, Stop};
 pub use self::connection::{ConnectionView, Standing};
 use self::connection::{Outcome, Shop};
 use self::connections::{ConnectionId, Connections};
-use self::kernel::{Event, Kernel};
+use self::kernel::{Event, Kernel, OtherToken};
 use self::ledger::Ledger;
 pub use self::linux::Linux;
 use self::listener::Listener;
@@ -99,8 +99,12 @@ pub struct Reactor<H, K: Kernel> {
     config: Config,
     housekeeping: Housekeeping,
     refusals: Refusals,
+    /// What is no connection and became ready, for whoever drives the loop.
+    others: Vec<OtherToken>,
     /// Whether signals wait to be obeyed; looking for them costs system calls.
     signalled: bool,
+    /// Whether a signal asked for a new process.
+    upgrade_wanted: bool,
     /// The end of the drain timeout, once the server was told to stop.
     stop_at: Option<Moment>,
     interrupted: bool,
@@ -162,7 +166,9 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             },
             config,
             refusals: Refusals::default(),
+            others: Vec::new(),
             signalled: false,
+            upgrade_wanted: false,
             stop_at: None,
             interrupted: false,
         })
@@ -179,24 +185,14 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
     }
 
-    /// Serves until it is told to stop, and has stopped.
+    /// One turn of the event loop, which waits for events no longer than `until`; how
+    /// the loop ended, if it did. Between two turns whoever drives the loop does its own
+    /// work, and everybody else waits meanwhile.
     ///
     /// # Errors
     /// Only what makes going on impossible: a broken poll.
-    pub fn run(&mut self) -> Result<Stop, Error> {
-        loop {
-            if let Some(stop) = self.turn()? {
-                return Ok(stop);
-            }
-        }
-    }
-
-    /// One turn of the event loop; how it ended, if it did.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run).
-    pub fn turn(&mut self) -> Result<Option<Stop>, Error> {
-        self.wait()?;
+    pub fn turn(&mut self, until: Option<Moment>) -> Result<Option<Stop>, Error> {
+        self.wait(until)?;
         self.shop.desk.handler.begin_turn(self.shop.now);
         self.settle_commits();
         self.mark_readiness();
@@ -211,6 +207,16 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         Ok(self.stopped())
     }
 
+    /// What the sockets live on, to have it watch something that is no connection.
+    pub fn kernel(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
+    /// What is no connection and became ready since the last call, each once.
+    pub fn take_others(&mut self) -> Vec<OtherToken> {
+        std::mem::take(&mut self.others)
+    }
+
     /// What was served so far, as `key=value` pairs.
     #[must_use]
     pub fn served(&self) -> String {
@@ -223,14 +229,14 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         self.shop.desk.handler
     }
 
-    fn wait(&mut self) -> io::Result<()> {
-        self.kernel.wait(self.timeout())?;
+    fn wait(&mut self, until: Option<Moment>) -> io::Result<()> {
+        self.kernel.wait(self.timeout(until))?;
         self.shop.now = self.kernel.now();
         Ok(())
     }
 
     /// Zero only while there is something to do at once.
-    fn timeout(&self) -> Option<Duration> {
+    fn timeout(&self, until: Option<Moment>) -> Option<Duration> {
         // Fresh, because a turn with much to do takes a while.
         let now = self.kernel.now();
         let accepts = self.listener.as_ref().is_some_and(|l| l.is_ready(now));
@@ -239,6 +245,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             return Some(Duration::ZERO);
         }
         let next = [
+            until,
             self.wheel.next(),
             self.listener.as_ref().and_then(Listener::retry_at),
             self.stop_at,
@@ -260,6 +267,11 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
                 Event::Signals => self.signalled = true,
                 // What it tells of is looked for in every turn.
                 Event::Woken => {}
+                Event::Other(token) => {
+                    if !self.others.contains(&token) {
+                        self.others.push(token);
+                    }
+                }
                 Event::Ready(token, readiness) => {
                     let id = ConnectionId::from_token(token);
                     if let Some(connection) = self.connections.get(id)

@@ -18,6 +18,17 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
     }
 
+    /// Whether it was told to stop.
+    #[must_use]
+    pub const fn is_stopping(&self) -> bool {
+        self.stop_at.is_some()
+    }
+
+    /// Whether a signal asked for a new process since the last call.
+    pub fn upgrade_wanted(&mut self) -> bool {
+        std::mem::take(&mut self.upgrade_wanted)
+    }
+
     pub(super) fn obey_signals(&mut self) {
         if !std::mem::take(&mut self.signalled) {
             return;
@@ -25,6 +36,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         for signal in self.kernel.signals() {
             match signal {
                 Signal::Statistics => self.log_stats(true),
+                Signal::Upgrade => self.upgrade_wanted = true,
                 Signal::Stop if self.stop_at.is_some() => self.interrupted = true,
                 Signal::Stop => self.begin_stop(),
             }

@@ -92,6 +92,7 @@ struct Fake {
     /// How long the last wait was to be, at most.
     patience: Option<Duration>,
     later: Duration,
+    signals: Vec<Signal>,
 }
 
 impl Kernel for Fake {
@@ -132,7 +133,7 @@ impl Kernel for Fake {
     }
 
     fn signals(&mut self) -> Vec<Signal> {
-        Vec::new()
+        std::mem::take(&mut self.signals)
     }
 }
 
@@ -203,11 +204,45 @@ fn speak(reactor: &mut Reactor<Nurse, Fake>, ends: &[End], sent: &[u8]) {
 }
 
 fn turn(reactor: &mut Reactor<Nurse, Fake>) {
-    assert_eq!(reactor.turn().unwrap(), None);
+    assert_eq!(reactor.turn(None).unwrap(), None);
 }
 
 fn bytes_in(reactor: &Reactor<Nurse, Fake>) -> u64 {
     reactor.figures().counters.bytes_in
+}
+
+#[test]
+fn a_turn_waits_no_longer_than_it_is_told_and_no_longer_than_it_must() {
+    let mut reactor = reactor(MIN_POOL_LIMIT);
+    turn(&mut reactor);
+    let own = reactor.kernel.patience.unwrap();
+    let now = reactor.kernel.now();
+    for (until, waits) in [(own / 2, own / 2), (2 * own, own)] {
+        assert_eq!(reactor.turn(Some(now.after(until))).unwrap(), None);
+        assert_eq!(reactor.kernel.patience, Some(waits));
+    }
+    assert_eq!(reactor.turn(Some(now)).unwrap(), None);
+    assert_eq!(reactor.kernel.patience, Some(Duration::ZERO));
+}
+
+#[test]
+fn what_is_no_connection_is_told_of_once_and_an_upgrade_is_asked_for_once() {
+    let mut reactor = reactor(MIN_POOL_LIMIT);
+    let [one, two] = [OtherToken(0), OtherToken(255)];
+    reactor.kernel.coming = [one, two, one].map(Event::Other).to_vec();
+    turn(&mut reactor);
+    assert_eq!(reactor.take_others(), [one, two]);
+    assert_eq!(reactor.take_others(), []);
+    assert!(!reactor.upgrade_wanted());
+
+    reactor.kernel.signals.push(Signal::Upgrade);
+    turn(&mut reactor);
+    assert!(!reactor.upgrade_wanted(), "nobody has told of a signal");
+    reactor.kernel.coming.push(Event::Signals);
+    turn(&mut reactor);
+    assert!(reactor.upgrade_wanted());
+    assert!(!reactor.upgrade_wanted());
+    assert!(!reactor.is_stopping());
 }
 
 /// More than a phase may do, with all that is read beyond it by who is the last.

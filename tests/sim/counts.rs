@@ -20,6 +20,8 @@ pub enum Event {
     ClockJump,
     SpuriousWake,
     StatisticsSignal,
+    UpgradeSignal,
+    OtherReady,
     StopSignal,
     SecondStop,
     // What was seen.
@@ -48,7 +50,7 @@ pub enum Event {
 }
 
 impl Event {
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 42] = [
         Self::Delivery,
         Self::Take,
         Self::HalfClose,
@@ -65,6 +67,8 @@ impl Event {
         Self::ClockJump,
         Self::SpuriousWake,
         Self::StatisticsSignal,
+        Self::UpgradeSignal,
+        Self::OtherReady,
         Self::StopSignal,
         Self::SecondStop,
         Self::Turn,

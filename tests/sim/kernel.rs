@@ -74,6 +74,12 @@ impl Kernel for SimKernel {
             port,
             "the server sleeps through a deadline",
         );
+        let until = machine.turn_until.unwrap_or(u64::MAX);
+        machine.demand(
+            wakes <= until.max(machine.now),
+            0,
+            "the server waits for longer than its turn may last",
+        );
         machine.collect();
         if machine.events.is_empty() {
             machine.now = machine.now.max(wakes.min(machine.until));
@@ -102,6 +108,8 @@ impl Machine {
         if std::mem::take(&mut self.signalled) {
             self.events.push(Said::Signals);
         }
+        let others = self.others.iter();
+        self.events.extend(others.map(|token| Said::Other(*token)));
         if self.woken.swap(false, Ordering::Relaxed) {
             self.events.push(Said::Woken);
         }

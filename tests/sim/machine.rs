@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use hawk::reactor::kernel::{Event as Said, Signal};
+use hawk::reactor::kernel::{Event as Said, OtherToken, Signal};
 use hawk::session::OUTPUT_HIGH_WATER;
 use hawk::stats::Cause;
 use hawk::wire::{Busy, MAX_REPLY_LINE, Reply};
@@ -92,6 +92,12 @@ pub struct Machine {
     pub woken: Arc<AtomicBool>,
     pub signals: Vec<Signal>,
     pub signalled: bool,
+    /// The server was asked for a new process, and whoever drives it is not told yet.
+    pub upgrade: bool,
+    /// What is no connection and became ready, likewise.
+    pub others: Vec<OtherToken>,
+    /// By when the turn is to end its wait, if it is told.
+    pub turn_until: Option<u64>,
     pub events: Vec<Said>,
     /// How long the server was ready to wait.
     pub asked: Option<Duration>,
@@ -143,6 +149,9 @@ impl Machine {
             woken: Arc::default(),
             signals: Vec::new(),
             signalled: false,
+            upgrade: false,
+            others: Vec::new(),
+            turn_until: None,
             events: Vec::new(),
             asked: None,
             stopping: None,

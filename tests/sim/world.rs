@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use hawk::admission::Rules;
 use hawk::log_sink::LeftOut;
-use hawk::reactor::kernel::Signal;
+use hawk::reactor::kernel::{OtherToken, Signal};
 use hawk::reactor::{Config, MIN_POOL_LIMIT, PhaseBudget, Reactor, Stop};
 use hawk::session::{Fate, Limits, Rate};
+use hawk::time::Moment;
 
 use super::agent::Agent;
 use super::checks::{Checks, LONGEST};
@@ -220,6 +221,19 @@ impl World {
                 machine.counts.saw(Event::ClockJump);
                 machine.trace(0, "the process will stand still for ns", machine.jump);
             }
+            10 => {
+                machine.signals.push(Signal::Upgrade);
+                machine.signalled = true;
+                machine.upgrade = true;
+                machine.counts.saw(Event::UpgradeSignal);
+            }
+            11 => {
+                let token = OtherToken(self.dice.roll() as u8);
+                if !machine.others.contains(&token) {
+                    machine.others.push(token);
+                }
+                machine.counts.saw(Event::OtherReady);
+            }
             _ => {
                 let agent = self.dice.below(self.agents.len());
                 return self.agents[agent].act(machine);
@@ -264,14 +278,22 @@ impl World {
         let (calls, before) = {
             let machine = &mut *self.machine.borrow_mut();
             machine.until = until.min(machine.store.due().unwrap_or(u64::MAX));
+            machine.turn_until = self.dice.one_in(4).then_some(until);
             machine.counts.saw(Event::Turn);
             (machine.calls, machine.store.kept())
         };
+        let turn_until = self.machine.borrow().turn_until.map(Moment::from_nanos);
         self.end = self
             .reactor
-            .turn()
+            .turn(turn_until)
             .map_err(|error| self.broken("the loop fails", error.to_string()))?;
+        let wanted = self.reactor.upgrade_wanted();
+        let others = self.reactor.take_others();
         let machine = &mut *self.machine.borrow_mut();
+        let told = wanted == std::mem::take(&mut machine.upgrade) || self.end.is_some();
+        machine.demand(told, 0, "an upgrade is asked for, and nobody is told");
+        let told = others == std::mem::take(&mut machine.others);
+        machine.demand(told, 0, "something is ready, and nobody is told");
         self.checks.look(&self.reactor, machine, self.end.is_some());
         let at_once = machine.asked == Some(Duration::ZERO) && machine.events.is_empty();
         let idle = at_once && machine.calls == calls && machine.store.kept() == before;
