@@ -57,8 +57,7 @@ impl Buffer {
     }
 
     /// Whether this is the pool's reserve, which the next in the queue may need.
-    #[must_use]
-    pub fn is_reserved(&self) -> bool {
+    pub(crate) fn is_reserved(&self) -> bool {
         self.origin == Origin::Reserve
     }
 }

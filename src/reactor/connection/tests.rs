@@ -87,14 +87,14 @@ fn a_deadline_outlives_the_wait_for_a_buffer_to_look_with() {
     let (mut connection, mut shop, _agent) = connected();
     let longest = shop.pool.longest();
     let mut taken: Vec<_> = std::iter::from_fn(|| shop.pool.checkout(longest).ok()).collect();
-    let mut first = shop.pool.wait().redeem().ok();
-    assert!(first.as_ref().is_some_and(Buffer::is_reserved));
+    let mut reserve = shop.pool.wait().redeem().ok();
+    assert!(reserve.is_some());
 
     shop.now = connection.deadline(&shop.limits).unwrap();
     let outcome = connection.expire(&mut shop);
     assert!(matches!(outcome, Outcome::WaitForBuffer), "{outcome:?}");
     assert!(connection.serve_waiting(&mut shop).is_none());
-    first.take();
+    reserve.take();
     taken.clear();
     let outcome = connection.serve_waiting(&mut shop);
     assert!(matches!(outcome, Some(Outcome::Idle)), "{outcome:?}");
