@@ -3,6 +3,9 @@
 //! the same each time.
 
 mod books;
+#[allow(dead_code)] // Tests need more of it.
+#[path = "../../tests/support/in_process.rs"]
+mod in_process;
 mod packets;
 mod sessions;
 

@@ -2,15 +2,13 @@
 //! as alive. It is all that hawk does for a frame but for system calls and store.
 
 use std::hint::black_box;
-use std::time::Duration;
 
-use hawk::handler::{Ack, Config, Keeper};
-use hawk::roster;
 use hawk::session::{Desk, Progress, Session};
 use hawk::time::Moment;
 use hawk::wire::{Encoding, Input, Packet};
 
 use super::Operation;
+use super::in_process::keeper;
 use super::packets::{LONG_CONTENT, frame, heartbeat, report};
 
 pub(super) fn operations() -> Vec<Operation> {
@@ -80,18 +78,5 @@ fn receive(
             assert_eq!(received.progress, Progress::Settled);
             black_box(&desk.replies);
         }
-    })
-}
-
-fn keeper() -> Keeper {
-    Keeper::new(Config {
-        ack: Ack::Committed,
-        roster: roster::Config {
-            offline_after: None,
-            start_grace: Duration::from_secs(30),
-            capacity: 1000,
-        },
-        remember: Duration::from_secs(3600),
-        log_packets: false,
     })
 }

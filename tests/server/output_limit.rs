@@ -3,10 +3,8 @@
 use std::io::Write as _;
 use std::net::TcpStream;
 
-use hawk::admission::Rules;
-use hawk::log_sink::LeftOut;
-use hawk::reactor::{Config, MIN_POOL_LIMIT, PhaseBudget};
-use hawk::session::{Limits, OUTPUT_HIGH_WATER};
+use hawk::reactor::{Config, MIN_POOL_LIMIT};
+use hawk::session::OUTPUT_HIGH_WATER;
 
 use crate::fairness::verbose;
 use crate::support::*;
@@ -26,20 +24,10 @@ fn launch(more: &[&str]) -> Server {
 /// The same, as the server sees it.
 fn config() -> Config {
     Config {
-        listen: ([127, 0, 0, 1], 0).into(),
         max_connections: AGENTS + 5,
-        admission: Rules::default(),
         output_limit: LIMIT,
-        phase_budget: PhaseBudget::default(),
         pool_limit: MIN_POOL_LIMIT,
-        limits: Limits {
-            idle: PATIENCE,
-            frame: PATIENCE,
-            rate: None,
-        },
-        drain_timeout: PATIENCE,
-        stats_interval: PATIENCE,
-        log_left_out: LeftOut::default(),
+        ..in_process::reactor(PATIENCE)
     }
 }
 

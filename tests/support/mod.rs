@@ -13,6 +13,7 @@ mod agent;
 mod clock;
 mod descriptors;
 mod frames;
+pub(crate) mod in_process;
 mod kernel;
 mod lines;
 mod namespace;

@@ -1,0 +1,106 @@
+//! In the steady state nothing is allocated for a frame, from its bytes on the socket
+//! to its reply, however the stream is cut: the whole server in this process, with
+//! real sockets, and an allocator that counts for each thread by itself.
+//!
+//! It is the event loop's thread that counts. The writer's has a transaction for each
+//! batch, and is left out.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy.toml allows them in tests, but does not see helpers as such"
+)]
+
+mod rig;
+mod script;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use hawk::session::{Answer, Handler, Sender, Tag};
+use hawk::store::{Retention, Store};
+use hawk::wire::{Packet, Reply};
+
+use rig::Rig;
+use script::{COSTLY, Script};
+use support::PATIENCE;
+use support::in_process::keeper;
+
+#[test]
+fn no_frame_allocates() {
+    let script = Script::of_all_kinds();
+    let mut rig = Rig::new(keeper());
+    // Until everything is as large as it gets.
+    rig.play(&script);
+    for _ in 0..3 {
+        let played = rig.play(&script);
+        assert_eq!(played.frames, script.frames() as u64);
+        assert_eq!(played.allocations, 0, "{played:?}");
+    }
+}
+
+/// How many reports come together in a batch, and so how large it gets, goes by how
+/// long the disk took over the one before. So it is played until it is steady, at most
+/// so often; what only one frame in a thousand cost would be seen each time.
+const UNTIL_STEADY: usize = 30;
+
+#[test]
+fn no_frame_allocates_with_a_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().join("hawk.db")).unwrap();
+    let retention = Retention {
+        age: Duration::from_secs(3600),
+        size: 1 << 30,
+    };
+    let mut keeper = keeper();
+    keeper.store_in(store.start(retention).unwrap(), None);
+    let script = Script::of_all_kinds();
+    let mut rig = Rig::new(keeper);
+    let mut counts = Vec::new();
+    while counts.last() != Some(&0) {
+        assert!(counts.len() < UNTIL_STEADY, "never steady: {counts:?}");
+        let played = rig.play(&script);
+        assert_eq!(played.frames, script.frames() as u64);
+        counts.push(played.allocations);
+    }
+    rig.into_handler().finish(PATIENCE, PATIENCE).unwrap();
+}
+
+/// Allocates once for each packet, and keeps nothing.
+struct Wasteful;
+
+impl Handler for Wasteful {
+    fn handle(&mut self, _: Sender<'_>, _: &mut Option<Tag>, packet: &Packet<'_>) -> Answer {
+        drop(black_box(Box::new(0_u8)));
+        Answer::Now(match packet {
+            Packet::Heartbeat(_) => Reply::Heartbeat,
+            Packet::Report(_) => Reply::Report,
+        })
+    }
+}
+
+#[test]
+fn an_allocation_for_each_packet_would_be_seen() {
+    let script = Script::of_all_kinds();
+    let mut rig = Rig::new(Wasteful);
+    rig.play(&script);
+    let played = rig.play(&script);
+    assert_eq!(played.frames, script.frames() as u64);
+    assert!(played.packets > 1_000, "{played:?}");
+    assert_eq!(played.allocations, played.packets);
+}
+
+#[test]
+fn only_text_that_must_be_copied_and_json_that_is_refused_allocates_a_little() {
+    let mut rig = Rig::new(keeper());
+    for (name, frame, reply, most) in COSTLY {
+        let script = Script::repeat(&(frame(), reply), 100);
+        rig.play(&script);
+        let played = rig.play(&script);
+        let each = played.allocations / played.frames;
+        assert_eq!(played.allocations, each * played.frames, "{name}");
+        assert!((1..=most).contains(&each), "{each} for {name}");
+    }
+}
