@@ -13,7 +13,7 @@ use crate::support::*;
 pub(crate) const AGENTS: usize = 4;
 
 /// Scenes with each way to cut a stream.
-const SCENES: usize = 4;
+const SCENES: usize = 2;
 
 const SEED: u64 = 5;
 
