@@ -24,6 +24,7 @@ demo: build ## Run the server under the default load for 10 s and show what both
 test: ## Run every test
 	$(CARGO) test --locked --workspace
 	@command -v go >/dev/null || echo "SKIPPED: the interop test, for want of Go (Debian: golang-go)"
+	@command -v strace >/dev/null || echo "SKIPPED: the test of system calls, for want of strace (Debian: strace)"
 
 sim: ## Simulate worlds until one breaks (HAWK_SIM_STEPS, HAWK_SIM_TIME in seconds, HAWK_SIM_SEED)
 	$(CARGO) test --locked --release --test sim -- --ignored --exact run::sim --nocapture

@@ -29,4 +29,5 @@ mod replies;
 mod startup;
 mod statistics;
 mod stop;
+mod system_calls;
 mod timeouts;

@@ -56,6 +56,21 @@ impl Launch {
         self
     }
 
+    /// Has `program` run it, which is to make way for it: the process is the server's.
+    pub(crate) fn under(mut self, program: &str, args: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.args(args).arg(self.command.get_program());
+        command.args(self.command.get_args()).stdin(Stdio::null());
+        for (key, value) in self.command.get_envs() {
+            match value {
+                Some(value) => command.env(key, value),
+                None => command.env_remove(key),
+            };
+        }
+        self.command = command;
+        self
+    }
+
     /// Leaves its stderr unread, a pipe that fills up, until [`Lines::go_on`].
     pub(crate) fn stderr_unread(mut self) -> Self {
         self.reads_stderr = false;

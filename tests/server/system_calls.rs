@@ -1,0 +1,172 @@
+//! What a batch of frames costs in system calls, as strace(1) sees it, and as the
+//! statistics tell it.
+//!
+//! Each batch is one write of less than a segment, so that it comes as a whole, and is
+//! sent when all of the one before is answered. How fast anybody is, traced or not,
+//! changes nothing in that.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+
+use crate::support::*;
+
+/// Frames that an agent sends before it waits for their replies.
+const DEPTH: usize = 16;
+
+const BATCHES: usize = 50;
+
+const AGENTS: usize = 4;
+
+/// Calls for an agent that go by its connection and not by its frames: to be watched,
+/// to read its end of file, to close it; and one to spare.
+const CALLS_PER_AGENT: usize = 4;
+
+#[test]
+fn a_batch_costs_a_read_and_a_write_without_a_store() {
+    let batch = [heartbeat(), report("load average 0.42")].concat();
+    let replies = format!("{HEARTBEAT}\n{REPORT}\n");
+    expect_a_read_and_a_write_each(&[], &batch.repeat(DEPTH / 2), &replies.repeat(DEPTH / 2));
+}
+
+#[test]
+fn a_batch_costs_a_read_and_a_write_with_a_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hawk.db");
+    let batch = report("load average 0.42").repeat(DEPTH);
+    let replies = format!("{REPORT}\n").repeat(DEPTH);
+    expect_a_read_and_a_write_each(&["--store", path.to_str().unwrap()], &batch, &replies);
+}
+
+#[track_caller]
+fn expect_a_read_and_a_write_each(args: &[&str], batch: &[u8], replies: &str) {
+    if let Err(why) = try_strace() {
+        return skip(&format!(
+            "no process can be traced ({why}); it takes strace (Debian: strace)"
+        ));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("trace");
+    // As a grandchild, so that the process is still ours; a file for each thread, so
+    // that calls are not told in halves; and nothing of the bytes.
+    let strace = ["-D", "-ff", "-s", "0", "-o", file.to_str().unwrap()];
+    let server = Launch::serve(args).under("strace", &strace).start();
+    let mut agents: Vec<_> = (0..AGENTS).map(|_| server.connect()).collect();
+    for _ in 0..BATCHES {
+        agents.iter_mut().for_each(|agent| agent.send(batch));
+        for agent in &mut agents {
+            agent.expect_replies(replies.as_bytes());
+        }
+    }
+    drop(agents);
+    server.wait_until(|stats| stats.get("connections") == 0);
+    server.signal(Signal::TERM);
+    let pid = server.pid();
+    let exit = server.wait_exit();
+    assert_eq!(exit.code, Some(0), "{:#?}", exit.stderr);
+    let told = exit.stderr.iter().rfind(|line| line.contains("] served "));
+    let told = Fields::parse(told.expect("what it served"));
+
+    let file = file.with_extension(pid.as_raw_nonzero().to_string());
+    let calls = Calls::of_connections(&file);
+    assert_eq!(calls.accepted, AGENTS);
+    // What we count is what happened,
+    assert_eq!(calls.reads.fruitful as u64, told.get("reads"), "{calls:?}");
+    assert_eq!(
+        calls.writes.fruitful as u64,
+        told.get("writes"),
+        "{calls:?}"
+    );
+    // one of each for a batch,
+    assert_eq!(calls.reads.fruitful, AGENTS * BATCHES, "{calls:?}");
+    assert_eq!(calls.writes.fruitful, AGENTS * BATCHES, "{calls:?}");
+    // and nothing besides, but for once in a connection's life.
+    assert_eq!(calls.watched, AGENTS, "{calls:?}");
+    let besides = calls.watched + calls.reads.vain + calls.writes.vain + calls.others;
+    assert!(besides <= AGENTS * CALLS_PER_AGENT, "{calls:?}");
+}
+
+/// Whether there is strace, and it may do its work.
+fn try_strace() -> Result<(), String> {
+    let mut strace = Command::new("strace");
+    strace.args(["-D", "-ff", "-o", "/dev/null", "true"]);
+    let output = strace.stdin(Stdio::null()).output();
+    let output = output.map_err(|error| format!("strace: {error}"))?;
+    let told = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    (output.status.success() && told.is_empty())
+        .then_some(())
+        .ok_or(told)
+}
+
+/// The system calls of one thread on the connections that it accepted.
+#[derive(Debug, Default)]
+struct Calls {
+    accepted: usize,
+    /// Calls of epoll_ctl(2).
+    watched: usize,
+    reads: Outcomes,
+    writes: Outcomes,
+    others: usize,
+}
+
+/// How often a call moved any bytes, and how often it did not.
+#[derive(Debug, Default)]
+struct Outcomes {
+    fruitful: usize,
+    vain: usize,
+}
+
+impl Calls {
+    /// From a file that strace has written.
+    fn of_connections(file: &Path) -> Self {
+        let mut calls = Self::default();
+        let mut connections = BTreeSet::new();
+        for line in fs::read_to_string(file).unwrap().lines() {
+            let Some((name, arguments, result)) = parse(line) else {
+                continue;
+            };
+            let on = arguments[usize::from(name == "epoll_ctl") * 2];
+            let is_on_connection = connections.contains(on);
+            match name {
+                "accept4" if result >= 0 => {
+                    calls.accepted += 1;
+                    connections.insert(result.to_string());
+                }
+                _ if !is_on_connection => {}
+                "epoll_ctl" => calls.watched += 1,
+                "read" | "readv" | "recvfrom" | "recvmsg" => calls.reads.count(result),
+                "write" | "writev" | "sendto" | "sendmsg" => calls.writes.count(result),
+                _ => calls.others += 1,
+            }
+            if name == "close" {
+                connections.remove(on);
+            }
+        }
+        calls
+    }
+}
+
+impl Outcomes {
+    fn count(&mut self, result: i64) {
+        match result > 0 {
+            true => self.fruitful += 1,
+            false => self.vain += 1,
+        }
+    }
+}
+
+/// A call's name, arguments and result; `None`: no call, or one without a result.
+fn parse(line: &str) -> Option<(&str, Vec<&str>, i64)> {
+    let (name, rest) = line.split_once('(')?;
+    let (arguments, result) = rest.rsplit_once(" = ")?;
+    let arguments = arguments
+        .trim_end()
+        .trim_end_matches(')')
+        .split(", ")
+        .collect();
+    let result = result.split(' ').next()?.parse().ok()?;
+    Some((name, arguments, result))
+}
