@@ -20,8 +20,13 @@ const TICK_NANOS: u64 = 32_000_000;
 /// life of any timeout that an operator would choose.
 const BUCKETS: usize = 4096;
 
-/// No neighbour; no bucket.
+/// No neighbour; no bucket. Slots are numbered from zero, and each stands for a
+/// descriptor, of which there are fewer than 2^31.
 const NONE: u32 = u32::MAX;
+
+/// In the place of the next neighbour: no alarm is set. An own flag would make an
+/// alarm a third longer, and there is one for each connection.
+const UNSET: u32 = u32::MAX - 1;
 
 /// Alarms for slots numbered from zero; at most one each.
 #[derive(Debug)]
@@ -43,8 +48,10 @@ struct Alarm {
     /// Tick at which it rings, counted from the wheel's start and cut to 32
     /// bits: alarms are never further apart than the wheel is round.
     tick: u32,
-    set: bool,
 }
+
+/// There is one for each connection.
+const _: () = assert!(size_of::<Alarm>() == 12);
 
 impl TimerWheel {
     /// A wheel without alarms, whose time begins at `now`.
@@ -65,7 +72,7 @@ impl TimerWheel {
     pub fn arm(&mut self, slot: u32, deadline: Moment) {
         let tick = self.tick_of(deadline);
         match self.alarms.get(slot as usize) {
-            Some(alarm) if alarm.set => {
+            Some(alarm) if alarm.is_set() => {
                 if ticks_between(self.tick, alarm.tick) <= tick - self.tick {
                     return;
                 }
@@ -79,15 +86,17 @@ impl TimerWheel {
 
     /// Takes the alarm of `slot` back, if it has one.
     pub fn disarm(&mut self, slot: u32) {
-        let Some(&Alarm {
+        let Some(&alarm) = self.alarms.get(slot as usize) else {
+            return;
+        };
+        if !alarm.is_set() {
+            return;
+        }
+        let Alarm {
             next,
             previous,
             tick,
-            set: true,
-        }) = self.alarms.get(slot as usize)
-        else {
-            return;
-        };
+        } = alarm;
         self.alarms[slot as usize] = Alarm::UNSET;
         if next != NONE {
             self.alarms[next as usize].previous = previous;
@@ -139,7 +148,6 @@ impl TimerWheel {
             next,
             previous: NONE,
             tick,
-            set: true,
         };
         self.heads[bucket] = slot;
         self.occupied[bucket / 64] |= 1 << (bucket % 64);
@@ -183,11 +191,14 @@ impl TimerWheel {
 
 impl Alarm {
     const UNSET: Self = Self {
-        next: NONE,
+        next: UNSET,
         previous: NONE,
         tick: 0,
-        set: false,
     };
+
+    const fn is_set(self) -> bool {
+        self.next != UNSET
+    }
 }
 
 fn elapsed_ticks(start: Moment, moment: Moment) -> u64 {
