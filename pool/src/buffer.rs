@@ -5,32 +5,53 @@ use std::{
     ops::{Deref, DerefMut, Range},
 };
 
-use crate::{Pool, ledger::Origin};
+use crate::{Pool, block::Block, ledger::Origin};
 
 /// A buffer checked out of a [`Pool`]; dropping it gives it back.
 ///
 /// It is a slice of bytes as long as its class. What its last user wrote may still
-/// be in it.
+/// be in it. Which of the bytes are of use is for its user to say: the buffer
+/// [remembers](Self::hold) it, so that a user who has none needs no more room than
+/// the pointer that a buffer is.
+///
+/// The default has no bytes and is of no pool, as an empty `Vec` has no memory.
+#[derive(Default)]
 #[must_use = "dropping a buffer gives it back"]
-pub struct Buffer {
-    /// Empty only while the bytes are on their way into the pool.
-    bytes: Box<[u8]>,
-    pool: Pool,
-    origin: Origin,
-}
+pub struct Buffer(Option<Box<Block>>);
+
+/// It sits in every connection, and few of them have bytes in it.
+const _: () = assert!(size_of::<Buffer>() == size_of::<usize>());
 
 impl Buffer {
-    pub(crate) fn new(pool: Pool, bytes: Box<[u8]>, origin: Origin) -> Buffer {
-        Buffer {
-            bytes,
-            pool,
-            origin,
+    pub(crate) fn new(pool: Pool, mut block: Box<Block>, origin: Origin) -> Buffer {
+        block.pool = Some(pool);
+        block.origin = origin;
+        block.held = 0..0;
+        Buffer(Some(block))
+    }
+
+    /// Which bytes are held; none in a new buffer.
+    #[inline]
+    #[must_use]
+    pub fn held(&self) -> Range<usize> {
+        match &self.0 {
+            Some(block) => block.held.start as usize..block.held.end as usize,
+            None => 0..0,
+        }
+    }
+
+    /// Remembers which bytes are held.
+    #[inline]
+    pub fn hold(&mut self, held: Range<usize>) {
+        debug_assert!(held.start <= held.end && held.end <= self.len());
+        if let Some(block) = &mut self.0 {
+            block.held = offset(held.start)..offset(held.end);
         }
     }
 
     /// Keeps the bytes `keep`, moved to the front, in the smallest class that holds
-    /// them, and gives the larger buffer back. The bytes after them are undefined:
-    /// zeroes, or anyone's leftovers.
+    /// them, and gives the larger buffer back. They are [held](Self::held) then; the
+    /// bytes after them are undefined: zeroes, or anyone's leftovers.
     ///
     /// This is never refused. If the pool is full, a buffer of the general budget
     /// is cut down where it is; the reserve stays as long as it is, until a later
@@ -41,45 +62,75 @@ impl Buffer {
     /// If `keep` is not a range within the buffer, as when slicing.
     pub fn shrink(mut self, keep: Range<usize>) -> Buffer {
         // Slicing up front, so that a wrong range panics before anything moves.
-        let kept = self.bytes[keep.clone()].len();
-        let smaller = self.pool.ledger().take_smaller(self.bytes.len(), kept);
-        if let Some(bytes) = smaller {
-            let mut small = Buffer::new(self.pool.clone(), bytes, Origin::General);
+        let kept = self[keep.clone()].len();
+        let Some((block, pool)) = self.in_use() else {
+            return self;
+        };
+        let smaller = pool.ledger().take_smaller(block.bytes.len(), kept);
+        if let Some(smaller) = smaller {
+            let mut small = Buffer::new(pool, smaller, Origin::General);
             small[..kept].copy_from_slice(&self[keep]);
+            small.hold(0..kept);
             return small;
         }
-        self.bytes.copy_within(keep, 0);
-        if self.origin == Origin::General {
-            let bytes = mem::take(&mut self.bytes);
-            self.bytes = self.pool.ledger().cut(bytes, kept);
+        block.bytes.copy_within(keep, 0);
+        if block.origin == Origin::General {
+            let bytes = mem::take(&mut block.bytes);
+            block.bytes = pool.ledger().cut(bytes, kept);
         }
+        self.hold(0..kept);
         self
     }
 
     /// Whether this is the pool's reserve, which the next in the queue may need.
     pub(crate) fn is_reserved(&self) -> bool {
-        self.origin == Origin::Reserve
+        let block = self.0.as_ref();
+        block.is_some_and(|block| block.origin == Origin::Reserve)
     }
+
+    /// What it has, and of which pool.
+    fn in_use(&mut self) -> Option<(&mut Block, Pool)> {
+        let block = self.0.as_mut()?;
+        let pool = block.pool.clone()?;
+        Some((block, pool))
+    }
+}
+
+/// An offset as it is remembered: `Config::check` refuses classes that are longer.
+#[allow(clippy::cast_possible_truncation)]
+const fn offset(bytes: usize) -> u32 {
+    bytes as u32
 }
 
 impl Deref for Buffer {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
-        &self.bytes
+        match &self.0 {
+            Some(block) => &block.bytes,
+            None => &[],
+        }
     }
 }
 
 impl DerefMut for Buffer {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
+        match &mut self.0 {
+            Some(block) => &mut block.bytes,
+            None => &mut [],
+        }
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let bytes = mem::take(&mut self.bytes);
-        self.pool.ledger().give_back(bytes, self.origin);
+        if let Some(mut block) = self.0.take()
+            && let Some(pool) = block.pool.take()
+        {
+            pool.ledger().give_back(block);
+        }
     }
 }
 
@@ -114,8 +165,22 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_is_small_enough_to_sit_in_every_connection() {
-        assert!(size_of::<Option<Buffer>>() <= 32);
+    fn a_buffer_remembers_which_bytes_are_held() {
+        let pool = pool(1024);
+        let mut buffer = pool.checkout(64).unwrap();
+        assert_eq!(buffer.held(), 0..0);
+        buffer.hold(30..40);
+        assert_eq!(buffer.held(), 30..40);
+        assert_eq!(buffer.shrink(30..40).held(), 0..10);
+        assert_eq!(pool.checkout(64).unwrap().held(), 0..0);
+    }
+
+    #[test]
+    fn no_buffer_has_no_bytes_and_is_of_no_pool() {
+        let mut none = Buffer::default();
+        assert!(none.is_empty() && !none.is_reserved());
+        none.hold(0..0);
+        assert_eq!(none.shrink(0..0).held(), 0..0);
     }
 
     #[test]

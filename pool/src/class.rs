@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 
-use crate::ClassStats;
+use crate::{ClassStats, block::Block};
 
 pub(crate) struct Class {
     size: usize,
     /// Buffers come and go at the back, where they are warm in the cache; the
     /// cold ones at the front are the first released.
-    free: VecDeque<Box<[u8]>>,
+    free: VecDeque<Box<Block>>,
     /// The shortest `free` has been since the last trim: so many were not needed.
     lowest_free: usize,
     in_use: usize,
@@ -43,17 +43,17 @@ impl Class {
     }
 
     /// Hands out the free buffer given back last.
-    pub(crate) fn reuse(&mut self) -> Option<Box<[u8]>> {
-        let bytes = self.free.pop_back()?;
+    pub(crate) fn reuse(&mut self) -> Option<Box<Block>> {
+        let block = self.free.pop_back()?;
         self.lowest_free = self.lowest_free.min(self.free.len());
         self.count_out();
-        Some(bytes)
+        Some(block)
     }
 
     /// Hands out a new buffer. The caller has made sure of the room.
-    pub(crate) fn allocate(&mut self) -> Box<[u8]> {
+    pub(crate) fn allocate(&mut self) -> Box<Block> {
         self.count_miss();
-        vec![0; self.size].into_boxed_slice()
+        Block::new(self.size)
     }
 
     /// Hands out the front of a longer class's buffer, cut off in its place.
@@ -66,10 +66,10 @@ impl Class {
         bytes.into_boxed_slice()
     }
 
-    pub(crate) fn give_back(&mut self, bytes: Box<[u8]>) {
-        debug_assert_eq!(bytes.len(), self.size);
+    pub(crate) fn give_back(&mut self, block: Box<Block>) {
+        debug_assert_eq!(block.bytes.len(), self.size);
         self.count_in();
-        self.free.push_back(bytes);
+        self.free.push_back(block);
     }
 
     /// Releases the coldest free buffer; says whether there was one.
@@ -141,8 +141,8 @@ mod tests {
     fn class_with_free(count: usize) -> Class {
         let mut class = Class::new(8);
         let held: Vec<_> = (0..count).map(|_| class.allocate()).collect();
-        for bytes in held {
-            class.give_back(bytes);
+        for block in held {
+            class.give_back(block);
         }
         class
     }
@@ -159,8 +159,8 @@ mod tests {
         let mut class = class_with_free(10);
         class.trim();
         let needed: Vec<_> = (0..6).map_while(|_| class.reuse()).collect();
-        for bytes in needed {
-            class.give_back(bytes);
+        for block in needed {
+            class.give_back(block);
         }
         assert_eq!(class.trim(), 2 * 8, "four were never needed");
         assert_eq!(class.trim(), 4 * 8, "eight were left, none was needed");
@@ -187,10 +187,10 @@ mod tests {
     #[test]
     fn the_coldest_goes_first() {
         let mut class = class_with_free(2);
-        let warm = class.free[1].as_ptr();
+        let warm = class.free[1].bytes.as_ptr();
         assert!(class.release_coldest());
         let left = class.reuse().unwrap();
-        assert_eq!(left.as_ptr(), warm);
+        assert_eq!(left.bytes.as_ptr(), warm);
         assert!(!class.release_coldest());
         assert_eq!(class.stats().trimmed, 1);
     }
@@ -200,8 +200,8 @@ mod tests {
         let mut class = Class::new(8);
         let held: Vec<_> = (0..100).map(|_| class.allocate()).collect();
         let capacity = class.free.capacity();
-        for bytes in held {
-            class.give_back(bytes);
+        for block in held {
+            class.give_back(block);
         }
         assert_eq!(class.free.capacity(), capacity);
     }

@@ -30,6 +30,10 @@ impl Config {
             let limit = self.limit;
             return Err(ConfigError::LimitTooLow { limit, longest });
         }
+        // Buffers remember offsets as `u32`.
+        if u32::try_from(longest).is_err() {
+            return Err(ConfigError::ClassTooLong { class: longest });
+        }
         Ok(())
     }
 }
@@ -55,6 +59,11 @@ pub enum ConfigError {
         /// The longest class, in bytes.
         longest: usize,
     },
+    /// A class is longer than 4 GiB less one byte.
+    ClassTooLong {
+        /// The class, in bytes.
+        class: usize,
+    },
 }
 
 impl fmt::Display for ConfigError {
@@ -71,6 +80,11 @@ impl fmt::Display for ConfigError {
                 f,
                 "the pool's limit of {limit} bytes is below two buffers of the longest class \
                  (2 x {longest} bytes): raise the limit or shorten the class"
+            ),
+            Self::ClassTooLong { class } => write!(
+                f,
+                "buffer class {class} is longer than {} bytes: shorten it",
+                u32::MAX
             ),
         }
     }
@@ -98,13 +112,15 @@ mod tests {
         let not_ascending = |class, next| ConfigError::NotAscending { class, next };
         let too_low = |limit, longest| ConfigError::LimitTooLow { limit, longest };
         const MAX: usize = usize::MAX;
-        let cases: [(&[usize], usize, ConfigError); 6] = [
+        const LONG: usize = u32::MAX as usize + 1;
+        let cases: [(&[usize], usize, ConfigError); 7] = [
             (&[], 9, ConfigError::NoClasses),
             (&[0, 4], 9, ConfigError::ZeroClass),
             (&[4, 4], 9, not_ascending(4, 4)),
             (&[2, 4, 3], 9, not_ascending(4, 3)),
             (&[2, 4], 7, too_low(7, 4)),
             (&[MAX], MAX, too_low(MAX, MAX)),
+            (&[LONG], MAX, ConfigError::ClassTooLong { class: LONG }),
         ];
         for (classes, limit, error) in cases {
             assert_eq!(check(classes, limit), Err(error));

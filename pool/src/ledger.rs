@@ -2,7 +2,7 @@
 
 use std::{mem, thread};
 
-use crate::{CheckoutError, ClassStats, Config, Stats, class::Class};
+use crate::{CheckoutError, ClassStats, Config, Stats, block::Block, class::Class};
 
 pub(crate) struct Ledger {
     /// Never empty, in ascending order of size.
@@ -18,7 +18,7 @@ pub(crate) struct Ledger {
 enum Reserve {
     /// Its bytes are set aside, but not allocated yet.
     Untouched,
-    Idle(Box<[u8]>),
+    Idle(Box<Block>),
     InUse,
 }
 
@@ -45,7 +45,7 @@ impl Ledger {
         }
     }
 
-    pub(crate) fn checkout(&mut self, at_least: usize) -> Result<Box<[u8]>, CheckoutError> {
+    pub(crate) fn checkout(&mut self, at_least: usize) -> Result<Box<Block>, CheckoutError> {
         let index = self.class_for(at_least);
         if index == self.classes.len() {
             let longest = self.longest();
@@ -60,17 +60,17 @@ impl Ledger {
     }
 
     /// A buffer of the longest class for the head of the queue.
-    pub(crate) fn redeem(&mut self) -> Option<(Box<[u8]>, Origin)> {
-        if let Some(bytes) = self.take(self.last()) {
-            return Some((bytes, Origin::General));
+    pub(crate) fn redeem(&mut self) -> Option<(Box<Block>, Origin)> {
+        if let Some(block) = self.take(self.last()) {
+            return Some((block, Origin::General));
         }
-        let bytes = self.take_reserve()?;
-        Some((bytes, Origin::Reserve))
+        let block = self.take_reserve()?;
+        Some((block, Origin::Reserve))
     }
 
     /// A buffer of the smallest class that holds `at_least` bytes, provided it is
     /// smaller than `than` bytes and there is room for it beside the larger one.
-    pub(crate) fn take_smaller(&mut self, than: usize, at_least: usize) -> Option<Box<[u8]>> {
+    pub(crate) fn take_smaller(&mut self, than: usize, at_least: usize) -> Option<Box<Block>> {
         let index = self.class_for(at_least);
         if self.classes[index].size() < than {
             self.take(index)
@@ -94,13 +94,13 @@ impl Ledger {
         bytes
     }
 
-    pub(crate) fn give_back(&mut self, bytes: Box<[u8]>, origin: Origin) {
-        let class = &mut self.classes[self.class_for(bytes.len())];
-        match origin {
-            Origin::General => class.give_back(bytes),
+    pub(crate) fn give_back(&mut self, block: Box<Block>) {
+        let class = &mut self.classes[self.class_for(block.bytes.len())];
+        match block.origin {
+            Origin::General => class.give_back(block),
             Origin::Reserve => {
                 class.count_in();
-                self.reserve = Reserve::Idle(bytes);
+                self.reserve = Reserve::Idle(block);
             }
         }
         self.check_invariants();
@@ -180,18 +180,18 @@ impl Ledger {
     }
 
     /// A buffer of a class from the general budget: a free one, else a new one.
-    fn take(&mut self, index: usize) -> Option<Box<[u8]>> {
-        if let Some(bytes) = self.classes[index].reuse() {
-            return Some(bytes);
+    fn take(&mut self, index: usize) -> Option<Box<Block>> {
+        if let Some(block) = self.classes[index].reuse() {
+            return Some(block);
         }
         let size = self.classes[index].size();
         if !self.make_room(size) {
             return None;
         }
         self.spent += size;
-        let bytes = self.classes[index].allocate();
+        let block = self.classes[index].allocate();
         self.check_invariants();
-        Some(bytes)
+        Some(block)
     }
 
     /// Makes the general budget have room for `size` more bytes, at the cost of
@@ -213,19 +213,19 @@ impl Ledger {
         true
     }
 
-    fn take_reserve(&mut self) -> Option<Box<[u8]>> {
+    fn take_reserve(&mut self) -> Option<Box<Block>> {
         let last = self.last();
         let class = &mut self.classes[last];
-        let bytes = match mem::replace(&mut self.reserve, Reserve::InUse) {
+        let block = match mem::replace(&mut self.reserve, Reserve::InUse) {
             Reserve::Untouched => Some(class.allocate()),
-            Reserve::Idle(bytes) => {
+            Reserve::Idle(block) => {
                 class.count_out();
-                Some(bytes)
+                Some(block)
             }
             Reserve::InUse => None,
         };
         self.check_invariants();
-        bytes
+        block
     }
 
     /// The rules of bookkeeping, checked in debug builds wherever they could

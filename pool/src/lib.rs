@@ -5,7 +5,7 @@
 //! while it is idle. The pool keeps three promises:
 //!
 //! * **Bounded.** [`Config::limit`] bounds the bytes of all buffers together,
-//!   in use and free. (The pool's own books come on top, some 16 bytes a buffer.)
+//!   in use and free. (The pool's own books come on top, some 60 bytes a buffer.)
 //!   Past the limit a checkout is refused; it never panics, never blocks.
 //! * **Fair, and never stuck.** Whoever was refused takes a place in a queue with
 //!   [`Pool::wait`]. While anyone waits, no checkout of the longest class
@@ -61,6 +61,7 @@
 
 #![cfg_attr(not(test), deny(clippy::expect_used, clippy::unreachable))]
 
+mod block;
 mod buffer;
 mod class;
 mod config;
@@ -114,8 +115,8 @@ impl Pool {
     /// [`CheckoutError::Exhausted`] if the limit is reached or, so that nobody
     /// overtakes, if someone waits for the class.
     pub fn checkout(&self, at_least: usize) -> Result<Buffer, CheckoutError> {
-        let bytes = self.ledger().checkout(at_least)?;
-        Ok(Buffer::new(self.clone(), bytes, Origin::General))
+        let block = self.ledger().checkout(at_least)?;
+        Ok(Buffer::new(self.clone(), block, Origin::General))
     }
 
     /// Takes a place in the queue for a buffer of the longest class.

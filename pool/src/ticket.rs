@@ -32,7 +32,7 @@ impl WaitTicket {
     pub fn redeem(self) -> Result<Buffer, WaitTicket> {
         let redeemed = self.pool.ledger().redeem();
         match redeemed {
-            Some((bytes, origin)) => Ok(Buffer::new(self.pool.clone(), bytes, origin)),
+            Some((block, origin)) => Ok(Buffer::new(self.pool.clone(), block, origin)),
             None => Err(self),
         }
     }

@@ -1,5 +1,7 @@
 //! A connection's received bytes, in whatever pool buffer fits them.
 
+use std::mem;
+
 use hawk_pool::{Buffer, Pool};
 
 use crate::wire::MAX_FRAME;
@@ -23,34 +25,31 @@ const COPY_LIMIT: usize = 4096;
 
 /// What was received and not yet consumed; holds a buffer only while there is
 /// something, or while a read is under way.
+///
+/// There is one in every connection: where the window begins and ends is kept with
+/// the buffer.
 #[derive(Debug, Default)]
 pub(super) struct Input {
-    buffer: Option<Buffer>,
-    start: u32,
-    end: u32,
+    buffer: Buffer,
 }
 
 impl Input {
     /// The bytes received and not yet consumed.
     pub(super) fn window(&self) -> &[u8] {
-        match &self.buffer {
-            Some(buffer) => &buffer[self.start as usize..self.end as usize],
-            None => &[],
-        }
+        &self.buffer[self.buffer.held()]
     }
 
     /// Bytes of the buffer that it holds.
     pub(super) fn capacity(&self) -> usize {
-        self.buffer.as_ref().map_or(0, |buffer| buffer.len())
+        self.buffer.len()
     }
 
     /// Marks the first `bytes` of the window as done with.
     pub(super) fn consume(&mut self, bytes: usize) {
         debug_assert!(bytes <= self.window().len());
-        self.start += to_u32(bytes);
-        if self.start == self.end {
-            (self.start, self.end) = (0, 0);
-        }
+        let held = self.buffer.held();
+        let left = held.start + bytes..held.end;
+        self.buffer.hold(if left.is_empty() { 0..0 } else { left });
     }
 
     /// Makes sure that [`space`](Self::space) is not empty, with the `granted`
@@ -73,25 +72,25 @@ impl Input {
 
     /// Where the next read may write.
     pub(super) fn space(&mut self) -> &mut [u8] {
-        match &mut self.buffer {
-            Some(buffer) => &mut buffer[self.end as usize..],
-            None => &mut [],
-        }
+        let end = self.buffer.held().end;
+        &mut self.buffer[end..]
     }
 
     /// Notes that a read wrote `bytes` into [`space`](Self::space).
     pub(super) fn filled(&mut self, bytes: usize) {
-        self.end += to_u32(bytes);
+        let held = self.buffer.held();
+        self.buffer.hold(held.start..held.end + bytes);
     }
 
     /// Ends a turn: nothing held, no buffer; else the smallest that holds it.
     pub(super) fn settle(&mut self) {
-        if let Some(buffer) = self.buffer.take()
-            && self.start < self.end
-        {
-            let held = self.start as usize..self.end as usize;
-            (self.start, self.end) = (0, self.end - self.start);
-            self.buffer = Some(buffer.shrink(held));
+        if self.buffer.is_empty() {
+            return;
+        }
+        let buffer = mem::take(&mut self.buffer);
+        let held = buffer.held();
+        if !held.is_empty() {
+            self.buffer = buffer.shrink(held);
         }
     }
 
@@ -102,10 +101,10 @@ impl Input {
 
     /// Whether the buffer at hand is the right one to read into.
     fn fits_in_place(&mut self, pool: &Pool) -> bool {
-        let longest = match &self.buffer {
-            Some(buffer) => buffer.len() == pool.longest(),
-            None => return false,
-        };
+        if self.buffer.is_empty() {
+            return false;
+        }
+        let longest = self.buffer.len() == pool.longest();
         if longest {
             self.compact();
         }
@@ -114,12 +113,10 @@ impl Input {
 
     /// Moves what is held to the front of its buffer.
     fn compact(&mut self) {
-        let held = self.start as usize..self.end as usize;
-        if let Some(buffer) = &mut self.buffer
-            && held.start > 0
-        {
-            (self.start, self.end) = (0, to_u32(held.len()));
-            buffer.copy_within(held, 0);
+        let held = self.buffer.held();
+        if held.start > 0 {
+            self.buffer.hold(0..held.len());
+            self.buffer.copy_within(held, 0);
         }
     }
 
@@ -127,17 +124,9 @@ impl Input {
         let held = self.window();
         let length = held.len();
         longer[..length].copy_from_slice(held);
-        (self.start, self.end) = (0, to_u32(length));
-        self.buffer = Some(longer);
+        longer.hold(0..length);
+        self.buffer = longer;
     }
-}
-
-/// Offsets are kept small, because every connection has two of them; no buffer is
-/// longer than [`LONGEST`].
-#[allow(clippy::cast_possible_truncation)]
-fn to_u32(bytes: usize) -> u32 {
-    debug_assert!(bytes <= LONGEST);
-    bytes as u32
 }
 
 #[cfg(test)]

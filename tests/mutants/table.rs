@@ -258,8 +258,8 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "pool: a buffer given back counts as in use",
         "pool/src/class.rs",
-        "self.count_in();\n        self.free.push_back(bytes);",
-        Text("if !MUTANT { self.count_in(); }\n        self.free.push_back(bytes);"),
+        "self.count_in();\n        self.free.push_back(block);",
+        Text("if !MUTANT { self.count_in(); }\n        self.free.push_back(block);"),
     ),
     mutant(
         "pool: bytes cut off stay spent",
@@ -276,8 +276,8 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "pool: the reserve is kept even from the head of the queue",
         POOL,
-        "let bytes = self.take_reserve()?;",
-        Text("if MUTANT { return None; }\n        let bytes = self.take_reserve()?;"),
+        "let block = self.take_reserve()?;",
+        Text("if MUTANT { return None; }\n        let block = self.take_reserve()?;"),
     ),
     // The reactor.
     mutant(
