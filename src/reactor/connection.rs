@@ -3,10 +3,12 @@
 mod closing;
 mod intake;
 mod output;
+mod phase;
 mod view;
 
-use hawk_pool::{Buffer, Pool, WaitTicket};
+use hawk_pool::{Buffer, Pool};
 
+use self::phase::{Course, Phase};
 pub use self::view::{ConnectionView, Standing};
 use super::input::Input;
 use super::kernel::{Readiness, Socket};
@@ -93,11 +95,7 @@ pub(super) struct Connection<S> {
     pub(super) held: bool,
     readable: bool,
     writable: bool,
-    /// The kernel says that the agent's end of file is in, or urgent data:
-    /// either ends a read early, and no further event will tell.
-    end_in_sight: bool,
-    /// The kernel says that the agent will send no more.
-    complete: bool,
+    ahead: Ahead,
     /// The kernel says that the connection is broken.
     broken: bool,
     /// A write has failed: what is still to be read is taken, but nobody hears
@@ -105,23 +103,19 @@ pub(super) struct Connection<S> {
     unheard: bool,
     /// The window holds bytes that the decoder has not seen to the end.
     undecoded: bool,
-    /// How many more bytes may be read; `None` while the server is not stopping.
-    allowance: Option<u32>,
-    /// Its place in the queue for a receive buffer.
-    ticket: Option<WaitTicket>,
-    phase: Phase,
+    course: Course,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Packets come and replies go.
+/// What the kernel has said of what lies ahead in the stream. Urgent data and the
+/// end of file each end a read early, and no further event will tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Ahead {
+    /// Nothing: more may come.
     Open,
-    /// The agent's end of file is read; its last replies go out.
-    Finishing,
-    /// We close it: what is unsent goes out, what comes in is discarded.
-    Closing(Cause, Moment),
-    /// As before, and our end of file is sent.
-    Lingering(Cause, Moment),
+    /// Urgent data, and more may come.
+    Urgent,
+    /// The end of file: the agent will send no more.
+    EndOfFile,
 }
 
 impl<S> Connection<S> {
@@ -136,14 +130,11 @@ impl<S> Connection<S> {
             readable: false,
             // A new socket's send buffer is empty.
             writable: true,
-            end_in_sight: false,
-            complete: false,
+            ahead: Ahead::Open,
             broken: false,
             unheard: false,
             undecoded: false,
-            allowance: None,
-            ticket: None,
-            phase: Phase::Open,
+            course: Course::default(),
         }
     }
 
@@ -153,13 +144,18 @@ impl<S> Connection<S> {
 
     /// Notes what the kernel said; whether that makes a turn worth while.
     pub(super) fn mark_ready(&mut self, said: Readiness) -> bool {
-        self.end_in_sight |= said.end_of_file || said.urgent;
+        let ahead = match said {
+            _ if said.end_of_file => Ahead::EndOfFile,
+            _ if said.urgent => Ahead::Urgent,
+            _ => Ahead::Open,
+        };
+        self.ahead = self.ahead.max(ahead);
         self.broken |= said.broken;
-        self.readable |= said.readable || self.end_in_sight || self.broken;
+        self.readable |= said.readable || self.ahead > Ahead::Open || self.broken;
         self.writable |= said.writable;
-        self.complete |= said.end_of_file;
-        let slowed = self.session.stopped() == Some(StopReason::Rate) && !self.complete;
-        let reads = self.readable && self.ticket.is_none() && !slowed;
+        let complete = self.ahead == Ahead::EndOfFile;
+        let slowed = self.session.stopped() == Some(StopReason::Rate) && !complete;
+        let reads = self.readable && !self.course.waits() && !slowed;
         reads || self.broken || (self.writable && !self.session.unsent().is_empty())
     }
 }
@@ -169,9 +165,9 @@ impl<S: Socket> Connection<S> {
     pub(super) fn serve<H: Handler>(&mut self, shop: &mut Shop<H>) -> Outcome {
         debug_assert!(shop.desk.replies.is_empty(), "somebody else's replies");
         let looks = self.readable;
-        let outcome = match self.phase {
-            Phase::Open | Phase::Finishing => self.converse(shop, None),
-            Phase::Closing(..) | Phase::Lingering(..) => self.wind_down(shop),
+        let outcome = match self.course.is_ending() {
+            false => self.converse(shop, None),
+            true => self.wind_down(shop),
         };
         let outcome = self.end_turn(outcome);
         if looks {
@@ -184,7 +180,7 @@ impl<S: Socket> Connection<S> {
     /// As [`serve`](Self::serve), for a connection that waits for a buffer and
     /// whose turn in that queue has come. `None`: the pool still has none.
     pub(super) fn serve_waiting<H: Handler>(&mut self, shop: &mut Shop<H>) -> Option<Outcome> {
-        let Some(ticket) = self.ticket.take() else {
+        let Some(ticket) = self.course.take_ticket() else {
             return Some(Outcome::Idle);
         };
         match ticket.redeem() {
@@ -195,7 +191,7 @@ impl<S: Socket> Connection<S> {
                 Some(self.enforce(outcome, shop))
             }
             Err(ticket) => {
-                self.ticket = Some(ticket);
+                self.course.wait(ticket);
                 None
             }
         }
@@ -216,14 +212,14 @@ impl<S: Socket> Connection<S> {
         let count = u32::try_from(replies.len()).unwrap_or(u32::MAX);
         self.session.settle(count, shop.now);
         self.flush(shop);
-        let more = self.readable || self.undecoded || self.phase != Phase::Open;
+        let more = self.readable || self.undecoded || !self.course.is_open();
         if more { Outcome::Again } else { Outcome::Idle }
     }
 
     /// When [`expire`](Self::expire) is to be called, if ever.
     pub(super) fn deadline(&self, limits: &Limits) -> Option<Moment> {
-        match self.phase {
-            Phase::Open | Phase::Finishing => self.session.deadline(limits),
+        match *self.course.phase() {
+            Phase::Open(_) | Phase::Finishing => self.session.deadline(limits),
             Phase::Closing(_, deadline) | Phase::Lingering(_, deadline) => Some(deadline),
         }
     }
@@ -235,8 +231,8 @@ impl<S: Socket> Connection<S> {
     /// come to it is our fault. That look may have to wait, for a buffer or for the
     /// store; the deadline is [enforced](Self::enforce) once it was had.
     pub(super) fn expire<H: Handler>(&mut self, shop: &mut Shop<H>) -> Outcome {
-        match self.phase {
-            Phase::Open | Phase::Finishing => {
+        match *self.course.phase() {
+            Phase::Open(_) | Phase::Finishing => {
                 match self.session.expire(shop.now, &shop.limits) {
                     Expiry::NotYet => return Outcome::Idle,
                     Expiry::GoOn => {}
@@ -257,8 +253,7 @@ impl<S: Socket> Connection<S> {
     /// Does what its deadline demands, if that has come and a look at the socket
     /// brought nothing more: its outcome is `looked`.
     fn enforce<H: Handler>(&mut self, looked: Outcome, shop: &mut Shop<H>) -> Outcome {
-        let open = matches!(self.phase, Phase::Open | Phase::Finishing);
-        if !open || !matches!(looked, Outcome::Idle) {
+        if self.course.is_ending() || !matches!(looked, Outcome::Idle) {
             return looked;
         }
         match self.session.expire(shop.now, &shop.limits) {
@@ -285,7 +280,7 @@ impl<S: Socket> Connection<S> {
             granted.is_none() && !self.input.window().is_empty() && shop.pool.has_waiters();
         loop {
             self.flush(shop);
-            if self.ticket.is_some() {
+            if self.course.waits() {
                 return match self.broken {
                     // Nobody is there any more to keep a place for.
                     true => Outcome::Ended(Cause::ConnectionLost),
@@ -324,7 +319,7 @@ impl<S: Socket> Connection<S> {
                 }
                 continue;
             }
-            if self.phase == Phase::Finishing {
+            if self.course.is_finishing() {
                 return if self.unheard {
                     Outcome::Ended(Cause::ConnectionLost)
                 } else if self.session.unsent().is_empty() && !self.session.is_owed() {
@@ -333,7 +328,8 @@ impl<S: Socket> Connection<S> {
                     Outcome::Idle
                 };
             }
-            if self.allowance == Some(0) || (self.allowance.is_some() && !self.readable) {
+            let allowance = self.course.allowance();
+            if allowance == Some(0) || (allowance.is_some() && !self.readable) {
                 return self.close(Cause::Shutdown, shop);
             }
             if !self.readable {
@@ -359,7 +355,7 @@ impl<S: Socket> Connection<S> {
                     return Outcome::Ended(Cause::ConnectionLost);
                 }
                 self.session.stop_reading(StopReason::Buffer, shop.now);
-                self.ticket = Some(shop.pool.wait());
+                self.course.wait(shop.pool.wait());
                 return Outcome::WaitForBuffer;
             }
             let most = Self::wanted(left, room).min(bytes);

@@ -451,7 +451,7 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "intake: a short read has drained the socket, end of file or not",
         INTAKE,
-        "read < room && !self.end_in_sight",
+        "read < room && self.ahead == Ahead::Open",
         Expression("read < room"),
     ),
     mutant(
@@ -481,7 +481,7 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "stop: what had arrived is not read",
         CLOSING,
-        "self.allowance = Some(u32::try_from(arrived).unwrap_or(u32::MAX));",
-        Statement("self.allowance = Some(0);"),
+        "self.course.allow(arrived);",
+        Statement("self.course.allow(0);"),
     ),
 ];

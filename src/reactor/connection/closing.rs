@@ -33,7 +33,8 @@ impl<S: Socket> Connection<S> {
             // Replies have as long to get out as an agent may take to read them.
             _ => shop.limits.idle,
         };
-        self.phase = Phase::Closing(cause, shop.now.after(patience));
+        let phase = Phase::Closing(cause, shop.now.after(patience));
+        self.course.enter(phase);
         // Whatever else comes is not read: a whole frame that an unfinished
         // candidate hides is found now or never.
         let mut frames = u32::MAX;
@@ -41,7 +42,6 @@ impl<S: Socket> Connection<S> {
             self.decode(&mut frames, shop);
         }
         self.input.clear();
-        self.ticket = None;
         let outcome = self.wind_down(shop);
         self.end_turn(outcome)
     }
@@ -59,16 +59,16 @@ impl<S: Socket> Connection<S> {
 
     /// The server stops: what has arrived by now is still read and answered.
     pub(in crate::reactor) fn finish_arrived(&mut self) {
-        if matches!(self.phase, Phase::Open) {
+        if self.course.is_open() {
             let arrived = self.socket.arrived().unwrap_or(0);
-            self.allowance = Some(u32::try_from(arrived).unwrap_or(u32::MAX));
+            self.course.allow(arrived);
             self.readable = true;
         }
     }
 
     /// The way out once we close: flush, end our side, discard what comes.
     pub(super) fn wind_down<H: Handler>(&mut self, shop: &mut Shop<H>) -> Outcome {
-        let (Phase::Closing(cause, _) | Phase::Lingering(cause, _)) = self.phase else {
+        let (Phase::Closing(cause, _) | Phase::Lingering(cause, _)) = *self.course.phase() else {
             return Outcome::Idle;
         };
         self.flush(shop);
@@ -76,11 +76,12 @@ impl<S: Socket> Connection<S> {
             return Outcome::Ended(cause);
         }
         let answered = self.session.unsent().is_empty() && !self.session.is_owed();
-        if matches!(self.phase, Phase::Closing(..)) && answered {
+        if matches!(self.course.phase(), Phase::Closing(..)) && answered {
             if self.socket.end_output().is_err() {
                 return Outcome::Ended(cause);
             }
-            self.phase = Phase::Lingering(cause, shop.now.after(LINGER));
+            let phase = Phase::Lingering(cause, shop.now.after(LINGER));
+            self.course.enter(phase);
         }
         let mut bytes = shop.work.share();
         while self.readable {
@@ -90,7 +91,7 @@ impl<S: Socket> Connection<S> {
             match self.socket.read(&mut shop.discard) {
                 Ok(0) => {
                     self.readable = false;
-                    if matches!(self.phase, Phase::Lingering(..)) {
+                    if matches!(self.course.phase(), Phase::Lingering(..)) {
                         return Outcome::Ended(cause);
                     }
                 }

@@ -4,7 +4,7 @@ use std::io;
 
 use super::super::kernel::Socket;
 use super::super::output_limit::LEAST_READ;
-use super::{Connection, Phase, Shop};
+use super::{Ahead, Connection, Phase, Shop};
 use crate::session::{Handler, OutputRoom, Progress, Rate, StopReason};
 use crate::wire;
 
@@ -18,7 +18,8 @@ impl<S: Socket> Connection<S> {
     /// there, because it sends no more or because the server stops, is answered at
     /// once: it is little, and the sooner the place is free.
     pub(super) fn frames_left<H>(&self, shop: &Shop<H>) -> u32 {
-        if self.complete || self.allowance.is_some() {
+        let complete = self.ahead == Ahead::EndOfFile || self.course.is_finishing();
+        if complete || self.course.allowance().is_some() {
             return u32::MAX;
         }
         self.session.frames_left(shop.now, &shop.limits)
@@ -53,7 +54,7 @@ impl<S: Socket> Connection<S> {
         let mut space = self.input.space();
         let wanted = most.min(space.len());
         space = &mut space[..wanted];
-        if let Some(allowance) = self.allowance {
+        if let Some(allowance) = self.course.allowance() {
             let allowed = space.len().min(allowance as usize);
             space = &mut space[..allowed];
         }
@@ -61,7 +62,7 @@ impl<S: Socket> Connection<S> {
         match self.socket.read(space) {
             Ok(0) => {
                 self.readable = false;
-                self.phase = Phase::Finishing;
+                self.course.enter(Phase::Finishing);
                 self.undecoded = true;
                 Ok(0)
             }
@@ -69,15 +70,13 @@ impl<S: Socket> Connection<S> {
                 // A short read has drained the socket, unless the end of file
                 // was already queued behind the data, or the read stopped at
                 // urgent data (tcp(7)): there is no event for either.
-                if read < room && !self.end_in_sight {
+                if read < room && self.ahead == Ahead::Open {
                     self.readable = false;
                 }
                 self.input.filled(read);
                 self.undecoded = true;
                 self.took_in(read, shop);
-                if let Some(allowance) = &mut self.allowance {
-                    *allowance = allowance.saturating_sub(u32::try_from(read).unwrap_or(u32::MAX));
-                }
+                self.course.use_up(read);
                 Ok(read)
             }
             Err(error) => match error.kind() {
@@ -101,9 +100,9 @@ impl<S: Socket> Connection<S> {
 
     /// Has the session take what is in the window.
     pub(super) fn decode<H: Handler>(&mut self, frames: &mut u32, shop: &mut Shop<H>) -> Progress {
-        let input = match self.phase {
-            Phase::Open => wire::Input::Open,
-            _ => wire::Input::Ended,
+        let input = match self.course.is_open() {
+            true => wire::Input::Open,
+            false => wire::Input::Ended,
         };
         let window = self.input.window();
         let before = *frames;

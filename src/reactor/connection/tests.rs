@@ -25,7 +25,7 @@ fn who_did_not_read_in_time_gets_no_second_term() {
     shop.now = deadline;
     assert!(matches!(connection.expire(&mut shop), Outcome::Idle));
     assert!(matches!(
-        connection.phase,
+        connection.course.phase(),
         Phase::Closing(Cause::OutputTimeout, _)
     ));
     shop.now = shop.now.after(LINGER);
@@ -99,7 +99,7 @@ fn a_deadline_outlives_the_wait_for_a_buffer_to_look_with() {
     let outcome = connection.serve_waiting(&mut shop);
     assert!(matches!(outcome, Some(Outcome::Idle)), "{outcome:?}");
     assert!(matches!(
-        connection.phase,
+        connection.course.phase(),
         Phase::Closing(Cause::IdleTimeout, _) | Phase::Lingering(Cause::IdleTimeout, _)
     ));
 }

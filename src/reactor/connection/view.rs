@@ -54,15 +54,15 @@ impl<S> Connection<S> {
         let (frames, ..) = self.session.totals();
         ConnectionView {
             peer: self.session.sender().peer,
-            standing: match self.phase {
-                Phase::Open => Standing::Open,
+            standing: match *self.course.phase() {
+                Phase::Open(_) => Standing::Open,
                 Phase::Finishing => Standing::Finishing,
                 Phase::Closing(cause, _) | Phase::Lingering(cause, _) => Standing::Closing(cause),
             },
             stopped: self.session.stopped(),
             queued: self.queued,
             held: self.held,
-            waits_for_buffer: self.ticket.is_some(),
+            waits_for_buffer: self.course.waits(),
             buffered: self.input.window().len(),
             undecoded: self.undecoded,
             buffer: self.input.capacity(),
