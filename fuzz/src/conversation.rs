@@ -112,7 +112,6 @@ impl Conversation {
     /// Bytes arrive.
     pub(crate) fn receive(&mut self, bytes: &[u8], now: Moment) -> Said {
         if !self.given_up {
-            self.session.count_input(bytes.len());
             self.arrived.drain(..self.start);
             self.start = 0;
             self.arrived.extend_from_slice(bytes);

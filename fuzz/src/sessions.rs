@@ -102,7 +102,6 @@ impl Pair {
             let session = &mut conversation.session;
             let bytes = bytes.min(session.unsent().len());
             session.dequeue(bytes);
-            session.count_output(bytes);
         }
     }
 

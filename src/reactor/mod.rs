@@ -397,12 +397,11 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
         if log::log_enabled!(log::Level::Debug) {
             let session = connection.session();
-            let (frames, bytes_in, bytes_out) = session.totals();
             log::debug!(
-                "connection closed peer={} cause={} frames={frames} bytes_in={bytes_in} \
-                 bytes_out={bytes_out} unsent={}",
+                "connection closed peer={} cause={} frames={} unsent={}",
                 session.sender().peer,
                 cause.name(),
+                session.frames(),
                 session.unsent().len(),
             );
         }

@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use super::Limits;
+use super::restraint::Stopped;
+use super::{Limits, Session};
 use crate::time::Moment;
 
 /// Why we do not read from an agent.
@@ -34,7 +35,7 @@ pub enum Timeout {
     Output,
 }
 
-/// The marks from which a session's deadlines are counted.
+/// All from which a session's deadlines are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clocks {
     /// When the last frame passed, or the connection was accepted.
@@ -50,12 +51,86 @@ pub struct Clocks {
     pub intervals: [u32; 2],
 }
 
-impl Clocks {
-    pub(super) fn new(now: Moment) -> Self {
+/// The marks among them: that we do not read is known elsewhere, as it is so for few
+/// sessions at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Marks {
+    last_passed: Moment,
+    begun: Option<Moment>,
+    last_heartbeat: Option<Moment>,
+    intervals: [u32; 2],
+}
+
+impl Session {
+    /// A frame passed, or the last reply that was owed is given out.
+    #[inline]
+    pub(super) fn passed(&mut self, now: Moment) {
+        self.marks.passed(now, self.restraint.stopped());
+    }
+
+    /// We stop reading from this agent; its clocks stand still from now on.
+    pub fn stop_reading(&mut self, reason: StopReason, now: Moment) {
+        if self.stopped() != Some(reason) {
+            // Another reason has another clock.
+            self.resume_reading(now);
+            self.restraint.stop((reason, now));
+        }
+    }
+
+    /// We read from this agent again.
+    #[inline]
+    pub fn resume_reading(&mut self, now: Moment) {
+        if let Some((_, since)) = self.restraint.resume() {
+            self.marks.move_on(now.since(since));
+        }
+    }
+
+    /// Why nothing is read from this agent at present, if so.
+    #[inline]
+    #[must_use]
+    pub fn stopped(&self) -> Option<StopReason> {
+        self.restraint.stopped().map(|(reason, _)| reason)
+    }
+
+    /// The next deadline of its clocks and what it is for.
+    pub(super) fn clock(&self, limits: &Limits) -> Option<(Moment, Timeout)> {
+        let stopped = self.restraint.stopped();
+        self.marks.deadline(stopped, limits, self.is_owed())
+    }
+
+    pub(super) fn clocks(&self) -> Clocks {
+        let Marks {
+            last_passed,
+            begun,
+            last_heartbeat,
+            intervals,
+        } = self.marks;
+        Clocks {
+            last_passed,
+            begun,
+            stopped: self.restraint.stopped(),
+            last_heartbeat,
+            intervals,
+        }
+    }
+}
+
+impl From<Clocks> for Marks {
+    fn from(clocks: Clocks) -> Self {
+        Self {
+            last_passed: clocks.last_passed,
+            begun: clocks.begun,
+            last_heartbeat: clocks.last_heartbeat,
+            intervals: clocks.intervals,
+        }
+    }
+}
+
+impl Marks {
+    pub(super) const fn new(now: Moment) -> Self {
         Self {
             last_passed: now,
             begun: None,
-            stopped: None,
             last_heartbeat: None,
             intervals: [0; 2],
         }
@@ -63,8 +138,8 @@ impl Clocks {
 
     /// A frame passed, or the last reply that was owed is given out. While we do not
     /// read, it is as if that were when we stopped: on resuming, the mark moves on.
-    pub(super) fn passed(&mut self, now: Moment) {
-        self.last_passed = self.stopped.map_or(now, |(_, since)| since);
+    fn passed(&mut self, now: Moment, stopped: Option<Stopped>) {
+        self.last_passed = stopped.map_or(now, |(_, since)| since);
     }
 
     /// A heartbeat came.
@@ -91,31 +166,22 @@ impl Clocks {
         self.begun = None;
     }
 
-    pub(super) fn stop(&mut self, reason: StopReason, now: Moment) {
-        if self.stopped() != Some(reason) {
-            // Another reason has another clock.
-            self.resume(now);
-            self.stopped = Some((reason, now));
-        }
-    }
-
-    pub(super) fn resume(&mut self, now: Moment) {
-        if let Some((_, since)) = self.stopped.take() {
-            let lost = now.since(since);
-            self.last_passed = self.last_passed.after(lost);
-            self.begun = self.begun.map(|begun| begun.after(lost));
-            self.last_heartbeat = self.last_heartbeat.map(|last| last.after(lost));
-        }
-    }
-
-    pub(super) fn stopped(&self) -> Option<StopReason> {
-        self.stopped.map(|(reason, _)| reason)
+    /// We read again, after the time that was lost.
+    fn move_on(&mut self, lost: Duration) {
+        self.last_passed = self.last_passed.after(lost);
+        self.begun = self.begun.map(|begun| begun.after(lost));
+        self.last_heartbeat = self.last_heartbeat.map(|last| last.after(lost));
     }
 
     /// The next deadline and what it is for. No agent is idle while it is
     /// `owed` a reply: it may well be waiting for that.
-    pub(super) fn deadline(&self, limits: &Limits, owed: bool) -> Option<(Moment, Timeout)> {
-        match self.stopped {
+    fn deadline(
+        &self,
+        stopped: Option<Stopped>,
+        limits: &Limits,
+        owed: bool,
+    ) -> Option<(Moment, Timeout)> {
+        match stopped {
             Some((StopReason::Buffer | StopReason::Store | StopReason::Rate, _)) => None,
             Some((StopReason::Output, since)) => Some((since.after(limits.idle), Timeout::Output)),
             None => {
@@ -152,168 +218,122 @@ mod tests {
         Moment::from_nanos(1_000_000_000 * (1000 + seconds))
     }
 
+    /// A session whose agent connects now, and that is owed nothing.
+    fn session() -> Session {
+        Session::new("192.0.2.7:41216".parse().unwrap(), at(0))
+    }
+
     #[test]
     fn idle_counts_from_the_last_frame_that_passed() {
-        let mut clocks = Clocks::new(at(0));
-        assert_eq!(
-            clocks.deadline(&LIMITS, false),
-            Some((at(90), Timeout::Idle))
-        );
-        clocks.passed(at(5));
-        assert_eq!(
-            clocks.deadline(&LIMITS, false),
-            Some((at(95), Timeout::Idle))
-        );
+        let mut session = session();
+        assert_eq!(session.clock(&LIMITS), Some((at(90), Timeout::Idle)));
+        session.passed(at(5));
+        assert_eq!(session.clock(&LIMITS), Some((at(95), Timeout::Idle)));
     }
 
     #[test]
     fn a_frame_begun_has_its_own_deadline() {
-        let mut clocks = Clocks::new(at(0));
-        clocks.candidate(true, true, at(3));
-        assert_eq!(
-            clocks.deadline(&LIMITS, false),
-            Some((at(13), Timeout::Frame))
-        );
+        let mut session = session();
+        session.marks.candidate(true, true, at(3));
+        assert_eq!(session.clock(&LIMITS), Some((at(13), Timeout::Frame)));
         // More of the same frame does not move it; another frame does.
-        clocks.candidate(true, false, at(4));
-        assert_eq!(
-            clocks.deadline(&LIMITS, false),
-            Some((at(13), Timeout::Frame))
-        );
-        clocks.candidate(true, true, at(5));
-        assert_eq!(
-            clocks.deadline(&LIMITS, false),
-            Some((at(15), Timeout::Frame))
-        );
-        clocks.candidate(false, true, at(6));
-        assert_eq!(
-            clocks.deadline(&LIMITS, false),
-            Some((at(90), Timeout::Idle))
-        );
+        session.marks.candidate(true, false, at(4));
+        assert_eq!(session.clock(&LIMITS), Some((at(13), Timeout::Frame)));
+        session.marks.candidate(true, true, at(5));
+        assert_eq!(session.clock(&LIMITS), Some((at(15), Timeout::Frame)));
+        session.marks.candidate(false, true, at(6));
+        assert_eq!(session.clock(&LIMITS), Some((at(90), Timeout::Idle)));
     }
 
     #[test]
     fn the_earlier_deadline_wins() {
-        let mut clocks = Clocks::new(at(0));
-        clocks.candidate(true, true, at(85));
-        assert_eq!(
-            clocks.deadline(&LIMITS, false),
-            Some((at(90), Timeout::Idle))
-        );
+        let mut session = session();
+        session.marks.candidate(true, true, at(85));
+        assert_eq!(session.clock(&LIMITS), Some((at(90), Timeout::Idle)));
     }
 
     #[test]
     fn slow_heartbeats_stretch_the_idle_limit() {
-        let mut clocks = Clocks::new(at(0));
+        let mut session = session();
         for second in [0, 60, 120] {
-            clocks.passed(at(second));
-            clocks.heartbeat(at(second));
+            session.passed(at(second));
+            session.marks.heartbeat(at(second));
         }
-        assert_eq!(
-            clocks.deadline(&LIMITS, false),
-            Some((at(300), Timeout::Idle))
-        );
+        assert_eq!(session.clock(&LIMITS), Some((at(300), Timeout::Idle)));
         // One more right behind does not hide the rhythm.
-        clocks.heartbeat(at(120));
-        assert_eq!(
-            clocks.deadline(&LIMITS, false),
-            Some((at(300), Timeout::Idle))
-        );
-        clocks.heartbeat(at(121));
-        assert_eq!(
-            clocks.deadline(&LIMITS, false),
-            Some((at(210), Timeout::Idle))
-        );
+        session.marks.heartbeat(at(120));
+        assert_eq!(session.clock(&LIMITS), Some((at(300), Timeout::Idle)));
+        session.marks.heartbeat(at(121));
+        assert_eq!(session.clock(&LIMITS), Some((at(210), Timeout::Idle)));
     }
 
     #[test]
     fn clocks_stand_still_while_we_do_not_read() {
-        let mut clocks = Clocks::new(at(0));
-        clocks.candidate(true, true, at(1));
-        clocks.stop(StopReason::Buffer, at(2));
-        assert_eq!(clocks.deadline(&LIMITS, false), None);
-        clocks.resume(at(102));
-        assert_eq!(
-            clocks.deadline(&LIMITS, false),
-            Some((at(111), Timeout::Frame))
-        );
-        clocks.candidate(false, true, at(103));
-        assert_eq!(
-            clocks.deadline(&LIMITS, false),
-            Some((at(190), Timeout::Idle))
-        );
+        let mut session = session();
+        session.marks.candidate(true, true, at(1));
+        session.stop_reading(StopReason::Buffer, at(2));
+        assert_eq!(session.clock(&LIMITS), None);
+        session.resume_reading(at(102));
+        assert_eq!(session.clock(&LIMITS), Some((at(111), Timeout::Frame)));
+        session.marks.candidate(false, true, at(103));
+        assert_eq!(session.clock(&LIMITS), Some((at(190), Timeout::Idle)));
     }
 
     #[test]
     fn time_in_which_we_did_not_read_is_no_part_of_a_heartbeats_rhythm() {
-        let mut clocks = Clocks::new(at(0));
-        clocks.heartbeat(at(0));
-        clocks.stop(StopReason::Buffer, at(10));
-        clocks.resume(at(1010));
-        clocks.passed(at(1020));
-        clocks.heartbeat(at(1020));
-        assert_eq!(clocks.intervals, [20_000, 0]);
-        assert_eq!(
-            clocks.deadline(&LIMITS, false),
-            Some((at(1110), Timeout::Idle))
-        );
+        let mut session = session();
+        session.marks.heartbeat(at(0));
+        session.stop_reading(StopReason::Buffer, at(10));
+        session.resume_reading(at(1010));
+        session.passed(at(1020));
+        session.marks.heartbeat(at(1020));
+        assert_eq!(session.marks.intervals, [20_000, 0]);
+        assert_eq!(session.clock(&LIMITS), Some((at(1110), Timeout::Idle)));
+    }
+
+    /// The next deadline, if it is owed a reply.
+    fn owed(session: &Session) -> Option<(Moment, Timeout)> {
+        let stopped = session.restraint.stopped();
+        session.marks.deadline(stopped, &LIMITS, true)
     }
 
     #[test]
     fn an_agent_that_is_owed_a_reply_is_not_idle() {
-        let mut clocks = Clocks::new(at(0));
-        assert_eq!(clocks.deadline(&LIMITS, true), None);
+        let mut session = session();
+        assert_eq!(owed(&session), None);
         // A frame begun is a frame begun.
-        clocks.candidate(true, true, at(85));
-        assert_eq!(
-            clocks.deadline(&LIMITS, true),
-            Some((at(95), Timeout::Frame))
-        );
-        clocks.stop(StopReason::Store, at(86));
-        assert_eq!(clocks.deadline(&LIMITS, true), None);
+        session.marks.candidate(true, true, at(85));
+        assert_eq!(owed(&session), Some((at(95), Timeout::Frame)));
+        session.stop_reading(StopReason::Store, at(86));
+        assert_eq!(owed(&session), None);
     }
 
     #[test]
     fn who_waited_for_us_and_then_does_not_read_has_a_deadline() {
-        let mut clocks = Clocks::new(at(0));
-        clocks.stop(StopReason::Store, at(50));
-        clocks.stop(StopReason::Output, at(60));
-        assert_eq!(
-            clocks.deadline(&LIMITS, false),
-            Some((at(150), Timeout::Output))
-        );
-        clocks.resume(at(61));
-        assert_eq!(
-            clocks.deadline(&LIMITS, false),
-            Some((at(101), Timeout::Idle))
-        );
+        let mut session = session();
+        session.stop_reading(StopReason::Store, at(50));
+        session.stop_reading(StopReason::Output, at(60));
+        assert_eq!(session.clock(&LIMITS), Some((at(150), Timeout::Output)));
+        session.resume_reading(at(61));
+        assert_eq!(session.clock(&LIMITS), Some((at(101), Timeout::Idle)));
     }
 
     #[test]
     fn time_in_which_we_did_not_read_counts_once_for_a_reply_given_out_meanwhile() {
-        let mut clocks = Clocks::new(at(0));
-        clocks.stop(StopReason::Store, at(10));
-        clocks.passed(at(1010));
-        clocks.resume(at(1020));
-        assert_eq!(
-            clocks.deadline(&LIMITS, false),
-            Some((at(1110), Timeout::Idle))
-        );
+        let mut session = session();
+        session.stop_reading(StopReason::Store, at(10));
+        session.passed(at(1010));
+        session.resume_reading(at(1020));
+        assert_eq!(session.clock(&LIMITS), Some((at(1110), Timeout::Idle)));
     }
 
     #[test]
     fn only_the_output_clock_runs_while_replies_are_not_read() {
-        let mut clocks = Clocks::new(at(0));
-        clocks.stop(StopReason::Output, at(50));
-        clocks.stop(StopReason::Output, at(60));
-        assert_eq!(
-            clocks.deadline(&LIMITS, false),
-            Some((at(140), Timeout::Output))
-        );
-        clocks.resume(at(130));
-        assert_eq!(
-            clocks.deadline(&LIMITS, false),
-            Some((at(170), Timeout::Idle))
-        );
+        let mut session = session();
+        session.stop_reading(StopReason::Output, at(50));
+        session.stop_reading(StopReason::Output, at(60));
+        assert_eq!(session.clock(&LIMITS), Some((at(140), Timeout::Output)));
+        session.resume_reading(at(130));
+        assert_eq!(session.clock(&LIMITS), Some((at(170), Timeout::Idle)));
     }
 }

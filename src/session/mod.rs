@@ -7,7 +7,9 @@
 
 mod clocks;
 mod desk;
+mod peer;
 mod rate;
+mod restraint;
 mod state;
 mod tally;
 mod unsent;
@@ -20,9 +22,11 @@ pub use desk::{Answer, CommitId, Desk, Fate, Handler, Sender, Settled, Tag, Wake
 pub use rate::{Bucket, Rate};
 pub use state::SessionState;
 pub use tally::Tally;
-use unsent::Unsent;
 pub use unsent::UnsentTotal;
 
+use self::clocks::Marks;
+use self::peer::Peer;
+use self::restraint::Restraint;
 use crate::time::Moment;
 use crate::wire::{Decoder, FRAME_OVERHEAD, Input, MAX_REPLY_LINE, Packet, Refusal, Reply, Step};
 
@@ -113,41 +117,38 @@ pub enum Expiry {
 /// One agent's conversation.
 #[derive(Debug)]
 pub struct Session {
-    peer: SocketAddr,
+    peer: Peer,
     agent: Option<Box<str>>,
     /// What the handler knows this session by.
     tag: Option<Tag>,
     decoder: Decoder,
-    clocks: Clocks,
-    bucket: Bucket,
+    marks: Marks,
+    restraint: Restraint,
     /// Replies that wait for a commit, and for which: its latest.
     owed: u32,
     last_owed: Option<CommitId>,
-    /// Reply bytes that the socket did not take yet. Boxed, because hardly any
-    /// session ever has some, and there are thousands of sessions.
-    unsent: Option<Box<Unsent>>,
-    frames: u64,
-    bytes_in: u64,
-    bytes_out: u64,
+    /// Frames that passed; it stays at the greatest number there is.
+    frames: u32,
 }
+
+/// There are as many sessions as connections, and nearly all of them are idle: what
+/// few have at a time is to be in their [`Restraint`].
+const _: () = assert!(size_of::<Session>() == 112);
 
 impl Session {
     /// The session of a connection that was accepted from `peer` just now.
     #[must_use]
     pub fn new(peer: SocketAddr, now: Moment) -> Self {
         Self {
-            peer,
+            peer: peer.into(),
             agent: None,
             tag: None,
             decoder: Decoder::default(),
-            clocks: Clocks::new(now),
-            bucket: Bucket::default(),
+            marks: Marks::new(now),
+            restraint: Restraint::default(),
             owed: 0,
             last_owed: None,
-            unsent: None,
             frames: 0,
-            bytes_in: 0,
-            bytes_out: 0,
         }
     }
 
@@ -194,7 +195,7 @@ impl Session {
             }
         };
         let begun = progress == Progress::Settled && consumed < window.len();
-        self.clocks.candidate(begun, consumed > 0, now);
+        self.marks.candidate(begun, consumed > 0, now);
         desk.tally.junk_bytes += junk;
         Received {
             consumed,
@@ -207,43 +208,27 @@ impl Session {
     /// consumed. To be followed by [`receive`](Self::receive) with the rest.
     pub fn drop_candidate(&mut self, window: &[u8], tally: &mut Tally) -> usize {
         let dropped = self.decoder.abandon(window);
-        self.clocks.drop_candidate();
+        self.marks.drop_candidate();
         tally.junk_bytes += dropped as u64;
         tally.candidates_dropped += 1;
         dropped
     }
 
-    /// Notes that `bytes` were read from the socket.
-    pub fn count_input(&mut self, bytes: usize) {
-        self.bytes_in += bytes as u64;
-    }
-
     /// Keeps reply bytes that the socket does not take now; they are in `total`
     /// from now on, which is the same one always.
     pub fn queue(&mut self, replies: &[u8], total: &UnsentTotal) {
-        let unsent = self.unsent.get_or_insert_with(|| Unsent::new(total).into());
-        unsent.push(replies);
+        self.restraint.queue(replies, total);
     }
 
     /// Reply bytes that wait for the socket.
     #[must_use]
     pub fn unsent(&self) -> &[u8] {
-        self.unsent.as_ref().map_or(&[], |unsent| unsent.bytes())
+        self.restraint.unsent()
     }
 
     /// Notes that the socket took the first `bytes` of [`unsent`](Self::unsent).
     pub fn dequeue(&mut self, bytes: usize) {
-        if let Some(unsent) = &mut self.unsent {
-            unsent.advance(bytes);
-            if unsent.bytes().is_empty() {
-                self.unsent = None;
-            }
-        }
-    }
-
-    /// Notes that `bytes` were written to the socket.
-    pub fn count_output(&mut self, bytes: usize) {
-        self.bytes_out += bytes as u64;
+        self.restraint.dequeue(bytes);
     }
 
     /// Whether replies wait for a commit.
@@ -266,14 +251,14 @@ impl Session {
         if self.owed == 0 {
             self.last_owed = None;
             // Until now it was the agent that waited.
-            self.clocks.passed(now);
+            self.passed(now);
         }
     }
 
     /// Whether the agent must read replies before more is read from it.
     #[must_use]
     pub fn output_is_full(&self, room: OutputRoom) -> bool {
-        let limit = match self.clocks.stopped() {
+        let limit = match self.stopped() {
             Some(StopReason::Output) => room.low_water(),
             _ => room.high_water(),
         };
@@ -283,40 +268,27 @@ impl Session {
     /// How many frames the agent may still send now.
     #[must_use]
     pub fn frames_left(&self, now: Moment, limits: &Limits) -> u32 {
-        let left = limits.rate.map(|rate| self.bucket.left(rate, now));
+        let left = limits
+            .rate
+            .map(|rate| self.restraint.bucket().left(rate, now));
         left.unwrap_or(u32::MAX)
     }
 
     /// It has sent `frames`.
     pub fn count_frames(&mut self, frames: u32, now: Moment, limits: &Limits) {
         if let Some(rate) = limits.rate {
-            self.bucket.take(frames, rate, now);
+            self.restraint.use_up(frames, rate, now);
         }
-    }
-
-    /// Why nothing is read from this agent at present, if so.
-    #[must_use]
-    pub fn stopped(&self) -> Option<StopReason> {
-        self.clocks.stopped()
-    }
-
-    /// We stop reading from this agent; its clocks stand still from now on.
-    pub fn stop_reading(&mut self, reason: StopReason, now: Moment) {
-        self.clocks.stop(reason, now);
-    }
-
-    /// We read from this agent again.
-    pub fn resume_reading(&mut self, now: Moment) {
-        self.clocks.resume(now);
     }
 
     /// When [`expire`](Self::expire) is to be asked next, if ever.
     #[must_use]
     pub fn deadline(&self, limits: &Limits) -> Option<Moment> {
         if self.stopped() == Some(StopReason::Rate) {
-            return limits.rate.and_then(|rate| self.bucket.next(rate));
+            let bucket = self.restraint.bucket();
+            return limits.rate.and_then(|rate| bucket.next(rate));
         }
-        let deadline = self.clocks.deadline(limits, self.is_owed());
+        let deadline = self.clock(limits);
         deadline.map(|(deadline, _)| deadline)
     }
 
@@ -326,7 +298,7 @@ impl Session {
         if self.stopped() == Some(StopReason::Rate) && self.frames_left(now, limits) > 0 {
             return Expiry::GoOn;
         }
-        match self.clocks.deadline(limits, self.is_owed()) {
+        match self.clock(limits) {
             Some((deadline, timeout)) if deadline <= now => {
                 if timeout == Timeout::Frame && !self.decoder.at_boundary() {
                     Expiry::DropCandidate
@@ -342,7 +314,7 @@ impl Session {
     #[must_use]
     pub fn sender(&self) -> Sender<'_> {
         Sender {
-            peer: self.peer,
+            peer: self.peer.into(),
             agent: self.agent.as_deref(),
         }
     }
@@ -353,16 +325,16 @@ impl Session {
         self.tag
     }
 
-    /// Frames that passed, bytes read and bytes written, so far.
+    /// Frames that passed so far; `u32::MAX` stands for as many and more.
     #[must_use]
-    pub const fn totals(&self) -> (u64, u64, u64) {
-        (self.frames, self.bytes_in, self.bytes_out)
+    pub const fn frames(&self) -> u32 {
+        self.frames
     }
 
     /// Decodes a frame that passed and has it handled.
     fn take<H: Handler>(&mut self, data: &[u8], now: Moment, desk: &mut Desk<H>) -> Answer {
-        self.frames += 1;
-        self.clocks.passed(now);
+        self.frames = self.frames.saturating_add(1);
+        self.passed(now);
         // Looked at where it is: moving it would cost as much as reading it did.
         match &desk.packets.decode(data) {
             Ok(packet) => {
@@ -372,10 +344,10 @@ impl Session {
                     self.agent = Some(name.as_str().into());
                 }
                 if let Packet::Heartbeat(_) = packet {
-                    self.clocks.heartbeat(now);
+                    self.marks.heartbeat(now);
                 }
                 let sender = Sender {
-                    peer: self.peer,
+                    peer: self.peer.into(),
                     agent: self.agent.as_deref(),
                 };
                 desk.handler.handle(sender, &mut self.tag, packet)

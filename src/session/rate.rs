@@ -40,6 +40,11 @@ pub struct Bucket {
 }
 
 impl Bucket {
+    /// Whether nothing was ever taken out.
+    pub(super) const fn is_untouched(self) -> bool {
+        self.full_at.is_none()
+    }
+
     /// How many frames may still be taken now.
     pub(super) fn left(self, rate: Rate, now: Moment) -> u32 {
         let missing = self.full_at.map_or(Duration::ZERO, |full| full.since(now));

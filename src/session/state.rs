@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::restraint::Restraint;
 use super::{Bucket, Clocks, Session, StopReason, UnsentTotal};
 use crate::time::Moment;
 use crate::wire::{Decoder, DecoderState};
@@ -27,12 +28,8 @@ pub struct SessionState {
     pub buffered: Vec<u8>,
     /// Reply bytes not yet written.
     pub unsent: Vec<u8>,
-    /// Frames that passed.
-    pub frames: u64,
-    /// Bytes read from the socket.
-    pub bytes_in: u64,
-    /// Bytes written to the socket.
-    pub bytes_out: u64,
+    /// Frames that passed; `u32::MAX` if they are more.
+    pub frames: u32,
 }
 
 impl Session {
@@ -41,16 +38,14 @@ impl Session {
     pub fn export(&self, window: &[u8]) -> SessionState {
         debug_assert!(!self.is_owed(), "replies wait for a commit");
         SessionState {
-            peer: self.peer,
+            peer: self.peer.into(),
             agent: self.agent.as_deref().map(str::to_owned),
             decoder: self.decoder.state(),
-            clocks: self.clocks,
-            bucket: self.bucket,
+            clocks: self.clocks(),
+            bucket: self.restraint.bucket(),
             buffered: window.to_vec(),
             unsent: self.unsent().to_vec(),
             frames: self.frames,
-            bytes_in: self.bytes_in,
-            bytes_out: self.bytes_out,
         }
     }
 
@@ -62,25 +57,20 @@ impl Session {
     #[must_use]
     pub fn rebuild(state: SessionState, now: Moment, total: &UnsentTotal) -> (Self, Vec<u8>) {
         let mut session = Self {
-            peer: state.peer,
+            peer: state.peer.into(),
             agent: state.agent.map(String::into_boxed_str),
             tag: None,
             decoder: Decoder::rebuild(state.decoder),
-            clocks: state.clocks,
-            bucket: state.bucket,
+            restraint: Restraint::rebuild(state.clocks.stopped, state.bucket),
+            marks: state.clocks.into(),
             owed: 0,
             last_owed: None,
-            unsent: None,
             frames: state.frames,
-            bytes_in: state.bytes_in,
-            bytes_out: state.bytes_out,
         };
         if !state.unsent.is_empty() {
             session.queue(&state.unsent, total);
         }
-        if let Some(StopReason::Buffer | StopReason::Store | StopReason::Rate) =
-            session.clocks.stopped()
-        {
+        if let Some(StopReason::Buffer | StopReason::Store | StopReason::Rate) = session.stopped() {
             session.resume_reading(now);
         }
         (session, state.buffered)

@@ -61,10 +61,10 @@ pub enum Input {
 /// Finds the frames in one stream of bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decoder {
-    state: DecoderState,
+    state: Memory,
 }
 
-/// All that a [`Decoder`] remembers between two calls.
+/// All that a [`Decoder`] remembers between two calls, to be written down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecoderState {
     /// The window's bytes behind a header of four, up to this offset, are free of `FF`.
@@ -78,11 +78,40 @@ pub struct DecoderState {
 
 impl Default for DecoderState {
     fn default() -> Self {
-        Self {
-            clean: 0,
-            junk: 0,
-            boundary: Some(0),
+        Decoder::default().state()
+    }
+}
+
+/// The same in the room that there is in a connection: a quarter less.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Memory {
+    clean: u32,
+    junk: u32,
+    boundary: Boundary,
+}
+
+/// Where the boundary is, or that the search is past it. It begins at offset 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Boundary(u32);
+
+impl Boundary {
+    /// Behind every window there is.
+    const PAST: Self = Self(u32::MAX);
+
+    fn new(at: Option<u32>) -> Self {
+        at.map_or(Self::PAST, Self)
+    }
+
+    const fn get(self) -> Option<u32> {
+        match self {
+            Self::PAST => None,
+            Self(at) => Some(at),
         }
+    }
+
+    /// As it is once so many bytes are settled.
+    fn behind(self, settled: u32) -> Self {
+        Self::new(self.get().and_then(|at| at.checked_sub(settled)))
     }
 }
 
@@ -109,12 +138,12 @@ impl Decoder {
             }
             match self.judge(rest) {
                 Verdict::Passed { data, behind } => {
-                    self.state = DecoderState::default();
+                    self.state = Memory::default();
                     rest = behind;
                     break Step::Frame(data);
                 }
                 Verdict::WrongSum { frame } => {
-                    self.state.boundary = Some(offset(frame));
+                    self.state.boundary = Boundary(offset(frame));
                     let frame = rest.get(..frame).unwrap_or(rest);
                     rest = after(rest, self.refuse_frame(frame));
                     break Step::ChecksumMismatch;
@@ -145,7 +174,7 @@ impl Decoder {
     /// stream or right behind a recognised frame.
     #[must_use]
     pub const fn at_boundary(&self) -> bool {
-        matches!(self.state.boundary, Some(0))
+        matches!(self.state.boundary, Boundary(0))
     }
 
     /// Bytes of junk since the last frame that passed.
@@ -157,13 +186,23 @@ impl Decoder {
     /// The decoder's whole memory, to be rebuilt elsewhere over the same window.
     #[must_use]
     pub const fn state(&self) -> DecoderState {
-        self.state
+        DecoderState {
+            clean: self.state.clean,
+            junk: self.state.junk,
+            boundary: self.state.boundary.get(),
+        }
     }
 
     /// A decoder that goes on where another one's [`state`](Self::state) left off.
     #[must_use]
-    pub const fn rebuild(state: DecoderState) -> Self {
-        Self { state }
+    pub fn rebuild(state: DecoderState) -> Self {
+        Self {
+            state: Memory {
+                clean: state.clean,
+                junk: state.junk,
+                boundary: Boundary::new(state.boundary),
+            },
+        }
     }
 
     /// Applies the frame check, as far as the bytes of `rest` allow, to the
@@ -277,7 +316,7 @@ impl Decoder {
             clean if clean as usize <= HEADER => 0,
             clean => clean,
         };
-        self.state.boundary = self.state.boundary.and_then(|at| at.checked_sub(junk));
+        self.state.boundary = self.state.boundary.behind(junk);
         junk as usize
     }
 }

@@ -60,7 +60,7 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "decoder: no boundary behind a frame with a wrong sum",
         DECODER,
-        "self.state.boundary = Some(offset(frame));",
+        "self.state.boundary = Boundary(offset(frame));",
         Statement(""),
     ),
     mutant(
@@ -115,8 +115,8 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "session: the frame clock goes on from the frame before",
         SESSION,
-        "self.clocks.candidate(begun, consumed > 0, now);",
-        Statement("self.clocks.candidate(begun, false, now);"),
+        "self.marks.candidate(begun, consumed > 0, now);",
+        Statement("self.marks.candidate(begun, false, now);"),
     ),
     mutant(
         "session: a reply overtakes one that waits for the store",
@@ -162,7 +162,7 @@ pub const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "session: a byte is written twice",
-        SESSION,
+        "src/session/restraint.rs",
         "unsent.advance(bytes);",
         Statement(
             "unsent.advance(bytes - usize::from(bytes > 1 && bytes < unsent.bytes().len()));",
@@ -189,7 +189,7 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "clocks: a pause counts twice",
         CLOCKS,
-        "self.stopped.map_or(now, |(_, since)| since)",
+        "stopped.map_or(now, |(_, since)| since)",
         Expression("now"),
     ),
     mutant(

@@ -92,7 +92,6 @@ impl<S: Socket> Connection<S> {
 
     /// Counts what a read brought, wanted or not.
     pub(super) fn took_in<H>(&mut self, bytes: usize, shop: &mut Shop<H>) {
-        self.session.count_input(bytes);
         shop.work.read(bytes);
         shop.counters.bytes_in += bytes as u64;
         shop.counters.reads += 1;

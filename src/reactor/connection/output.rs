@@ -65,7 +65,6 @@ impl<S: Socket> Connection<S> {
     fn wrote(&mut self, written: Option<usize>, counters: &mut Counters) {
         match written {
             Some(written) => {
-                self.session.count_output(written);
                 counters.bytes_out += written as u64;
                 counters.writes += 1;
             }

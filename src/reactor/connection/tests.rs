@@ -150,13 +150,3 @@ fn connected() -> (Connection<TcpStream>, Shop<Keeper>, std::net::TcpStream) {
     let connection = Connection::new(socket, Session::new(peer, now), 0);
     (connection, shop, agent)
 }
-
-#[test]
-fn a_connection_is_small() {
-    // Together with its alarm in the wheel: what an idle agent costs.
-    assert!(
-        size_of::<Connection<TcpStream>>() <= 272,
-        "{}",
-        size_of::<Connection<TcpStream>>()
-    );
-}

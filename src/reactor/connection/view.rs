@@ -51,7 +51,6 @@ impl<S> Connection<S> {
     }
 
     pub(in crate::reactor) fn view(&self) -> ConnectionView {
-        let (frames, ..) = self.session.totals();
         ConnectionView {
             peer: self.session.sender().peer,
             standing: match *self.course.phase() {
@@ -67,7 +66,7 @@ impl<S> Connection<S> {
             undecoded: self.undecoded,
             buffer: self.input.capacity(),
             unsent: self.unsent(),
-            frames,
+            frames: self.session.frames().into(),
         }
     }
 }
