@@ -125,12 +125,17 @@ impl DerefMut for Buffer {
 }
 
 impl Drop for Buffer {
+    #[inline]
     fn drop(&mut self) {
-        if let Some(mut block) = self.0.take()
-            && let Some(pool) = block.pool.take()
-        {
-            pool.ledger().give_back(block);
+        if let Some(block) = self.0.take() {
+            give_back(block);
         }
+    }
+}
+
+fn give_back(mut block: Box<Block>) {
+    if let Some(pool) = block.pool.take() {
+        pool.ledger().give_back(block);
     }
 }
 

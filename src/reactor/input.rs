@@ -122,9 +122,10 @@ impl Input {
 
     fn move_to(&mut self, mut longer: Buffer) {
         let held = self.window();
-        let length = held.len();
-        longer[..length].copy_from_slice(held);
-        longer.hold(0..length);
+        if !held.is_empty() {
+            longer[..held.len()].copy_from_slice(held);
+            longer.hold(0..held.len());
+        }
         self.buffer = longer;
     }
 }

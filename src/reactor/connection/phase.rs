@@ -52,22 +52,23 @@ impl Course {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        matches!(self.phase(), Phase::Open(_))
+        matches!(self.0.as_deref(), None | Some(Phase::Open(_)))
     }
 
     /// Whether the agent has ended, and we have not.
     pub(super) fn is_finishing(&self) -> bool {
-        matches!(self.phase(), Phase::Finishing)
+        matches!(self.0.as_deref(), Some(Phase::Finishing))
     }
 
     /// Whether we close it.
     pub(super) fn is_ending(&self) -> bool {
-        matches!(self.phase(), Phase::Closing(..) | Phase::Lingering(..))
+        let phase = self.0.as_deref();
+        matches!(phase, Some(Phase::Closing(..) | Phase::Lingering(..)))
     }
 
     /// Whether it waits for a receive buffer.
     pub(super) fn waits(&self) -> bool {
-        matches!(self.phase(), Phase::Open(open) if open.ticket.is_some())
+        matches!(self.0.as_deref(), Some(Phase::Open(open)) if open.ticket.is_some())
     }
 
     /// Gives it a place in the queue for a receive buffer.
@@ -91,8 +92,8 @@ impl Course {
 
     /// How many more bytes may be read, if the server stops.
     pub(super) fn allowance(&self) -> Option<u32> {
-        match self.phase() {
-            Phase::Open(open) => open.allowance,
+        match self.0.as_deref() {
+            Some(Phase::Open(open)) => open.allowance,
             _ => None,
         }
     }
