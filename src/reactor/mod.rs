@@ -56,11 +56,6 @@ use crate::wheel::TimerWheel;
 /// turns, and few enough that those who are connected hardly notice.
 const ACCEPTS: usize = 128;
 
-/// Alarms seen to in a turn. Of a crowd that came together all ring together, and each
-/// may close its connection: some 15 µs, most of it in the kernel, so that others wait
-/// a millisecond and not a tenth of a second.
-const ALARMS: usize = 64;
-
 /// Descriptors that are not for connections: the standard streams, the poll,
 /// signals, the listener, those turned away, and some to spare.
 pub const RESERVED_DESCRIPTORS: usize = 64;
@@ -313,10 +308,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             self.wheel.expire(self.shop.now, &mut self.due);
         }
         self.shop.work.begin(self.due.len());
-        for _ in 0..ALARMS {
-            if !self.shop.work.goes_on() {
-                break;
-            }
+        while self.shop.work.sees_to_alarm() {
             let Some(slot) = self.due.pop() else {
                 break;
             };

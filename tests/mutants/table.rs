@@ -319,6 +319,14 @@ pub const MUTANTS: &[Mutant] = &[
         Text("if MUTANT { self.due.clear(); }\n        if self.due.is_empty() {"),
     ),
     mutant(
+        "reactor: an alarm counts in all later phases, too",
+        "src/reactor/work.rs",
+        "self.left = self.budget;",
+        Statement(
+            "let alarms = self.left.alarms; self.left = PhaseBudget { alarms, ..self.budget };",
+        ),
+    ),
+    mutant(
         "reactor: it sleeps on alarms for which a phase had no time",
         REACTOR,
         "|| !self.due.is_empty()",

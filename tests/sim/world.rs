@@ -31,6 +31,7 @@ const UNLIMITED: usize = 1 << 40;
 const NEVER_SPENT: PhaseBudget = PhaseBudget {
     bytes: usize::MAX,
     frames: u32::MAX,
+    alarms: u32::MAX,
 };
 
 /// Turns in which nothing happens although the server does not wait.
@@ -133,6 +134,11 @@ impl World {
                 2 => PhaseBudget {
                     bytes: 3000,
                     frames: 40,
+                    alarms: 3,
+                },
+                3 => PhaseBudget {
+                    alarms: 1,
+                    ..PhaseBudget::default()
                 },
                 _ => NEVER_SPENT,
             },
