@@ -351,7 +351,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         ledger.enter(id, &mut desk.owed);
         match outcome {
             Outcome::Ended(cause) => return self.reap(id, cause),
-            Outcome::WaitForBuffer => self.waiters.push_back(id),
+            Outcome::WaitForBuffer => self.line_up(id),
             Outcome::WaitForStore => self.hold(id),
             Outcome::Idle | Outcome::Again => {}
         }
@@ -365,6 +365,17 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             connection.queued = true;
             self.run_queue.push_back(id);
         }
+    }
+
+    /// Has a connection wait for a buffer behind the others. Those that have ended
+    /// meanwhile leave their places now and then: as long as the first has to wait,
+    /// there would be one more for each that comes and goes.
+    fn line_up(&mut self, id: ConnectionId) {
+        if self.waiters.len() >= 2 * self.connections.len() {
+            let connections = &self.connections;
+            self.waiters.retain(|&id| connections.look(id).is_some());
+        }
+        self.waiters.push_back(id);
     }
 
     /// The one way by which a connection leaves.

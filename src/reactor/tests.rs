@@ -374,3 +374,35 @@ fn those_who_wait_for_a_buffer_are_served_in_turns_and_none_is_forgotten() {
     }
     assert!(turns > 1, "one turn was enough");
 }
+
+#[test]
+fn who_waited_for_a_buffer_and_is_gone_keeps_no_place() {
+    let mut reactor = reactor(MIN_POOL_LIMIT);
+    // They hold both buffers, the reserve too, each with a frame begun.
+    let long = [b"\xFF\xFF\xFF\xFD".as_slice(), &[b' '; 60_000]].concat();
+    let _holders = arrive(&mut reactor, 2, &long);
+    // The first in the queue stays there.
+    let first = arrive(&mut reactor, 1, &heartbeat(100));
+    turn(&mut reactor);
+    turn(&mut reactor);
+    let staying = reactor.connections.ids();
+    assert_eq!((staying.len(), reactor.waiters.len()), (3, 1));
+    let broken = Readiness {
+        broken: true,
+        ..Readiness::default()
+    };
+    for _ in 0..1000 {
+        let _passing = arrive(&mut reactor, 1, &heartbeat(100));
+        turn(&mut reactor);
+        turn(&mut reactor);
+        let ids = reactor.connections.ids();
+        let passing = ids.iter().find(|id| !staying.contains(id)).unwrap();
+        let event = Event::Ready(passing.token(), broken);
+        reactor.kernel.coming.push(event);
+        turn(&mut reactor);
+    }
+    assert_eq!(reactor.connections.len(), 3);
+    let places = reactor.waiters.len();
+    assert!(places <= 8, "{places}");
+    assert!(!first[0].is_answered());
+}

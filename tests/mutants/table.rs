@@ -283,10 +283,10 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "reactor: the last to wait for a buffer is the first",
         REACTOR,
-        "Outcome::WaitForBuffer => self.waiters.push_back(id),",
+        "Outcome::WaitForBuffer => self.line_up(id),",
         Text(
             "Outcome::WaitForBuffer if MUTANT => self.waiters.push_front(id),
-             Outcome::WaitForBuffer => self.waiters.push_back(id),",
+             Outcome::WaitForBuffer => self.line_up(id),",
         ),
     ),
     mutant(
