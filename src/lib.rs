@@ -25,6 +25,7 @@
 //! descriptors → nothing                   (the limit of open files)
 //! dial        → nothing                   (finding a server)
 //! client      → dial, wire                (a blocking connection, for send and ping)
+//! control     → throttle, time            (a Unix socket: a request in a line, an answer in lines)
 //! load        → descriptors, dial, time, wire (the load generator)
 //! cli         → everything
 //! ```
@@ -34,6 +35,7 @@
 pub mod admission;
 pub mod cli;
 pub mod client;
+pub mod control;
 pub mod descriptors;
 pub mod dial;
 pub mod handler;

@@ -58,6 +58,7 @@ const RULE: &[(&str, &[&str])] = &[
     ("descriptors", &[]),
     ("dial", &["std::net", "std::io"]),
     ("client", &["dial", "wire", "std::net", "std::io"]),
+    ("control", &["throttle", "time", "mio", "std::io"]),
     (
         "load",
         &[
@@ -76,6 +77,7 @@ const RULE: &[(&str, &[&str])] = &[
         &[
             "admission",
             "client",
+            "control",
             "descriptors",
             "handler",
             "hook",
@@ -84,6 +86,7 @@ const RULE: &[(&str, &[&str])] = &[
             "reactor",
             "roster",
             "session",
+            "stats",
             "store",
             "time",
             "wire",

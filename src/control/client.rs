@@ -1,0 +1,105 @@
+//! The client's half: one request, and its answer.
+
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::request::{Answer, Request, RequestError};
+
+/// More than any answer has: some lines of a few hundred bytes. What goes on beyond is
+/// not of this protocol.
+const LONGEST_ANSWER: usize = 1 << 20;
+
+/// Why there is no answer, or not the one that was hoped for.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// It cannot be asked like this.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// Nobody takes requests there.
+    #[error(
+        "cannot connect to the control socket {}: {error}; is the server running, with --control, \
+         as the same user?",
+        path.display()
+    )]
+    Unreachable {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What the attempt met.
+        error: io::Error,
+    },
+    /// It took too long.
+    #[error("the server at {} did not answer in time", .0.display())]
+    TimedOut(PathBuf),
+    /// The connection ended before the answer did.
+    #[error("the server at {} ended before it had answered", .0.display())]
+    CutOff(PathBuf),
+    /// The server's own words.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Asks the server at `path`; the lines of its answer. All of it takes no longer than
+/// `patience`.
+///
+/// # Errors
+/// [`AskError`].
+pub fn ask(path: &Path, request: &Request, patience: Duration) -> Result<Vec<String>, AskError> {
+    let line = request.to_line()?;
+    let deadline = Instant::now() + patience;
+    let mut socket = connect(path, patience).map_err(|error| match error.kind() {
+        // A backlog that stays full.
+        io::ErrorKind::WouldBlock => AskError::TimedOut(path.to_owned()),
+        _ => AskError::Unreachable {
+            path: path.to_owned(),
+            error,
+        },
+    })?;
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => AskError::TimedOut(path.to_owned()),
+        _ => AskError::CutOff(path.to_owned()),
+    };
+    // A server that refuses early may be gone before it has all of the request. What
+    // it said can still be read.
+    let _refused = socket.write_all(&line);
+    let bytes = read_to_end(&mut socket, deadline).map_err(failed)?;
+    match Answer::parse(&bytes) {
+        Some(Answer::Done(lines)) => Ok(lines),
+        Some(Answer::Failed(why)) => Err(AskError::Failed(why)),
+        None => Err(AskError::CutOff(path.to_owned())),
+    }
+}
+
+/// Connects, waiting for a place in the backlog no longer than `patience`:
+/// `SO_SNDTIMEO` (socket(7)) goes for connect(2), too.
+fn connect(path: &Path, patience: Duration) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_write_timeout(Some(patience))?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(socket)
+}
+
+fn read_to_end(socket: &mut Socket, deadline: Instant) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut space = [0; 4096];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        socket.set_read_timeout(Some(left))?;
+        match socket.read(&mut space) {
+            Ok(0) => return Ok(bytes),
+            Ok(count) => bytes.extend_from_slice(&space[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // It has answered, and did not care for the rest of what we sent.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(bytes),
+            Err(error) => return Err(error),
+        }
+        if bytes.len() > LONGEST_ANSWER {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! The server's half, for an event loop: it never blocks.
+
+use std::fmt;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mio::net::{UnixListener, UnixStream};
+use mio::{Events, Interest, Poll, Token};
+
+use super::socket::{self, FileId, ListenError};
+use super::{Answer, LONGEST_REQUEST, Request, RequestError};
+use crate::throttle::Throttle;
+use crate::time::Moment;
+
+/// Clients at once. Each is a person or a script on this machine; who comes when all
+/// places are taken waits in the backlog.
+const MOST_CLIENTS: usize = 8;
+
+/// How long a client may take over its request, and then over reading its answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long to leave the listener alone after a failure of ours.
+const RETRY: Duration = Duration::from_secs(1);
+
+const LISTENER: Token = Token(usize::MAX);
+
+/// The control socket and those who are connected to it.
+///
+/// It waits by itself for nothing: whoever has it watches its [descriptor](AsFd) and its
+/// [deadline](Self::deadline), and then calls [`turn`](Self::turn).
+pub struct Server {
+    /// Its own, so that one descriptor stands for all of its sockets (epoll(7)).
+    poll: Poll,
+    events: Events,
+    /// `None`: nobody new is taken.
+    listener: Option<UnixListener>,
+    path: PathBuf,
+    /// What [`path`](Self::path) named when this was made.
+    file: Option<FileId>,
+    clients: Vec<Client>,
+    next_serial: usize,
+    /// Somebody may wait in the backlog, of whom we will not be told again.
+    more: bool,
+    retry_at: Option<Moment>,
+    log: Throttle,
+}
+
+/// Who asked, and waits for the one answer.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "somebody waits for an answer"]
+pub struct Asker(usize);
+
+struct Client {
+    serial: usize,
+    socket: UnixStream,
+    stage: Stage,
+}
+
+enum Stage {
+    /// Has sent this much of its request.
+    Asking { request: Vec<u8>, until: Moment },
+    /// Waits for the answer, however long that takes.
+    Waiting,
+    /// Has this left to read.
+    Answered { rest: Vec<u8>, until: Moment },
+}
+
+/// What became of a client in a turn.
+enum Outcome {
+    Stays,
+    Asked(Request),
+    Ended,
+}
+
+impl Server {
+    /// Listens at `path`. A socket that was left behind there is replaced.
+    ///
+    /// # Errors
+    /// [`ListenError`] when somebody else has the path, or the system refuses.
+    pub fn listen(path: &Path) -> Result<Self, ListenError> {
+        let listener = socket::listen(path)?;
+        Self::new(listener, path).map_err(|error| ListenError::system(path, error))
+    }
+
+    /// Goes on with a socket that another process has listened on at `path`.
+    ///
+    /// # Errors
+    /// Whatever epoll_create(2) and epoll_ctl(2) have to say.
+    pub fn adopt(listener: OwnedFd, path: &Path) -> io::Result<Self> {
+        let listener = std::os::unix::net::UnixListener::from(listener);
+        listener.set_nonblocking(true)?;
+        Self::new(listener, path)
+    }
+
+    fn new(listener: std::os::unix::net::UnixListener, path: &Path) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let mut listener = UnixListener::from_std(listener);
+        poll.registry()
+            .register(&mut listener, LISTENER, Interest::READABLE)?;
+        Ok(Self {
+            poll,
+            // Room for all there can be, so that none is left for a second look.
+            events: Events::with_capacity(MOST_CLIENTS + 1),
+            listener: Some(listener),
+            path: path.to_owned(),
+            file: FileId::of(path).ok(),
+            clients: Vec::with_capacity(MOST_CLIENTS),
+            next_serial: 0,
+            more: false,
+            retry_at: None,
+            log: Throttle::default(),
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The listening socket, for a process that is to [go on](Self::adopt) with it.
+    #[must_use]
+    pub fn listener(&self) -> Option<BorrowedFd<'_>> {
+        self.listener.as_ref().map(AsFd::as_fd)
+    }
+
+    /// When [`turn`](Self::turn) is to be called at the latest; at once if it is past.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Moment> {
+        let at_once = self.more && self.clients.len() < MOST_CLIENTS;
+        let clients = self.clients.iter().filter_map(Client::deadline);
+        clients
+            .chain(self.retry_at)
+            .chain(at_once.then_some(Moment::from_nanos(0)))
+            .min()
+    }
+
+    /// Goes on with everybody as far as that is possible now, and adds to `asked` what
+    /// was asked. Each is owed an [`answer`](Self::answer), now or later.
+    pub fn turn(&mut self, now: Moment, asked: &mut Vec<(Asker, Request)>) {
+        self.take_events();
+        self.accept(now);
+        let mut index = 0;
+        while let Some(client) = self.clients.get_mut(index) {
+            let serial = client.serial;
+            match client.go_on(now) {
+                Outcome::Ended => {
+                    self.clients.swap_remove(index);
+                    continue;
+                }
+                Outcome::Asked(request) => asked.push((Asker(serial), request)),
+                Outcome::Stays => {}
+            }
+            index += 1;
+        }
+    }
+
+    /// Answers somebody who may be gone.
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "there is one answer for each"
+    )]
+    pub fn answer(&mut self, Asker(serial): Asker, now: Moment, answer: &Answer) {
+        let place = self.clients.iter().position(|c| c.serial == serial);
+        if let Some(place) = place
+            && let Some(client) = self.clients.get_mut(place)
+        {
+            client.owe(answer, now);
+            if matches!(client.go_on(now), Outcome::Ended) {
+                self.clients.swap_remove(place);
+            }
+        }
+    }
+
+    /// Takes nobody new from now on, for another process does. Whoever was asked is
+    /// still answered. The file stays.
+    pub fn leave(&mut self) {
+        if let Some(mut listener) = self.listener.take() {
+            // While the other process has it open, dropping it would not do (epoll(7)).
+            let _gone = self.poll.registry().deregister(&mut listener);
+        }
+    }
+
+    /// Takes the file away, if it is still that of this socket.
+    pub fn remove(self) {
+        let is_ours = self.file.is_some() && FileId::of(&self.path).ok() == self.file;
+        if is_ours && let Err(error) = std::fs::remove_file(&self.path) {
+            log::warn!(
+                "cannot remove the control socket {}: {error}",
+                self.path.display()
+            );
+        }
+    }
+
+    /// Takes what the kernel has to tell. What can be done is found out by doing it,
+    /// apart from one thing: that somebody is gone who waits.
+    fn take_events(&mut self) {
+        if self
+            .poll
+            .poll(&mut self.events, Some(Duration::ZERO))
+            .is_err()
+        {
+            // A signal; the next call finds the rest.
+            self.more = true;
+            return;
+        }
+        for event in &self.events {
+            if event.token() == LISTENER {
+                self.more = true;
+            } else if event.is_write_closed() {
+                let gone = |client: &Client| {
+                    client.serial == event.token().0 && matches!(client.stage, Stage::Waiting)
+                };
+                self.clients.retain(|client| !gone(client));
+            }
+        }
+    }
+
+    fn accept(&mut self, now: Moment) {
+        if self.retry_at.is_some_and(|retry_at| now < retry_at) {
+            return;
+        }
+        self.retry_at = None;
+        // As many attempts as there are places: some may fail.
+        for _ in 0..MOST_CLIENTS {
+            let Some(listener) = &self.listener else {
+                self.more = false;
+                return;
+            };
+            if !self.more || self.clients.len() == MOST_CLIENTS {
+                return;
+            }
+            match listener.accept() {
+                Ok((socket, _)) => self.welcome(socket, now),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.more = false,
+                Err(error) if is_passing(&error) => {}
+                Err(error) => return self.back_off(now, &error),
+            }
+        }
+    }
+
+    fn welcome(&mut self, mut socket: UnixStream, now: Moment) {
+        let serial = self.next_serial;
+        // The listener's token is out of reach of any count.
+        self.next_serial += 1;
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let registry = self.poll.registry();
+        if let Err(error) = registry.register(&mut socket, Token(serial), both) {
+            return self.back_off(now, &error);
+        }
+        let stage = Stage::Asking {
+            request: Vec::new(),
+            until: now.after(PATIENCE),
+        };
+        self.clients.push(Client {
+            serial,
+            socket,
+            stage,
+        });
+    }
+
+    fn back_off(&mut self, now: Moment, error: &io::Error) {
+        self.retry_at = Some(now.after(RETRY));
+        if let Some(left_out) = self.log.allow(now) {
+            let path = self.path.display();
+            log::warn!(
+                "cannot take a client of the control socket {path}: {error}; those that wait \
+                 are tried again left_out={left_out}"
+            );
+        }
+    }
+}
+
+/// Whether the next in the backlog may be tried at once.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
+    )
+}
+
+impl Client {
+    fn deadline(&self) -> Option<Moment> {
+        match self.stage {
+            Stage::Asking { until, .. } | Stage::Answered { until, .. } => Some(until),
+            Stage::Waiting => None,
+        }
+    }
+
+    fn owe(&mut self, answer: &Answer, now: Moment) {
+        self.stage = Stage::Answered {
+            rest: answer.to_bytes(),
+            until: now.after(PATIENCE),
+        };
+    }
+
+    fn go_on(&mut self, now: Moment) -> Outcome {
+        let outcome = match &mut self.stage {
+            Stage::Waiting => return Outcome::Stays,
+            Stage::Asking { request, .. } => match read_line(&mut self.socket, request) {
+                Ok(None) => Ok(Outcome::Stays),
+                Ok(Some(Ok(request))) => {
+                    self.stage = Stage::Waiting;
+                    return Outcome::Asked(request);
+                }
+                Ok(Some(Err(error))) => {
+                    self.owe(&Answer::Failed(error.to_string()), now);
+                    return self.go_on(now);
+                }
+                Err(error) => Err(error),
+            },
+            Stage::Answered { rest, .. } => write_some(&mut self.socket, rest),
+        };
+        let late = self.deadline().is_some_and(|deadline| deadline <= now);
+        match outcome {
+            Ok(Outcome::Stays) if late => self.drop_for("it takes too long"),
+            Ok(outcome) => outcome,
+            Err(error) => self.drop_for(&error.to_string()),
+        }
+    }
+
+    /// Clients come and go as they like, so this is for who looks for it.
+    fn drop_for(&self, why: &str) -> Outcome {
+        log::debug!("a client of the control socket is dropped: {why}");
+        Outcome::Ended
+    }
+}
+
+/// Reads on in a request, and takes it when it is whole. What follows it is left unread.
+fn read_line(
+    socket: &mut UnixStream,
+    request: &mut Vec<u8>,
+) -> io::Result<Option<Result<Request, RequestError>>> {
+    let mut space = [0; 512];
+    loop {
+        match socket.read(&mut space) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => request.extend_from_slice(&space[..count]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        }
+        let end = request.iter().position(|byte| *byte == b'\n');
+        match end {
+            Some(end) if end < LONGEST_REQUEST => {
+                return Ok(Some(Request::parse(&request[..end])));
+            }
+            None if request.len() < LONGEST_REQUEST => {}
+            _ => return Ok(Some(Err(RequestError::TooLong))),
+        }
+    }
+}
+
+/// Writes on; ended once all of it is written.
+fn write_some(socket: &mut UnixStream, rest: &mut Vec<u8>) -> io::Result<Outcome> {
+    while !rest.is_empty() {
+        match socket.write(rest) {
+            Ok(count) => drop(rest.drain(..count)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Outcome::Stays),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Outcome::Ended)
+}
+
+/// Readable when [`turn`](Server::turn) has something to do.
+impl AsFd for Server {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.poll.registry().as_fd()
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("path", &self.path)
+            .field("clients", &self.clients.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,139 @@
+//! How the socket's file is made, and taken away.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// Clients that may wait to be accepted: more than ever come together.
+const BACKLOG: i32 = 16;
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// A server serves it.
+    #[error(
+        "a running program serves the control socket {}; give each server a --control of its own, \
+         or stop the other one",
+        .0.display()
+    )]
+    Taken(PathBuf),
+    /// The path is that of something else.
+    #[error(
+        "{} is there and is no socket; give --control another path, or remove it",
+        .0.display()
+    )]
+    NoSocket(PathBuf),
+    /// The system refused.
+    #[error("cannot make the control socket {}: {error}{}", path.display(), hint(error))]
+    System {
+        /// Where it was to be.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+impl ListenError {
+    pub(super) fn system(path: &Path, error: io::Error) -> Self {
+        let path = path.to_owned();
+        Self::System { path, error }
+    }
+}
+
+/// What to do about it, where that is not plain.
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; make its folder first",
+        // What socket2 says of a path that does not fit `sun_path`, unix(7).
+        io::ErrorKind::InvalidInput => " (107 bytes at most)",
+        _ => "",
+    }
+}
+
+/// Listens at `path`, never to block, and only for the user that this process has.
+///
+/// A socket that was left behind, which nobody serves, is replaced.
+pub(super) fn listen(path: &Path) -> Result<UnixListener, ListenError> {
+    let failed = |error| ListenError::system(path, error);
+    let address = SockAddr::unix(path).map_err(failed)?;
+    make_room(path, &address)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).map_err(failed)?;
+    bind(&socket, path, &address).map_err(|error| match error.kind() {
+        // Another server came between.
+        io::ErrorKind::AddrInUse => ListenError::Taken(path.to_owned()),
+        _ => failed(error),
+    })?;
+    socket.listen(BACKLOG).map_err(|error| {
+        // What nobody will serve is better not there.
+        fs::remove_file(path).ok();
+        failed(error)
+    })?;
+    Ok(std::os::fd::OwnedFd::from(socket).into())
+}
+
+/// Makes the file, of mode 0600 from its first moment.
+///
+/// The umask is the whole process's, and other threads may make files meanwhile. Linux
+/// takes a socket's own mode for its file's (`unix_bind_bsd` in net/unix/af_unix.c), which
+/// no manual promises. So the file's mode is set as well; and before listen(2), until
+/// which nobody can connect.
+fn bind(socket: &Socket, path: &Path, address: &SockAddr) -> io::Result<()> {
+    rustix::fs::fchmod(socket, Mode::RUSR | Mode::WUSR)?;
+    socket.bind(address)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))
+}
+
+/// Removes a socket at `path` that nobody serves.
+fn make_room(path: &Path, address: &SockAddr) -> Result<(), ListenError> {
+    let failed = |error| ListenError::system(path, error);
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+        Ok(file) if !file.file_type().is_socket() => {
+            return Err(ListenError::NoSocket(path.to_owned()));
+        }
+        Ok(_) => {}
+    }
+    // Never to block: a server that hangs may have a full backlog.
+    let probe = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).map_err(failed)?;
+    match probe.connect(address) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(failed)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // unix(7): a full backlog, or a socket of another type, which has its owner too.
+        Err(error) if is_served(&error) => Err(ListenError::Taken(path.to_owned())),
+        Err(error) => Err(failed(error)),
+        Ok(()) => Err(ListenError::Taken(path.to_owned())),
+    }
+}
+
+fn is_served(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::AGAIN | Errno::PROTOTYPE)
+    )
+}
+
+/// Which file a path names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        let file = fs::symlink_metadata(path)?;
+        Ok(Self {
+            device: file.dev(),
+            inode: file.ino(),
+        })
+    }
+}
