@@ -2,6 +2,7 @@
 //! kept.
 
 mod books;
+mod handover;
 mod packet_log;
 mod stamp;
 
@@ -18,6 +19,7 @@ use crate::time::{Moment, UnixNanos};
 use crate::wire::{Busy, Packet, Reply};
 use books::Books;
 pub use books::Unfinished;
+pub use handover::KeeperState;
 
 /// Lines about agents that come and go, in ten seconds. A switch that fails
 /// takes a rack with it; the table of events has them all.

@@ -8,6 +8,7 @@
 //! move on; see [`TimerWheel`].
 
 mod entry;
+mod handover;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -16,6 +17,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub use entry::{Entry, MAX_VERSION, Mark};
+pub use handover::AgentState;
 
 use crate::time::{Moment, UnixNanos};
 use crate::wheel::TimerWheel;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::restraint::Restraint;
-use super::{Bucket, Clocks, Session, StopReason, UnsentTotal};
+use super::{Bucket, Clocks, Session, StopReason, Tag, UnsentTotal};
 use crate::time::Moment;
 use crate::wire::{Decoder, DecoderState};
 
@@ -18,6 +18,9 @@ pub struct SessionState {
     pub peer: SocketAddr,
     /// The name the agent gave itself last.
     pub agent: Option<String>,
+    /// What the handler keeps with it: the handler that goes on knows the session
+    /// by the same number, whose own state moves as well.
+    pub tag: Option<Tag>,
     /// What the decoder remembers.
     pub decoder: DecoderState,
     /// From where deadlines are counted.
@@ -40,6 +43,7 @@ impl Session {
         SessionState {
             peer: self.peer.into(),
             agent: self.agent.as_deref().map(str::to_owned),
+            tag: self.tag,
             decoder: self.decoder.state(),
             clocks: self.clocks(),
             bucket: self.restraint.bucket(),
@@ -59,7 +63,7 @@ impl Session {
         let mut session = Self {
             peer: state.peer.into(),
             agent: state.agent.map(String::into_boxed_str),
-            tag: None,
+            tag: state.tag,
             decoder: Decoder::rebuild(state.decoder),
             restraint: Restraint::rebuild(state.clocks.stopped, state.bucket),
             marks: state.clocks.into(),
