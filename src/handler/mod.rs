@@ -7,7 +7,7 @@ mod packet_log;
 mod stamp;
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::hook::{Event, Hook};
@@ -155,7 +155,7 @@ impl Keeper {
         }
         let key = match self.roster.find(identity) {
             Some(key) => key,
-            None => self.meet(identity, address),
+            None => self.meet(sender, identity),
         };
         self.roster.attach(key);
         if let Some(before) = known {
@@ -166,7 +166,7 @@ impl Keeper {
     }
 
     /// Remembers a new agent, and forgets another if there are too many.
-    fn meet(&mut self, identity: Identity<'_>, address: IpAddr) -> AgentKey {
+    fn meet(&mut self, sender: Sender<'_>, identity: Identity<'_>) -> AgentKey {
         if let Some(surplus) = self.roster.surplus() {
             if self.roster.get(surplus).is_some_and(|entry| entry.online) {
                 self.roster.give_up(surplus, self.wall);
@@ -174,7 +174,10 @@ impl Keeper {
             }
             self.roster.remove(surplus);
         }
-        let entry = Entry::new(identity, address, self.now, self.wall);
+        let address = sender.peer.ip().to_canonical();
+        let mut entry = Entry::new(identity, address, self.now, self.wall);
+        // The session's own, so that there is no other.
+        entry.name = sender.agent.cloned();
         self.roster.insert(entry, self.now)
     }
 
@@ -208,6 +211,13 @@ impl Keeper {
 }
 
 impl Handler for Keeper {
+    fn name(&mut self, name: &str) -> Rc<str> {
+        self.roster
+            .name(name)
+            .cloned()
+            .unwrap_or_else(|| name.into())
+    }
+
     fn start(&mut self, wake: Wake) {
         if let Some(books) = &self.books {
             books.wake_with(wake);
@@ -328,5 +338,34 @@ fn event_of(entry: &Entry) -> Event<'_> {
         version: &entry.version,
         online: entry.online,
         last_seen: entry.last_seen,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Heartbeat;
+
+    #[test]
+    fn a_session_and_the_roster_share_an_agents_name() {
+        let mut keeper = Keeper::new(Config {
+            ack: Ack::Received,
+            roster: roster::Config {
+                offline_after: None,
+                start_grace: Duration::ZERO,
+                capacity: 1,
+            },
+            remember: Duration::from_secs(1),
+            log_packets: false,
+        });
+        let name = keeper.name("web-01");
+        let sender = Sender {
+            peer: "192.0.2.7:41216".parse().unwrap(),
+            agent: Some(&name),
+        };
+        let heartbeat = Packet::Heartbeat(Heartbeat::default());
+        keeper.handle(sender, &mut None, &heartbeat);
+        assert!(Rc::ptr_eq(&name, &keeper.name("web-01")));
+        assert!(!Rc::ptr_eq(&name, &keeper.name("web-02")));
     }
 }

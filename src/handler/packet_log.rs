@@ -6,7 +6,7 @@ use crate::wire::Packet;
 /// Text from the wire is escaped: whatever an agent sends, a packet is one line.
 pub(super) fn log(sender: Sender<'_>, packet: &Packet<'_>) {
     let peer = sender.peer;
-    let agent = sender.agent.unwrap_or("");
+    let agent = sender.agent.map_or("", AsRef::as_ref);
     match packet {
         Packet::Heartbeat(heartbeat) => log::info!(
             "heartbeat peer={peer} agent={agent:?} version={:?} timestamp={}",

@@ -157,6 +157,12 @@ impl Roster {
         }
     }
 
+    /// The name as it is remembered, if an agent of this name is.
+    #[must_use]
+    pub fn name(&self, name: &str) -> Option<&Rc<str>> {
+        self.names.get_key_value(name).map(|(name, _)| name)
+    }
+
     /// Remembers an agent that was not. It is offline until it is
     /// [heard](Self::heard), or was online when the store last knew of it.
     pub fn insert(&mut self, mut entry: Entry, now: Moment) -> AgentKey {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{Tally, UnsentTotal};
@@ -17,6 +18,12 @@ pub trait Handler {
     /// Takes one packet; its reply goes out in the order of arrival. `tag` is
     /// the handler's own to keep with the session.
     fn handle(&mut self, sender: Sender<'_>, tag: &mut Option<Tag>, packet: &Packet<'_>) -> Answer;
+
+    /// A name that an agent gives itself, as its session is to keep it: a handler that
+    /// keeps names has the session share its own.
+    fn name(&mut self, name: &str) -> Rc<str> {
+        name.into()
+    }
 
     /// Called once, before anything else: whatever goes on in other threads is
     /// to call `wake` when there is something to [`settle`](Self::settled).
@@ -65,7 +72,7 @@ pub struct Sender<'a> {
     /// The address the connection comes from.
     pub peer: SocketAddr,
     /// The name the agent gave itself last, if it ever did.
-    pub agent: Option<&'a str>,
+    pub agent: Option<&'a Rc<str>>,
 }
 
 /// A number by which a handler knows a session again.

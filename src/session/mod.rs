@@ -15,6 +15,7 @@ mod tally;
 mod unsent;
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 pub use clocks::{Clocks, StopReason, Timeout};
@@ -118,7 +119,7 @@ pub enum Expiry {
 #[derive(Debug)]
 pub struct Session {
     peer: Peer,
-    agent: Option<Box<str>>,
+    agent: Option<Rc<str>>,
     /// What the handler knows this session by.
     tag: Option<Tag>,
     decoder: Decoder,
@@ -315,7 +316,7 @@ impl Session {
     pub fn sender(&self) -> Sender<'_> {
         Sender {
             peer: self.peer.into(),
-            agent: self.agent.as_deref(),
+            agent: self.agent.as_ref(),
         }
     }
 
@@ -341,14 +342,14 @@ impl Session {
                 if let Some(name) = packet.agent()
                     && self.agent.as_deref() != Some(name.as_str())
                 {
-                    self.agent = Some(name.as_str().into());
+                    self.agent = Some(desk.handler.name(name.as_str()));
                 }
                 if let Packet::Heartbeat(_) = packet {
                     self.marks.heartbeat(now);
                 }
                 let sender = Sender {
                     peer: self.peer.into(),
-                    agent: self.agent.as_deref(),
+                    agent: self.agent.as_ref(),
                 };
                 desk.handler.handle(sender, &mut self.tag, packet)
             }

@@ -62,7 +62,7 @@ impl Session {
     pub fn rebuild(state: SessionState, now: Moment, total: &UnsentTotal) -> (Self, Vec<u8>) {
         let mut session = Self {
             peer: state.peer.into(),
-            agent: state.agent.map(String::into_boxed_str),
+            agent: state.agent.map(Into::into),
             tag: state.tag,
             decoder: Decoder::rebuild(state.decoder),
             restraint: Restraint::rebuild(state.clocks.stopped, state.bucket),

@@ -31,7 +31,7 @@ impl Handler for Recorder {
         _tag: &mut Option<Tag>,
         packet: &Packet<'_>,
     ) -> Answer {
-        self.agents.push(sender.agent.map(str::to_owned));
+        self.agents.push(sender.agent.map(ToString::to_string));
         match (packet, self.commit) {
             (Packet::Heartbeat(_), _) => Answer::Now(Reply::Heartbeat),
             (Packet::Report(_), None) => Answer::Now(Reply::Report),
@@ -310,7 +310,7 @@ fn what_is_unsent_and_when_time_is_up_move_along() {
             &driver.desk.unsent,
         );
         assert_eq!(moved.unsent(), b"heartBeat\n");
-        assert_eq!(moved.sender().agent, Some("web-01"));
+        assert_eq!(moved.sender().agent, Some(&"web-01".into()));
         assert_eq!(window, b"\xFF\xFF\x00");
         let deadline = moved.deadline(&LIMITS);
         match reason {

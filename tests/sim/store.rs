@@ -194,7 +194,7 @@ impl Handler for Counter {
         {
             link.name = Some(name.as_str().to_owned());
         }
-        let named = link.name.as_deref() == sender.agent;
+        let named = link.name.as_deref() == sender.agent.map(AsRef::as_ref);
         let known = link.tag == tag.map(|Tag(number)| number.get());
         link.taken_now = true;
         let store = &mut machine.store;
