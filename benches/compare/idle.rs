@@ -1,11 +1,18 @@
 //! What an idle connection costs: hawk's own memory with few and with many
-//! connections that have each sent one report and now say next to nothing.
+//! connections that have each sent one report and now say next to nothing. And what
+//! an agent costs on top, which is remembered beyond its connection.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
+use hawk::descriptors;
+use hawk::wire::{AgentName, Encoding, Heartbeat, Packet, Report, encode_packet};
 use serde::Serialize;
+use socket2::{Domain, Socket, Type};
 
 use crate::NO_STORE;
 use crate::support::child::{Running, Wanted};
@@ -22,9 +29,14 @@ const MANY: u32 = 18_000;
 /// Most bytes that an idle connection may cost.
 const TARGET: f64 = 160.0;
 
+/// Addresses from which agents connect. Ports stay taken for a minute after a round:
+/// with few addresses, the rounds after it would search long for free ones.
+const SOURCES: u8 = 16;
+
 #[derive(Serialize)]
 pub(crate) struct Outcome {
     bytes_per_connection: Spread,
+    bytes_per_named_agent: Spread,
     buffers_in_use: Vec<u64>,
 }
 
@@ -33,30 +45,51 @@ struct Round {
     buffers_in_use: u64,
 }
 
+/// Agents that hold a connection each, for as long as this is there.
+enum Agents {
+    /// Known by their addresses, of which there are few: what they cost is their
+    /// connections.
+    Nameless(Running),
+    /// Each an agent of its own.
+    Named { _connections: Vec<TcpStream> },
+}
+
+type Connect = fn(&Setup, &Server, Range<u32>) -> anyhow::Result<Agents>;
+
 pub(crate) fn run(setup: &Setup) -> anyhow::Result<Outcome> {
     note!("idle connections …");
-    let rounds: Vec<Round> = (0..setup.rounds)
-        .map(|_| round(setup))
-        .collect::<anyhow::Result<_>>()?;
+    // The named agents' ends of their connections are this process's.
+    let limit = descriptors::raise_limit();
+    ensure!(
+        limit > u64::from(MANY) + 100,
+        "{MANY} connections take as many open files, and {limit} are allowed: raise the limit"
+    );
+    let rounds = |connect: Connect| -> anyhow::Result<Vec<Round>> {
+        (0..setup.rounds).map(|_| round(setup, connect)).collect()
+    };
+    let (nameless, named) = (rounds(nameless)?, rounds(named)?);
+    let bytes =
+        |rounds: &[Round]| Spread::of(rounds.iter().map(|round| round.bytes_per_connection));
     let outcome = Outcome {
-        bytes_per_connection: Spread::of(rounds.iter().map(|round| round.bytes_per_connection)),
-        buffers_in_use: rounds.iter().map(|round| round.buffers_in_use).collect(),
+        bytes_per_connection: bytes(&nameless),
+        bytes_per_named_agent: bytes(&named),
+        buffers_in_use: nameless.iter().map(|round| round.buffers_in_use).collect(),
     };
     print(&outcome);
     Ok(outcome)
 }
 
 #[allow(clippy::cast_precision_loss)] // bytes of memory are far below 2^53
-fn round(setup: &Setup) -> anyhow::Result<Round> {
+fn round(setup: &Setup, connect: Connect) -> anyhow::Result<Round> {
     let mut server = servers::hawk(setup, NO_STORE)?;
     let files = process::open_files(server.process.id())?;
-    let mut few = hold_idle(setup, &server, FEW)?;
+    let mut few = connect(setup, &server, 0..FEW)?;
     wait_until_idle(&mut server, &mut few, files + FEW as usize)?;
     let memory_of_few = process::memory(server.process.id(), "RssAnon")?;
-    let mut more = hold_idle(setup, &server, MANY - FEW)?;
+    let mut more = connect(setup, &server, FEW..MANY)?;
     wait_until_idle(&mut server, &mut more, files + MANY as usize)?;
     let memory_of_many = process::memory(server.process.id(), "RssAnon")?;
-    few.still_runs()?;
+    few.still_there()?;
     let grown = memory_of_many as f64 - memory_of_few as f64;
     Ok(Round {
         bytes_per_connection: grown / f64::from(MANY - FEW),
@@ -67,19 +100,34 @@ fn round(setup: &Setup) -> anyhow::Result<Round> {
     })
 }
 
-/// Opens idle connections to `server` and leaves them open until dropped.
-fn hold_idle(setup: &Setup, server: &Server, count: u32) -> anyhow::Result<Running> {
+impl Agents {
+    fn still_there(&mut self) -> anyhow::Result<()> {
+        match self {
+            Self::Nameless(load) => load.still_runs(),
+            Self::Named { .. } => Ok(()),
+        }
+    }
+
+    /// What they have to say, if something is wrong.
+    fn lines(&self) -> String {
+        match self {
+            Self::Nameless(load) => load.lines().join("\n"),
+            Self::Named { .. } => String::new(),
+        }
+    }
+}
+
+/// The load client's idle connections.
+fn nameless(setup: &Setup, server: &Server, numbers: Range<u32>) -> anyhow::Result<Agents> {
     let arguments = [
         "load",
         &server.address.to_string(),
         "--connections",
         "0",
         "--idle",
-        &count.to_string(),
-        // Ports stay taken for a minute after a round: with few addresses, the
-        // rounds after it would search long for free ones.
+        &numbers.len().to_string(),
         "--sources",
-        "16",
+        &SOURCES.to_string(),
         // Seldom enough to be idle, often enough not to be taken for dead.
         "--heartbeat",
         "80s",
@@ -89,16 +137,60 @@ fn hold_idle(setup: &Setup, server: &Server, count: u32) -> anyhow::Result<Runni
         "--ramp",
         "3s",
     ];
-    Running::start(setup.load_core, &setup.client, &arguments, Wanted::Both)
+    let load = Running::start(setup.load_core, &setup.client, &arguments, Wanted::Both)?;
+    Ok(Agents::Nameless(load))
+}
+
+/// The same with a name each, which the load client does not give. They send a report
+/// and a heartbeat, and are silent for the seconds that a round takes.
+fn named(_: &Setup, server: &Server, numbers: Range<u32>) -> anyhow::Result<Agents> {
+    let connections = numbers.map(|number| named_agent(server.address, number));
+    Ok(Agents::Named {
+        _connections: connections.collect::<anyhow::Result<_>>()?,
+    })
+}
+
+fn named_agent(server: SocketAddr, number: u32) -> anyhow::Result<TcpStream> {
+    let name = format!("host-{number:05}.example");
+    let agent = Some(AgentName::new(name)?);
+    let packets = [
+        Packet::Report(Report {
+            agent: agent.clone(),
+            ..Report::default()
+        }),
+        Packet::Heartbeat(Heartbeat {
+            version: "1.0".into(),
+            agent,
+            ..Heartbeat::default()
+        }),
+    ];
+    let mut frames = Vec::new();
+    for packet in &packets {
+        encode_packet(packet, Encoding::Classic, &mut frames)?;
+    }
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    let source = number % u32::from(SOURCES) + 1;
+    let source = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() - 1 + source);
+    socket.bind(&SocketAddr::from((source, 0)).into())?;
+    socket.connect(&server.into())?;
+    let mut connection = TcpStream::from(socket);
+    connection.write_all(&frames)?;
+    let mut replies = BufReader::new(&connection);
+    for _ in packets {
+        let mut line = String::new();
+        replies.read_line(&mut line)?;
+        ensure!(!line.starts_with("error"), "an agent was answered {line:?}");
+    }
+    Ok(connection)
 }
 
 /// Until all connections are there, and the server has nothing more to do.
-fn wait_until_idle(server: &mut Server, load: &mut Running, files: usize) -> anyhow::Result<()> {
+fn wait_until_idle(server: &mut Server, agents: &mut Agents, files: usize) -> anyhow::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(60);
     let id = server.process.id();
     let mut before = process::cpu_time(id)?;
     loop {
-        load.still_runs()?;
+        agents.still_there()?;
         server.process.still_runs()?;
         thread::sleep(Duration::from_millis(500));
         let now = process::cpu_time(id)?;
@@ -111,7 +203,7 @@ fn wait_until_idle(server: &mut Server, load: &mut Running, files: usize) -> any
                 "the server has {open} files open instead of {files}, or is not at rest; \
                  it says: {}; the client says: {}",
                 server.process.lines().join("\n"),
-                load.lines().join("\n")
+                agents.lines()
             );
         }
         before = now;
@@ -121,12 +213,17 @@ fn wait_until_idle(server: &mut Server, load: &mut Running, files: usize) -> any
 fn print(outcome: &Outcome) {
     let Outcome {
         bytes_per_connection,
+        bytes_per_named_agent,
         buffers_in_use,
     } = outcome;
     say!("\n### Idle: from {FEW} to {MANY} connections\n");
     say!(
         "- own memory per connection: {bytes_per_connection:.0} bytes; target ≤ {TARGET:.0}: {}",
         met(bytes_per_connection.median <= TARGET)
+    );
+    say!(
+        "- own memory per connection of an agent with a name of its own, and per agent that is \
+         remembered: {bytes_per_named_agent:.0} bytes"
     );
     say!(
         "- receive buffers in use: {buffers_in_use:?}; target none: {}",
