@@ -36,7 +36,7 @@ pub(super) struct JournalArgs {
     since: Option<Since>,
 
     /// Only the last N
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = values::number(0..=u64::MAX))]
     last: Option<u64>,
 
     /// Go on with those that come, until interrupted; begins with the last 10,

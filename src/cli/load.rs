@@ -14,7 +14,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::output;
-use super::values::{Portion, duration, portion, size};
+use super::values::{Portion, duration, number, portion, size};
 use super::wire_args::{DEFAULT_ADDRESS, EncodingArg, KindArg};
 use crate::load::{
     Chaos, Config, ContentSize, Progress, Report, Summary, Traffic, resolve, run, watch_descriptors,
@@ -45,11 +45,11 @@ pub(super) struct LoadArgs {
     address: String,
 
     /// Connections that carry the traffic
-    #[arg(short, long, value_name = "N", default_value_t = 7)]
+    #[arg(short, long, value_name = "N", default_value_t = 7, value_parser = number(0..=u32::MAX))]
     connections: u32,
 
     /// Senders on each connection
-    #[arg(long, value_name = "N", default_value_t = 300)]
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = number(0..=u32::MAX))]
     senders: u32,
 
     /// Time between two reports of one sender
@@ -65,12 +65,12 @@ pub(super) struct LoadArgs {
     duration: Option<Duration>,
 
     /// Stop after this many frames, those of idle connections aside
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N", value_parser = number(0..=u64::MAX))]
     count: Option<u64>,
 
     /// Send this many reports a second in all, evenly in time, instead of
     /// having senders
-    #[arg(short, long, value_name = "N", conflicts_with_all = ["senders", "interval"])]
+    #[arg(short, long, value_name = "N", conflicts_with_all = ["senders", "interval"], value_parser = number(NonZeroU64::MIN..=NonZeroU64::MAX))]
     rate: Option<NonZeroU64>,
 
     /// Send as fast as replies come (closed loop), instead of by the clock
@@ -78,7 +78,7 @@ pub(super) struct LoadArgs {
     saturate: bool,
 
     /// Frames in flight on each connection
-    #[arg(long, value_name = "N", default_value = "128", requires = "saturate")]
+    #[arg(long, value_name = "N", default_value = "128", requires = "saturate", value_parser = number(NonZeroU32::MIN..=NonZeroU32::MAX))]
     depth: NonZeroU32,
 
     /// What the frames in flight carry
@@ -98,7 +98,7 @@ pub(super) struct LoadArgs {
     ramp: Option<Duration>,
 
     /// Connections besides, that send one report and then only heartbeats
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = number(0..=u32::MAX))]
     idle: u32,
 
     /// Of --connections, let this many (20) or this share (20%) misbehave
@@ -106,12 +106,12 @@ pub(super) struct LoadArgs {
     chaos: Option<Portion>,
 
     /// Repeat what the chaotic connections do; a run prints its seed
-    #[arg(long, value_name = "N", requires = "chaos")]
+    #[arg(long, value_name = "N", requires = "chaos", value_parser = number(0..=u64::MAX))]
     seed: Option<u64>,
 
     /// Spread the connections over this many addresses, from 127.0.0.1 on; one
     /// address has ports for some 28,000
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=254))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number(1..=254_u8))]
     sources: u8,
 
     /// How long a reply may take

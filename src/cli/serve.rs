@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anstream::{AutoStream, ColorChoice};
 use anyhow::{Context as _, bail};
-use clap::builder::{BoolishValueParser, OsStringValueParser, TypedValueParser as _};
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, ValueEnum};
 use env_logger::{DEFAULT_WRITE_STYLE_ENV as STYLE, Target, WriteStyle};
 use humantime::format_duration;
@@ -72,7 +72,7 @@ pub(super) struct ServeArgs {
         long,
         env = "HAWK_MAX_CONNECTIONS",
         value_name = "N",
-        value_parser = clap::value_parser!(u32).range(1..)
+        value_parser = values::number(1..=u32::MAX)
     )]
     max_connections: Option<u32>,
 
@@ -157,7 +157,7 @@ pub(super) struct ServeArgs {
     on_event_timeout: Duration,
 
     /// Log each packet as a line, its text escaped
-    #[arg(long, env = "HAWK_LOG_PACKETS", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "HAWK_LOG_PACKETS", value_parser = values::switch)]
     log_packets: bool,
 }
 

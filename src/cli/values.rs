@@ -1,9 +1,12 @@
 //! How values are written on the command line and in the environment.
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytesize::ByteSize;
@@ -148,12 +151,35 @@ pub(super) fn store_size(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A whole number in this range.
+pub(super) fn number<T>(
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,
+{
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| {
+            let (least, most) = (range.start(), range.end());
+            format!("write it as a whole number from {least} to {most}")
+        })
+    }
+}
+
+/// A switch in the environment.
+pub(super) fn switch(text: &str) -> Result<bool, &'static str> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "y" | "t" | "1" => Ok(true),
+        "false" | "no" | "off" | "n" | "f" | "0" => Ok(false),
+        _ => Err("write it as true or false, or leave the variable away"),
+    }
+}
+
 /// A limit that is not there unless it is given.
 pub(super) fn limit(text: &str) -> Result<NonZeroU32, String> {
-    let most = u32::MAX;
-    text.parse().map_err(|_| {
-        format!("write it as a number from 1 to {most}; for no limit, leave the option away")
-    })
+    number(NonZeroU32::MIN..=NonZeroU32::MAX)(text)
+        .map_err(|error| format!("{error}; for no limit, leave the option away"))
 }
 
 #[cfg(test)]
@@ -184,6 +210,27 @@ mod tests {
         assert_eq!(limit("1").map(NonZeroU32::get), Ok(1));
         for bad in ["0", "", "-1", "99999999999", "many"] {
             assert!(limit(bad).unwrap_err().contains("leave the option away"));
+        }
+    }
+
+    #[test]
+    fn a_number_is_whole_and_in_its_range() {
+        let depth = number(NonZeroU32::MIN..=NonZeroU32::MAX);
+        assert_eq!(depth("128").map(NonZeroU32::get), Ok(128));
+        let expected = "write it as a whole number from 1 to 4294967295";
+        for bad in ["0", "", "-1", "1.5", "4294967296", "many"] {
+            assert_eq!(depth(bad), Err(expected.to_owned()), "{bad}");
+        }
+        let sources = number(1..=254_u8);
+        assert_eq!(sources("254"), Ok(254));
+        assert!(sources("255").unwrap_err().contains("from 1 to 254"));
+    }
+
+    #[test]
+    fn a_switch_is_on_or_off() {
+        assert_eq!((switch("Yes"), switch("0")), (Ok(true), Ok(false)));
+        for bad in ["", "2", "maybe"] {
+            assert!(switch(bad).unwrap_err().contains("true or false"));
         }
     }
 

@@ -141,6 +141,25 @@ fn bad_values_in_the_environment_are_told_too() {
 }
 
 #[test]
+fn an_empty_variable_is_answered_with_what_to_give() {
+    for (variable, told) in [
+        (
+            "HAWK_MAX_CONNECTIONS",
+            "write it as a whole number from 1 to",
+        ),
+        ("HAWK_LOG_PACKETS", "write it as true or false"),
+        ("HAWK_IDLE_TIMEOUT", "write it like 90s"),
+        ("HAWK_ALLOW", "write it like 10.0.0.0/8"),
+        ("HAWK_ACK", "possible values: committed, received"),
+        ("HAWK_ON_EVENT", "give a command"),
+    ] {
+        let exit = Launch::serve(&[]).env(variable, "").run();
+        assert_eq!(exit.code, Some(2), "{variable}");
+        expect_told(&exit, told);
+    }
+}
+
+#[test]
 fn the_command_line_outranks_the_environment() {
     let launch = Launch::serve(&["--max-connections", "2"]);
     let server = launch.env("HAWK_MAX_CONNECTIONS", "1").start();
