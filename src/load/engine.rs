@@ -11,7 +11,7 @@ use super::dial::Dialler;
 use super::fleet::Fleet;
 use super::progress::Tick;
 use super::source::Source;
-use super::summary::{Figures, Summary};
+use super::summary::{Figures, Frames, Summary};
 use super::timer::Timer;
 use super::{Config, LoadError};
 use crate::dial::DialError;
@@ -65,6 +65,8 @@ struct Engine<'a> {
     crowd: Option<Crowd>,
     phase: Phase,
     opened_from: Moment,
+    /// What idle connections sent while others were opened.
+    sent_before: Frames,
     /// When the measurement began, and this thread's CPU time then.
     started: Moment,
     cpu_at_start: Duration,
@@ -109,6 +111,7 @@ impl<'a> Engine<'a> {
                     .after(CONNECT_TIMEOUT.max(config.reply_timeout)),
             },
             opened_from: now,
+            sent_before: Frames::default(),
             started: now,
             cpu_at_start: Duration::ZERO,
             ran: None,
@@ -255,7 +258,7 @@ impl<'a> Engine<'a> {
             let address = self.config.target.to_string();
             return Err(DialError::Unreachable { address, reason }.into());
         }
-        self.fleet.tally.restart();
+        self.sent_before = self.fleet.tally.restart();
         // Only now, so that they take no place from those who measure.
         self.crowd = self.let_loose()?;
         self.phase = Phase::Running;
@@ -321,6 +324,7 @@ impl<'a> Engine<'a> {
             &mut self.fleet.tally,
             Figures {
                 opened_in,
+                sent_before: self.sent_before,
                 started: self.started,
                 running,
                 cpu,

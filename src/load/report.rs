@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter, Write as _};
 
 use super::chaos::Counts;
-use super::summary::{Bucket, ChaosSummary, Summary};
+use super::summary::{Bucket, ChaosSummary, Frames, Summary};
 
 /// Displays a [`Summary`] as a table.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +21,19 @@ impl Display for Report<'_> {
             "load        {}; {} encoding",
             self.0.load, self.0.encoding
         )?;
-        writeln!(f, "opened in   {:.3} s", self.0.opened_in_seconds)?;
+        write!(f, "opened in   {:.3} s", self.0.opened_in_seconds)?;
+        if self.0.idle > 0 {
+            let Frames {
+                reports,
+                heartbeats,
+            } = self.0.sent_before;
+            let (reports, heartbeats) = (grouped(reports), grouped(heartbeats));
+            write!(
+                f,
+                "; idle connections sent {reports} reports, {heartbeats} heartbeats by then"
+            )?;
+        }
+        writeln!(f)?;
         writeln!(
             f,
             "sent        {} frames: {} reports, {} heartbeats",

@@ -30,6 +30,9 @@ pub struct Summary {
     pub chaos: Option<ChaosSummary>,
     /// How long the opening of the connections took.
     pub opened_in_seconds: f64,
+    /// What idle connections sent meanwhile, their first reports. Each was checked;
+    /// none is part of the other figures.
+    pub sent_before: Frames,
     /// From the start of the traffic to the last reply.
     pub seconds: f64,
     /// What was sent.
@@ -64,7 +67,7 @@ pub struct ChaosSummary {
 }
 
 /// Frames by kind.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Frames {
     /// Reports.
     pub reports: u64,
@@ -137,6 +140,7 @@ pub struct Client {
 #[derive(Clone, Debug)]
 pub(super) struct Figures {
     pub(super) opened_in: Duration,
+    pub(super) sent_before: Frames,
     pub(super) started: Moment,
     pub(super) running: Duration,
     pub(super) cpu: Duration,
@@ -153,10 +157,7 @@ const FULL_CORE: f64 = 95.0;
 
 impl Summary {
     pub(super) fn new(config: &Config, tally: &mut Tally, figures: Figures) -> Self {
-        let sent = Frames {
-            reports: tally.reports,
-            heartbeats: tally.heartbeats,
-        };
+        let sent = tally.sent_so_far();
         let span = match tally.last_reply {
             Some(last) => last.since(figures.started),
             None => figures.running,
@@ -198,6 +199,7 @@ impl Summary {
                     conducts,
                 }),
             opened_in_seconds: figures.opened_in.as_secs_f64(),
+            sent_before: figures.sent_before,
             seconds: span.as_secs_f64(),
             sent,
             answered,

@@ -6,6 +6,7 @@ use hdrhistogram::Histogram;
 
 use super::expectations::{Batch, Verdicts};
 use super::faults::{Fault, Faults};
+use super::summary::Frames;
 use crate::time::Moment;
 use crate::wire::{PacketKind, Reply};
 
@@ -93,15 +94,25 @@ impl Tally {
         self.faults.count()
     }
 
-    /// Forgets counts and latencies, but no fault: what came before was no part
-    /// of the measurement.
-    pub(super) fn restart(&mut self) {
+    /// Frames sent.
+    pub(super) const fn sent_so_far(&self) -> Frames {
+        Frames {
+            reports: self.reports,
+            heartbeats: self.heartbeats,
+        }
+    }
+
+    /// Forgets counts and latencies, but no fault: what came before, which it tells,
+    /// was no part of the measurement.
+    pub(super) fn restart(&mut self) -> Frames {
+        let before = self.sent_so_far();
         let faults = std::mem::take(&mut self.faults);
         *self = Self {
             faults,
             clock: self.clock,
             ..Self::new(self.reply_timeout)
         };
+        before
     }
 
     /// Ends an interval: its 99th percentile from the intended send time.
@@ -282,7 +293,9 @@ mod tests {
         }
         assert_eq!(tally.fault_count(), 10_005);
         assert!(tally.faults().count() <= 2 * MOST_CAUSES + 2);
-        tally.restart();
+        tally.sent(&batch(1, 1));
+        assert_eq!(tally.restart().reports, 5);
+        assert_eq!(tally.restart().reports, 0);
         assert_eq!(tally.fault_count(), 10_005);
     }
 }

@@ -131,6 +131,9 @@ fn idle_connections_report_once_and_then_only_live() {
     );
     ran.succeeded();
     assert_eq!(figures["sent"]["reports"], 0);
+    assert_eq!(figures["sent_before"]["reports"], 20);
+    let told = "; idle connections sent 20 reports, ";
+    assert!(ran.stdout.contains(told), "{}", ran.stdout);
     assert!(figures["sent"]["heartbeats"].as_u64() >= Some(80));
     let seen = server.seen();
     let reports = seen.iter().filter(|it| matches!(it, Seen::Report { .. }));
