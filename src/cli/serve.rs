@@ -209,6 +209,8 @@ impl ServeArgs {
             stats_interval: self.stats_interval,
             log_left_out,
         };
+        // Better known before a store is made for nothing.
+        Linux::try_bind(self.listen).map_err(|error| Error::Listen(self.listen, error))?;
         // Before signals are taken over: opening a store may take a while, and a signal
         // is to end it.
         let keeper = self.keeper(max_connections)?;

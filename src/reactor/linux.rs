@@ -84,6 +84,14 @@ impl Linux {
         let mut source = SourceFd(&descriptor.as_raw_fd());
         self.poll.registry().deregister(&mut source)
     }
+
+    /// Finds out whether `address` could be listened on at this moment.
+    ///
+    /// # Errors
+    /// Whatever bind(2) has to say, if it could not.
+    pub fn try_bind(address: SocketAddr) -> io::Result<()> {
+        listen::bind(address).map(drop)
+    }
 }
 
 impl Kernel for Linux {

@@ -32,6 +32,23 @@ fn a_folder_that_is_not_there() {
 }
 
 #[test]
+fn a_port_that_is_taken_leaves_no_store_behind() {
+    let place = Place::new();
+    let other = Server::start(&[]);
+    let taken = other.address.to_string();
+    let exit = place.launch(&["--listen", &taken]).run();
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    let [line] = exit.stderr.as_slice() else {
+        panic!("not one line: {exit:?}");
+    };
+    assert!(line.starts_with("hawk: cannot listen on "), "{line}");
+    let files = fs::read_dir(place.folder()).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let left: Vec<_> = names.filter(|name| name.starts_with("hawk.db")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
 fn a_file_that_is_no_database() {
     let place = Place::new();
     fs::write(place.store(), "something else altogether, and quite long").unwrap();

@@ -19,6 +19,15 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
 /// Accepted sockets inherit no-delay and keepalive from the listener on Linux,
 /// which saves four system calls for each; a test below holds it to that.
 pub(super) fn listen(address: SocketAddr) -> io::Result<Socket> {
+    let socket = bind(address)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
+    socket.listen(BACKLOG.into())?;
+    Ok(socket)
+}
+
+/// A socket that has the address, which nobody else listens on.
+pub(super) fn bind(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking(),
@@ -30,10 +39,7 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<Socket> {
         // `[::]` means every address of the machine, as people expect.
         socket.set_only_v6(false)?;
     }
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&KEEPALIVE)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG.into())?;
     Ok(socket)
 }
 
