@@ -140,7 +140,7 @@ impl Field {
     pub(crate) fn start(&self, setup: &Setup, contestant: Contestant) -> anyhow::Result<Started> {
         let mut files = None;
         let server = match contestant {
-            Contestant::Hawk => servers::hawk(setup, crate::NO_STORE)?,
+            Contestant::Hawk => servers::hawk(setup, servers::NO_STORE)?,
             Contestant::HawkStore => {
                 let folder = files.insert(fresh(&self.files)?);
                 let store = folder.path().join("hawk.db");

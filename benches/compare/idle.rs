@@ -14,7 +14,6 @@ use hawk::wire::{AgentName, Encoding, Heartbeat, Packet, Report, encode_packet};
 use serde::Serialize;
 use socket2::{Domain, Socket, Type};
 
-use crate::NO_STORE;
 use crate::support::child::{Running, Wanted};
 use crate::support::servers::{self, Server};
 use crate::support::spread::{Spread, met};
@@ -81,7 +80,7 @@ pub(crate) fn run(setup: &Setup) -> anyhow::Result<Outcome> {
 
 #[allow(clippy::cast_precision_loss)] // bytes of memory are far below 2^53
 fn round(setup: &Setup, connect: Connect) -> anyhow::Result<Round> {
-    let mut server = servers::hawk(setup, NO_STORE)?;
+    let mut server = servers::hawk(setup, servers::NO_STORE)?;
     let files = process::open_files(server.process.id())?;
     let mut few = connect(setup, &server, 0..FEW)?;
     wait_until_idle(&mut server, &mut few, files + FEW as usize)?;

@@ -35,10 +35,7 @@ use serde::Serialize;
 use contestants::{Contestant, Field};
 use loads::{Part, loads};
 use support::options::Pinned;
-use support::{files, say, write_json};
-
-/// The peers keep nothing: hawk is measured without its store.
-const NO_STORE: &[&str] = &["--store", "none"];
+use support::{files, is_measured, say, write_json};
 
 /// Measures hawk beside its peers and prints Markdown.
 #[derive(Parser)]
@@ -78,8 +75,7 @@ struct Outcomes {
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    if !options.pinned.bench {
-        say!("nothing to test here; measure with: cargo bench --bench compare");
+    if !is_measured(options.pinned.bench, "compare") {
         return Ok(());
     }
     let parts = or_all(&options.only, Part::value_variants());

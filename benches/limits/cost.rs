@@ -3,7 +3,6 @@
 use std::thread;
 use std::time::Instant;
 
-use super::NO_STORE;
 use super::crowd::Crowd;
 use super::habits::Habit;
 use super::rows::{Row, Target, print};
@@ -91,7 +90,7 @@ fn rules() -> Vec<String> {
 }
 
 fn saturate(setup: &Setup, options: &[&str]) -> anyhow::Result<Turn> {
-    let server = servers::hawk(setup, &[NO_STORE, options].concat())?;
+    let server = servers::hawk(setup, &[servers::NO_STORE, options].concat())?;
     let load = ["--saturate", "--connections", "50", "--depth", "16"];
     Turn::of(server, |server| {
         load::hawk_load(setup, server, &load, setup.duration, || Ok(()))
@@ -99,7 +98,7 @@ fn saturate(setup: &Setup, options: &[&str]) -> anyhow::Result<Turn> {
 }
 
 fn visit(setup: &Setup, options: &[&str]) -> anyhow::Result<Visits> {
-    let server = servers::hawk(setup, &[NO_STORE, options].concat())?;
+    let server = servers::hawk(setup, &[servers::NO_STORE, options].concat())?;
     let id = server.process.id();
     let crowd = Crowd::start(setup, server.address, VISITORS, Habit::comes_and_goes());
     crowd.wait_come()?;

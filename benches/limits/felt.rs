@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use super::NO_STORE;
 use super::crowd::Crowd;
 use super::habits::Habit;
 use super::rows::{Row, Target, print};
@@ -181,7 +180,12 @@ fn figures(condition: &Condition, rounds: &[(Felt, Felt)]) -> Vec<Row> {
 
 fn turn(setup: &Setup, condition: &Condition, disturbed: bool) -> anyhow::Result<Felt> {
     // Statistics would be among the log lines.
-    let options = [NO_STORE, &["--stats-interval", "1h"], condition.options].concat();
+    let options = [
+        servers::NO_STORE,
+        &["--stats-interval", "1h"],
+        condition.options,
+    ]
+    .concat();
     let server = servers::hawk(setup, &options)?;
     let id = server.process.id();
     let start = || {

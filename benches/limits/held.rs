@@ -2,7 +2,6 @@
 
 use std::thread;
 
-use super::NO_STORE;
 use super::crowd::Crowd;
 use super::habits::{Habit, long_frame};
 use super::rows::{Row, Target, print};
@@ -88,7 +87,12 @@ pub(crate) fn run(setup: &Setup, like: &str) -> anyhow::Result<Vec<Row>> {
 /// The server's share of a core, and the proof.
 #[allow(clippy::cast_precision_loss)] // far below 2^53
 fn turn(setup: &Setup, condition: &Condition) -> anyhow::Result<(f64, f64)> {
-    let options = [NO_STORE, &["--stats-interval", "1h"], condition.options].concat();
+    let options = [
+        servers::NO_STORE,
+        &["--stats-interval", "1h"],
+        condition.options,
+    ]
+    .concat();
     let mut server = servers::hawk(setup, &options)?;
     let id = server.process.id();
     let crowd = Crowd::start(setup, server.address, CROWD, (condition.habit)());

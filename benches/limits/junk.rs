@@ -8,7 +8,6 @@ use anyhow::ensure;
 use hawk::wire::{JUNK_LIMIT, MAX_FRAME};
 use rand::RngExt as _;
 
-use super::NO_STORE;
 use super::crowd::Crowd;
 use super::decoder::streams::{SIZES, USUAL, repeated, valid_reports, worst};
 use super::habits::Habit;
@@ -101,7 +100,7 @@ fn random() -> Vec<u8> {
 
 #[allow(clippy::cast_precision_loss)] // far below 2^53
 fn pour(setup: &Setup, habit: Habit) -> anyhow::Result<Poured> {
-    let options = [NO_STORE, &["--stats-interval", "1h"]].concat();
+    let options = [servers::NO_STORE, &["--stats-interval", "1h"]].concat();
     let mut server = servers::hawk(setup, &options)?;
     let id = server.process.id();
     let crowd = Crowd::start(setup, server.address, SENDERS, habit);

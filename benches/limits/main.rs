@@ -35,10 +35,7 @@ use serde::Serialize;
 
 use rows::Row;
 use support::options::Pinned;
-use support::{say, write_json};
-
-/// What the disk does is measured elsewhere: nothing is kept.
-const NO_STORE: &[&str] = &["--store", "none"];
+use support::{is_measured, write_json};
 
 /// Measures hawk under bad conditions and prints Markdown.
 #[derive(Parser)]
@@ -91,8 +88,7 @@ struct Outcomes {
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    if !options.pinned.bench {
-        say!("nothing to test here; measure with: cargo bench --bench limits");
+    if !is_measured(options.pinned.bench, "limits") {
         return Ok(());
     }
     if let Some(file) = &options.decode {

@@ -11,7 +11,6 @@ use anyhow::{Context as _, ensure};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use super::NO_STORE;
 use super::dial::{dial, is_answered, is_temporary};
 use super::habits::long_frame;
 use super::rows::{Row, Target, print};
@@ -104,7 +103,7 @@ pub(crate) fn run(setup: &Setup) -> anyhow::Result<Vec<Row>> {
 
 #[allow(clippy::cast_precision_loss)] // far below 2^53
 fn turn(setup: &Setup, options: &[&str]) -> anyhow::Result<Turn> {
-    let options = [NO_STORE, &["--stats-interval", "1h"], options].concat();
+    let options = [servers::NO_STORE, &["--stats-interval", "1h"], options].concat();
     let mut server = servers::hawk(setup, &options)?;
     let id = server.process.id();
     let cpu_before = process::cpu_time(id)?;

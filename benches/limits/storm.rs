@@ -11,7 +11,6 @@ use anyhow::{Context as _, ensure};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use super::NO_STORE;
 use super::dial::{dial, is_answered, is_temporary};
 use super::habits::heartbeat;
 use super::rows::{Row, Target, print};
@@ -87,7 +86,7 @@ pub(crate) fn run(setup: &Setup) -> anyhow::Result<Vec<Row>> {
 }
 
 fn storm(setup: &Setup) -> anyhow::Result<Storm> {
-    let mut server = servers::hawk(setup, NO_STORE)?;
+    let mut server = servers::hawk(setup, servers::NO_STORE)?;
     let files = process::open_files(server.process.id())?;
     let before = ListenFigures::read()?;
     let cpu_before = process::cpu_time(server.process.id())?;

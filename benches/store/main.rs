@@ -28,7 +28,7 @@ use std::time::Duration;
 use clap::Parser;
 use serde::Serialize;
 
-use support::{Setup, files, say, scratch, write_json};
+use support::{Setup, files, is_measured, scratch, write_json};
 
 /// Measures hawk's store and prints Markdown.
 #[derive(Parser)]
@@ -73,8 +73,7 @@ struct Outcomes {
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    if !options.bench {
-        say!("nothing to test here; measure with: cargo bench --bench store");
+    if !is_measured(options.bench, "store") {
         return Ok(());
     }
     let scratch = scratch("store")?;

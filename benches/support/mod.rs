@@ -32,6 +32,15 @@ macro_rules! note {
 }
 pub(crate) use note;
 
+/// Whether `bench`, given by `cargo bench` alone, is there; if not, says how to measure
+/// with the benchmark of this name.
+pub(crate) fn is_measured(bench: bool, name: &str) -> bool {
+    if !bench {
+        say!("nothing to test here; measure with: cargo bench --bench {name}");
+    }
+    bench
+}
+
 /// What all measurements share.
 #[derive(Clone)]
 pub(crate) struct Setup {

@@ -12,6 +12,9 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
 }
 
+/// Nothing is kept, as the peers keep nothing: what the disk does is measured by itself.
+pub(crate) const NO_STORE: &[&str] = &["--store", "none"];
+
 /// `hawk serve` with these options besides.
 pub(crate) fn hawk(setup: &Setup, options: &[&str]) -> anyhow::Result<Server> {
     let arguments = [&["serve", "--listen", "127.0.0.1:0"], options].concat();
