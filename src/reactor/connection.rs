@@ -266,6 +266,7 @@ impl<S: Socket> Connection<S> {
         match self.session.expire(shop.now, &shop.limits) {
             Expiry::NotYet | Expiry::GoOn => Outcome::Idle,
             Expiry::DropCandidate => {
+                self.flush(shop);
                 let window = self.input.window();
                 let dropped = self.session.drop_candidate(window, &mut shop.desk.tally);
                 self.input.consume(dropped);
@@ -286,6 +287,10 @@ impl<S: Socket> Connection<S> {
         let to_its_end =
             granted.is_none() && !self.input.window().is_empty() && shop.pool.has_waiters();
         loop {
+            if self.may_put_off(shop) {
+                self.session.resume_reading(shop.now);
+                return Outcome::Idle;
+            }
             self.flush(shop);
             if self.course.waits() {
                 return match self.broken {

@@ -19,6 +19,7 @@ pub mod kernel;
 mod ledger;
 mod linux;
 mod listener;
+mod outbox;
 mod output_limit;
 mod settle;
 mod stop;
@@ -41,6 +42,7 @@ use self::kernel::{Event, Kernel, OtherToken};
 use self::ledger::Ledger;
 pub use self::linux::Linux;
 use self::listener::Listener;
+use self::outbox::Outbox;
 use self::output_limit::OutputLimit;
 pub use self::work::PhaseBudget;
 use self::work::Work;
@@ -91,6 +93,8 @@ pub struct Reactor<H, K: Kernel> {
     /// Slots whose alarms have rung and were not seen to.
     due: Vec<u32>,
     shop: Shop<H>,
+    /// Replies that are written before the phase ends.
+    outbox: Outbox,
     config: Config,
     housekeeping: Housekeeping,
     refusals: Refusals,
@@ -159,6 +163,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
                 next_stats: now.after(config.stats_interval),
                 next_trim: now.after(TRIM_INTERVAL),
             },
+            outbox: Outbox::default(),
             config,
             refusals: Refusals::default(),
             others: Vec::new(),
@@ -299,6 +304,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
                 self.conclude(id, outcome);
             }
         }
+        self.deliver();
     }
 
     /// Sees to the alarms that ring. Each may have its connection read once more; those
@@ -321,6 +327,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             let outcome = connection.expire(&mut self.shop);
             self.conclude(id, outcome);
         }
+        self.deliver();
     }
 
     /// Gives buffers that came back to those who wait, in their order. As each gives
@@ -343,12 +350,14 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             self.waiters.pop_front();
             self.conclude(id, outcome);
         }
+        self.deliver();
     }
 
     /// Sees to what a connection wants after its turn.
     fn conclude(&mut self, id: ConnectionId, outcome: Outcome) {
         let Shop { ledger, desk, .. } = &mut self.shop;
         ledger.enter(id, &mut desk.owed);
+        self.outbox.enter(id, &mut desk.replies);
         match outcome {
             Outcome::Ended(cause) => return self.reap(id, cause),
             Outcome::WaitForBuffer => self.line_up(id),
@@ -365,6 +374,26 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             connection.queued = true;
             self.run_queue.push_back(id);
         }
+        if self.outbox.is_full() {
+            self.deliver();
+        }
+    }
+
+    /// Writes the replies that were put off. None are at the end of a phase.
+    fn deliver(&mut self) {
+        if self.outbox.is_empty() {
+            return;
+        }
+        let mut outbox = std::mem::take(&mut self.outbox);
+        for (id, replies) in outbox.iter() {
+            if let Some(connection) = self.connections.get(id)
+                && !connection.deliver(replies, &mut self.shop)
+            {
+                self.conclude(id, Outcome::Again);
+            }
+        }
+        outbox.clear();
+        self.outbox = outbox;
     }
 
     /// Has a connection wait for a buffer behind the others. Those that have ended

@@ -18,21 +18,41 @@ impl<S: Socket> Connection<S> {
         let Desk {
             replies, unsent, ..
         } = &mut shop.desk;
-        if !self.unheard {
-            let written = if self.session.unsent().is_empty() {
-                self.write_fresh(replies, unsent, &mut shop.counters)
-            } else {
-                self.session.queue(replies, unsent);
-                self.write_unsent(&mut shop.counters)
-            };
-            if written.is_err() {
-                self.unheard = true;
-                self.readable = true;
-                self.session.dequeue(self.session.unsent().len());
-            }
-        }
+        self.send(replies, unsent, &mut shop.counters);
         // Whatever came of it: they are nobody else's.
         replies.clear();
+    }
+
+    /// Whether nothing but the replies at hand is left to do, and the socket is likely to
+    /// take them all: then they may be [written](Self::deliver) after the turn.
+    pub(super) fn may_put_off<H>(&self, shop: &Shop<H>) -> bool {
+        let done = !self.undecoded && !self.readable && self.course.is_simply_open();
+        let takes = self.writable && !self.unheard && self.session.unsent().is_empty();
+        !shop.desk.replies.is_empty() && done && takes
+    }
+
+    /// Writes replies that were put off; whether the socket took them all. If not, what
+    /// is to be done about it has its own turn.
+    pub(in crate::reactor) fn deliver<H>(&mut self, replies: &[u8], shop: &mut Shop<H>) -> bool {
+        self.send(replies, &shop.desk.unsent, &mut shop.counters);
+        !self.unheard && self.session.unsent().is_empty()
+    }
+
+    fn send(&mut self, replies: &[u8], unsent: &UnsentTotal, counters: &mut Counters) {
+        if self.unheard {
+            return;
+        }
+        let written = if self.session.unsent().is_empty() {
+            self.write_fresh(replies, unsent, counters)
+        } else {
+            self.session.queue(replies, unsent);
+            self.write_unsent(counters)
+        };
+        if written.is_err() {
+            self.unheard = true;
+            self.readable = true;
+            self.session.dequeue(self.session.unsent().len());
+        }
     }
 
     fn write_fresh(

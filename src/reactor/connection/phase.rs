@@ -55,6 +55,11 @@ impl Course {
         matches!(self.0.as_deref(), None | Some(Phase::Open(_)))
     }
 
+    /// Whether it is open and has none of what few have.
+    pub(super) const fn is_simply_open(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Whether the agent has ended, and we have not.
     pub(super) fn is_finishing(&self) -> bool {
         matches!(self.0.as_deref(), Some(Phase::Finishing))

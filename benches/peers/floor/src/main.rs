@@ -2,9 +2,10 @@
 //! finds frames, checks them and answers each with a line, and that is all: no
 //! JSON, no deadlines, no bounds of memory, no search after damage.
 //!
-//! One thread, one read of up to 64 KiB and one write for each event, sockets
-//! registered once: the floor's way with the kernel is hawk's, so that what hawk
-//! takes beyond it is what hawk does with the packets and their senders.
+//! One thread, one read of up to 64 KiB and one write for each event, the writes of up
+//! to 16 connections behind their reads, sockets registered once: the floor's way with
+//! the kernel is hawk's, so that what hawk takes beyond it is what hawk does with the
+//! packets and their senders.
 //!
 //! ```text
 //! hawk-peer-floor 127.0.0.1:0
@@ -24,6 +25,11 @@ const ROOM: usize = 64 * 1024;
 const HEADER: usize = 4;
 const TRAILER: usize = 4;
 
+/// Connections that are read from before their replies are written, and bytes of
+/// replies that are put off, as in hawk.
+const MOST_PUT_OFF: usize = 16;
+const MOST_BYTES_PUT_OFF: usize = 32 * 1024;
+
 /// Of the listener; connections have their place in the table.
 const LISTENER: Token = Token(usize::MAX);
 
@@ -42,6 +48,7 @@ fn main() -> anyhow::Result<()> {
         agents: Vec::new(),
         buffer: vec![0; ROOM].into(),
         replies: Vec::new(),
+        put_off: Vec::new(),
     };
     let mut events = Events::with_capacity(1024);
     loop {
@@ -55,6 +62,7 @@ fn main() -> anyhow::Result<()> {
                 Token(place) => server.serve(place),
             }
         }
+        server.deliver();
     }
 }
 
@@ -64,6 +72,8 @@ struct Server {
     agents: Vec<Option<Agent>>,
     buffer: Box<[u8]>,
     replies: Vec<u8>,
+    /// Whose they are, and where they end.
+    put_off: Vec<(usize, usize)>,
 }
 
 struct Agent {
@@ -102,14 +112,32 @@ impl Server {
         if !matches!(agent.serve(&mut self.buffer, &mut self.replies), Ok(true)) {
             self.agents[place] = None;
         }
+        self.put_off.push((place, self.replies.len()));
+        if self.put_off.len() >= MOST_PUT_OFF || self.replies.len() >= MOST_BYTES_PUT_OFF {
+            self.deliver();
+        }
+    }
+
+    /// Writes the replies that were put off.
+    fn deliver(&mut self) {
+        let mut start = 0;
+        for (place, end) in self.put_off.drain(..) {
+            if let Some(agent) = &mut self.agents[place]
+                && agent.send(&self.replies[start..end]).is_err()
+            {
+                self.agents[place] = None;
+            }
+            start = end;
+        }
+        self.replies.clear();
     }
 }
 
 impl Agent {
-    /// False at the end of the stream.
+    /// Appends the replies to all that is there; false at the end of the stream.
     fn serve(&mut self, buffer: &mut [u8], replies: &mut Vec<u8>) -> anyhow::Result<bool> {
+        self.flush()?;
         loop {
-            self.flush()?;
             let read = match self.stream.read(buffer) {
                 Ok(0) => return Ok(false),
                 Ok(read) => read,
@@ -117,7 +145,6 @@ impl Agent {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error.into()),
             };
-            replies.clear();
             let bytes = &buffer[..read];
             if self.begun.is_empty() {
                 let consumed = answer(bytes, replies)?;
@@ -127,7 +154,6 @@ impl Agent {
                 let consumed = answer(&self.begun, replies)?;
                 self.begun.drain(..consumed);
             }
-            self.send(replies)?;
             // A short read has drained the socket; what comes now is an event.
             if read < buffer.len() {
                 return Ok(true);
@@ -137,7 +163,7 @@ impl Agent {
 
     fn send(&mut self, replies: &[u8]) -> io::Result<()> {
         let mut sent = 0;
-        if self.unsent.is_empty() {
+        if self.unsent.is_empty() && !replies.is_empty() {
             sent = write(&mut self.stream, replies)?;
         }
         self.unsent.extend_from_slice(&replies[sent..]);
