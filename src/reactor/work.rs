@@ -35,17 +35,20 @@ const TURN_COST: u32 = 8;
 
 /// Bytes that all who are in the queue may read between two turns of any of them, if
 /// that leaves each a fair share: 64 who answer hundreds of frames in one go still
-/// have one read and one write for all of them.
-const ROUND_BYTES: usize = 4 << 20;
+/// have one read and one write for all of them. A round is some 8 ms with the usual
+/// reports.
+const ROUND_BYTES: usize = 8 << 20;
 
-/// Bytes that a connection may read in its turn: one full read of the longest
-/// buffer,
-pub(super) const MOST_SHARE: usize = 64 * 1024;
+/// Bytes that a connection may read in its turn: four of the longest frames. With
+/// shares of one, frames of 64 KiB took the kernel twice the time: each time the agent was
+/// woken to send one more. A turn with the usual reports ends sooner, after as many frames
+/// as it may answer.
+pub(super) const MOST_SHARE: usize = 256 * 1024;
 
-/// but where many want theirs, down to these. When 1,500 agents had 300 kB each to be
-/// read, newcomers then waited 0.2 to 0.4 s for their first reply, where it had been
-/// 1.5 s, and the whole took a third more CPU. With 4 KiB it was 0.1 s, but 2.4 times
-/// the CPU: each share ends with a write.
+/// Where many want theirs, they are fewer, down to these. When 1,500 agents had 300 kB
+/// each to be read, newcomers then waited 0.2 to 0.4 s for their first reply, where it
+/// had been 1.5 s, and the whole took a third more CPU. With 4 KiB it was 0.1 s, but 2.4
+/// times the CPU: each share ends with a write.
 pub(super) const LEAST_SHARE: usize = 16 * 1024;
 
 /// What the phase at hand may still do. It is counted and not timed, so that the same
