@@ -26,6 +26,7 @@
 //! dial        → nothing                   (finding a server)
 //! client      → dial, wire                (a blocking connection, for send and ping)
 //! control     → throttle, time            (a Unix socket: a request in a line, an answer in lines)
+//! service     → time                      (systemd: what it is told, the socket that it passes)
 //! load        → descriptors, dial, time, wire (the load generator)
 //! cli         → everything
 //! ```
@@ -44,6 +45,7 @@ pub mod load;
 pub mod log_sink;
 pub mod reactor;
 pub mod roster;
+pub mod service;
 pub mod session;
 pub mod stats;
 pub mod store;

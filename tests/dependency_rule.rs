@@ -59,6 +59,7 @@ const RULE: &[(&str, &[&str])] = &[
     ("dial", &["std::net", "std::io"]),
     ("client", &["dial", "wire", "std::net", "std::io"]),
     ("control", &["throttle", "time", "mio", "std::io"]),
+    ("service", &["time", "std::net", "std::io"]),
     (
         "load",
         &[
@@ -85,6 +86,7 @@ const RULE: &[(&str, &[&str])] = &[
             "log_sink",
             "reactor",
             "roster",
+            "service",
             "session",
             "stats",
             "store",
