@@ -58,6 +58,20 @@ impl Linux {
         })
     }
 
+    /// Watches a socket that listens already, as it would one of its own; what it is
+    /// set to, apart from blocking, is left as it is.
+    ///
+    /// # Errors
+    /// Whatever `fcntl(2)` and `epoll_ctl(2)` have to say.
+    pub fn watch_listener(&mut self, listener: std::net::TcpListener) -> io::Result<TcpListener> {
+        listener.set_nonblocking(true)?;
+        let mut listener = TcpListener::from_std(listener);
+        self.poll
+            .registry()
+            .register(&mut listener, LISTENER, Interest::READABLE)?;
+        Ok(listener)
+    }
+
     /// From now on tells of `descriptor`, as [`Event::Other`] under this token, whenever it
     /// becomes ready for reading or writing and was not before: edge-triggered, so
     /// whoever is told goes on until it would block. It is to be
@@ -103,11 +117,7 @@ impl Kernel for Linux {
     }
 
     fn listen(&mut self, address: SocketAddr) -> io::Result<TcpListener> {
-        let mut listener = TcpListener::from_std(listen::listen(address)?.into());
-        self.poll
-            .registry()
-            .register(&mut listener, LISTENER, Interest::READABLE)?;
-        Ok(listener)
+        self.watch_listener(listen::listen(address)?.into())
     }
 
     fn waker(&mut self) -> io::Result<Wake> {

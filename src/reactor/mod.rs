@@ -123,15 +123,29 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// # Errors
     /// [`Error`] if the address cannot be had, the pool's limit is too low, or
     /// the kernel refuses what it is asked for.
-    pub fn new(config: Config, mut handler: H, mut kernel: K) -> Result<Self, Error> {
+    pub fn new(config: Config, handler: H, mut kernel: K) -> Result<Self, Error> {
+        let listener = kernel
+            .listen(config.listen)
+            .map_err(|error| Error::Listen(config.listen, error))?;
+        Self::with_listener(config, handler, kernel, listener)
+    }
+
+    /// Goes on with a socket that listens already and that `kernel` watches, wherever it
+    /// is; [`Config::listen`] counts for nothing.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), apart from the address.
+    pub fn with_listener(
+        config: Config,
+        mut handler: H,
+        mut kernel: K,
+        listener: K::Listener,
+    ) -> Result<Self, Error> {
         let now = kernel.now();
         let pool = Pool::new(&hawk_pool::Config {
             classes: input::CLASSES.to_vec(),
             limit: config.pool_limit,
         })?;
-        let listener = kernel
-            .listen(config.listen)
-            .map_err(|error| Error::Listen(config.listen, error))?;
         handler.start(kernel.waker()?);
         Ok(Self {
             kernel,
@@ -452,8 +466,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     }
 
     fn log_stats(&mut self, all: bool) {
-        let mut handler_lines = Vec::new();
-        self.shop.desk.handler.statistics(&mut handler_lines);
+        let handler_lines = self.handler_lines();
         let figures = view::figures(&self.connections, &self.shop, &self.config);
         let stats = &mut self.housekeeping.stats;
         stats.log(self.shop.now, all, &figures, handler_lines);

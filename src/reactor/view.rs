@@ -8,13 +8,27 @@ use super::connections::Connections;
 use super::kernel::Kernel;
 use super::{Config, Reactor};
 use crate::session::Handler;
-use crate::stats::Figures;
+use crate::stats::{Figures, Statistics};
 
 impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// What it has counted so far.
     #[must_use]
     pub fn figures(&self) -> Figures<'_> {
         figures(&self.connections, &self.shop, &self.config)
+    }
+
+    /// The statistics now, as they are logged. The log is not changed by it.
+    pub fn statistics(&mut self) -> Statistics {
+        let handler_lines = self.handler_lines();
+        let now = self.kernel.now();
+        let stats = &self.housekeeping.stats;
+        stats.look(now, &self.figures(), handler_lines)
+    }
+
+    pub(super) fn handler_lines(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        self.shop.desk.handler.statistics(&mut lines);
+        lines
     }
 
     /// Every connection, in no particular order.

@@ -32,39 +32,95 @@ pub struct Figures<'a> {
     pub pool: &'a Pool,
 }
 
-/// Writes the statistics' log lines and remembers the last ones, so that a
-/// quiet server does not repeat itself.
+/// All statistics of a moment: the server's line, those of its handler, and one for
+/// each class of its pool.
+#[derive(Debug)]
+pub struct Statistics {
+    /// Without its rates, which are never the same twice.
+    server: String,
+    rates: String,
+    others: Vec<String>,
+}
+
+impl Statistics {
+    /// The lines.
+    pub fn lines(self) -> impl Iterator<Item = String> {
+        let server = format!("{} {}", self.server, self.rates);
+        std::iter::once(server).chain(self.others)
+    }
+}
+
+/// What was counted at a moment, as far as there are rates of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// When that was.
+    pub at: Moment,
+    /// Packets taken.
+    pub packets: u64,
+    /// Bytes read from agents.
+    pub bytes_in: u64,
+    /// Bytes written to agents.
+    pub bytes_out: u64,
+}
+
+impl Mark {
+    const fn of(at: Moment, figures: &Figures<'_>) -> Self {
+        let Figures {
+            counters, tally, ..
+        } = *figures;
+        Self {
+            at,
+            packets: tally.heartbeats + tally.reports,
+            bytes_in: counters.bytes_in,
+            bytes_out: counters.bytes_out,
+        }
+    }
+
+    /// The rates since `earlier`, as they stand at the end of the server's line.
+    #[must_use]
+    pub fn rates_since(&self, earlier: &Self) -> String {
+        let span = self.at.since(earlier.at);
+        let rate = |now: u64, then: u64| per_second(now.saturating_sub(then), span);
+        format!(
+            "packets_per_s={:.1} bytes_in_per_s={:.0} bytes_out_per_s={:.0}",
+            rate(self.packets, earlier.packets),
+            rate(self.bytes_in, earlier.bytes_in),
+            rate(self.bytes_out, earlier.bytes_out),
+        )
+    }
+}
+
+/// Makes the statistics' lines, and logs them. It remembers those it has logged last, so
+/// that a quiet server does not repeat itself.
 #[derive(Debug)]
 pub struct StatsLog {
-    last: Moment,
-    packets: u64,
-    bytes_in: u64,
-    bytes_out: u64,
-    server_line: String,
-    handler_lines: Vec<String>,
-    pool: hawk_pool::Stats,
-    logged_pool: Vec<hawk_pool::ClassStats>,
+    /// What was counted when it last looked, and when it looked before that.
+    last: Mark,
+    last_but_one: Mark,
+    server: String,
+    others: Vec<String>,
 }
 
 impl StatsLog {
     /// A log in which nothing has been said so far.
     #[must_use]
-    pub fn new(now: Moment) -> Self {
-        Self {
-            last: now,
+    pub const fn new(now: Moment) -> Self {
+        let nothing = Mark {
+            at: now,
             packets: 0,
             bytes_in: 0,
             bytes_out: 0,
-            server_line: String::new(),
-            handler_lines: Vec::new(),
-            pool: hawk_pool::Stats::default(),
-            logged_pool: Vec::new(),
+        };
+        Self {
+            last: nothing,
+            last_but_one: nothing,
+            server: String::new(),
+            others: Vec::new(),
         }
     }
 
-    /// Logs the server's line, those of its handler, and one for each class of the
-    /// pool: all of them if `all`, otherwise those that changed since they were
-    /// last logged.
+    /// Logs the lines: all of them if `all`, otherwise those that changed since they
+    /// were last logged. Rates count from the last call.
     pub fn log(
         &mut self,
         now: Moment,
@@ -72,48 +128,50 @@ impl StatsLog {
         figures: &Figures<'_>,
         handler_lines: Vec<String>,
     ) {
-        let Figures {
-            counters,
-            tally,
-            pool,
-            ..
-        } = *figures;
-        let line = server_line(figures);
-        let rates = self.rates(now, counters, tally);
-        if all || line != self.server_line {
-            log::info!(target: TARGET, "stats {line} {rates}");
-            self.server_line = line;
+        let mark = Mark::of(now, figures);
+        let Statistics {
+            server,
+            rates,
+            others,
+        } = statistics(figures, handler_lines, mark.rates_since(&self.last));
+        self.last_but_one = std::mem::replace(&mut self.last, mark);
+        if all || server != self.server {
+            log::info!(target: TARGET, "{server} {rates}");
         }
-        for (index, line) in handler_lines.iter().enumerate() {
-            if all || self.handler_lines.get(index) != Some(line) {
+        for (index, line) in others.iter().enumerate() {
+            if all || self.others.get(index) != Some(line) {
                 log::info!(target: TARGET, "{line}");
             }
         }
-        self.handler_lines = handler_lines;
-        pool.read_stats(&mut self.pool);
-        for (index, class) in self.pool.classes.iter().enumerate() {
-            if all || self.logged_pool.get(index) != Some(class) {
-                log::info!(target: TARGET, "pool {class}");
-            }
-        }
-        self.logged_pool.clone_from(&self.pool.classes);
+        self.server = server;
+        self.others = others;
     }
 
-    /// The rates since the last call.
-    fn rates(&mut self, now: Moment, counters: &Counters, tally: &Tally) -> String {
-        let span = now.since(self.last);
-        let packets = tally.heartbeats + tally.reports;
-        let line = format!(
-            "packets_per_s={:.1} bytes_in_per_s={:.0} bytes_out_per_s={:.0}",
-            per_second(packets - self.packets, span),
-            per_second(counters.bytes_in - self.bytes_in, span),
-            per_second(counters.bytes_out - self.bytes_out, span),
-        );
-        self.last = now;
-        self.packets = packets;
-        self.bytes_in = counters.bytes_in;
-        self.bytes_out = counters.bytes_out;
-        line
+    /// The same lines for somebody who asks. The log is not changed by it.
+    ///
+    /// Rates count from the log's last look but one, so that they are never those of an
+    /// instant, however soon after a look somebody asks.
+    #[must_use]
+    pub fn look(
+        &self,
+        now: Moment,
+        figures: &Figures<'_>,
+        handler_lines: Vec<String>,
+    ) -> Statistics {
+        let rates = Mark::of(now, figures).rates_since(&self.last_but_one);
+        statistics(figures, handler_lines, rates)
+    }
+}
+
+fn statistics(figures: &Figures<'_>, handler_lines: Vec<String>, rates: String) -> Statistics {
+    let mut others = handler_lines;
+    let mut pool = hawk_pool::Stats::default();
+    figures.pool.read_stats(&mut pool);
+    others.extend(pool.classes.iter().map(|class| format!("pool {class}")));
+    Statistics {
+        server: format!("stats {}", server_line(figures)),
+        rates,
+        others,
     }
 }
 
@@ -213,16 +271,78 @@ mod tests {
         );
     }
 
+    /// Lines of a log for somebody who asks, and their rates.
+    fn look(log: &StatsLog, now: Moment, figures: &Figures<'_>) -> (Vec<String>, String) {
+        let lines: Vec<_> = log
+            .look(now, figures, vec!["agents known=0".into()])
+            .lines()
+            .collect();
+        let (_, rates) = lines[0].split_once(" packets_per_s=").unwrap();
+        let packets = rates.split(' ').next().unwrap().to_owned();
+        (lines, packets)
+    }
+
     #[test]
-    fn rates_count_from_the_last_line() {
-        let mut log = StatsLog::new(Moment::from_nanos(1));
-        let mut tally = Tally::default();
-        (0..20).for_each(|_| tally.answered(Reply::Report));
+    fn rates_count_from_the_log_s_looks_which_asking_does_not_disturb() {
+        let start = Moment::from_nanos(1);
+        let mut log = StatsLog::new(start);
+        let pool = Pool::new(&hawk_pool::Config {
+            classes: vec![1, 2],
+            limit: 4,
+        });
+        let pool = pool.unwrap();
         let counters = Counters::default();
-        let ten_seconds = Moment::from_nanos(1).after(Duration::from_secs(10));
-        let rates = log.rates(ten_seconds, &counters, &tally);
-        assert!(rates.starts_with("packets_per_s=2.0 "), "{rates}");
-        let rates = log.rates(ten_seconds.after(Duration::from_secs(1)), &counters, &tally);
-        assert!(rates.starts_with("packets_per_s=0.0 "), "{rates}");
+        let tally = |reports| {
+            let mut tally = Tally::default();
+            (0..reports).for_each(|_| tally.answered(Reply::Report));
+            tally
+        };
+        let figures = |tally| Figures {
+            connections: 0,
+            unsent: 0,
+            owed: 0,
+            log_left_out: 0,
+            counters: &counters,
+            tally,
+            pool: &pool,
+        };
+        let second = |second| start.after(Duration::from_secs(second));
+        let (none, some, more) = (tally(0), tally(20), tally(50));
+
+        let (lines, rate) = look(&log, second(5), &figures(&some));
+        let heads: Vec<_> = lines
+            .iter()
+            .map(|line| line.split('=').next().unwrap())
+            .collect();
+        assert_eq!(
+            heads,
+            [
+                "stats connections",
+                "agents known",
+                "pool class",
+                "pool class"
+            ]
+        );
+        assert_eq!(rate, "4.0");
+        log.log(second(10), false, &figures(&some), Vec::new());
+        // The next line of the log has 30 reports in 10 s, and whoever asks an instant
+        // after it has not those of that instant.
+        let (_, rate) = look(&log, second(10), &figures(&some));
+        assert_eq!(rate, "2.0");
+        let mark = Mark::of(second(20), &figures(&more));
+        assert!(
+            mark.rates_since(&log.last)
+                .starts_with("packets_per_s=3.0 ")
+        );
+        log.log(second(20), false, &figures(&more), Vec::new());
+        let (_, rate) = look(&log, second(25), &figures(&more));
+        assert_eq!(
+            rate, "2.0",
+            "30 reports in the 15 s since the last look but one"
+        );
+
+        // A server that started anew in between has counted less.
+        let anew = Mark::of(second(26), &figures(&none));
+        assert!(anew.rates_since(&mark).starts_with("packets_per_s=0.0 "));
     }
 }

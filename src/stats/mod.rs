@@ -5,7 +5,7 @@ mod lines;
 
 pub use cause::Cause;
 pub(crate) use lines::server_line;
-pub use lines::{Figures, StatsLog};
+pub use lines::{Figures, Mark, Statistics, StatsLog};
 
 /// Counts of the reactor's own doings since the start. What the agents sent is
 /// counted in [`Tally`](crate::session::Tally).
