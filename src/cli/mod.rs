@@ -9,6 +9,7 @@ mod ping;
 mod reports;
 mod send;
 mod serve;
+mod stats;
 mod store_args;
 mod values;
 mod wire_args;
@@ -40,6 +41,7 @@ enum Other {
     Load(load::LoadArgs),
     Send(send::SendArgs),
     Ping(ping::PingArgs),
+    Stats(stats::StatsArgs),
 }
 
 /// Runs the program: 0 for success, 1 for a failure told in one line on
@@ -61,5 +63,6 @@ pub fn main() -> ExitCode {
         Other::Load(args) => args.run(),
         Other::Send(args) => args.run(),
         Other::Ping(args) => args.run(),
+        Other::Stats(args) => args.run(),
     })
 }

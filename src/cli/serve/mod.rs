@@ -1,25 +1,26 @@
 //! `hawk serve`: the server.
 
-use std::ffi::OsString;
+mod args;
+mod driver;
+
 use std::io;
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anstream::{AutoStream, ColorChoice};
 use anyhow::{Context as _, bail};
-use clap::builder::{OsStringValueParser, TypedValueParser as _};
-use clap::{Args, ValueEnum};
 use env_logger::{DEFAULT_WRITE_STYLE_ENV as STYLE, Target, WriteStyle};
 use humantime::format_duration;
-use ipnet::IpNet;
 
-use super::store_args::DEFAULT_STORE;
+use self::args::AckArg;
+pub(super) use self::args::ServeArgs;
+use self::driver::Driver;
+use super::output;
 use super::values::StorePath;
-use super::wire_args::DEFAULT_ADDRESS;
-use super::{output, values};
 use crate::admission;
+use crate::control;
 use crate::descriptors;
 use crate::handler::{self, Ack, Keeper};
 use crate::hook::{self, Hook};
@@ -38,128 +39,6 @@ const MOST_AGENTS: usize = 100_000;
 /// When agents have used up all of the drain timeout, the store still has this long
 /// to commit what it was given: many times what that takes, unless the disk hangs.
 const STORE_TIME: Duration = Duration::from_secs(3);
-
-/// When a report is answered.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum AckArg {
-    /// Once it is on disk: what was acknowledged is never lost
-    #[default]
-    Committed,
-    /// As soon as it is read: quicker, and what the store has not taken yet is
-    /// lost with the process or the power
-    Received,
-}
-
-/// Take heartbeats and reports, and answer each
-///
-/// Prints `listening on ADDR:PORT` on stdout when it is ready, and logs on
-/// stderr (RUST_LOG=debug for more). SIGTERM or SIGINT stops it gently, a second
-/// one at once; SIGUSR1 logs the statistics.
-#[derive(Debug, Args)]
-pub(super) struct ServeArgs {
-    /// Where to listen; port 0 picks a free one
-    #[arg(
-        long,
-        env = "HAWK_LISTEN",
-        value_name = "ADDR:PORT",
-        default_value = DEFAULT_ADDRESS,
-        value_parser = values::listen_address
-    )]
-    listen: SocketAddr,
-
-    /// Connections beyond this many are turned away [default: the limit of open files less 64]
-    #[arg(
-        long,
-        env = "HAWK_MAX_CONNECTIONS",
-        value_name = "N",
-        value_parser = values::number(1..=u32::MAX)
-    )]
-    max_connections: Option<u32>,
-
-    /// Connections of one IP address beyond this many are turned away; the addresses
-    /// of an IPv6 network of 64 bits count as one [default: no limit]
-    #[arg(long, env = "HAWK_MAX_CONNECTIONS_PER_IP", value_name = "N", value_parser = values::limit)]
-    max_connections_per_ip: Option<NonZeroU32>,
-
-    /// Take connections from these addresses only; may be given several times
-    /// [default: from all]
-    #[arg(long, env = "HAWK_ALLOW", value_name = "CIDR", value_delimiter = ',', value_parser = values::network)]
-    allow: Vec<IpNet>,
-
-    /// Take no connection from these addresses, even if they are allowed; may be
-    /// given several times
-    #[arg(long, env = "HAWK_DENY", value_name = "CIDR", value_delimiter = ',', value_parser = values::network)]
-    deny: Vec<IpNet>,
-
-    /// Read no more frames a second than this from a connection, after as many at
-    /// once [default: no limit]
-    #[arg(long, env = "HAWK_RATE_LIMIT", value_name = "N", value_parser = values::limit)]
-    rate_limit: Option<NonZeroU32>,
-
-    /// Memory that receive buffers may take
-    #[arg(long, env = "HAWK_POOL_LIMIT", value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
-    pool_limit: usize,
-
-    /// Replies that all agents together may leave unread; beyond it, who has unread
-    /// replies is not read from
-    #[arg(long, env = "HAWK_OUTPUT_LIMIT", value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
-    output_limit: usize,
-
-    /// Close a connection on which no frame passed for this long (or for three
-    /// times the interval of its own heartbeats, if that is longer)
-    #[arg(long, env = "HAWK_IDLE_TIMEOUT", value_name = "TIME", default_value = "90s", value_parser = values::period)]
-    idle_timeout: Duration,
-
-    /// Close a connection whose frame, once begun, does not end within this time
-    #[arg(long, env = "HAWK_FRAME_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = values::period)]
-    frame_timeout: Duration,
-
-    /// When stopping, give agents this long to take their last replies
-    #[arg(long, env = "HAWK_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = values::period)]
-    drain_timeout: Duration,
-
-    /// Log the statistics this often, unless nothing changed
-    #[arg(long, env = "HAWK_STATS_INTERVAL", value_name = "TIME", default_value = "10s", value_parser = values::period)]
-    stats_interval: Duration,
-
-    /// Store reports in this SQLite file, made if it is not there; none: nowhere
-    #[arg(long, env = "HAWK_STORE", value_name = "PATH", default_value = DEFAULT_STORE, value_parser = values::store_path)]
-    store: StorePath,
-
-    /// When to answer a report
-    #[arg(long, env = "HAWK_ACK", value_enum, default_value_t)]
-    ack: AckArg,
-
-    /// Remove reports, events and silent agents that are older than this
-    #[arg(long, env = "HAWK_RETAIN", value_name = "TIME", default_value = "30d", value_parser = values::period)]
-    retain: Duration,
-
-    /// Remove the oldest reports when the store holds more than this
-    #[arg(long, env = "HAWK_RETAIN_SIZE", value_name = "SIZE", default_value = "10GiB", value_parser = values::store_size)]
-    retain_size: usize,
-
-    /// An agent that is silent for longer than this is offline [default: three times
-    /// the interval of its own heartbeats, at least 10s and at most 1h]
-    #[arg(long, env = "HAWK_OFFLINE_AFTER", value_name = "TIME", value_parser = values::period)]
-    offline_after: Option<Duration>,
-
-    /// After the start, declare no agent offline for this long
-    #[arg(long, env = "HAWK_START_GRACE", value_name = "TIME", default_value = "30s", value_parser = values::period)]
-    start_grace: Duration,
-
-    /// Run this with sh -c for each change of an agent's state, with the event on its
-    /// stdin as one line of JSON; at most 4 at once
-    #[arg(long, env = "HAWK_ON_EVENT", value_name = "CMD", value_parser = OsStringValueParser::new().try_map(values::command))]
-    on_event: Option<OsString>,
-
-    /// Kill such a command, and all it has started, when it takes longer than this
-    #[arg(long, env = "HAWK_ON_EVENT_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = values::period)]
-    on_event_timeout: Duration,
-
-    /// Log each packet as a line, its text escaped
-    #[arg(long, env = "HAWK_LOG_PACKETS", value_parser = values::switch)]
-    log_packets: bool,
-}
 
 impl ServeArgs {
     /// Serves, and logs by way of a queue: whoever reads stderr must not hold up the
@@ -215,12 +94,14 @@ impl ServeArgs {
         // is to end it.
         let keeper = self.keeper(max_connections)?;
         let kernel = Linux::new().map_err(Error::EventLoop)?;
-        let mut reactor = Reactor::new(config, keeper, kernel)?;
+        let reactor = Reactor::new(config, keeper, kernel)?;
         let address = reactor.local_addr().context("cannot tell the address")?;
+        let control = self.control.as_deref().map(control::Server::listen);
+        let control = control.transpose()?;
         log::info!(
             "started version={} listen={address} max_connections={max_connections} pool_limit={} \
              output_limit={} max_connections_per_ip={} rate_limit={} idle_timeout={} \
-             frame_timeout={} store={}",
+             frame_timeout={} store={} control={}",
             env!("CARGO_PKG_VERSION"),
             self.pool_limit,
             self.output_limit,
@@ -229,12 +110,16 @@ impl ServeArgs {
             format_duration(self.idle_timeout),
             format_duration(self.frame_timeout),
             match &self.store {
-                StorePath::Nowhere => "none".to_owned(),
-                StorePath::File(path) => format!("{path:?}"),
+                StorePath::Nowhere => none(),
+                StorePath::File(path) => quoted(path),
             },
+            self.control.as_deref().map_or_else(none, quoted),
         );
-        output::print(&format!("listening on {address}\n"))?;
-        let stop = drive(&mut reactor)?;
+        let mut driver = Driver::new(reactor, control)?;
+        let stop =
+            output::print(&format!("listening on {address}\n")).and_then(|()| Ok(driver.run()?));
+        let reactor = driver.into_reactor();
+        let stop = stop?;
         log::info!("served {}", reactor.served());
         match stop {
             Stop::Drained => {
@@ -308,23 +193,15 @@ impl ServeArgs {
     }
 }
 
-/// Has the loop turn until it has stopped.
-fn drive(reactor: &mut Reactor<Keeper, Linux>) -> Result<Stop, Error> {
-    loop {
-        let stop = reactor.turn(None)?;
-        if reactor.upgrade_wanted() {
-            log::warn!(
-                "SIGUSR2: this version cannot hand over to another while it serves; stop it and \
-                 start the other one"
-            );
-        }
-        if let Some(stop) = stop {
-            return Ok(stop);
-        }
-    }
-}
-
 /// A limit as the log has it.
 fn or_none(limit: Option<NonZeroU32>) -> String {
-    limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string())
+    limit.map_or_else(none, |limit| limit.to_string())
+}
+
+fn none() -> String {
+    "none".to_owned()
+}
+
+fn quoted(path: &Path) -> String {
+    format!("{path:?}")
 }

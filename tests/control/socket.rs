@@ -1,0 +1,82 @@
+//! The socket's file: whose it is, when it is there, and who may take its place.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+
+use rustix::process::Signal;
+
+use crate::Place;
+
+#[test]
+fn it_is_there_for_its_user_while_the_server_runs() {
+    for signals in [&[Signal::TERM][..], &[Signal::TERM, Signal::INT]] {
+        let place = Place::new();
+        let server = place.serve(&["--drain-timeout", "1h"]);
+        let mode = fs::metadata(place.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+        // The second signal has something to interrupt.
+        let _agent = (signals.len() > 1).then(|| server.connect());
+        for (count, signal) in signals.iter().enumerate() {
+            server.signal(*signal);
+            if count + 1 < signals.len() {
+                server.log().wait_for(0, |line| line.contains("stopping"));
+            }
+        }
+        server.wait_exit();
+        assert!(!place.path().exists());
+    }
+}
+
+#[test]
+fn what_a_killed_server_left_is_replaced() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    server.signal(Signal::KILL);
+    server.wait_exit();
+    assert!(place.path().exists());
+    assert_eq!(place.stats(&[]).run().code, Some(1), "nobody serves it");
+    let _server = place.serve(&[]);
+    assert_eq!(place.stats(&[]).run().code, Some(0));
+}
+
+#[test]
+fn a_live_one_is_refused_and_goes_on() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let exit = place.launch(&[]).run();
+    assert_eq!((exit.code, &*exit.stdout), (Some(1), &[][..]), "{exit:?}");
+    let told = exit.stderr.last().unwrap();
+    assert!(
+        told.starts_with("hawk: a running program serves the control socket "),
+        "{told}"
+    );
+    assert!(told.contains("--control of its own"), "{told}");
+    server.connect().expect_alive();
+    assert_eq!(place.stats(&[]).run().code, Some(0));
+}
+
+#[test]
+fn another_file_is_refused_and_left_alone() {
+    let place = Place::new();
+    fs::write(place.path(), "dear data").unwrap();
+    let exit = place.launch(&[]).run();
+    assert_eq!(exit.code, Some(1));
+    let told = exit.stderr.last().unwrap();
+    assert!(told.contains("is no socket"), "{told}");
+    assert_eq!(fs::read(place.path()).unwrap(), b"dear data");
+}
+
+#[test]
+fn clients_that_say_nothing_hold_no_agent_up() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let silent: Vec<_> = (0..12)
+        .map(|_| UnixStream::connect(place.path()).unwrap())
+        .collect();
+    let mut agent = server.connect();
+    (0..100).for_each(|_| agent.expect_alive());
+    drop(silent);
+    assert_eq!(place.stats(&[]).run().code, Some(0));
+    assert_eq!(server.count_logged("WARN"), 0);
+}
