@@ -1,6 +1,5 @@
 //! One command: its start, its end, and what it gets to read.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,6 +11,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
+use super::Config;
 use super::queue::{Agent, Job};
 use crate::time::Moment;
 
@@ -40,21 +40,21 @@ pub(super) enum Failure {
 }
 
 impl Running {
-    /// Runs `command` for an event, for at most `timeout` from `now` on.
+    /// Runs the command for an event; its time begins `now`.
     ///
     /// It is a process group of its own, so that all of it can be killed. Of our
     /// descriptors it gets the standard streams only: the event to read, and our
     /// stderr to write to, since our stdout is for those who wait for us to listen.
     /// All others are closed when it starts, as each is opened to be. The standard
     /// library gives it an empty signal mask and SIGPIPE's default action back.
-    pub(super) fn start(
-        command: &OsStr,
-        job: &Job,
-        (now, timeout): (Moment, Duration),
-    ) -> Result<Self, Failure> {
-        let mut child = Command::new("sh")
+    pub(super) fn start(config: &Config, job: &Job, now: Moment) -> Result<Self, Failure> {
+        let mut shell = Command::new("sh");
+        for name in config.hidden {
+            shell.env_remove(name);
+        }
+        let mut child = shell
             .arg("-c")
-            .arg(command)
+            .arg(&config.command)
             .stdin(readable(&job.line)?)
             .stdout(io::stderr())
             .stderr(Stdio::inherit())
@@ -74,7 +74,7 @@ impl Running {
             online: job.online,
             child,
             end,
-            kill_at: Some(now.after(timeout)),
+            kill_at: Some(now.after(config.timeout)),
         })
     }
 

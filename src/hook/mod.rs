@@ -36,6 +36,8 @@ pub struct Config {
     pub command: OsString,
     /// How long one may run; then it is killed, with its process group.
     pub timeout: Duration,
+    /// Variables of our environment that are not for commands.
+    pub hidden: &'static [&'static str],
 }
 
 /// Has a command run for each event.

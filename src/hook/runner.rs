@@ -76,8 +76,7 @@ impl Runner {
             && let Some(job) = self.queue.next()
         {
             self.mailbox.started(&job);
-            let limit = (now, self.config.timeout);
-            match Running::start(&self.config.command, &job, limit) {
+            match Running::start(&self.config, &job, now) {
                 Ok(running) => self.running.push(running),
                 Err(failure) => self.conclude(job.agent, job.online, Err(failure)),
             }

@@ -20,6 +20,7 @@ fn start(command: &str) -> Hook {
     let config = Config {
         command: command.into(),
         timeout: PATIENCE,
+        hidden: &[],
     };
     Hook::start(config).unwrap()
 }

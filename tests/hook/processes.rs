@@ -45,6 +45,25 @@ fn what_a_command_says_goes_to_the_log() {
 }
 
 #[test]
+fn a_command_has_the_environment_but_for_what_the_service_manager_set() {
+    let desk = Desk::new();
+    let launch = desk.launch("env >> $DESK/env; echo >> $DESK/events", &[]);
+    let names = hawk::service::VARIABLES;
+    // None of them makes sense, which is told and does no harm.
+    let launch = names
+        .iter()
+        .fold(launch, |launch, name| launch.env(name, "7"));
+    let server = launch.env("LISTEN_PID", "1").start();
+    let _agent = come(&server, "web-01");
+    server.wait_until(|stats| stats.hook("run") == 1);
+    let env = desk.text("env");
+    assert!(env.contains("DESK="), "{env}");
+    for name in names {
+        assert!(!env.contains(name), "{name} {env}");
+    }
+}
+
+#[test]
 fn a_command_gets_no_descriptor_of_the_servers() {
     let desk = Desk::new();
     let store = desk.path("hawk.db");

@@ -38,12 +38,30 @@ impl Launch {
     pub(crate) fn hawk(args: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hawk"));
         command.args(args).stdin(Stdio::null());
+        Self::of(command)
+    }
+
+    /// `hawk serve` with `args` and nothing else, and `socket` passed as a service manager
+    /// passes it.
+    pub(crate) fn activated(socket: impl Into<Stdio>, args: &[&str]) -> Self {
+        // The shell's number is that of what it becomes.
+        let script = r#"LISTEN_PID=$$ LISTEN_FDS=${FDS-1} exec "$0" serve "$@" 3<&0 </dev/null"#;
+        let mut command = Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_hawk")]);
+        command.args(args).stdin(socket);
+        Self::of(command)
+    }
+
+    fn of(mut command: Command) -> Self {
         // What whoever runs the tests has set must not reach the server.
         for (key, _) in std::env::vars_os() {
             let name = key.to_string_lossy();
             if name.starts_with("HAWK_") || name.starts_with("RUST_LOG") {
                 command.env_remove(&key);
             }
+        }
+        for key in hawk::service::VARIABLES {
+            command.env_remove(key);
         }
         Self {
             command,

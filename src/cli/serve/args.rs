@@ -12,7 +12,6 @@ use ipnet::IpNet;
 
 use crate::cli::store_args::DEFAULT_STORE;
 use crate::cli::values::{self, StorePath};
-use crate::cli::wire_args::DEFAULT_ADDRESS;
 
 /// When a report is answered.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -32,15 +31,10 @@ pub(super) enum AckArg {
 /// one at once; SIGUSR1 logs the statistics.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ServeArgs {
-    /// Where to listen; port 0 picks a free one
-    #[arg(
-        long,
-        env = "HAWK_LISTEN",
-        value_name = "ADDR:PORT",
-        default_value = DEFAULT_ADDRESS,
-        value_parser = values::listen_address
-    )]
-    pub(super) listen: SocketAddr,
+    /// Where to listen; port 0 picks a free one [default: 127.0.0.1:9876, or the socket
+    /// that the service manager passes, which comes first]
+    #[arg(long, env = "HAWK_LISTEN", value_name = "ADDR:PORT", value_parser = values::listen_address)]
+    pub(super) listen: Option<SocketAddr>,
 
     /// Connections beyond this many are turned away [default: the limit of open files less 64]
     #[arg(

@@ -4,6 +4,7 @@ mod args;
 mod driver;
 
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::process::ExitCode;
@@ -18,7 +19,8 @@ use self::args::AckArg;
 pub(super) use self::args::ServeArgs;
 use self::driver::Driver;
 use super::output;
-use super::values::StorePath;
+use super::values::{self, StorePath};
+use super::wire_args::DEFAULT_ADDRESS;
 use crate::admission;
 use crate::control;
 use crate::descriptors;
@@ -29,6 +31,7 @@ use crate::reactor::{
     Config, Error, Linux, MIN_POOL_LIMIT, PhaseBudget, RESERVED_DESCRIPTORS, Reactor, Stop,
 };
 use crate::roster;
+use crate::service;
 use crate::session::{Limits, Rate};
 use crate::store::{Retention, Store};
 
@@ -44,6 +47,11 @@ impl ServeArgs {
     /// Serves, and logs by way of a queue: whoever reads stderr must not hold up the
     /// event loop, nor the end.
     pub(super) fn main(&self, mut logger: env_logger::Builder) -> ExitCode {
+        // Before anything else is opened, as it has to be.
+        let passed = match service::listener() {
+            Ok(passed) => passed,
+            Err(error) => return output::conclude(Err(error.into())),
+        };
         let sink = match LogSink::start(io::stderr()) {
             Ok(sink) => sink,
             Err(error) => {
@@ -57,10 +65,11 @@ impl ServeArgs {
             logger.write_style(WriteStyle::Always);
         }
         logger.target(Target::Pipe(Box::new(sink.writer()))).init();
-        output::conclude_on(sink.writer(), self.run(sink.left_out()))
+        output::conclude_on(sink.writer(), self.run(passed, sink.left_out()))
     }
 
-    fn run(&self, log_left_out: LeftOut) -> anyhow::Result<()> {
+    /// Serves on the socket that was passed, if one was.
+    fn run(&self, passed: Option<TcpListener>, log_left_out: LeftOut) -> anyhow::Result<()> {
         let max_connections = self.max_connections()?;
         anyhow::ensure!(
             self.pool_limit >= MIN_POOL_LIMIT,
@@ -69,7 +78,7 @@ impl ServeArgs {
             self.pool_limit
         );
         let config = Config {
-            listen: self.listen,
+            listen: self.listen_address()?,
             max_connections,
             admission: admission::Rules {
                 allow: self.allow.clone(),
@@ -88,18 +97,29 @@ impl ServeArgs {
             stats_interval: self.stats_interval,
             log_left_out,
         };
-        // Better known before a store is made for nothing.
-        Linux::try_bind(self.listen).map_err(|error| Error::Listen(self.listen, error))?;
+        if passed.is_none() {
+            // Better known before a store is made for nothing.
+            let address = config.listen;
+            Linux::try_bind(address).map_err(|error| Error::Listen(address, error))?;
+        }
         // Before signals are taken over: opening a store may take a while, and a signal
         // is to end it.
         let keeper = self.keeper(max_connections)?;
-        let kernel = Linux::new().map_err(Error::EventLoop)?;
-        let reactor = Reactor::new(config, keeper, kernel)?;
+        let socket = passed.as_ref().map_or("own", |_| "passed");
+        let reactor = reactor(config, keeper, passed)?;
         let address = reactor.local_addr().context("cannot tell the address")?;
+        if socket == "passed"
+            && let Some(listen) = self.listen
+            && listen != address
+        {
+            log::warn!(
+                "the service manager passes a socket on {address}: --listen {listen} is not used"
+            );
+        }
         let control = self.control.as_deref().map(control::Server::listen);
         let control = control.transpose()?;
         log::info!(
-            "started version={} listen={address} max_connections={max_connections} pool_limit={} \
+            "started version={} listen={address} socket={socket} max_connections={max_connections} pool_limit={} \
              output_limit={} max_connections_per_ip={} rate_limit={} idle_timeout={} \
              frame_timeout={} store={} control={}",
             env!("CARGO_PKG_VERSION"),
@@ -115,7 +135,7 @@ impl ServeArgs {
             },
             self.control.as_deref().map_or_else(none, quoted),
         );
-        let mut driver = Driver::new(reactor, control)?;
+        let mut driver = Driver::new(reactor, control, address)?;
         let stop =
             output::print(&format!("listening on {address}\n")).and_then(|()| Ok(driver.run()?));
         let reactor = driver.into_reactor();
@@ -128,6 +148,13 @@ impl ServeArgs {
                 Ok(reactor.into_handler().finish(for_store, left)?)
             }
             Stop::Interrupted => bail!("stopped at once by a second signal; replies may be lost"),
+        }
+    }
+
+    fn listen_address(&self) -> anyhow::Result<SocketAddr> {
+        match self.listen {
+            Some(address) => Ok(address),
+            None => values::listen_address(DEFAULT_ADDRESS).map_err(anyhow::Error::msg),
         }
     }
 
@@ -161,9 +188,12 @@ impl ServeArgs {
             keeper.store_in(intake, last);
         }
         if let Some(command) = self.on_event.clone() {
-            let timeout = self.on_event_timeout;
-            let hook = Hook::start(hook::Config { command, timeout })
-                .context("cannot start the thread for --on-event")?;
+            let config = hook::Config {
+                command,
+                timeout: self.on_event_timeout,
+                hidden: &service::VARIABLES,
+            };
+            let hook = Hook::start(config).context("cannot start the thread for --on-event")?;
             keeper.run_on_changes(hook);
         }
         Ok(keeper)
@@ -190,6 +220,22 @@ impl ServeArgs {
              (ulimit -n, or LimitNOFILE= in the unit) or give --max-connections {most} or less"
         );
         Ok(wanted)
+    }
+}
+
+/// An event loop on a socket that was passed, or on one of its own.
+fn reactor(
+    config: Config,
+    keeper: Keeper,
+    passed: Option<TcpListener>,
+) -> Result<Reactor<Keeper, Linux>, Error> {
+    let mut kernel = Linux::new()?;
+    match passed {
+        None => Reactor::new(config, keeper, kernel),
+        Some(listener) => {
+            let listener = kernel.watch_listener(listener)?;
+            Reactor::with_listener(config, keeper, kernel, listener)
+        }
     }
 }
 

@@ -1,0 +1,14 @@
+//! hawk as a service of systemd: what it tells, which socket it takes, and its units.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy.toml allows them in tests, but does not see helpers as such"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod activation;
+mod notify;
+mod units;
