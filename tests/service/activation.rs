@@ -44,6 +44,27 @@ fn it_serves_on_the_socket_that_is_passed() {
 }
 
 #[test]
+fn nobody_is_refused_between_two_servers() {
+    let socket = listener();
+    let address = socket.local_addr().unwrap();
+    let serve = || {
+        let passed = OwnedFd::from(socket.try_clone().unwrap());
+        Launch::activated(passed, &NO_STORE).start()
+    };
+    let server = serve();
+    let mut before = server.connect();
+    before.expect_alive();
+    server.signal(Signal::TERM);
+    before.expect_eof();
+    drop(before);
+    assert_eq!(server.wait_exit().code, Some(0));
+    let mut between = Agent::connect(address);
+    between.send(&heartbeat());
+    let _server = serve();
+    between.expect_line(HEARTBEAT);
+}
+
+#[test]
 fn an_address_of_its_own_is_not_used_then_and_that_is_told() {
     let socket = listener();
     let address = socket.local_addr().unwrap();
