@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::Identity;
+use super::{AgentState, Identity};
 use crate::time::{Moment, UnixNanos};
 
 /// Bytes of an agent's version that are remembered: as many as its name may have.
@@ -40,6 +40,8 @@ pub struct Entry {
     pub(super) heard_at: Moment,
     /// Sessions that speak for it.
     pub(super) sessions: u32,
+    /// A copy has it as it is: a change is to be noted.
+    pub(super) shown: bool,
     /// Tells it from others that had the same slot.
     pub(super) generation: u32,
     last_heartbeat: Option<Moment>,
@@ -78,9 +80,63 @@ impl Entry {
             unsaved: false,
             heard_at: now,
             sessions: 0,
+            shown: false,
             generation: 0,
             last_heartbeat: None,
             intervals: [0; 2],
+        }
+    }
+
+    /// The agent that `state` describes.
+    pub(super) fn rebuild(state: AgentState) -> Self {
+        Self {
+            name: state.name.map(Rc::from),
+            address: state.address,
+            version: beginning(&state.version).into(),
+            first_seen: state.first_seen,
+            last_seen: state.last_seen,
+            online: state.online,
+            changed_at: state.changed_at,
+            id: state.id,
+            mark: None,
+            uncounted: state.uncounted,
+            unsaved: false,
+            heard_at: state.heard_at,
+            sessions: state.sessions,
+            shown: false,
+            generation: 0,
+            last_heartbeat: state.last_heartbeat,
+            intervals: state.intervals,
+        }
+    }
+
+    /// It is now as `other`, the same agent, is said to be.
+    pub(super) fn go_on_as(&mut self, other: Self) {
+        let generation = self.generation;
+        let name = self.name.take();
+        *self = Self {
+            name,
+            generation,
+            ..other
+        };
+    }
+
+    /// All there is to know of it.
+    pub(super) fn state(&self) -> AgentState {
+        AgentState {
+            name: self.name.as_deref().map(str::to_owned),
+            address: self.address,
+            version: self.version.as_ref().to_owned(),
+            first_seen: self.first_seen,
+            last_seen: self.last_seen,
+            online: self.online,
+            changed_at: self.changed_at,
+            id: self.id,
+            uncounted: self.uncounted,
+            sessions: self.sessions,
+            heard_at: self.heard_at,
+            last_heartbeat: self.last_heartbeat,
+            intervals: self.intervals,
         }
     }
 

@@ -1,7 +1,10 @@
-//! An agent as plain data.
+//! Agents on their way to another process: shown bit by bit while the roster is in
+//! use, and what has changed since shown again.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 
+use super::{AgentKey, Entry, Roster};
 use crate::time::{Moment, UnixNanos};
 
 /// All there is to know of an agent: enough to go on with it in another process of
@@ -38,3 +41,182 @@ pub struct AgentState {
     /// The last two intervals between its heartbeats, in milliseconds, latest first.
     pub intervals: [u32; 2],
 }
+
+/// Slots that are in use are fewer than the capacity and the sessions together, and a
+/// capacity of more than the sessions is what the server sets. Beyond some times that,
+/// a number is a mistake, for which no memory is to be taken.
+const SLOTS_PER_CAPACITY: usize = 4;
+const LEAST_SLOTS: usize = 1024;
+
+/// What a copy has shown.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    /// For each slot that was shown, or was empty then: whether it stands in
+    /// `changed`. The other slots are still to come.
+    listed: Vec<bool>,
+    /// Slots that are to be shown again, in the order in which they changed.
+    changed: VecDeque<u32>,
+}
+
+/// A slot that no roster of this size gives out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there cannot be an agent with the number {0}")]
+pub struct StrangeSlot(u32);
+
+/// In the process that agents leave.
+impl Roster {
+    /// Has it noted from now on what changes after it was shown.
+    pub fn begin_copy(&mut self) {
+        self.end_copy();
+        self.notes = Some(Notes::default());
+    }
+
+    /// Shows up to `most` agents that were not shown yet, each with its slot; true
+    /// when there are none left.
+    pub fn copy_some(&mut self, most: usize, see: &mut dyn FnMut(u32, AgentState)) -> bool {
+        let Some(notes) = &mut self.notes else {
+            return true;
+        };
+        let mut left = most;
+        while let Some(entry) = self.entries.get_mut(notes.listed.len()) {
+            if let Some(entry) = entry {
+                if left == 0 {
+                    return false;
+                }
+                left -= 1;
+                entry.shown = true;
+                see(number(notes.listed.len()), entry.state());
+            }
+            notes.listed.push(false);
+        }
+        true
+    }
+
+    /// How many agents would have to be shown again.
+    #[must_use]
+    pub fn changes(&self) -> usize {
+        self.notes.as_ref().map_or(0, |notes| notes.changed.len())
+    }
+
+    /// Shows up to `most` of the slots that have changed since they were shown, those
+    /// first that have waited longest: the agent that is there now, if one is.
+    pub fn take_changes(&mut self, most: usize, see: &mut dyn FnMut(u32, Option<AgentState>)) {
+        let Some(notes) = &mut self.notes else {
+            return;
+        };
+        let taken = most.min(notes.changed.len());
+        for slot in notes.changed.drain(..taken) {
+            notes.listed[slot as usize] = false;
+            let entry = self.entries.get_mut(slot as usize);
+            let state = entry.and_then(Option::as_mut).map(|entry| {
+                entry.shown = true;
+                entry.state()
+            });
+            see(slot, state);
+        }
+    }
+
+    /// Nothing more is shown, and nothing noted.
+    pub fn end_copy(&mut self) {
+        let Some(notes) = self.notes.take() else {
+            return;
+        };
+        let shown = self.entries.iter_mut().take(notes.listed.len());
+        shown.flatten().for_each(|entry| entry.shown = false);
+    }
+}
+
+impl Notes {
+    /// Who is in this slot, or whether anybody is, has changed.
+    #[cold]
+    pub(super) fn add(notes: &mut Option<Self>, key: AgentKey) {
+        if let Some(notes) = notes
+            && let Some(listed) = notes.listed.get_mut(key.slot())
+            && !*listed
+        {
+            *listed = true;
+            notes.changed.push_back(key.number());
+        }
+    }
+}
+
+/// In the process that they come to, whose own roster is empty.
+impl Roster {
+    /// Takes in what was shown of a slot, for the first time or again. No event comes
+    /// of it.
+    ///
+    /// What was shown is of different moments: an agent that was forgotten and met
+    /// again may be shown in its new slot before the old one is said to be empty. What
+    /// was shown last is true.
+    ///
+    /// # Errors
+    /// [`StrangeSlot`] if the slot is far beyond the capacity.
+    pub fn adopt(&mut self, slot: u32, state: AgentState) -> Result<(), StrangeSlot> {
+        let at = slot as usize;
+        if at
+            >= self
+                .config
+                .capacity
+                .saturating_mul(SLOTS_PER_CAPACITY)
+                .max(LEAST_SLOTS)
+        {
+            return Err(StrangeSlot(slot));
+        }
+        let entry = Entry::rebuild(state);
+        let key = AgentKey::new(at);
+        match self.get_mut(key) {
+            Some(present) if present.identity() == entry.identity() => {
+                let before = present.online;
+                present.go_on_as(entry);
+                let after = present.online;
+                self.online = self.online + usize::from(after) - usize::from(before);
+            }
+            _ => {
+                self.forget(slot);
+                if let Some(other) = self.find(entry.identity()) {
+                    self.take_out(other);
+                }
+                for gap in self.entries.len()..=at {
+                    self.entries.push(None);
+                    self.free.insert(number(gap));
+                }
+                self.free.remove(&slot);
+                self.put(key, entry);
+            }
+        }
+        self.arm_early(key);
+        Ok(())
+    }
+
+    /// Takes in that a slot is empty.
+    pub fn forget(&mut self, slot: u32) {
+        self.take_out(AgentKey::new(slot as usize));
+    }
+
+    /// All agents are there; goes on with them. Nobody is declared offline before
+    /// `amnesty`, and since `held_since`, if at all, agents have been kept waiting.
+    pub fn go_on_from(&mut self, amnesty: Moment, held_since: Option<Moment>, now: Moment) {
+        self.amnesty = amnesty;
+        self.held_since = held_since;
+        self.looked_at = now;
+    }
+
+    /// Sets an agent's alarm for when its silence may be too long: what is to be added
+    /// to that is not known yet.
+    fn arm_early(&mut self, key: AgentKey) {
+        if let Some(entry) = self.get(key)
+            && entry.online
+        {
+            let deadline = entry.heard_at.after(self.patience_with(entry));
+            self.wheel.arm(key.number(), deadline);
+        }
+    }
+}
+
+/// A slot as a number. There are never more than keys can tell apart.
+fn number(slot: usize) -> u32 {
+    u32::try_from(slot).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -10,14 +10,15 @@
 mod entry;
 mod handover;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::time::Duration;
 
 pub use entry::{Entry, MAX_VERSION, Mark};
-pub use handover::AgentState;
+use handover::Notes;
+pub use handover::{AgentState, StrangeSlot};
 
 use crate::time::{Moment, UnixNanos};
 use crate::wheel::TimerWheel;
@@ -70,7 +71,11 @@ impl AgentKey {
     }
 
     const fn slot(self) -> usize {
-        self.0.get() as usize - 1
+        self.number() as usize
+    }
+
+    const fn number(self) -> u32 {
+        self.0.get() - 1
     }
 
     /// The key as a number, to keep where a key cannot be kept.
@@ -91,7 +96,8 @@ impl AgentKey {
 pub struct Roster {
     config: Config,
     entries: Vec<Option<Entry>>,
-    free: Vec<u32>,
+    /// Slots without an entry; the first is used next.
+    free: BTreeSet<u32>,
     // Names come from the network: the standard hash is keyed, so that nobody
     // can choose names that collide.
     names: HashMap<Rc<str>, AgentKey>,
@@ -107,6 +113,8 @@ pub struct Roster {
     /// Where the next look around begins.
     hand: usize,
     generation: u32,
+    /// What is to be noted, while agents are on their way to another process.
+    notes: Option<Notes>,
 }
 
 impl Roster {
@@ -116,7 +124,7 @@ impl Roster {
         Self {
             config,
             entries: Vec::new(),
-            free: Vec::new(),
+            free: BTreeSet::new(),
             names: HashMap::new(),
             addresses: HashMap::new(),
             wheel: TimerWheel::new(now),
@@ -127,6 +135,7 @@ impl Roster {
             online: 0,
             hand: 0,
             generation: 0,
+            notes: None,
         }
     }
 
@@ -166,28 +175,17 @@ impl Roster {
     /// Remembers an agent that was not. It is offline until it is
     /// [heard](Self::heard), or was online when the store last knew of it.
     pub fn insert(&mut self, mut entry: Entry, now: Moment) -> AgentKey {
-        self.generation = self.generation.wrapping_add(1);
-        entry.generation = self.generation;
-        let online = entry.online;
         let slot = self
             .free
-            .pop()
+            .pop_first()
             .map_or(self.entries.len(), |slot| slot as usize);
-        let key = AgentKey::new(slot);
-        match &entry.name {
-            Some(name) => drop(self.names.insert(Rc::clone(name), key)),
-            None => drop(self.addresses.insert(entry.address, key)),
+        if slot == self.entries.len() {
+            self.entries.push(None);
         }
         entry.heard_at = now;
-        if slot == self.entries.len() {
-            self.entries.push(Some(entry));
-        } else {
-            self.entries[slot] = Some(entry);
-        }
-        if online {
-            self.online += 1;
-            self.arm(key);
-        }
+        let key = AgentKey::new(slot);
+        self.put(key, entry);
+        self.arm(key);
         key
     }
 
@@ -222,20 +220,9 @@ impl Roster {
 
     /// Forgets an agent.
     pub fn remove(&mut self, key: AgentKey) {
-        let Some(entry) = self.entries.get_mut(key.slot()).and_then(Option::take) else {
-            return;
-        };
-        debug_assert_eq!(entry.sessions, 0, "a session still speaks for it");
-        match &entry.name {
-            Some(name) => drop(self.names.remove(name)),
-            None => drop(self.addresses.remove(&entry.address)),
-        }
-        if entry.online {
-            self.online -= 1;
-        }
-        let slot = key.get().get() - 1;
-        self.wheel.disarm(slot);
-        self.free.push(slot);
+        let sessions = self.get(key).map_or(0, |entry| entry.sessions);
+        debug_assert_eq!(sessions, 0, "a session still speaks for it");
+        self.take_out(key);
     }
 
     /// A session speaks for the agent from now on.
@@ -257,6 +244,9 @@ impl Roster {
         let Some(entry) = self.entries.get_mut(key.slot()).and_then(Option::as_mut) else {
             return false;
         };
+        if std::mem::take(&mut entry.shown) {
+            Notes::add(&mut self.notes, key);
+        }
         entry.heard_at = now;
         entry.last_seen = wall;
         if entry.name.is_some() {
@@ -328,18 +318,38 @@ impl Roster {
         }
     }
 
-    /// The server keeps agents waiting: their silence means nothing from now on.
-    pub fn hold(&mut self, now: Moment) {
-        self.held_since.get_or_insert(now);
+    /// The server keeps agents waiting, and has since `since`: their silence means
+    /// nothing.
+    pub fn hold(&mut self, since: Moment) {
+        self.held_since.get_or_insert(since);
+    }
+
+    /// Since when agents are kept waiting, if they are.
+    #[must_use]
+    pub const fn held_since(&self) -> Option<Moment> {
+        self.held_since
+    }
+
+    /// Before this nobody is declared offline.
+    #[must_use]
+    pub const fn amnesty(&self) -> Moment {
+        self.amnesty
     }
 
     /// The server answers again. Nobody is declared offline before as much time
     /// as was lost has gone by once more, and at least the time in which an agent
-    /// without a rhythm must be heard.
+    /// without a rhythm must be heard. After a moment only, what agents sent meanwhile
+    /// has to be read.
     pub fn resume(&mut self, now: Moment) {
-        if let Some(since) = self.held_since.take() {
-            self.looked_at = now;
-            self.pardon(now, now.since(since));
+        let Some(since) = self.held_since.take() else {
+            return;
+        };
+        self.looked_at = now;
+        let lost = now.since(since);
+        if lost < LATE {
+            self.amnesty = self.amnesty.max(now.after(LATE));
+        } else {
+            self.pardon(now, lost);
         }
     }
 
@@ -351,7 +361,11 @@ impl Roster {
 
     /// What is known of an agent, to be changed.
     pub fn get_mut(&mut self, key: AgentKey) -> Option<&mut Entry> {
-        self.entries.get_mut(key.slot()).and_then(Option::as_mut)
+        let entry = self.entries.get_mut(key.slot())?.as_mut()?;
+        if std::mem::take(&mut entry.shown) {
+            Notes::add(&mut self.notes, key);
+        }
+        Some(entry)
     }
 
     /// A number for the agent that outlives its key.
@@ -383,11 +397,43 @@ impl Roster {
     }
 
     fn offline_at(&self, entry: &Entry) -> Moment {
-        let limit = self
-            .config
-            .offline_after
-            .unwrap_or_else(|| (3 * entry.interval()).clamp(LEAST_SILENCE, MOST_SILENCE));
+        let limit = self.patience_with(entry);
         entry.heard_at.after(limit).max(self.amnesty)
+    }
+
+    /// How long an agent may be silent.
+    fn patience_with(&self, entry: &Entry) -> Duration {
+        self.config
+            .offline_after
+            .unwrap_or_else(|| (3 * entry.interval()).clamp(LEAST_SILENCE, MOST_SILENCE))
+    }
+
+    /// Puts an agent into an empty slot, which there is.
+    fn put(&mut self, key: AgentKey, mut entry: Entry) {
+        self.generation = self.generation.wrapping_add(1);
+        entry.generation = self.generation;
+        match &entry.name {
+            Some(name) => drop(self.names.insert(Rc::clone(name), key)),
+            None => drop(self.addresses.insert(entry.address, key)),
+        }
+        self.online += usize::from(entry.online);
+        self.entries[key.slot()] = Some(entry);
+        Notes::add(&mut self.notes, key);
+    }
+
+    /// Empties a slot.
+    fn take_out(&mut self, key: AgentKey) {
+        let Some(entry) = self.entries.get_mut(key.slot()).and_then(Option::take) else {
+            return;
+        };
+        match &entry.name {
+            Some(name) => drop(self.names.remove(name)),
+            None => drop(self.addresses.remove(&entry.address)),
+        }
+        self.online -= usize::from(entry.online);
+        self.wheel.disarm(key.number());
+        self.free.insert(key.number());
+        Notes::add(&mut self.notes, key);
     }
 
     fn arm(&mut self, key: AgentKey) {
@@ -395,7 +441,7 @@ impl Roster {
             && entry.online
         {
             let deadline = self.offline_at(entry);
-            self.wheel.arm(key.get().get() - 1, deadline);
+            self.wheel.arm(key.number(), deadline);
         }
     }
 }
