@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::tray::Tray;
-use super::{Batch, Counters, Health};
+use super::tray::{Stop, Tray};
+use super::{Batch, Counters, Health, Lock};
 use crate::time::Moment;
 
 /// Fills one batch while the writer commits another.
 pub struct Intake {
     tray: Arc<Tray>,
+    /// The right to write, which the writer holds with it.
+    lock: Arc<Lock>,
     /// The batch at hand, taken back or begun in this turn.
     filling: Option<Batch>,
     /// The last batch that was handed over.
@@ -33,9 +35,10 @@ struct Offered {
 }
 
 impl Intake {
-    pub(super) fn new(tray: Arc<Tray>) -> Self {
+    pub(super) fn new(tray: Arc<Tray>, lock: Arc<Lock>) -> Self {
         Self {
             tray,
+            lock,
             filling: None,
             offered: Offered::default(),
             done: Vec::new(),
@@ -144,7 +147,41 @@ impl Intake {
     #[must_use]
     pub fn finish(mut self, now: Moment, patience: Duration) -> bool {
         self.hand_over(now);
-        self.tray.finish(patience)
+        self.tray.end_writer(Stop::Finish, patience)
+    }
+
+    /// The right to write, to be shared with the process that goes on.
+    #[must_use]
+    pub fn lock(&self) -> &Lock {
+        &self.lock
+    }
+
+    /// Has the writer touch nothing any more, not even to remove what is too old or to
+    /// empty the log, as soon as it has committed all that was handed over. What is
+    /// handed over later is committed all the same.
+    pub fn park(&self) {
+        self.tray.park();
+    }
+
+    /// Has the writer go on after [`park`](Self::park).
+    pub fn unpark(&self) {
+        self.tray.unpark();
+    }
+
+    /// Whether the writer is parked, and all that was handed over has come back and
+    /// was asked for.
+    #[must_use]
+    pub fn is_parked(&self) -> bool {
+        let all_back = self.filling.is_none() && self.away == 0 && self.done.is_empty();
+        all_back && self.tray.is_parked()
+    }
+
+    /// Leaves the file, as it is, to the process that goes on: the writer ends without
+    /// touching it. What was not committed is dropped. False if that takes longer
+    /// than `patience`.
+    #[must_use]
+    pub fn leave(self, patience: Duration) -> bool {
+        self.tray.end_writer(Stop::Leave, patience)
     }
 
     fn offered_is_taken(&self) -> bool {
@@ -183,7 +220,9 @@ mod tests {
     /// A reactor's half and a writer's, on one thread.
     fn both() -> (Intake, Arc<Tray>) {
         let tray = Arc::new(Tray::default());
-        (Intake::new(Arc::clone(&tray)), tray)
+        let folder = tempfile::tempdir().unwrap();
+        let lock = Arc::new(Lock::take(&folder.path().join("hawk.db")).unwrap());
+        (Intake::new(Arc::clone(&tray), lock), tray)
     }
 
     fn add_report(batch: &mut Batch) {
@@ -212,7 +251,7 @@ mod tests {
     fn take(tray: &Tray) -> Batch {
         match tray.take(Duration::ZERO) {
             Next::Batch(batch) => batch,
-            Next::Nothing | Next::Stop => panic!("nothing is on offer"),
+            _ => panic!("nothing is on offer"),
         }
     }
 
@@ -303,8 +342,8 @@ mod tests {
                         taken += batch.reports.len();
                         give_back(&tray, batch, Health::Up);
                     }
-                    Next::Nothing => panic!("it was not told to stop"),
-                    Next::Stop => break,
+                    Next::Nothing | Next::Park => panic!("it was not told to stop"),
+                    Next::Stop(how) => break assert_eq!(how, Stop::Finish),
                 }
             }
             tray.end();

@@ -5,6 +5,7 @@
 //! other. Knows records, and neither packets nor connections.
 
 mod batch;
+mod examined;
 mod intake;
 mod lock;
 mod open;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 pub use batch::{Agent, AgentIndex, Batch, Report};
+pub use examined::Examined;
 pub use intake::Intake;
 pub use lock::{Lock, LockError};
 pub use open::OpenError;
@@ -115,18 +117,26 @@ impl Store {
     pub fn start(self, retention: Retention) -> std::io::Result<Intake> {
         let tray = Arc::new(Tray::default());
         let writer = Writer::new(self.path, retention, Arc::clone(&tray));
-        let (connection, lock) = (self.connection, self.lock);
-        std::thread::Builder::new()
-            .name("hawk-store".to_owned())
-            .spawn(move || {
-                // Nobody else may write before this thread is done.
-                let _held = lock;
-                writer.run(connection);
-            })?;
-        Ok(Intake::new(tray))
+        let connection = self.connection;
+        spawn(tray, self.lock, move |_| writer.run(connection))
     }
 
     fn unreadable(&self, error: rusqlite::Error) -> OpenError {
         OpenError::Sqlite(self.path.clone(), error)
     }
+}
+
+/// Runs the writer's thread, which holds the lock with the reactor's half.
+fn spawn(
+    tray: Arc<Tray>,
+    lock: Lock,
+    write: impl FnOnce(&Lock) + Send + 'static,
+) -> std::io::Result<Intake> {
+    let lock = Arc::new(lock);
+    // Nobody else may write before the thread is done.
+    let held = Arc::clone(&lock);
+    std::thread::Builder::new()
+        .name("hawk-store".to_owned())
+        .spawn(move || write(&held))?;
+    Ok(Intake::new(tray, lock))
 }

@@ -54,6 +54,13 @@ pub enum OpenError {
     /// It is to be read, and is not there.
     #[error("there is no {}; give another --store, or start `hawk serve` first", .0.display())]
     Missing(PathBuf),
+    /// It is to be written on, and is not there any more.
+    #[error(
+        "{} was moved or removed while the server was writing it; put it back, or wait until the \
+         server has made a new one",
+        .0.display()
+    )]
+    Vanished(PathBuf),
     /// It is to be read, and nothing was ever written to it.
     #[error("{} is empty: no hawk has written it yet", .0.display())]
     Empty(PathBuf),
@@ -127,13 +134,18 @@ fn note_log(_log: &mut Wal, pages: i32) -> rusqlite::Result<()> {
 /// Sees to it that the folder is there: SQLite's own word for its absence is
 /// "unable to open database file".
 pub(super) fn check_folder(path: &Path) -> Result<(), OpenError> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(path);
     match fs::metadata(folder) {
         Ok(found) if found.is_dir() => Ok(()),
         _ => Err(OpenError::NoFolder(folder.to_owned())),
+    }
+}
+
+/// The folder that a file is in.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
     }
 }
 

@@ -39,6 +39,27 @@ pub struct Counters {
     pub wal_bytes: u64,
 }
 
+impl Counters {
+    /// What was done in all, after `before` was done by others.
+    #[must_use]
+    pub const fn after(self, before: Self) -> Self {
+        // The sizes are as of the last commit, whose ever it was.
+        let (bytes, wal_bytes) = match self.commits {
+            0 => (before.bytes, before.wal_bytes),
+            _ => (self.bytes, self.wal_bytes),
+        };
+        Self {
+            commits: self.commits + before.commits,
+            reports: self.reports + before.reports,
+            failed: self.failed + before.failed,
+            discarded: self.discarded + before.discarded,
+            expired: self.expired + before.expired,
+            bytes,
+            wal_bytes,
+        }
+    }
+}
+
 /// The tray between the two threads.
 #[derive(Default)]
 pub(super) struct Tray {
@@ -60,8 +81,21 @@ struct Slots {
     counters: Counters,
     /// The writer is waiting for the bell.
     idle: bool,
-    stop: bool,
+    /// The writer is to touch nothing once it is done with what was offered.
+    park: bool,
+    /// It does, and waits for the bell.
+    parked: bool,
+    stop: Option<Stop>,
     ended: bool,
+}
+
+/// How the writer is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// Once all is written, and with the log moved into the file.
+    Finish,
+    /// At once, and without touching the file: another process writes it.
+    Leave,
 }
 
 /// What the writer is to do next.
@@ -70,8 +104,10 @@ pub(super) enum Next {
     Batch(Batch),
     /// Nothing came in the time it was ready to wait.
     Nothing,
+    /// Nothing, and the file is not to be touched: see [`Tray::park_writer`].
+    Park,
     /// End: nothing will come any more.
-    Stop,
+    Stop(Stop),
 }
 
 impl Tray {
@@ -127,12 +163,30 @@ impl Tray {
         self.slots().counters
     }
 
-    /// Tells the writer to end once it has committed what was offered, and waits
-    /// for that; false if it takes longer than `patience`.
-    pub(super) fn finish(&self, patience: Duration) -> bool {
+    /// Has the writer touch nothing from the moment on at which it has committed what
+    /// was offered, until [`unpark`](Self::unpark).
+    pub(super) fn park(&self) {
+        self.slots().park = true;
+        self.bell.notify_all();
+    }
+
+    /// Has the writer go on.
+    pub(super) fn unpark(&self) {
+        self.slots().park = false;
+        self.bell.notify_all();
+    }
+
+    /// Whether the writer touches nothing any more.
+    pub(super) fn is_parked(&self) -> bool {
+        self.slots().parked
+    }
+
+    /// Tells the writer to end, and waits for that; false if it takes longer than
+    /// `patience`.
+    pub(super) fn end_writer(&self, how: Stop, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         let mut slots = self.slots();
-        slots.stop = true;
+        slots.stop = Some(how);
         self.bell.notify_all();
         while !slots.ended {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -166,6 +220,9 @@ impl Tray {
         let deadline = Instant::now() + patience;
         let mut slots = self.slots();
         loop {
+            if slots.stop == Some(Stop::Leave) {
+                return Next::Stop(Stop::Leave);
+            }
             if let Some(batch) = slots.offered.take() {
                 self.taken.store(batch.number(), Ordering::Release);
                 drop(slots);
@@ -175,8 +232,11 @@ impl Tray {
                 }
                 return Next::Batch(batch);
             }
-            if slots.stop {
-                return Next::Stop;
+            if let Some(how) = slots.stop {
+                return Next::Stop(how);
+            }
+            if slots.park {
+                return Next::Park;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -187,6 +247,23 @@ impl Tray {
             slots = waited.unwrap_or_else(PoisonError::into_inner).0;
             slots.idle = false;
         }
+    }
+
+    /// Waits until the writer is to go on, or to end; true if it was unparked.
+    pub(super) fn park_writer(&self) -> bool {
+        let mut slots = self.slots();
+        slots.parked = true;
+        drop(slots);
+        self.tell();
+        slots = self.slots();
+        while slots.park && slots.offered.is_none() && slots.stop.is_none() {
+            slots = self
+                .bell
+                .wait(slots)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        slots.parked = false;
+        !slots.park
     }
 
     /// The writer has ended.

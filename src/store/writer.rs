@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 
 use super::open::{OpenError, explain, open, wal_pages};
 use super::retention::{Retainer, Retention};
 use super::schema::VERSION;
 use super::statements::Statements;
-use super::tray::{Next, Tray};
+use super::tray::{Next, Stop, Tray};
 use super::{Batch, Counters, Health};
 use crate::throttle::Throttle;
 use crate::time::Moment;
@@ -51,6 +52,8 @@ pub(super) struct Writer {
     counters: Counters,
     /// The file that is open.
     file: Option<Identity>,
+    /// Keeps the file in use until it is open for writing; see [`super::Examined`].
+    witness: Option<Connection>,
     /// It was said that the log has grown too long.
     swollen: bool,
     /// A store that fails with each batch, and not in between, goes down and comes
@@ -61,7 +64,7 @@ pub(super) struct Writer {
 
 /// How a time of serving ended.
 enum End {
-    Stopped,
+    Stopped(Stop),
     Failed,
 }
 
@@ -84,6 +87,7 @@ impl Writer {
             tray,
             counters: Counters::default(),
             file: None,
+            witness: None,
             swollen: false,
             complaints: Throttle::bursts_of(CHANGES),
             recoveries: Throttle::bursts_of(CHANGES),
@@ -91,15 +95,43 @@ impl Writer {
     }
 
     /// Commits what comes until it is told to stop.
-    pub(super) fn run(mut self, mut connection: Connection) {
-        while let End::Failed = self.serve(&connection) {
-            match self.recover(connection) {
-                Some(recovered) => connection = recovered,
-                None => return self.tray.end(),
-            }
+    pub(super) fn run(self, connection: Connection) {
+        self.write(Some(connection));
+    }
+
+    /// Waits to be unparked, `begin`s, opens the file, and commits what comes until it is
+    /// told to stop. If the file cannot be opened, that is as if it could not be written.
+    pub(super) fn open_and_run(mut self, witness: Connection, begin: impl FnOnce()) {
+        if !self.tray.park_writer() {
+            drop(witness);
+            return self.tray.end();
         }
+        begin();
+        self.witness = Some(witness);
+        let opened = self.open().inspect_err(|failure| {
+            self.complain(failure);
+            self.tray.give_back(None, Health::Down, self.counters);
+        });
+        self.write(opened.ok());
+    }
+
+    fn write(mut self, mut connection: Option<Connection>) {
+        let how = loop {
+            let end = connection
+                .as_ref()
+                .map_or(End::Failed, |connection| self.serve(connection));
+            if let End::Stopped(how) = end {
+                break how;
+            }
+            if let Err(how) = self.recover(&mut connection) {
+                break how;
+            }
+        };
         // Before the word that all is done: closing removes the empty log.
-        drop(connection);
+        self.witness = None;
+        if let Some(connection) = connection {
+            close(connection, how);
+        }
         self.tray.end();
     }
 
@@ -127,11 +159,17 @@ impl Writer {
                 IDLE
             };
             let (batch, outcome) = match self.tray.take(patience) {
-                Next::Stop => {
-                    // So that no log is left for the next one to read. If that
-                    // fails, it is simply left.
-                    checkpoint(connection, "TRUNCATE").ok();
-                    return End::Stopped;
+                Next::Stop(how) => {
+                    if how == Stop::Finish {
+                        // So that no log is left for the next one to read. If that
+                        // fails, it is simply left.
+                        checkpoint(connection, "TRUNCATE").ok();
+                    }
+                    return End::Stopped(how);
+                }
+                Next::Park => {
+                    self.tray.park_writer();
+                    continue;
                 }
                 Next::Nothing if !retainer.is_behind() => continue,
                 Next::Nothing => (None, self.transact(&mut statements, &mut retainer, None)),
@@ -210,13 +248,13 @@ impl Writer {
         }
     }
 
-    /// Tries again and again until the store can be written; `None` if there is
-    /// no more need to. What lies ready meanwhile is discarded.
-    fn recover(&mut self, mut connection: Connection) -> Option<Connection> {
+    /// Tries again and again until the store can be written, or until there is no
+    /// more need to. What lies ready meanwhile is discarded.
+    fn recover(&mut self, connection: &mut Option<Connection>) -> Result<(), Stop> {
         let down_since = Instant::now();
         let mut reminded = down_since;
         loop {
-            match self.try_again(&mut connection) {
+            match self.try_again(connection) {
                 Ok(()) => {
                     self.tray.give_back(None, Health::Up, self.counters);
                     let down = humantime::format_duration(round(down_since.elapsed()));
@@ -228,7 +266,7 @@ impl Writer {
                             self.counters.discarded
                         );
                     }
-                    return Some(connection);
+                    return Ok(());
                 }
                 Err(failure) if reminded.elapsed() >= REMIND => {
                     reminded = Instant::now();
@@ -244,7 +282,10 @@ impl Writer {
                     .take(retry_at.saturating_duration_since(Instant::now()))
                 {
                     Next::Nothing => break,
-                    Next::Stop => return None,
+                    Next::Park => {
+                        self.tray.park_writer();
+                    }
+                    Next::Stop(how) => return Err(how),
                     Next::Batch(batch) => {
                         self.count(&batch);
                         self.tray
@@ -261,11 +302,11 @@ impl Writer {
     /// connection knows that they do not count, and writes over them; another
     /// one would take them for a commit, and bring back what was discarded. So
     /// the file is opened anew only if it is another one, or useless as it is.
-    fn try_again(&mut self, connection: &mut Connection) -> Result<(), Failure> {
-        if self.still_there().is_err() {
-            *connection = open(&self.path)?;
-            self.file = self.identity().ok();
-        }
+    fn try_again(&mut self, connection: &mut Option<Connection>) -> Result<(), Failure> {
+        let connection = match connection {
+            Some(present) if self.still_there().is_ok() => present,
+            _ => connection.insert(self.open()?),
+        };
         let probed = probe(connection);
         if let Err(error) = &probed
             && let Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) =
@@ -274,6 +315,14 @@ impl Writer {
             *connection = open(&self.path)?;
         }
         Ok(probed?)
+    }
+
+    /// Opens the file at our path, whichever it is.
+    fn open(&mut self) -> Result<Connection, Failure> {
+        let connection = open(&self.path)?;
+        self.file = self.identity().ok();
+        self.witness = None;
+        Ok(connection)
     }
 
     /// Which file is at our path. It may be moved or removed while we have it
@@ -312,6 +361,19 @@ impl Writer {
         }
         self.swollen = swollen;
     }
+}
+
+/// Closes the file. Whoever has it open last moves the log into it and removes that,
+/// which is for the other process to do if we leave it the file
+/// (<https://sqlite.org/c3ref/c_dbconfig_defensive.html>, "NO_CKPT_ON_CLOSE").
+fn close(connection: Connection, how: Stop) {
+    if how == Stop::Leave {
+        let off = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        if let Err(error) = off {
+            log::warn!("the store is closed as if nobody else had it open: {error}");
+        }
+    }
+    drop(connection);
 }
 
 /// A file, whatever its name.

@@ -17,6 +17,7 @@ use super::OpenError;
 use super::lock::Lock;
 use crate::time::UnixNanos;
 use open::FileId;
+pub(super) use open::{connect, file_id};
 
 pub use journal::{Cursor, Journal, Step};
 pub use rows::{AgentId, AgentRow, EventRow, ReportRow, Sender, State};

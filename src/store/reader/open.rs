@@ -15,9 +15,9 @@ use crate::store::open::{LOCK_PATIENCE, check_folder};
 use crate::store::schema::{self, Fitness};
 
 /// What tells a file from another that takes its name: device and inode.
-pub(super) type FileId = (u64, u64);
+pub(in crate::store) type FileId = (u64, u64);
 
-pub(super) fn file_id(path: &Path) -> Result<FileId, OpenError> {
+pub(in crate::store) fn file_id(path: &Path) -> Result<FileId, OpenError> {
     match fs::metadata(path) {
         Ok(found) => Ok((found.dev(), found.ino())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -55,7 +55,10 @@ pub(super) fn open(path: &Path) -> Result<Connection, OpenError> {
     }
 }
 
-fn connect(path: &Path, more: OpenFlags) -> rusqlite::Result<(Connection, Fitness)> {
+pub(in crate::store) fn connect(
+    path: &Path,
+    more: OpenFlags,
+) -> rusqlite::Result<(Connection, Fitness)> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(LOCK_PATIENCE)?;

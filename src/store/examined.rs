@@ -1,0 +1,308 @@
+//! A store that another process still writes, for the one that goes on with it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::{Connection, OpenFlags};
+use rustix::fs::Access;
+
+use super::reader;
+use super::schema::{self, Fitness};
+use super::{Intake, Lock, OpenError, Retention, Store, Tray, Writer};
+
+/// A store that was looked at, and that this process can go on writing.
+///
+/// It is open for reading, and stays so until it is open for writing: then the other
+/// process does not have it open last when it ends. Whoever does would move the log
+/// into the file and remove it (<https://sqlite.org/wal.html>, "The WAL File").
+#[derive(Debug)]
+pub struct Examined {
+    path: PathBuf,
+    connection: Connection,
+}
+
+impl Store {
+    /// Sees whether this process can go on writing the store at `path`, without
+    /// changing anything: whether its tables are in a version that it knows, or in an
+    /// older one, and whether it may write the file and its folder.
+    ///
+    /// # Errors
+    /// [`OpenError`], which says what to do about it. A file that is not there, though
+    /// the other process writes it, was moved or removed.
+    pub fn examine(path: &Path) -> Result<Examined, OpenError> {
+        reader::file_id(path).map_err(|error| match error {
+            OpenError::Missing(path) => OpenError::Vanished(path),
+            other => other,
+        })?;
+        let folder = super::open::folder_of(path);
+        for (place, needed) in [
+            (path, Access::READ_OK | Access::WRITE_OK),
+            (folder, Access::WRITE_OK | Access::EXEC_OK),
+        ] {
+            rustix::fs::access(place, needed)
+                .map_err(|error| OpenError::File(place.to_owned(), error.into()))?;
+        }
+        let (connection, fitness) = reader::connect(path, OpenFlags::empty())
+            .map_err(|error| OpenError::Sqlite(path.to_owned(), error))?;
+        match fitness {
+            Fitness::Ready | Fitness::Empty | Fitness::Older(_) => Ok(Examined {
+                path: path.to_owned(),
+                connection,
+            }),
+            Fitness::Newer(found) => Err(OpenError::Newer {
+                path: path.to_owned(),
+                found,
+                known: schema::VERSION,
+            }),
+            Fitness::Foreign => Err(OpenError::Foreign(path.to_owned())),
+        }
+    }
+}
+
+impl Examined {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Starts the writer, parked: [`Intake::unpark`] is to be called when the other
+    /// process writes no more. It then opens the file and brings its tables up to date
+    /// by itself; nobody waits for that but the first reports. A file that cannot be
+    /// opened is tried again and again, as one that fails later is, and no report is
+    /// taken meanwhile.
+    ///
+    /// # Errors
+    /// If the kernel refuses a thread.
+    pub fn start(self, lock: Lock, retention: Retention) -> std::io::Result<Intake> {
+        let tray = Arc::new(Tray::default());
+        tray.park();
+        let writer = Writer::new(self.path, retention, Arc::clone(&tray));
+        let witness = self.connection;
+        super::spawn(tray, lock, move |lock| {
+            writer.open_and_run(witness, || {
+                // It says who writes, for people to read.
+                if let Err(error) = lock.sign() {
+                    log::warn!("{error}");
+                }
+            });
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::store::{Agent, Health, Report, State};
+    use crate::time::{Moment, UnixNanos};
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    const KEEP_ALL: Retention = Retention {
+        age: Duration::from_secs(1000 * 86_400),
+        size: u64::MAX,
+    };
+
+    /// A store of another program or version, in use by whoever has the connection.
+    fn other(path: &Path, pragmas: &str) -> Connection {
+        let connection = Connection::open(path).unwrap();
+        connection
+            .execute_batch(&format!("PRAGMA journal_mode = wal; {pragmas}"))
+            .unwrap();
+        connection
+    }
+
+    fn version(connection: &Connection) -> i32 {
+        connection
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .unwrap()
+    }
+
+    /// The names of the files there, and their bytes but for the log's index, in which
+    /// every reader leaves its mark.
+    fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
+        let mut files: Vec<_> = fs::read_dir(folder)
+            .unwrap()
+            .map(|file| {
+                let name = file.unwrap().file_name().into_string().unwrap();
+                let bytes = match name.ends_with("-shm") {
+                    true => Vec::new(),
+                    false => fs::read(folder.join(&name)).unwrap(),
+                };
+                (name, bytes)
+            })
+            .collect();
+        files.sort();
+        files
+    }
+
+    /// Has a report written; whether it was.
+    fn write(intake: &mut Intake, nanos: i64) -> bool {
+        let time = UnixNanos::from_nanos(nanos);
+        let batch = intake.batch();
+        let index = batch.add_agent(
+            0,
+            &Agent {
+                id: None,
+                name: Some("web-01"),
+                address: [10, 0, 0, 7].into(),
+                version: "",
+                first_seen: time,
+                last_seen: time,
+                online: true,
+                changed_at: time,
+                interval: 0,
+            },
+        );
+        let report = Report {
+            received_at: time,
+            content: "",
+            rand: 0,
+            timestamp: 0,
+        };
+        batch.add_report(index, ([10, 0, 0, 7], 1).into(), &report);
+        intake.hand_over(Moment::now());
+        until(intake, |intake| intake.next_done()).is_kept()
+    }
+
+    fn until<T>(intake: &mut Intake, mut look: impl FnMut(&mut Intake) -> Option<T>) -> T {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            intake.collect(Moment::now());
+            match look(intake) {
+                Some(found) => return found,
+                None => assert!(std::time::Instant::now() < deadline, "it comes to that"),
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn an_older_store_is_brought_up_to_date_by_who_goes_on_and_not_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hawk.db");
+        let older = format!("PRAGMA application_id = {}", schema::APPLICATION_ID);
+        let present = other(&path, &older);
+        let lock = Lock::take(&path).unwrap();
+        let before = contents(folder.path());
+        let examined = Store::examine(&path).unwrap();
+        let shared = lock.share().try_clone_to_owned().unwrap();
+        let adopted = Lock::adopt(shared, &path).unwrap();
+        let mut intake = examined.start(adopted, KEEP_ALL).unwrap();
+        until(&mut intake, |intake| intake.is_parked().then_some(()));
+        assert_eq!(contents(folder.path()), before, "nothing was written");
+        assert_eq!(version(&present), 0);
+        intake.unpark();
+        assert!(write(&mut intake, 1));
+        assert_eq!(version(&present), schema::VERSION);
+        drop((present, lock));
+        assert!(intake.finish(Moment::now(), PATIENCE));
+        let reader = super::super::Reader::open(path).unwrap();
+        assert_eq!(reader.agents().unwrap()[0].state, State::Online);
+    }
+
+    #[test]
+    fn who_is_told_to_end_before_it_was_to_begin_touches_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hawk.db");
+        let older = format!("PRAGMA application_id = {}", schema::APPLICATION_ID);
+        let present = other(&path, &older);
+        let lock = Lock::take(&path).unwrap();
+        let before = contents(folder.path());
+        let ends: [fn(Intake) -> bool; 2] = [
+            |intake| intake.leave(PATIENCE),
+            |intake| intake.finish(Moment::now(), PATIENCE),
+        ];
+        for end in ends {
+            let examined = Store::examine(&path).unwrap();
+            let shared = lock.share().try_clone_to_owned().unwrap();
+            let adopted = Lock::adopt(shared, &path).unwrap();
+            assert!(end(examined.start(adopted, KEEP_ALL).unwrap()));
+            assert_eq!(contents(folder.path()), before);
+        }
+        assert_eq!(version(&present), 0);
+        assert!(Lock::is_held(&path).unwrap());
+    }
+
+    #[test]
+    fn what_it_could_not_go_on_with_is_refused_and_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hawk.db");
+        let refused = |expected: &str| {
+            let before = contents(folder.path());
+            let error = Store::examine(&path).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+            assert_eq!(contents(folder.path()), before);
+        };
+        refused("was moved or removed while the server was writing it");
+        let foreign = other(&path, "CREATE TABLE t (x)");
+        refused("is a database of another program");
+        let newer = schema::VERSION + 1;
+        let pragmas = format!(
+            "PRAGMA application_id = {}; PRAGMA user_version = {newer}",
+            schema::APPLICATION_ID
+        );
+        foreign.execute_batch(&pragmas).unwrap();
+        refused(&format!("has tables of version {newer}"));
+        drop(foreign);
+        fs::write(&path, "not a database, and long enough to be looked at").unwrap();
+        refused("file is not a database");
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_opened_is_down_until_it_can() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hawk.db");
+        drop(Store::open(path.clone()).unwrap());
+        let examined = Store::examine(&path).unwrap();
+        let lock = Lock::take(&path).unwrap();
+        let mut intake = examined.start(lock, KEEP_ALL).unwrap();
+        // It is replaced after it was looked at.
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        intake.unpark();
+        until(&mut intake, |intake| {
+            (intake.health() == Health::Down).then_some(())
+        });
+        assert!(!write(&mut intake, 1));
+        // It is as still as any other while it is to be.
+        intake.park();
+        until(&mut intake, |intake| intake.is_parked().then_some(()));
+        fs::remove_dir(&path).unwrap();
+        assert!(!path.exists());
+        intake.unpark();
+        until(&mut intake, |intake| {
+            (intake.health() == Health::Up).then_some(())
+        });
+        assert!(write(&mut intake, 2));
+        assert!(intake.finish(Moment::now(), PATIENCE));
+    }
+
+    #[test]
+    fn the_log_stays_when_the_one_before_ends_and_goes_when_the_last_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hawk.db");
+        let mut first = Store::open(path.clone()).unwrap().start(KEEP_ALL).unwrap();
+        assert!(write(&mut first, 1));
+        first.park();
+        until(&mut first, |intake| intake.is_parked().then_some(()));
+        let examined = Store::examine(&path).unwrap();
+        let shared = first.lock().share().try_clone_to_owned().unwrap();
+        let adopted = Lock::adopt(shared, &path).unwrap();
+        let before = contents(folder.path());
+        assert!(first.leave(PATIENCE));
+        assert_eq!(contents(folder.path()), before);
+        let mut second = examined.start(adopted, KEEP_ALL).unwrap();
+        second.unpark();
+        assert!(write(&mut second, 2));
+        assert!(second.finish(Moment::now(), PATIENCE));
+        let names: Vec<String> = contents(folder.path())
+            .into_iter()
+            .map(|file| file.0)
+            .collect();
+        assert_eq!(names, ["hawk.db", "hawk.db-lock"]);
+    }
+}
