@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+use super::KeeperState;
 use super::stamp::Stamps;
 use crate::roster::{AgentKey, Mark, Roster};
 use crate::session::{CommitId, Fate, Settled, Wake};
@@ -40,9 +41,25 @@ const MAX_WAITING: usize = 100_000;
 )]
 pub struct Unfinished(Duration);
 
+/// Why not everything can be on disk now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreDown {
+    /// It cannot be written.
+    #[error("the store is unavailable; the log says why")]
+    Unavailable,
+    /// It takes its time.
+    #[error(
+        "the store has not answered for {} or longer; see what its disk does",
+        humantime::format_duration(STALLED)
+    )]
+    Stalled,
+}
+
 /// Fills batches, and learns what became of them.
 pub(super) struct Books {
     intake: Intake,
+    /// What was done before `intake` was there.
+    before: store::Counters,
     stamps: Stamps,
     /// Agents whose rows were not written because the store is down.
     unsaved: Vec<u64>,
@@ -60,6 +77,7 @@ impl Books {
     pub(super) fn new(intake: Intake, last: Option<UnixNanos>) -> Self {
         Self {
             intake,
+            before: store::Counters::default(),
             stamps: Stamps::after(last),
             unsaved: Vec::new(),
             waiting: VecDeque::new(),
@@ -67,6 +85,12 @@ impl Books {
             flush_at: None,
             not_offered: 0,
         }
+    }
+
+    /// Goes on after another process.
+    pub(super) fn go_on_after(&mut self, state: &KeeperState) {
+        self.stamps = Stamps::after(self.stamps.last().max(state.last_stamp));
+        self.before = state.store;
     }
 
     pub(super) fn wake_with(&self, wake: Wake) {
@@ -78,10 +102,14 @@ impl Books {
         self.intake.collect(now);
     }
 
-    /// Whether agents have been waiting for the store for long.
-    pub(super) fn is_stalled(&self, now: Moment) -> bool {
+    /// Since when agents have been waiting for the store, if for long.
+    pub(super) fn stalled_since(&self, now: Moment) -> Option<Moment> {
         let since = self.intake.waiting_since();
-        since.is_some_and(|since| now.since(since) >= STALLED)
+        since.filter(|since| now.since(*since) >= STALLED)
+    }
+
+    fn is_stalled(&self, now: Moment) -> bool {
+        self.stalled_since(now).is_some()
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -213,14 +241,72 @@ impl Books {
         }
     }
 
-    /// When there is something to do without a packet.
-    pub(super) fn deadline(&self, now: Moment) -> Option<Moment> {
+    /// When there is something to do without a packet. All is to be settled since
+    /// `quiet_since`, if at all.
+    pub(super) fn deadline(&self, quiet_since: Option<Moment>, now: Moment) -> Option<Moment> {
         let flush_at = self.intake.begun().and(self.flush_at);
         let stalled_at = match self.intake.waiting_since() {
             Some(_) if self.is_stalled(now) => None,
             since => since.map(|since| since.after(STALLED)),
         };
-        [flush_at, stalled_at].into_iter().flatten().min()
+        let stuck_at = quiet_since.map(|since| since.after(STALLED));
+        let stuck_at = stuck_at.filter(|stuck_at| *stuck_at > now);
+        [flush_at, stalled_at, stuck_at].into_iter().flatten().min()
+    }
+
+    /// Has everything written, and then nothing more; to be asked for again in each
+    /// turn, for not all of it may fit into one batch.
+    pub(super) fn settle_down(&mut self, roster: &mut Roster, now: Moment) {
+        self.catch_up(roster);
+        if self.intake.begun().is_some() {
+            self.offer(now);
+        }
+        if self.waiting.is_empty() && self.unsaved.is_empty() {
+            self.intake.park();
+        }
+    }
+
+    /// Whether everything is written and nothing more will be, as has been wanted since
+    /// `since`.
+    pub(super) fn is_settled_down(&self, since: Moment, now: Moment) -> Result<bool, StoreDown> {
+        if self.intake.health() == Health::Down {
+            return Err(StoreDown::Unavailable);
+        }
+        let nothing_left = self.waiting.is_empty() && self.unsaved.is_empty();
+        if nothing_left && self.intake.is_parked() {
+            return Ok(true);
+        }
+        // It may hang in something other than a batch.
+        let is_stuck = self.intake.away() == 0 && now.since(since) >= STALLED;
+        if is_stuck || self.is_stalled(now) {
+            return Err(StoreDown::Stalled);
+        }
+        Ok(false)
+    }
+
+    /// Has writing go on.
+    pub(super) fn go_on(&self) {
+        self.intake.unpark();
+    }
+
+    /// The right to write, to be shared with the process that goes on.
+    pub(super) fn lock(&self) -> &store::Lock {
+        self.intake.lock()
+    }
+
+    /// When the last report was received, if one was.
+    pub(super) fn last_stamp(&self) -> Option<UnixNanos> {
+        self.stamps.last()
+    }
+
+    /// What was done in all.
+    pub(super) fn counters(&self) -> store::Counters {
+        self.intake.counters().after(self.before)
+    }
+
+    /// Leaves the file as it is; false if that takes longer than `patience`.
+    pub(super) fn leave(self, patience: Duration) -> bool {
+        self.intake.leave(patience)
     }
 
     pub(super) fn finish(self, now: Moment, patience: Duration) -> Result<(), Unfinished> {
@@ -244,7 +330,7 @@ impl Books {
             expired,
             bytes,
             wal_bytes,
-        } = self.intake.counters();
+        } = self.counters();
         format!(
             "store state={state} commits={commits} reports={reports} failed={failed} \
              discarded={discarded} expired={expired} bytes={bytes} wal_bytes={wal_bytes}"

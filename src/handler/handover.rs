@@ -1,7 +1,21 @@
 //! Going on in another process.
+//!
+//! In the one that is left: copy the agents while packets are taken, then take no more
+//! and have everything written ([`Keeper::quiesce`]); show what has changed since, and
+//! [leave](Keeper::leave). [`Keeper::go_on`] instead, and nothing has happened.
+//!
+//! In the other: [adopt](Keeper::adopt) what is shown, [resume](Keeper::resume), and
+//! [go on](Keeper::go_on) once the first is known to write no more.
 
+use std::time::Duration;
+
+use super::{Keeper, StoreDown};
+use crate::roster::{AgentState, StrangeSlot};
 use crate::store;
 use crate::time::{Moment, UnixNanos};
+
+/// A writer that is parked ends at once; beyond this, nobody waits for it.
+const LEAVE_TIME: Duration = Duration::from_secs(1);
 
 /// What the handler knows beside its agents, as plain data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,4 +28,142 @@ pub struct KeeperState {
     pub held_since: Option<Moment>,
     /// What the store has done since the first start; all zero without a store.
     pub store: store::Counters,
+}
+
+/// In the process that is left.
+impl Keeper {
+    /// Has it noted from now on which agents change after they were shown.
+    pub fn begin_copy(&mut self) {
+        self.roster.begin_copy();
+    }
+
+    /// Shows up to `most` agents that were not shown yet, each with its slot; true
+    /// when there are none left.
+    pub fn copy_some(&mut self, most: usize, see: &mut dyn FnMut(u32, AgentState)) -> bool {
+        self.roster.copy_some(most, see)
+    }
+
+    /// How many slots would have to be shown again.
+    #[must_use]
+    pub fn changes(&self) -> usize {
+        self.roster.changes()
+    }
+
+    /// Shows up to `most` of the slots that have changed since they were shown, those
+    /// first that have waited longest: the agent that is there now, or that it was
+    /// forgotten.
+    pub fn take_changes(&mut self, most: usize, see: &mut dyn FnMut(u32, Option<AgentState>)) {
+        self.roster.take_changes(most, see);
+    }
+
+    /// Nothing more is shown, and nothing noted.
+    pub fn end_copy(&mut self) {
+        self.roster.end_copy();
+    }
+
+    /// Takes no more packets from now on and has all that was taken stored, until
+    /// [`go_on`](Self::go_on). Turns are to go on until [`is_quiet`](Self::is_quiet).
+    pub fn quiesce(&mut self) {
+        self.quiet_since.get_or_insert(self.now);
+        self.settle_down();
+    }
+
+    /// Whether everything is on disk, everybody's answer is known and asked for, and
+    /// the store is not touched any more.
+    ///
+    /// # Errors
+    /// [`StoreDown`] if that cannot be had now. Then [`go_on`](Self::go_on).
+    pub fn is_quiet(&self) -> Result<bool, StoreDown> {
+        match (self.quiet_since, &self.books) {
+            (None, _) => Ok(false),
+            (Some(_), None) => Ok(true),
+            (Some(since), Some(books)) => books.is_settled_down(since, self.now),
+        }
+    }
+
+    /// Takes packets. Nobody is blamed for silence while none were taken.
+    pub fn go_on(&mut self) {
+        self.quiet_since = None;
+        if let Some(books) = &self.books {
+            books.go_on();
+        }
+        // Who is held waits for the end of a turn.
+        if let Some(wake) = &self.wake {
+            wake.wake();
+        }
+    }
+
+    /// What it knows beside its agents.
+    #[must_use]
+    pub fn state(&self) -> KeeperState {
+        let books = self.books.as_ref();
+        KeeperState {
+            last_stamp: books.and_then(|books| books.last_stamp()),
+            amnesty: self.roster.amnesty(),
+            held_since: Some(self.roster.held_since().unwrap_or(self.now)),
+            store: books.map(|books| books.counters()).unwrap_or_default(),
+        }
+    }
+
+    /// The right to write the store, if there is one, for the other process to share.
+    #[must_use]
+    pub fn store_lock(&self) -> Option<&store::Lock> {
+        self.books.as_ref().map(|books| books.lock())
+    }
+
+    /// Leaves everything to the process that goes on. The store is not touched. The
+    /// commands for changes run to their end; those that take longer than
+    /// `for_commands` are given up, which is logged.
+    pub fn leave(mut self, for_commands: Duration) {
+        if let Some(hook) = &self.hook {
+            hook.stop_within(for_commands);
+        }
+        if let Some(books) = self.books.take()
+            && !books.leave(LEAVE_TIME)
+        {
+            log::error!("the store's thread has not ended, although it was to be idle");
+        }
+        if let Some(hook) = self.hook.take() {
+            hook.finish();
+        }
+    }
+
+    /// Goes on having everything stored, in a turn in which no packet is taken.
+    pub(super) fn settle_down(&mut self) {
+        if let Some(books) = &mut self.books {
+            books.settle_down(&mut self.roster, self.now);
+        }
+    }
+}
+
+/// In the process that goes on.
+impl Keeper {
+    /// Takes in what was shown of a slot, for the first time or again. No event comes
+    /// of it.
+    ///
+    /// # Errors
+    /// [`StrangeSlot`] if that cannot be a slot.
+    pub fn adopt(&mut self, slot: u32, state: AgentState) -> Result<(), StrangeSlot> {
+        self.roster.adopt(slot, state)
+    }
+
+    /// Takes in that the agent in a slot was forgotten.
+    pub fn forget(&mut self, slot: u32) {
+        self.roster.forget(slot);
+    }
+
+    /// All agents are there, as of the same moment as `state`. No packet is taken
+    /// before [`go_on`](Self::go_on).
+    pub fn resume(&mut self, state: KeeperState) {
+        self.now = Moment::now();
+        self.wall = UnixNanos::now();
+        let waiting_since = state.held_since.unwrap_or(self.now);
+        self.quiet_since = Some(waiting_since);
+        self.roster
+            .go_on_from(state.amnesty, Some(waiting_since), self.now);
+        if let Some(books) = &mut self.books {
+            books.go_on_after(&state);
+        }
+        self.moved = Some(state);
+    }
 }

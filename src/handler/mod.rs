@@ -18,7 +18,7 @@ use crate::throttle::Throttle;
 use crate::time::{Moment, UnixNanos};
 use crate::wire::{Busy, Packet, Reply};
 use books::Books;
-pub use books::Unfinished;
+pub use books::{StoreDown, Unfinished};
 pub use handover::KeeperState;
 
 /// Lines about agents that come and go, in ten seconds. A switch that fails
@@ -60,6 +60,11 @@ pub struct Keeper {
     hook: Option<Hook>,
     changes: Throttle,
     next_forget: Moment,
+    /// Since when no packet is taken, so that all that was taken can be kept.
+    quiet_since: Option<Moment>,
+    /// What the process before knew.
+    moved: Option<KeeperState>,
+    wake: Option<Wake>,
     /// The time of this turn.
     now: Moment,
     wall: UnixNanos,
@@ -77,6 +82,9 @@ impl Keeper {
             hook: None,
             changes: Throttle::bursts_of(CHANGES_LOGGED),
             next_forget: now.after(FORGET_INTERVAL),
+            quiet_since: None,
+            moved: None,
+            wake: None,
             now,
             wall: UnixNanos::now(),
         }
@@ -105,7 +113,14 @@ impl Keeper {
     /// Has all that comes from now on stored; the last report there was received
     /// at `last`.
     pub fn store_in(&mut self, intake: Intake, last: Option<UnixNanos>) {
-        self.books = Some(Books::new(intake, last));
+        let mut books = Books::new(intake, last);
+        if let Some(wake) = &self.wake {
+            books.wake_with(wake.clone());
+        }
+        if let Some(state) = &self.moved {
+            books.go_on_after(state);
+        }
+        self.books = Some(books);
     }
 
     /// Has a command run for each change of an agent's state.
@@ -220,20 +235,22 @@ impl Handler for Keeper {
 
     fn start(&mut self, wake: Wake) {
         if let Some(books) = &self.books {
-            books.wake_with(wake);
+            books.wake_with(wake.clone());
         }
+        self.wake = Some(wake);
     }
 
     fn begin_turn(&mut self, now: Moment) {
         self.now = now;
         self.wall = UnixNanos::now();
+        let mut waiting_since = self.quiet_since;
         if let Some(books) = &mut self.books {
             books.collect(now);
-            if books.is_stalled(now) {
-                self.roster.hold(now);
-            } else {
-                self.roster.resume(now);
-            }
+            waiting_since = waiting_since.or(books.stalled_since(now));
+        }
+        match waiting_since {
+            Some(since) => self.roster.hold(since),
+            None => self.roster.resume(now),
         }
     }
 
@@ -283,7 +300,7 @@ impl Handler for Keeper {
     }
 
     fn is_ready(&self) -> bool {
-        self.books.as_ref().is_none_or(Books::is_ready)
+        self.quiet_since.is_none() && self.books.as_ref().is_none_or(Books::is_ready)
     }
 
     fn settled(&mut self) -> Option<Settled> {
@@ -291,6 +308,9 @@ impl Handler for Keeper {
     }
 
     fn end_turn(&mut self) {
+        if self.quiet_since.is_some() {
+            return self.settle_down();
+        }
         while let Some(key) = self.roster.expire(self.now, self.wall) {
             self.tell(key);
         }
@@ -309,7 +329,7 @@ impl Handler for Keeper {
         let books = self
             .books
             .as_ref()
-            .and_then(|books| books.deadline(self.now));
+            .and_then(|books| books.deadline(self.quiet_since, self.now));
         [self.roster.deadline(), books].into_iter().flatten().min()
     }
 

@@ -24,6 +24,11 @@ impl Stamps {
         Self { last }
     }
 
+    /// The last one, if one was given out.
+    pub(super) fn last(self) -> Option<UnixNanos> {
+        (self.last > UnixNanos::from_nanos(0)).then_some(self.last)
+    }
+
     /// The next, at `wall` or as little behind it as needs be. If the clock was
     /// set back for good, it goes back too: the server's clock is the truth.
     pub(super) fn next(&mut self, wall: UnixNanos) -> UnixNanos {
@@ -50,6 +55,9 @@ mod tests {
         let mut stamps = Stamps::after(Some(at(100)));
         assert_eq!(stamps.next(at(50)), at(101));
         assert_eq!(stamps.next(at(200)), at(200));
+        assert_eq!(Stamps::after(None).last(), None);
+        // Another goes on from there.
+        let mut stamps = Stamps::after(stamps.last());
         assert_eq!(stamps.next(at(200)), at(201));
         assert_eq!(stamps.next(at(202)), at(202));
     }

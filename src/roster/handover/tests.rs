@@ -280,7 +280,7 @@ fn a_moment_without_the_server_is_held_against_nobody_and_hides_nobody() {
     let mut to = Roster::new(config(), at(9000));
     from.begin_copy();
     from.copy_some(usize::MAX, &mut |slot, state| {
-        apply(&mut to, slot, Some(state))
+        apply(&mut to, slot, Some(state));
     });
     // Its time is over while nobody looks.
     to.go_on_from(from.amnesty(), Some(at(9990)), at(10_010));

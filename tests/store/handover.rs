@@ -1,0 +1,396 @@
+//! Two handlers, one after the other on one store: what the second knows, and what is
+//! written meanwhile.
+//!
+//! Both are in this process; see `killed.rs` for one that has its own.
+
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use hawk::handler::StoreDown;
+use hawk::session::{Answer, Handler as _, Sender};
+use hawk::store::{Lock, Retention, Store};
+use hawk::wire::{Packet, Report};
+
+use crate::place::*;
+use crate::support::*;
+use crate::turns::*;
+
+/// Nobody else may write.
+#[track_caller]
+fn expect_locked(place: &Place) {
+    assert!(Lock::is_held(&place.store()).unwrap());
+}
+
+/// The bytes of the file and of its log.
+fn files(place: &Place) -> [Vec<u8>; 2] {
+    ["hawk.db", "hawk.db-wal"].map(|name| std::fs::read(place.folder().join(name)).unwrap())
+}
+
+fn agents(place: &Place) -> Vec<String> {
+    place.column(
+        "SELECT coalesce(name, address) || ' ' || heartbeats || ' ' || reports || ' ' || state \
+         FROM agents ORDER BY id",
+    )
+}
+
+fn numbers(place: &Place) -> Vec<i64> {
+    place.column("SELECT id FROM agents ORDER BY id")
+}
+
+fn events(place: &Place) -> i64 {
+    place.column("SELECT count(*) FROM events")[0]
+}
+
+#[test]
+fn a_store_that_moves_has_each_report_once_and_knows_each_agent() {
+    let place = Place::new();
+    let mut from = Turns::first(&place, KEEP_ALL);
+    let mut sessions = [Some("web-01"), None, Some("web-02")].map(Session::of);
+    let [named, unnamed, late] = &mut sessions;
+    from.report(named, "1");
+    from.heartbeat(named);
+    from.report(unnamed, "2");
+
+    let mut to = from.successor(Store::examine(&place.store()).unwrap());
+    expect_locked(&place);
+    from.keeper.begin_copy();
+    let mut shown = 0;
+    from.keeper.copy_some(1, &mut |slot, state| {
+        shown += 1;
+        apply(&mut to.keeper, slot, Some(state));
+    });
+    assert_eq!(shown, 1);
+    // The old one serves on meanwhile.
+    from.report(named, "3");
+    from.heartbeat(named);
+    let last = from.report(late, "4");
+    expect_locked(&place);
+    from.quiesce();
+    assert!(from.kept.contains(&last), "it was answered");
+    assert_eq!(from.discarded, []);
+    assert_eq!(place.contents(), ["1", "2", "3", "4"]);
+    let before = files(&place);
+    let (known, told) = (numbers(&place), events(&place));
+    assert_eq!(
+        agents(&place),
+        [
+            "web-01 2 2 online",
+            "10.0.0.7 0 1 online",
+            "web-02 0 1 online"
+        ]
+    );
+
+    move_the_rest(&mut from, &mut to);
+    expect_locked(&place);
+    from.keeper.leave(PATIENCE);
+    expect_locked(&place);
+    assert!(matches!(
+        Store::open(place.store()),
+        Err(hawk::store::OpenError::Lock(..))
+    ));
+    assert!(files(&place) == before, "it left everything as it was");
+
+    to.keeper.go_on();
+    to.turn();
+    for (session, content) in sessions.iter_mut().zip(["5", "6", "7"]) {
+        let tag = session.tag;
+        to.report(session, content);
+        assert_eq!(session.tag, tag, "it is known by the same tag");
+    }
+    to.heartbeat(&mut sessions[0]);
+    to.finish();
+    assert_eq!(place.contents(), ["1", "2", "3", "4", "5", "6", "7"]);
+    let times: Vec<i64> = place.column("SELECT received_at FROM reports ORDER BY rowid");
+    assert!(times.is_sorted_by(|a, b| a < b));
+    assert_eq!(
+        agents(&place),
+        [
+            "web-01 3 3 online",
+            "10.0.0.7 0 2 online",
+            "web-02 0 2 online"
+        ]
+    );
+    assert_eq!((numbers(&place), events(&place)), (known, told));
+    assert!(!Lock::is_held(&place.store()).unwrap());
+    assert!(
+        !place.folder().join("hawk.db-wal").exists(),
+        "nothing is left over"
+    );
+    place.expect_sound();
+}
+
+#[test]
+fn times_of_receipt_go_on_after_the_last_one_even_if_the_clock_is_behind_it() {
+    let place = Place::new();
+    let mut from = Turns::first(&place, KEEP_ALL);
+    let session = &mut Session::of(Some("web-01"));
+    from.report(session, "1");
+    from.quiesce();
+    let mut to = from.successor(Store::examine(&place.store()).unwrap());
+    from.keeper.begin_copy();
+    move_the_rest(&mut from, &mut to);
+    let mut state = from.keeper.state();
+    let last = state.last_stamp.unwrap().after(Duration::from_millis(500));
+    state.last_stamp = Some(last);
+    to.keeper.resume(state);
+    from.keeper.leave(PATIENCE);
+    to.keeper.go_on();
+    to.turn();
+    to.report(session, "2");
+    to.finish();
+    let times: Vec<i64> = place.column("SELECT received_at FROM reports WHERE content = '2'");
+    assert_eq!(times, [last.as_nanos() + 1]);
+}
+
+#[test]
+fn what_was_done_is_counted_on() {
+    let place = Place::new();
+    let mut from = Turns::first(&place, KEEP_ALL);
+    let session = &mut Session::of(Some("web-01"));
+    from.report(session, "1");
+    from.quiesce();
+    let mut to = from.successor(Store::examine(&place.store()).unwrap());
+    from.keeper.begin_copy();
+    move_the_rest(&mut from, &mut to);
+    from.keeper.leave(PATIENCE);
+    to.keeper.go_on();
+    to.turn();
+    let commit = to.report(session, "2");
+    to.until_kept(commit);
+    let mut lines = Vec::new();
+    to.keeper.statistics(&mut lines);
+    let store = lines
+        .iter()
+        .find(|line| line.starts_with("store "))
+        .unwrap();
+    assert!(store.contains(" commits=2 reports=2 failed=0 "), "{store}");
+    assert!(lines.contains(&"agents known=1 online=1".to_owned()));
+    to.finish();
+}
+
+#[test]
+fn after_a_rollback_the_first_goes_on_as_before() {
+    let place = Place::new();
+    let mut from = Turns::first(&place, KEEP_ALL);
+    let session = &mut Session::of(Some("web-01"));
+    // Again and again: one attempt does not poison the next.
+    for round in 0..3 {
+        from.report(session, &format!("{round} before"));
+        let mut to = from.successor(Store::examine(&place.store()).unwrap());
+        from.keeper.begin_copy();
+        from.quiesce();
+        move_the_rest(&mut from, &mut to);
+        expect_locked(&place);
+        // It ends, and with it the store's thread, which has touched nothing.
+        to.keeper.leave(PATIENCE);
+        from.keeper.end_copy();
+        from.keeper.go_on();
+        from.bell
+            .recv_timeout(PATIENCE)
+            .expect("who is held is served at once");
+        from.turn();
+        expect_locked(&place);
+        let commit = from.report(session, &format!("{round} after"));
+        from.until_kept(commit);
+        assert_eq!(from.keeper.changes(), 0);
+    }
+    from.finish();
+    let expected = [
+        "0 before", "0 after", "1 before", "1 after", "2 before", "2 after",
+    ];
+    assert_eq!(place.contents(), expected);
+    assert_eq!(events(&place), 1);
+    assert_eq!(agents(&place), ["web-01 0 6 online"]);
+}
+
+#[test]
+fn a_quiesce_that_is_broken_off_loses_nothing() {
+    let place = Place::new();
+    let mut from = Turns::first(&place, KEEP_ALL);
+    let session = &mut Session::of(Some("web-01"));
+    for round in 0..200 {
+        from.report(session, &round.to_string());
+        from.keeper.quiesce();
+        if round % 2 == 0 {
+            from.turn();
+        }
+        from.keeper.go_on();
+        from.turn();
+    }
+    from.finish();
+    let expected: Vec<String> = (0..200).map(|round| round.to_string()).collect();
+    assert_eq!(place.contents(), expected);
+}
+
+#[test]
+fn a_store_that_hangs_is_told_and_nothing_is_lost() {
+    let place = Place::new();
+    let mut from = Turns::first(&place, KEEP_ALL);
+    let session = &mut Session::of(Some("web-01"));
+    from.report(session, "1");
+    from.quiesce();
+    from.keeper.go_on();
+    from.turn();
+    let other = place.open();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let commit = from.report(session, "2");
+    from.keeper.quiesce();
+    let error = from.until(|turns| match turns.keeper.is_quiet() {
+        Ok(quiet) => {
+            assert!(!quiet);
+            None
+        }
+        Err(error) => Some(error),
+    });
+    assert_eq!(error, StoreDown::Stalled);
+    from.keeper.go_on();
+    other.execute_batch("ROLLBACK").unwrap();
+    from.until_kept(commit);
+    from.finish();
+    assert_eq!(place.contents(), ["1", "2"]);
+}
+
+#[test]
+fn a_store_that_is_down_is_told_and_comes_back() {
+    let place = Place::new();
+    let mut from = Turns::first(&place, KEEP_ALL);
+    let session = &mut Session::of(Some("web-01"));
+    let commit = from.report(session, "1");
+    from.until_kept(commit);
+    // A folder is in its place: it can be neither found nor made.
+    let away = place.folder().join("away");
+    std::fs::rename(place.store(), &away).unwrap();
+    std::fs::create_dir(place.store()).unwrap();
+    let commit = from.report(session, "refused");
+    from.keeper.quiesce();
+    let error = from.until(|turns| turns.keeper.is_quiet().err());
+    assert_eq!(error, StoreDown::Unavailable);
+    assert_eq!(from.discarded, [commit]);
+    from.keeper.go_on();
+    // Another file is made.
+    std::fs::remove_dir(place.store()).unwrap();
+    from.until(|turns| {
+        let commit = turns.turn_with(|keeper| {
+            let name = session.name.map(Rc::from);
+            let sender = Sender {
+                peer: "10.0.0.7:4711".parse().unwrap(),
+                agent: name.as_ref(),
+            };
+            let packet = Packet::Report(Report {
+                content: "2".into(),
+                rand: 1,
+                timestamp: 2,
+                agent: None,
+            });
+            keeper.handle(sender, &mut session.tag, &packet)
+        });
+        matches!(commit, Answer::AfterCommit(_)).then_some(())
+    });
+    from.quiesce();
+    from.keeper.go_on();
+    from.finish();
+    assert_eq!(place.contents(), ["2"]);
+}
+
+#[test]
+fn nothing_is_removed_while_the_writer_is_parked() {
+    const OLD: i64 = 200_000;
+    let place = Place::new();
+    Turns::first(&place, KEEP_ALL).finish();
+    place
+        .open()
+        .execute_batch(&format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {OLD}) \
+             INSERT INTO reports SELECT i, 1, '', '', 0, 0 FROM n"
+        ))
+        .unwrap();
+    // It has steps and steps to take, one every 10 ms.
+    let mut from = Turns::first(
+        &place,
+        Retention {
+            age: Duration::from_secs(3600),
+            ..KEEP_ALL
+        },
+    );
+    from.quiesce();
+    let looks = place.open();
+    let version = || column::<i64>(&looks, "PRAGMA data_version");
+    let (before, left) = (
+        version(),
+        column::<i64>(&looks, "SELECT count(*) FROM reports"),
+    );
+    assert!(left[0] > 0, "some are to be removed yet");
+    while from.bell.try_recv().is_ok() {}
+    let silent = from.bell.recv_timeout(Duration::from_millis(200));
+    assert_eq!(silent, Err(mpsc::RecvTimeoutError::Timeout));
+    assert_eq!(version(), before, "nobody has written");
+    from.keeper.go_on();
+    from.until(|_| (column::<i64>(&looks, "SELECT count(*) FROM reports") == [0]).then_some(()));
+    from.finish();
+}
+
+#[test]
+fn no_agent_is_blamed_for_silence_while_nothing_is_taken() {
+    let place = Place::new();
+    let mut from = Turns::first(&place, KEEP_ALL);
+    let session = &mut Session::of(Some("web-01"));
+    from.heartbeat(session);
+    from.quiesce();
+    let told = events(&place);
+    // As long as any hand-over may take, and longer.
+    from.ahead += 30 * SILENCE;
+    from.turn();
+    let mut to = from.successor(Store::examine(&place.store()).unwrap());
+    from.keeper.begin_copy();
+    move_the_rest(&mut from, &mut to);
+    for turns in [&mut from, &mut to] {
+        turns.ahead += SILENCE;
+        turns.keeper.go_on();
+        turns.turn();
+        turns.ahead += SILENCE / 2;
+        turns.turn();
+        let mut lines = Vec::new();
+        turns.keeper.statistics(&mut lines);
+        assert!(lines.contains(&"agents known=1 online=1".to_owned()));
+        turns.ahead += 60 * SILENCE;
+        turns.turn();
+        turns.quiesce();
+        turns.keeper.go_on();
+    }
+    drop(from);
+    to.finish();
+    assert_eq!(told, 1);
+}
+
+#[test]
+fn an_agent_whose_connection_moved_is_not_forgotten() {
+    let mut from = Turns::new(2);
+    let mut sessions = ["web-01", "web-02"].map(|name| Session::of(Some(name)));
+    sessions
+        .iter_mut()
+        .for_each(|session| from.heartbeat(session));
+    let mut to = Turns::new(2);
+    from.keeper.begin_copy();
+    from.quiesce();
+    move_the_rest(&mut from, &mut to);
+    to.keeper.go_on();
+    to.turn();
+    // None of both has said a word to it.
+    let mut third = Session::of(Some("web-03"));
+    to.heartbeat(&mut third);
+    let known = |turns: &mut Turns| {
+        let mut lines = Vec::new();
+        turns.keeper.statistics(&mut lines);
+        lines[0].clone()
+    };
+    assert_eq!(known(&mut to), "agents known=3 online=3");
+    // Nobody speaks for the first any more.
+    to.keeper.depart(sessions[0].tag.unwrap());
+    to.heartbeat(&mut Session::of(Some("web-04")));
+    assert_eq!(known(&mut to), "agents known=3 online=3");
+    let tag = sessions[1].tag;
+    to.heartbeat(&mut sessions[1]);
+    assert_eq!(sessions[1].tag, tag);
+    assert_eq!(known(&mut to), "agents known=3 online=3");
+}

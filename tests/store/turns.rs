@@ -1,0 +1,200 @@
+//! A handler with its store, in made-up turns of a reactor.
+
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use hawk::handler::{Ack, Config, Keeper};
+use hawk::roster::{self, AgentState};
+use hawk::session::{Answer, CommitId, Fate, Handler as _, Sender, Tag, Wake};
+use hawk::store::{Examined, Lock, Retention, Store};
+use hawk::time::Moment;
+use hawk::wire::{AgentName, Heartbeat, Packet, Reply, Report};
+
+use crate::place::*;
+use crate::support::*;
+
+pub(crate) const KEEP_ALL: Retention = Retention {
+    age: Duration::from_secs(1000 * 86_400),
+    size: 1 << 40,
+};
+
+/// Agents that are silent for longer are offline.
+pub(crate) const SILENCE: Duration = Duration::from_secs(10);
+
+/// An agent's side: what a session keeps of it.
+pub(crate) struct Session {
+    pub(crate) name: Option<&'static str>,
+    pub(crate) tag: Option<Tag>,
+}
+
+impl Session {
+    pub(crate) const fn of(name: Option<&'static str>) -> Self {
+        Self { name, tag: None }
+    }
+}
+
+/// A handler in made-up turns of a reactor.
+pub(crate) struct Turns {
+    pub(crate) keeper: Keeper,
+    /// Rings when there is something to settle.
+    pub(crate) bell: mpsc::Receiver<()>,
+    /// The time, ahead of the clock by this.
+    pub(crate) ahead: Duration,
+    pub(crate) kept: Vec<CommitId>,
+    pub(crate) discarded: Vec<CommitId>,
+}
+
+impl Turns {
+    pub(crate) fn new(capacity: usize) -> Self {
+        let mut keeper = Keeper::new(Config {
+            ack: Ack::Committed,
+            roster: roster::Config {
+                offline_after: Some(SILENCE),
+                start_grace: Duration::ZERO,
+                capacity,
+            },
+            remember: Duration::from_secs(86_400),
+            log_packets: false,
+        });
+        let (ring, bell) = mpsc::channel();
+        keeper.start(Wake::new(move || ring.send(()).unwrap_or(())));
+        Self {
+            keeper,
+            bell,
+            ahead: Duration::ZERO,
+            kept: Vec::new(),
+            discarded: Vec::new(),
+        }
+    }
+
+    /// The first process on the store.
+    pub(crate) fn first(place: &Place, retention: Retention) -> Self {
+        let mut turns = Self::new(100);
+        let store = Store::open(place.store()).unwrap();
+        turns.keeper.store_in(store.start(retention).unwrap(), None);
+        turns
+    }
+
+    /// One that is to go on after `self`, with the store looked at.
+    pub(crate) fn successor(&self, examined: Examined) -> Self {
+        let mut turns = Self::new(100);
+        let path = examined.path().to_owned();
+        let lock = Lock::adopt(self.share_lock(), &path).unwrap();
+        let intake = examined.start(lock, KEEP_ALL).unwrap();
+        turns.keeper.store_in(intake, None);
+        turns
+    }
+
+    pub(crate) fn share_lock(&self) -> std::os::fd::OwnedFd {
+        let lock = self.keeper.store_lock().expect("it has a store");
+        lock.share().try_clone_to_owned().unwrap()
+    }
+
+    pub(crate) fn turn(&mut self) {
+        self.turn_with(|_| ());
+    }
+
+    pub(crate) fn turn_with<T>(&mut self, work: impl FnOnce(&mut Keeper) -> T) -> T {
+        let now = Moment::now().after(self.ahead);
+        self.keeper.begin_turn(now);
+        while let Some(settled) = self.keeper.settled() {
+            match settled.fate {
+                Fate::Kept => self.kept.push(settled.commit),
+                Fate::Discarded => self.discarded.push(settled.commit),
+            }
+        }
+        let made = work(&mut self.keeper);
+        self.keeper.end_turn();
+        made
+    }
+
+    pub(crate) fn hand_in(&mut self, session: &mut Session, packet: &Packet<'_>) -> Answer {
+        assert!(self.keeper.is_ready(), "it takes packets");
+        let name = session.name.map(Rc::from);
+        let sender = Sender {
+            peer: "10.0.0.7:4711".parse().unwrap(),
+            agent: name.as_ref(),
+        };
+        self.turn_with(|keeper| keeper.handle(sender, &mut session.tag, packet))
+    }
+
+    pub(crate) fn heartbeat(&mut self, session: &mut Session) {
+        let packet = Packet::Heartbeat(Heartbeat {
+            version: "1.0".into(),
+            timestamp: 0,
+            agent: session.name.map(|name| AgentName::new(name).unwrap()),
+        });
+        assert_eq!(
+            self.hand_in(session, &packet),
+            Answer::Now(Reply::Heartbeat)
+        );
+    }
+
+    /// Hands a report in; the commit that it waits for.
+    #[track_caller]
+    pub(crate) fn report(&mut self, session: &mut Session, content: &str) -> CommitId {
+        let packet = Packet::Report(Report {
+            content: content.into(),
+            rand: 1,
+            timestamp: 2,
+            agent: session.name.map(|name| AgentName::new(name).unwrap()),
+        });
+        match self.hand_in(session, &packet) {
+            Answer::AfterCommit(commit) => commit,
+            Answer::Now(reply) => panic!("{reply:?}"),
+        }
+    }
+
+    /// Takes turns, each once something has come back or a moment has passed, until
+    /// `look` finds something.
+    #[track_caller]
+    pub(crate) fn until<T>(&mut self, mut look: impl FnMut(&mut Self) -> Option<T>) -> T {
+        let found = eventually(|| {
+            // Nobody rings for what is announced to nobody.
+            let _rung = self.bell.recv_timeout(Duration::from_millis(5));
+            self.turn();
+            look(self)
+        });
+        found.expect("it comes to that")
+    }
+
+    #[track_caller]
+    pub(crate) fn until_kept(&mut self, commit: CommitId) {
+        self.until(|turns| turns.kept.contains(&commit).then_some(()));
+    }
+
+    #[track_caller]
+    pub(crate) fn quiesce(&mut self) {
+        self.keeper.quiesce();
+        self.until(|turns| turns.keeper.is_quiet().unwrap().then_some(()));
+        assert!(!self.keeper.is_ready());
+    }
+
+    #[track_caller]
+    pub(crate) fn finish(mut self) {
+        self.turn();
+        self.keeper.finish(PATIENCE, PATIENCE).unwrap();
+    }
+}
+
+/// Applies what is shown of a slot.
+pub(crate) fn apply(to: &mut Keeper, slot: u32, state: Option<AgentState>) {
+    match state {
+        Some(state) => to.adopt(slot, state).unwrap(),
+        None => to.forget(slot),
+    }
+}
+
+/// All that is left to be shown, at the end.
+pub(crate) fn move_the_rest(from: &mut Turns, to: &mut Turns) {
+    let all = from.keeper.copy_some(usize::MAX, &mut |slot, state| {
+        apply(&mut to.keeper, slot, Some(state));
+    });
+    assert!(all);
+    from.keeper.take_changes(usize::MAX, &mut |slot, state| {
+        apply(&mut to.keeper, slot, state);
+    });
+    to.keeper.resume(from.keeper.state());
+    to.ahead = from.ahead;
+}
