@@ -4,13 +4,12 @@ use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Map, Value};
 
 use super::output::{self, Audience};
 use super::values;
-use crate::control::{self, Request};
+use crate::control::{self, AskError, Request};
 use crate::stats::Mark;
 use crate::time::Moment;
 
@@ -50,7 +49,12 @@ impl StatsArgs {
         let mut last = None;
         let mut is_first = true;
         loop {
-            let mut told = self.ask()?;
+            let mut told = match self.ask() {
+                // A process that hands over to another may leave a request behind; the
+                // other one answers, if there is one.
+                Err(AskError::CutOff(_)) if !is_first => self.ask(),
+                told => told,
+            }?;
             if let Some(last) = &last {
                 told.count_rates_from(last);
             }
@@ -67,9 +71,11 @@ impl StatsArgs {
         }
     }
 
-    fn ask(&self) -> anyhow::Result<Told> {
+    fn ask(&self) -> Result<Told, AskError> {
         let lines = control::ask(&self.control, &Request::Statistics, PATIENCE)?;
-        Told::parse(lines).context("the server's statistics are not as they should be")
+        let strange =
+            || AskError::Failed("the server's statistics are not as they should be".to_owned());
+        Told::parse(lines).ok_or_else(strange)
     }
 
     /// What goes before a block of lines: on a terminal it takes the place of the last,

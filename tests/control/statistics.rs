@@ -1,5 +1,8 @@
 //! `hawk stats`: the lines of the log, live.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixListener;
+
 use serde_json::Value;
 
 use crate::Place;
@@ -111,6 +114,33 @@ fn watched_they_come_again_and_again_until_the_server_ends() {
     assert_eq!(server.wait_exit().code, Some(0));
     let exit = watch.wait_exit();
     assert_eq!((exit.code, exit.stderr.len()), (Some(1), 1), "{exit:?}");
+}
+
+#[test]
+fn whoever_watches_asks_again_when_an_answer_is_cut_off() {
+    let place = Place::new();
+    let listener = UnixListener::bind(place.path()).unwrap();
+    let answer = "clock monotonic_ns=1\nstats connections=0 heartbeats=0 reports=0 bytes_in=0 \
+                  bytes_out=0 packets_per_s=0.0\n";
+    let server = std::thread::spawn(move || {
+        for last in ["done\n", "", "done\n", "", ""] {
+            let (mut client, _) = listener.accept().unwrap();
+            let mut request = [0; 6];
+            client.read_exact(&mut request).unwrap();
+            client
+                .write_all((answer.to_owned() + last).as_bytes())
+                .unwrap();
+        }
+    });
+    let exit = place
+        .stats(&["--watch", "--json", "--interval", "1ms"])
+        .run();
+    server.join().unwrap();
+    assert_eq!((exit.code, exit.stdout.len()), (Some(1), 2), "{exit:?}");
+    assert!(
+        exit.stderr[0].contains("before it had answered"),
+        "{exit:?}"
+    );
 }
 
 #[test]
