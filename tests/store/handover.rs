@@ -16,17 +16,6 @@ use crate::place::*;
 use crate::support::*;
 use crate::turns::*;
 
-/// Nobody else may write.
-#[track_caller]
-fn expect_locked(place: &Place) {
-    assert!(Lock::is_held(&place.store()).unwrap());
-}
-
-/// The bytes of the file and of its log.
-fn files(place: &Place) -> [Vec<u8>; 2] {
-    ["hawk.db", "hawk.db-wal"].map(|name| std::fs::read(place.folder().join(name)).unwrap())
-}
-
 fn agents(place: &Place) -> Vec<String> {
     place.column(
         "SELECT coalesce(name, address) || ' ' || heartbeats || ' ' || reports || ' ' || state \

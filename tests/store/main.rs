@@ -11,6 +11,7 @@ mod following;
 mod handover;
 mod keeping;
 mod kill;
+mod killed;
 mod liveness;
 mod place;
 mod reading;

@@ -198,3 +198,14 @@ pub(crate) fn move_the_rest(from: &mut Turns, to: &mut Turns) {
     to.keeper.resume(from.keeper.state());
     to.ahead = from.ahead;
 }
+
+/// Nobody else may write.
+#[track_caller]
+pub(crate) fn expect_locked(place: &Place) {
+    assert!(Lock::is_held(&place.store()).unwrap());
+}
+
+/// The bytes of the file and of its log.
+pub(crate) fn files(place: &Place) -> [Vec<u8>; 2] {
+    ["hawk.db", "hawk.db-wal"].map(|name| std::fs::read(place.folder().join(name)).unwrap())
+}

@@ -1,0 +1,75 @@
+//! A process that is killed while its writer is parked, and another that goes on.
+
+use std::os::fd::AsFd as _;
+use std::process::{Command, Stdio};
+
+use hawk::store::{Lock, Store};
+
+use crate::place::*;
+use crate::support::*;
+use crate::turns::*;
+
+/// Where the store of the process to be killed is.
+const STORE: &str = "HAWK_TEST_STORE";
+
+const REPORTS: usize = 50;
+
+#[test]
+fn a_process_that_is_killed_while_parked_leaves_all_to_the_next() {
+    let place = Place::new();
+    Turns::first(&place, KEEP_ALL).finish();
+    let lock = Lock::take(&place.store()).unwrap();
+    let mut killed = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "killed::the_one_that_is_killed"])
+        .args(["--ignored", "--nocapture"])
+        .env(STORE, place.store())
+        .stdin(Stdio::from(lock.share().try_clone_to_owned().unwrap()))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let said = Lines::collect(killed.stdout.take().unwrap());
+    said.wait_for(0, |line| line.ends_with("parked"));
+    let examined = Store::examine(&place.store()).unwrap();
+    let before = files(&place);
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    expect_locked(&place);
+    assert!(files(&place) == before, "nobody has cleared it up");
+
+    let mut turns = Turns::new(100);
+    turns
+        .keeper
+        .store_in(examined.start(lock, KEEP_ALL).unwrap(), None);
+    turns.keeper.go_on();
+    let session = &mut Session::of(Some("web-01"));
+    turns.report(session, &REPORTS.to_string());
+    turns.finish();
+    let expected: Vec<String> = (0..=REPORTS).map(|report| report.to_string()).collect();
+    assert_eq!(place.contents(), expected);
+    place.expect_sound();
+}
+
+/// Writes the store whose lock is its stdin, and stands still until it is killed.
+#[test]
+#[ignore = "the test above runs it, in a process of its own"]
+fn the_one_that_is_killed() {
+    let Some(store) = std::env::var_os(STORE).map(std::path::PathBuf::from) else {
+        return;
+    };
+    let shared = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
+    let lock = Lock::adopt(shared, &store).unwrap();
+    let examined = Store::examine(&store).unwrap();
+    let mut turns = Turns::new(100);
+    turns
+        .keeper
+        .store_in(examined.start(lock, KEEP_ALL).unwrap(), None);
+    turns.keeper.go_on();
+    let session = &mut Session::of(Some("web-01"));
+    let last = (0..REPORTS).map(|report| turns.report(session, &report.to_string()));
+    let last = last.last().unwrap();
+    turns.quiesce();
+    assert!(turns.kept.contains(&last));
+    println!("parked");
+    // Only a failure takes as long.
+    std::thread::sleep(10 * PATIENCE);
+}
