@@ -141,6 +141,11 @@ mod tests {
 
     /// Has a report written; whether it was.
     fn write(intake: &mut Intake, nanos: i64) -> bool {
+        offer(intake, nanos);
+        until(intake, Intake::next_done).is_kept()
+    }
+
+    fn offer(intake: &mut Intake, nanos: i64) {
         let time = UnixNanos::from_nanos(nanos);
         let batch = intake.batch();
         let index = batch.add_agent(
@@ -165,7 +170,6 @@ mod tests {
         };
         batch.add_report(index, ([10, 0, 0, 7], 1).into(), &report);
         intake.hand_over(Moment::now());
-        until(intake, |intake| intake.next_done()).is_kept()
     }
 
     fn until<T>(intake: &mut Intake, mut look: impl FnMut(&mut Intake) -> Option<T>) -> T {
@@ -225,6 +229,25 @@ mod tests {
         }
         assert_eq!(version(&present), 0);
         assert!(Lock::is_held(&path).unwrap());
+    }
+
+    #[test]
+    fn who_is_to_park_again_before_it_has_begun_writes_what_it_was_given() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hawk.db");
+        drop(Store::open(path.clone()).unwrap());
+        for round in 1..20 {
+            let examined = Store::examine(&path).unwrap();
+            let mut intake = examined
+                .start(Lock::take(&path).unwrap(), KEEP_ALL)
+                .unwrap();
+            intake.unpark();
+            offer(&mut intake, round);
+            intake.park();
+            assert!(until(&mut intake, Intake::next_done).is_kept());
+            until(&mut intake, |intake| intake.is_parked().then_some(()));
+            assert!(intake.leave(PATIENCE));
+        }
     }
 
     #[test]

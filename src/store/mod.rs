@@ -134,9 +134,13 @@ fn spawn(
 ) -> std::io::Result<Intake> {
     let lock = Arc::new(lock);
     // Nobody else may write before the thread is done.
-    let held = Arc::clone(&lock);
+    let (held, ended) = (Arc::clone(&lock), Arc::clone(&tray));
     std::thread::Builder::new()
         .name("hawk-store".to_owned())
-        .spawn(move || write(&held))?;
+        .spawn(move || {
+            write(&held);
+            drop(held);
+            ended.end();
+        })?;
     Ok(Intake::new(tray, lock))
 }

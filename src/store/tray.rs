@@ -249,7 +249,7 @@ impl Tray {
         }
     }
 
-    /// Waits until the writer is to go on, or to end; true if it was unparked.
+    /// Waits until the writer is to go on, or to end; true if it is to go on.
     pub(super) fn park_writer(&self) -> bool {
         let mut slots = self.slots();
         slots.parked = true;
@@ -263,7 +263,8 @@ impl Tray {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         slots.parked = false;
-        !slots.park
+        // It may be to be parked again, once it is done with what is on offer.
+        (!slots.park || slots.offered.is_some()) && slots.stop != Some(Stop::Leave)
     }
 
     /// The writer has ended.

@@ -103,8 +103,7 @@ impl Writer {
     /// told to stop. If the file cannot be opened, that is as if it could not be written.
     pub(super) fn open_and_run(mut self, witness: Connection, begin: impl FnOnce()) {
         if !self.tray.park_writer() {
-            drop(witness);
-            return self.tray.end();
+            return;
         }
         begin();
         self.witness = Some(witness);
@@ -127,12 +126,11 @@ impl Writer {
                 break how;
             }
         };
-        // Before the word that all is done: closing removes the empty log.
+        // In this order: who closes the file last removes the empty log.
         self.witness = None;
         if let Some(connection) = connection {
             close(connection, how);
         }
-        self.tray.end();
     }
 
     /// Commits what comes for as long as that succeeds.

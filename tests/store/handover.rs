@@ -10,6 +10,7 @@ use std::time::Duration;
 use hawk::handler::StoreDown;
 use hawk::session::{Answer, Handler as _, Sender};
 use hawk::store::{Lock, Retention, Store};
+use hawk::time::Moment;
 use hawk::wire::{Packet, Report};
 
 use crate::place::*;
@@ -174,6 +175,7 @@ fn after_a_rollback_the_first_goes_on_as_before() {
         // It ends, and with it the store's thread, which has touched nothing.
         to.keeper.leave(PATIENCE);
         from.keeper.end_copy();
+        while from.bell.try_recv().is_ok() {}
         from.keeper.go_on();
         from.bell
             .recv_timeout(PATIENCE)
@@ -330,6 +332,9 @@ fn no_agent_is_blamed_for_silence_while_nothing_is_taken() {
     // As long as any hand-over may take, and longer.
     from.ahead += 30 * SILENCE;
     from.turn();
+    let now = Moment::now().after(from.ahead);
+    let next = from.keeper.deadline();
+    assert!(next.is_none_or(|next| next > now), "there is nothing to do");
     let mut to = from.successor(Store::examine(&place.store()).unwrap());
     from.keeper.begin_copy();
     move_the_rest(&mut from, &mut to);
