@@ -129,6 +129,7 @@ impl Roster {
 impl Notes {
     /// Who is in this slot, or whether anybody is, has changed.
     #[cold]
+    #[inline(never)]
     pub(super) fn add(notes: &mut Option<Self>, key: AgentKey) {
         if let Some(notes) = notes
             && let Some(listed) = notes.listed.get_mut(key.slot())

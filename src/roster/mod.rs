@@ -244,8 +244,8 @@ impl Roster {
         let Some(entry) = self.entries.get_mut(key.slot()).and_then(Option::as_mut) else {
             return false;
         };
-        if std::mem::take(&mut entry.shown) {
-            Notes::add(&mut self.notes, key);
+        if entry.shown {
+            return self.note_and_hear(key, address, now, wall);
         }
         entry.heard_at = now;
         entry.last_seen = wall;
@@ -261,6 +261,22 @@ impl Roster {
         self.online += 1;
         self.arm(key);
         true
+    }
+
+    /// Apart, so that a packet costs but a look while no agent is on its way.
+    #[cold]
+    #[inline(never)]
+    fn note_and_hear(
+        &mut self,
+        key: AgentKey,
+        address: IpAddr,
+        now: Moment,
+        wall: UnixNanos,
+    ) -> bool {
+        if let Some(entry) = self.get_mut(key) {
+            debug_assert!(!entry.shown, "it is noted");
+        }
+        self.heard(key, address, now, wall)
     }
 
     /// The agent, just heard, has sent a heartbeat.
@@ -362,7 +378,8 @@ impl Roster {
     /// What is known of an agent, to be changed.
     pub fn get_mut(&mut self, key: AgentKey) -> Option<&mut Entry> {
         let entry = self.entries.get_mut(key.slot())?.as_mut()?;
-        if std::mem::take(&mut entry.shown) {
+        if entry.shown {
+            entry.shown = false;
             Notes::add(&mut self.notes, key);
         }
         Some(entry)
