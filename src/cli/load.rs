@@ -17,7 +17,8 @@ use super::output;
 use super::values::{Portion, duration, number, portion, size};
 use super::wire_args::{DEFAULT_ADDRESS, EncodingArg, KindArg};
 use crate::load::{
-    Chaos, Config, ContentSize, Progress, Report, Summary, Traffic, resolve, run, watch_descriptors,
+    Chaos, Config, ContentSize, MOST_SOURCES, Progress, Report, Summary, Traffic, resolve, run,
+    sources_for, watch_descriptors,
 };
 
 /// Put load on a server, check every reply and measure latency
@@ -97,9 +98,13 @@ pub(super) struct LoadArgs {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     ramp: Option<Duration>,
 
-    /// Connections besides, that send one report and then only heartbeats
+    /// Connections besides, that send one packet and then only heartbeats
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = number(0..=u32::MAX))]
     idle: u32,
+
+    /// What that one packet is
+    #[arg(long, value_enum, default_value_t = KindArg::Report, requires = "idle")]
+    greeting: KindArg,
 
     /// Of --connections, let this many (20) or this share (20%) misbehave
     #[arg(long, value_name = "N|N%", value_parser = portion)]
@@ -109,10 +114,11 @@ pub(super) struct LoadArgs {
     #[arg(long, value_name = "N", requires = "chaos", value_parser = number(0..=u64::MAX))]
     seed: Option<u64>,
 
-    /// Spread the connections over this many addresses, from 127.0.0.1 on; one
-    /// address has ports for some 28,000
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number(1..=254_u8))]
-    sources: u8,
+    /// Spread the connections over this many addresses, from 127.0.0.1 on; one address
+    /// has ports for some 28,000 [default: one for each 7,000 connections if the server
+    /// is on 127.0.0.0/8]
+    #[arg(long, value_name = "N", value_parser = number(1..=MOST_SOURCES))]
+    sources: Option<u32>,
 
     /// How long a reply may take
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
@@ -224,13 +230,17 @@ impl LoadArgs {
             connections: self.chaotic(),
             seed: seed(),
         });
+        let target = resolve(&self.address)?;
+        let all = u64::from(self.connections) + u64::from(self.idle);
+        let sources = self.sources.and_then(NonZeroU32::new);
         Ok(Config {
-            target: resolve(&self.address)?,
+            target,
             address: self.address.clone(),
             connections,
             idle: self.idle,
             chaos,
-            sources: self.sources,
+            greeting: self.greeting.into(),
+            sources: sources.unwrap_or_else(|| sources_for(all, target)),
             ramp: self.ramp.unwrap_or_default(),
             traffic,
             heartbeat: self.heartbeat,

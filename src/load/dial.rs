@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream as BlockingStream};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use mio::net::TcpStream;
@@ -50,6 +51,33 @@ pub fn watch_descriptors(connections: u64) -> Result<(), LoadError> {
     Ok(())
 }
 
+/// The most source addresses: 127.0.0.1 to 127.255.255.254, the last of 127.0.0.0/8
+/// but the one for broadcasts.
+pub const MOST_SOURCES: u32 = (1 << 24) - 2;
+
+/// Connections from one source address, where it is ours to say. An address has some
+/// 28,000 ports (`net.ipv4.ip_local_port_range`), and those of connections that have
+/// ended stay taken for a minute; up to a quarter of them the kernel finds a free one
+/// at the second attempt or so, and near the end it tries thousands.
+const CONNECTIONS_A_SOURCE: u64 = 7_000;
+
+/// How many source addresses so many connections to `target` come from, unless it is
+/// said: as many as they need for their ports where the target is on IPv4 loopback,
+/// on which there are any number of them, and else the system's one.
+#[must_use]
+pub fn sources_for(connections: u64, target: SocketAddr) -> NonZeroU32 {
+    let needed = match is_local(target) {
+        true => connections.div_ceil(CONNECTIONS_A_SOURCE),
+        false => 1,
+    };
+    let needed = u32::try_from(needed).map_or(MOST_SOURCES, |it| it.min(MOST_SOURCES));
+    NonZeroU32::new(needed).unwrap_or(NonZeroU32::MIN)
+}
+
+fn is_local(target: SocketAddr) -> bool {
+    matches!(target.ip(), IpAddr::V4(ip) if ip.is_loopback())
+}
+
 /// How much the kernel keeps for us that we have not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReceiveBuffer {
@@ -64,7 +92,7 @@ pub(super) enum ReceiveBuffer {
 #[derive(Clone, Debug)]
 pub(super) struct Dialler {
     target: SocketAddr,
-    sources: u8,
+    sources: NonZeroU32,
 }
 
 impl Dialler {
@@ -72,9 +100,8 @@ impl Dialler {
     ///
     /// # Errors
     /// [`LoadError::SourcesElsewhere`] if it is not to be reached from them.
-    pub(super) fn new(target: SocketAddr, sources: u8) -> Result<Self, LoadError> {
-        let local = matches!(target.ip(), IpAddr::V4(ip) if ip.is_loopback());
-        if sources > 1 && !local {
+    pub(super) fn new(target: SocketAddr, sources: NonZeroU32) -> Result<Self, LoadError> {
+        if sources.get() > 1 && !is_local(target) {
             return Err(LoadError::SourcesElsewhere(target));
         }
         Ok(Self { target, sources })
@@ -122,7 +149,7 @@ impl Dialler {
             // kernel takes its least size for 1 (`tcp(7)`).
             socket.set_recv_buffer_size(1)?;
         }
-        if self.sources > 1 {
+        if self.sources.get() > 1 {
             let source = SocketAddr::new(self.source(number), 0);
             socket.bind(&source.into())?;
         }
@@ -135,8 +162,8 @@ impl Dialler {
     }
 
     fn source(&self, number: usize) -> IpAddr {
-        let turn = u8::try_from(number % usize::from(self.sources)).unwrap_or(0);
-        IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1 + turn))
+        let turn = u32::try_from(number).unwrap_or(0) % self.sources;
+        IpAddr::V4(Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + turn))
     }
 }
 
@@ -146,16 +173,43 @@ const IN_PROGRESS: i32 = rustix::io::Errno::INPROGRESS.raw_os_error();
 mod tests {
     use super::*;
 
+    fn dialler(target: [u8; 4], sources: u32) -> Result<Dialler, LoadError> {
+        Dialler::new((target, 1).into(), NonZeroU32::new(sources).unwrap())
+    }
+
     #[test]
     fn sources_take_turns_on_loopback() {
-        let dialler = Dialler::new(([127, 0, 0, 1], 1).into(), 3).unwrap();
+        let dialler = dialler([127, 0, 0, 1], 3).unwrap();
         let sources: Vec<_> = (0..4).map(|n| dialler.source(n).to_string()).collect();
         assert_eq!(
             sources,
             ["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.1"]
         );
-        assert!(Dialler::new(([192, 0, 2, 1], 1).into(), 3).is_err());
-        assert!(Dialler::new(([192, 0, 2, 1], 1).into(), 1).is_ok());
+    }
+
+    #[test]
+    fn sources_are_as_many_as_loopback_has_and_elsewhere_one() {
+        let most = dialler([127, 0, 0, 1], MOST_SOURCES).unwrap();
+        assert_eq!(most.source(256).to_string(), "127.0.1.1");
+        let last = MOST_SOURCES as usize - 1;
+        assert_eq!(most.source(last).to_string(), "127.255.255.254");
+        assert_eq!(most.source(last + 1).to_string(), "127.0.0.1");
+        assert!(dialler([192, 0, 2, 1], 3).is_err());
+        assert!(dialler([192, 0, 2, 1], 1).is_ok());
+    }
+
+    #[test]
+    fn connections_have_the_sources_that_they_need() {
+        let sources =
+            |connections, target: &str| sources_for(connections, target.parse().unwrap()).get();
+        assert_eq!(sources(0, "127.0.0.1:1"), 1);
+        assert_eq!(sources(7_000, "127.0.0.1:1"), 1);
+        assert_eq!(sources(7_001, "127.0.0.1:1"), 2);
+        assert_eq!(sources(200_000, "127.0.0.1:1"), 29);
+        assert_eq!(sources(u64::MAX, "127.0.0.1:1"), MOST_SOURCES);
+        for elsewhere in ["192.0.2.1:1", "[::1]:1"] {
+            assert_eq!(sources(200_000, elsewhere), 1);
+        }
     }
 
     #[test]

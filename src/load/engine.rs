@@ -44,6 +44,12 @@ const EVENTS: usize = 1024;
 /// not kept waiting.
 const DIALS_A_TURN: usize = 256;
 
+/// Newcomers that wait for the server at a time, to be connected or to have their first
+/// packet answered: half of the usual backlog (`net.core.somaxconn`). With more of them
+/// than that, a server that is slower than this client would lose handshakes, each of
+/// which comes again after a second.
+const MOST_WAITING: u64 = 2048;
+
 /// How long a connection may take to be established: the system's third attempt
 /// at a lost handshake comes after 7 s.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -67,6 +73,8 @@ struct Engine<'a> {
     opened_from: Moment,
     /// What idle connections sent while others were opened.
     sent_before: Frames,
+    /// Whether the server took too long over newcomers, and is not waited for.
+    overrun: bool,
     /// When the measurement began, and this thread's CPU time then.
     started: Moment,
     cpu_at_start: Duration,
@@ -78,7 +86,8 @@ struct Engine<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Connections are being opened; idle ones say their first words.
+    /// Connections are being opened; idle ones say their first words. The last one
+    /// that was dialled is waited for until then.
     Opening { until: Moment },
     /// Frames are being sent.
     Running,
@@ -106,12 +115,11 @@ impl<'a> Engine<'a> {
             source: Source::new(config)?,
             crowd: None,
             phase: Phase::Opening {
-                until: now
-                    .after(config.ramp)
-                    .after(CONNECT_TIMEOUT.max(config.reply_timeout)),
+                until: now.after(opening_timeout(config)),
             },
             opened_from: now,
             sent_before: Frames::default(),
+            overrun: false,
             started: now,
             cpu_at_start: Duration::ZERO,
             ran: None,
@@ -167,7 +175,10 @@ impl<'a> Engine<'a> {
     /// When there is something to do, whether or not anything is heard.
     fn next_wake(&self) -> Moment {
         let own = match self.phase {
-            Phase::Opening { until } => self.next_dial().unwrap_or(until),
+            Phase::Opening { until } => match self.next_dial() {
+                Some(moment) if self.has_room() => moment,
+                _ => until,
+            },
             Phase::Running => self.source.end(),
             Phase::Draining { until } | Phase::Closing { until } => until,
         };
@@ -183,7 +194,12 @@ impl<'a> Engine<'a> {
         match self.phase {
             Phase::Opening { .. } if self.is_stopped() => return Err(LoadError::Interrupted),
             Phase::Opening { until } => {
-                self.dial_due(now)?;
+                self.overrun |= now >= until && !self.has_room();
+                if self.dial_due(now)? {
+                    let until = now.after(opening_timeout(self.config));
+                    self.phase = Phase::Opening { until };
+                    return Ok(true);
+                }
                 let all = self.fleet.dialled() == self.planned();
                 let settled = self.fleet.connecting == 0 && self.fleet.outstanding == 0;
                 if all && (settled || now >= until) {
@@ -239,14 +255,22 @@ impl<'a> Engine<'a> {
         })
     }
 
-    fn dial_due(&mut self, now: Moment) -> Result<(), LoadError> {
+    /// Dials as many as a turn may; whether there were any.
+    fn dial_due(&mut self, now: Moment) -> Result<bool, LoadError> {
+        let before = self.fleet.dialled();
         for _ in 0..DIALS_A_TURN {
-            if self.next_dial().is_none_or(|moment| moment > now) {
+            if !self.has_room() || self.next_dial().is_none_or(|moment| moment > now) {
                 break;
             }
             self.fleet.dial()?;
         }
-        Ok(())
+        Ok(self.fleet.dialled() > before)
+    }
+
+    /// Whether one more newcomer may wait for the server.
+    fn has_room(&self) -> bool {
+        let waiting = self.fleet.connecting as u64 + self.fleet.outstanding;
+        self.overrun || waiting < MOST_WAITING
     }
 
     /// All connections are there: the measurement begins.
@@ -333,6 +357,12 @@ impl<'a> Engine<'a> {
             },
         )
     }
+}
+
+/// How long the last connection that was dialled may take to be established and to have
+/// its first packet answered.
+fn opening_timeout(config: &Config) -> Duration {
+    CONNECT_TIMEOUT.max(config.reply_timeout)
 }
 
 /// Events per second.

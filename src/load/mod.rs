@@ -49,7 +49,7 @@ use crate::dial::DialError;
 use crate::wire::{DataError, Encoding, PacketKind};
 
 pub use chaos::{Chaos, Conduct, Counts, Ending};
-pub use dial::{resolve, watch_descriptors};
+pub use dial::{MOST_SOURCES, resolve, sources_for, watch_descriptors};
 pub use engine::run;
 pub use faults::Fault;
 pub use frames::ContentSize;
@@ -66,12 +66,15 @@ pub struct Config {
     pub target: SocketAddr,
     /// Connections that carry the traffic.
     pub connections: u32,
-    /// Connections besides those that send one report when they are
+    /// Connections besides those that send one packet when they are
     /// established, and only heartbeats from then on.
     pub idle: u32,
+    /// What that one packet is. After a report the heartbeats begin anywhere within
+    /// their interval, after a heartbeat the next one is an interval later.
+    pub greeting: PacketKind,
     /// How many addresses from 127.0.0.1 on the connections come from; with 1
     /// the system chooses.
-    pub sources: u8,
+    pub sources: NonZeroU32,
     /// Over how long the opening of the connections is spread.
     pub ramp: Duration,
     /// Connections besides that misbehave.

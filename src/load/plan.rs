@@ -77,19 +77,34 @@ impl Plan {
         interval: Duration,
         start: Moment,
     ) {
+        let phase = interval / PHASES * self.random.random_range(1..=PHASES);
+        self.add(connection, kind, interval, start.after(phase));
+    }
+
+    /// The same, the first packet just an `interval` after `start`.
+    pub(super) fn add_in_step(
+        &mut self,
+        connection: usize,
+        kind: PacketKind,
+        interval: Duration,
+        start: Moment,
+    ) {
+        self.add(connection, kind, interval, start.after(interval));
+    }
+
+    fn add(&mut self, connection: usize, kind: PacketKind, interval: Duration, first: Moment) {
         let Ok(connection) = u32::try_from(connection) else {
             return;
         };
         let Ok(sender) = u32::try_from(self.senders.len()) else {
             return;
         };
-        let phase = interval / PHASES * self.random.random_range(1..=PHASES);
         self.senders.push(Sender {
             connection,
             kind,
             interval,
         });
-        self.queue.push(Reverse((start.after(phase), sender)));
+        self.queue.push(Reverse((first, sender)));
     }
 
     /// From `start` on, sends `rate` reports a second, these connections taking
@@ -249,6 +264,20 @@ mod tests {
                 assert!(share.abs_diff(due.len() / 3) <= 1);
             }
         }
+    }
+
+    #[test]
+    fn a_sender_in_step_begins_an_interval_later() {
+        let mut plan = Plan::new();
+        let interval = Duration::from_secs(7);
+        plan.add_in_step(3, PacketKind::Heartbeat, interval, START);
+        let first = START.after(interval);
+        let just_before = Moment::from_nanos(first.as_nanos() - 1);
+        assert_eq!(all_until(&mut plan, just_before), []);
+        let second = first.after(interval);
+        let due = all_until(&mut plan, second);
+        let moments: Vec<_> = due.iter().map(|due| due.intended).collect();
+        assert_eq!(moments, [first, second]);
     }
 
     #[test]

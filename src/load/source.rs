@@ -87,12 +87,19 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// The first report of an idle connection, and its heartbeats from then on.
+    /// The first packet of an idle connection, and its heartbeats from then on.
     pub(super) fn greet(&mut self, fleet: &mut Fleet, connection: usize) {
         if self.is_idle(connection) {
             let now = Moment::now();
-            self.post(fleet, connection, PacketKind::Report, now, now);
-            self.add_heartbeats(connection, now);
+            let greeting = self.config.greeting;
+            self.post(fleet, connection, greeting, now, now);
+            match greeting {
+                PacketKind::Report => self.add_heartbeats(connection, now),
+                PacketKind::Heartbeat => {
+                    let interval = self.config.heartbeat;
+                    self.plan.add_in_step(connection, greeting, interval, now);
+                }
+            }
         }
     }
 

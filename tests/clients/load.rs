@@ -1,7 +1,12 @@
 //! `hawk load` against a server that behaves, and against one that does not.
 
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+
 use serde_json::Value;
 
+use crate::real::{Lines, ManyAgents, eventually, skip};
 use crate::support::{Conduct, Ran, Seen, Server, finish, finish_meanwhile, hawk, nobody};
 
 /// Runs `hawk load` and reads the figures that it writes as JSON.
@@ -138,6 +143,85 @@ fn idle_connections_report_once_and_then_only_live() {
     let seen = server.seen();
     let reports = seen.iter().filter(|it| matches!(it, Seen::Report { .. }));
     assert_eq!(reports.count(), 20);
+}
+
+#[test]
+fn idle_connections_may_begin_with_a_heartbeat() {
+    let server = Server::start(Conduct::Good);
+    let (ran, figures) = load(
+        &server,
+        &[
+            "-c=0",
+            "--idle=20",
+            "--greeting=heartbeat",
+            "--heartbeat=100ms",
+            "-d=300ms",
+        ],
+    );
+    ran.succeeded();
+    // Besides the first of each, which came before the measurement.
+    assert!(figures["sent"]["heartbeats"].as_u64() >= Some(60));
+    assert_eq!(figures["sent"]["reports"], 0);
+    let seen = server.seen();
+    let heartbeats = seen.iter().filter(|it| matches!(it, Seen::Heartbeat));
+    assert!(heartbeats.count() >= 80);
+    assert!(!seen.iter().any(|it| matches!(it, Seen::Report { .. })));
+}
+
+/// Newcomers that wait for the server at a time: half of the usual backlog.
+const MOST_WAITING: usize = 2048;
+
+#[test]
+fn no_more_newcomers_wait_than_a_backlog_holds() {
+    let all = MOST_WAITING + 500;
+    let many = ManyAgents::wait(2 * all);
+    if many.most < 2 * all {
+        return skip("it takes some thousand open files (ulimit -Hn)");
+    }
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    socket2::SockRef::from(&server).listen(4096).unwrap();
+    let address = server.local_addr().unwrap().to_string();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hawk"));
+    command.args(["load", &address, "-c=0", "--greeting=heartbeat", "-d=1ms"]);
+    command.arg("--heartbeat=1h");
+    // Nobody is taken for lost, however slow the machine.
+    command.args([&format!("--idle={all}"), "--reply-timeout=100s"]);
+    let client = command.stderr(Stdio::piped()).stdout(Stdio::null());
+    let mut client = client.spawn().unwrap();
+    let told = Lines::collect(client.stderr.take().unwrap());
+    let mut agents: Vec<_> = (0..MOST_WAITING)
+        .map(|_| server.accept().unwrap().0)
+        .collect();
+    // The client tells how many are open, once a second, and says the same again.
+    let stands = |line: &str| line == "opening: 2,048 connections";
+    let (_, mark) = told.wait_for(0, stands);
+    told.wait_for(mark, stands);
+    server.set_nonblocking(true).unwrap();
+    let nobody = server.accept().unwrap_err();
+    assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
+    // Who is answered makes room for one more.
+    server.set_nonblocking(false).unwrap();
+    for answered in 0..all {
+        agents[answered].write_all(b"heartBeat\n").unwrap();
+        if agents.len() < all {
+            agents.push(server.accept().unwrap().0);
+        }
+    }
+    for agent in &mut agents {
+        std::io::copy(agent, &mut std::io::sink()).unwrap();
+        agent.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+    let ended = eventually(|| client.try_wait().unwrap());
+    assert!(ended.is_some_and(|status| status.success()), "{told}");
+}
+
+#[test]
+fn without_being_told_connections_come_from_one_address() {
+    let server = Server::start(Conduct::Good);
+    let (ran, _) = load(&server, &["-s", "-n=30", "-c=6"]);
+    ran.succeeded();
+    let from = Seen::Connection("127.0.0.1".parse().unwrap());
+    assert_eq!(server.seen().iter().filter(|it| **it == from).count(), 6);
 }
 
 #[test]

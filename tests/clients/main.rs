@@ -6,5 +6,7 @@
 
 mod chaos;
 mod load;
+#[path = "../support/mod.rs"]
+mod real;
 mod send_and_ping;
 mod support;
