@@ -36,7 +36,8 @@ test-kill: ## Kill the server 1,000 times under load and look for what it acknow
 	HAWK_KILLS=1000 $(CARGO) test --locked --test store kill -- --nocapture
 
 test-power: ## Cut an emulated machine's power 100 times and look for what was acknowledged
-	tests/power/prepare $(TARGET)/power
+	tests/emulated/prepare test-power $(TARGET)/emulated cc:gcc \
+		mke2fs:e2fsprogs e2fsck:e2fsprogs debugfs:e2fsprogs
 	$(CARGO) test --locked --release --test power -- --ignored --nocapture --test-threads 1
 
 soak: ## Put a mixed load with faults on the server for 10 minutes (SOAK=1h for an hour)

@@ -13,6 +13,7 @@ use rand::rngs::StdRng;
 use super::disk::Disk;
 use super::guest::Guest;
 use super::nbd;
+use crate::emulated;
 use crate::support::{Lines, PATIENCE, eventually};
 
 /// How long a guest may take to boot. Seconds on a machine that does nothing
@@ -136,13 +137,11 @@ fn command(guest: &Guest, disk: &Path, monitor: &Path, flaw: Flaw) -> Command {
     // setpriv becomes qemu, which then ends with the thread that started it.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
-    let machine = "-nodefaults -no-user-config -display none -no-reboot \
-                   -machine q35 -accel tcg -cpu max -smp 1 -m 256M";
-    command.args(machine.split_whitespace());
-    command.args(["-kernel", &file(&Guest::kernel())]);
+    command.args(emulated::MACHINE);
+    command.args(["-smp", "1", "-m", "256M"]);
+    command.args(["-kernel", &file(&emulated::kernel().unwrap())]);
     command.args(["-initrd", &file(&guest.initramfs())]);
-    // Mitigations protect nothing here, and cost time.
-    let append = format!("console=ttyS0 quiet panic=-1 mitigations=off {faults}");
+    let append = format!("{} {faults}", emulated::KERNEL_LINE);
     command.args(["-append", &append]);
 
     let console = file(&guest.console());

@@ -3,10 +3,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::emulated::{Initramfs, run};
 use crate::place::shim;
 
 /// Kernel modules that the guest loads, where they are not built in.
@@ -26,7 +27,7 @@ impl Guest {
         let guest = Self {
             folder: tempfile::tempdir().unwrap(),
         };
-        guest.make_initramfs();
+        guest.make_initramfs().unwrap();
         let disk = fs::File::create(guest.disk()).unwrap();
         disk.set_len(DISK_SIZE).unwrap();
         // Nothing is left for the guest to initialise in its spare time.
@@ -56,32 +57,15 @@ impl Guest {
         self.folder().join("console")
     }
 
-    pub(crate) fn kernel() -> PathBuf {
-        prepared().join("vmlinuz")
-    }
-
-    fn make_initramfs(&self) {
-        let tree = self.folder().join("tree");
-        for folder in ["bin", "dev", "disk", "proc"] {
-            fs::create_dir_all(tree.join(folder)).unwrap();
-        }
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/power/init");
-        fs::copy(source, tree.join("init")).unwrap();
-        fs::copy("/bin/busybox", tree.join("bin/busybox")).unwrap();
-        // Without its symbols it is in the guest's memory the sooner.
-        let hawk = Path::new(env!("CARGO_BIN_EXE_hawk"));
-        run(Command::new("strip")
-            .arg("-o")
-            .args([tree.join("bin/hawk").as_path(), hawk]))
-        .unwrap();
-        fs::copy(shim(), tree.join("shim.so")).unwrap();
-        for program in [Path::new("/bin/busybox"), hawk, shim()] {
-            copy_libraries(program, &tree);
-        }
-        copy_modules(&tree);
-        let archive = "busybox find . | busybox cpio -o -H newc 2>/dev/null >../initramfs";
-        run(Command::new("sh").args(["-c", archive]).current_dir(&tree)).unwrap();
-        fs::remove_dir_all(&tree).unwrap();
+    fn make_initramfs(&self) -> anyhow::Result<()> {
+        let init = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/power/init");
+        let initramfs = Initramfs::new(self.folder(), &init, &["dev", "disk", "proc"])?;
+        initramfs.hawk(Path::new(env!("CARGO_BIN_EXE_hawk")))?;
+        initramfs.file(shim(), "shim.so")?;
+        initramfs.libraries(shim())?;
+        initramfs.modules(&MODULES)?;
+        initramfs.pack()?;
+        Ok(())
     }
 }
 
@@ -93,69 +77,4 @@ impl Drop for Guest {
             eprintln!("the guest said:\n{}", String::from_utf8_lossy(&said));
         }
     }
-}
-
-/// Where `tests/power/prepare` puts the kernel.
-fn prepared() -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-    let kernel = target.join("power/kernel");
-    assert!(
-        kernel.exists(),
-        "there is no {}; `make test-power` makes it",
-        kernel.display()
-    );
-    kernel
-}
-
-/// The shared libraries of `program`, to the same places below `tree`.
-fn copy_libraries(program: &Path, tree: &Path) {
-    // It fails for a program that has none.
-    let listed = Command::new("ldd").arg(program).output().unwrap().stdout;
-    for word in String::from_utf8_lossy(&listed).split_whitespace() {
-        if let Some(inner) = word.strip_prefix('/') {
-            copy_into(Path::new(word), &tree.join(inner));
-        }
-    }
-}
-
-fn copy_modules(tree: &Path) {
-    let modules = prepared().join("lib/modules");
-    let mut versions = fs::read_dir(modules).unwrap();
-    let from = versions.next().unwrap().unwrap();
-    let to = tree.join("lib/modules").join(from.file_name());
-    let index = fs::read_to_string(from.path().join("modules.dep")).unwrap();
-    // Each line: a module, a colon, and all that it needs.
-    for line in index.lines() {
-        let (module, needed) = line.split_once(':').unwrap();
-        let stem = Path::new(module).file_stem().unwrap().to_str().unwrap();
-        if MODULES.contains(&stem) {
-            for file in needed.split_whitespace().chain([module]) {
-                copy_into(&from.path().join(file), &to.join(file));
-            }
-        }
-    }
-    for file in ["modules.dep", "modules.builtin"] {
-        copy_into(&from.path().join(file), &to.join(file));
-    }
-}
-
-fn copy_into(from: &Path, to: &Path) {
-    fs::create_dir_all(to.parent().unwrap()).unwrap();
-    fs::copy(from, to).unwrap();
-}
-
-/// Runs a helper, which must end well. 1 is a good end of `e2fsck`: it found
-/// something to do, and did it.
-pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
-    // Debian keeps the tools for file systems out of users' PATH.
-    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-    let output = command.stdin(Stdio::null()).output()?;
-    let repaired = command.get_program() == "e2fsck" && output.status.code() == Some(1);
-    anyhow::ensure!(
-        output.status.success() || repaired,
-        "{command:?}: {}, {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
 }

@@ -8,8 +8,8 @@ use anyhow::Context as _;
 use rusqlite::{Connection, types::FromSql};
 use tempfile::TempDir;
 
-use super::guest::run;
 use super::load::Log;
+use crate::emulated::run;
 use crate::place::open;
 
 /// A copy of the store.
