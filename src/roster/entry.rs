@@ -163,9 +163,13 @@ impl Entry {
         self.last_heartbeat = Some(now);
     }
 
-    /// It was away: the time until its next heartbeat is no part of its rhythm.
+    /// It was away: the time until its next heartbeat is no part of its rhythm. Unless
+    /// it has none yet: then it may just be slow, and taken for silent each time if its
+    /// rhythm were never learnt.
     pub(super) fn come_back(&mut self) {
-        self.last_heartbeat = None;
+        if !self.interval().is_zero() {
+            self.last_heartbeat = None;
+        }
     }
 
     /// The interval between its heartbeats, as learnt from them; zero if unknown.

@@ -83,6 +83,25 @@ fn a_slow_rhythm_makes_for_a_longer_silence() {
 }
 
 #[test]
+fn a_rhythm_slower_than_the_least_silence_is_learnt() {
+    let mut roster = Roster::new(config(), at(0));
+    let key = add(&mut roster, Identity::Name("web-01"), 0);
+    assert!(hear(&mut roster, key, 0));
+    roster.beat(key, "1.0", at(0));
+    // Nothing tells a slow agent from one that is gone, once.
+    assert_eq!(watch(&mut roster, 0..60_000), [(10_500, key)]);
+    assert!(hear(&mut roster, key, 60_000));
+    roster.beat(key, "1.0", at(60_000));
+    assert_eq!(roster.get(key).unwrap().interval(), 60 * SECOND);
+    for minute in 1..5 {
+        let beat = minute * 60_000;
+        assert_eq!(watch(&mut roster, beat..beat + 60_000), []);
+        assert!(!hear(&mut roster, key, beat + 60_000));
+        roster.beat(key, "1.0", at(beat + 60_000));
+    }
+}
+
+#[test]
 fn after_the_start_everyone_has_time_to_come_back() {
     let config = Config {
         start_grace: 30 * SECOND,
