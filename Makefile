@@ -7,7 +7,7 @@ ARGS  ?=
 SOAK  ?= 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test sim mutants fuzz soak test-kill test-power lint fmt doc bench bench-micro bench-instructions bench-store bench-limits install clean
+.PHONY: help build run demo test sim mutants fuzz soak test-kill test-power lint fmt doc bench bench-micro bench-instructions bench-store bench-limits bench-scale install clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,10 @@ bench-store: ## Measure the store beside Redis and the disk (ARGS="--soak 10m": 
 
 bench-limits: ## Measure hawk under bad conditions (ARGS="--only storm --rounds 3" for less)
 	$(CARGO) bench --locked --bench limits -- $(ARGS)
+
+bench-scale: ## Hold 300,000 connections in an emulated machine (ARGS="--connections 1000000")
+	tests/emulated/prepare bench-scale $(TARGET)/emulated
+	$(CARGO) bench --locked --bench scale -- $(ARGS)
 
 install: ## Install the binary into cargo's bin directory
 	$(CARGO) install --locked --path .

@@ -41,7 +41,7 @@ fn prepared() -> anyhow::Result<PathBuf> {
     let kernel = target.context("no target folder")?.join("emulated/kernel");
     ensure!(
         kernel.exists(),
-        "there is no {}; `make test-power` makes it",
+        "there is no {}; `make test-power` and `make bench-scale` make it",
         kernel.display()
     );
     Ok(kernel)
