@@ -181,6 +181,7 @@ impl Keeper {
     }
 
     /// Remembers a new agent, and forgets another if there are too many.
+    #[cold]
     fn meet(&mut self, sender: Sender<'_>, identity: Identity<'_>) -> AgentKey {
         if let Some(surplus) = self.roster.surplus() {
             if self.roster.get(surplus).is_some_and(|entry| entry.online) {

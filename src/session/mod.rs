@@ -342,7 +342,7 @@ impl Session {
                 if let Some(name) = packet.agent()
                     && self.agent.as_deref() != Some(name.as_str())
                 {
-                    self.agent = Some(desk.handler.name(name.as_str()));
+                    rename(&mut self.agent, name.as_str(), &mut desk.handler);
                 }
                 if let Packet::Heartbeat(_) = packet {
                     self.marks.heartbeat(now);
@@ -368,6 +368,12 @@ impl Session {
         self.last_owed = Some(commit);
         desk.owed.push((commit, reply));
     }
+}
+
+/// Apart, because it is rare: the way of every other packet is to stay short.
+#[cold]
+fn rename<H: Handler>(agent: &mut Option<Rc<str>>, name: &str, handler: &mut H) {
+    *agent = Some(handler.name(name));
 }
 
 #[cfg(test)]
