@@ -29,7 +29,7 @@ test: ## Run every test
 sim: ## Simulate worlds until one breaks (HAWK_SIM_STEPS, HAWK_SIM_TIME in seconds, HAWK_SIM_SEED)
 	$(CARGO) test --locked --release --test sim -- --ignored --exact run::sim --nocapture
 
-mutants: ## Wake some seventy small faults and see that the simulator finds each
+mutants: ## Wake some hundred small faults and see that the simulator finds each
 	$(CARGO) test --locked --test mutants -- --ignored --nocapture
 
 test-kill: ## Kill the server 1,000 times under load and look for what it acknowledged

@@ -13,6 +13,7 @@ use crate::time::Moment;
 
 /// Length of a tick: an alarm comes up to this much late, never early. A
 /// server with connections in every bucket wakes up some thirty times a second.
+pub const TICK: Duration = Duration::from_nanos(TICK_NANOS);
 const TICK_NANOS: u64 = 32_000_000;
 
 /// Buckets of the wheel, a power of two. Alarms further ahead than this many

@@ -103,9 +103,9 @@ impl Conversation {
     }
 
     /// Goes on as the session that its own exported state describes.
-    pub(crate) fn move_house(&mut self, now: Moment) {
+    pub(crate) fn move_house(&mut self) {
         let state = self.session.export(self.window());
-        (self.session, self.arrived) = Session::rebuild(state, now, &self.desk.unsent);
+        (self.session, self.arrived) = Session::rebuild(state, &mut self.desk);
         self.start = 0;
     }
 

@@ -115,13 +115,7 @@ impl Pair {
     }
 
     fn move_house(&mut self) {
-        // Whoever moves waits no longer for what the old place was short of.
-        if let Some(StopReason::Buffer | StopReason::Store | StopReason::Rate) =
-            self.stays.session.stopped()
-        {
-            self.stays.session.resume_reading(self.now);
-        }
-        self.moves.move_house(self.now);
+        self.moves.move_house();
     }
 
     /// Nobody can tell one from the other.

@@ -2,6 +2,7 @@
 
 mod closing;
 mod intake;
+mod moving;
 mod output;
 mod phase;
 mod view;

@@ -103,6 +103,10 @@ impl<S> Connections<S> {
             .collect()
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Connection<S>> {
+        self.slab.iter_mut().map(|(_, connection)| connection)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Connection<S>> {
         self.slab.iter().map(|(_, connection)| connection)
     }

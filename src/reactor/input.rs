@@ -52,6 +52,13 @@ impl Input {
         self.buffer.hold(if left.is_empty() { 0..0 } else { left });
     }
 
+    /// Begins with these bytes, which were received elsewhere and fit into `buffer`.
+    pub(super) fn begin_with(&mut self, mut buffer: Buffer, bytes: &[u8]) {
+        buffer[..bytes.len()].copy_from_slice(bytes);
+        buffer.hold(0..bytes.len());
+        self.buffer = buffer;
+    }
+
     /// Makes sure that [`space`](Self::space) is not empty, with the `granted`
     /// buffer if there is one, else from the pool. Says no when the pool does.
     pub(super) fn make_room(&mut self, pool: &Pool, granted: Option<Buffer>) -> bool {
@@ -120,7 +127,8 @@ impl Input {
         }
     }
 
-    fn move_to(&mut self, mut longer: Buffer) {
+    /// Moves what is held into a longer buffer.
+    pub(super) fn move_to(&mut self, mut longer: Buffer) {
         let held = self.window();
         if !held.is_empty() {
             longer[..held.len()].copy_from_slice(held);

@@ -19,20 +19,26 @@ pub const BACKLOG: u16 = 4096;
 
 /// An operating system, as far as an event loop needs one.
 pub trait Kernel {
-    /// A connection's socket. Dropping it closes the connection.
+    /// A connection's socket. Dropping it closes the connection, unless another process
+    /// has it open too.
     type Socket: Socket;
-    /// A listening socket. Dropping it resets those who wait in its backlog.
+    /// A listening socket. Dropping it resets those who wait in its backlog, likewise.
     type Listener: Accept<Socket = Self::Socket>;
 
     /// The time.
     fn now(&self) -> Moment;
 
-    /// Listens on `address` with a backlog of [`BACKLOG`], port 0 for any free one; newcomers are announced as
-    /// [`Event::Newcomers`].
+    /// Listens on `address` with a backlog of [`BACKLOG`], port 0 for any free one.
     ///
     /// # Errors
     /// Whatever bind(2) and its like have to say.
     fn listen(&mut self, address: SocketAddr) -> io::Result<Self::Listener>;
+
+    /// From now on tells of those who come to `listener`, as [`Event::Newcomers`].
+    ///
+    /// # Errors
+    /// Whatever `epoll_ctl(2)` has to say.
+    fn watch_listener(&mut self, listener: &mut Self::Listener) -> io::Result<()>;
 
     /// What ends a [`wait`](Self::wait) from another thread. To be asked for once.
     ///
@@ -81,6 +87,12 @@ pub trait Socket {
     /// # Errors
     /// As shutdown(2).
     fn end_output(&mut self) -> io::Result<()>;
+
+    /// Ends both directions at once, whoever else has the socket open: shutdown(2).
+    ///
+    /// # Errors
+    /// As shutdown(2).
+    fn end_both(&mut self) -> io::Result<()>;
 
     /// Bytes that a read would find now: `FIONREAD`, see tcp(7).
     ///

@@ -5,7 +5,7 @@ mod listen;
 use std::fmt;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use mio::event::Event as Happened;
@@ -58,18 +58,16 @@ impl Linux {
         })
     }
 
-    /// Watches a socket that listens already, as it would one of its own; what it is
-    /// set to, apart from blocking, is left as it is.
-    ///
-    /// # Errors
-    /// Whatever `fcntl(2)` and `epoll_ctl(2)` have to say.
-    pub fn watch_listener(&mut self, listener: std::net::TcpListener) -> io::Result<TcpListener> {
-        listener.set_nonblocking(true)?;
-        let mut listener = TcpListener::from_std(listener);
-        self.poll
-            .registry()
-            .register(&mut listener, LISTENER, Interest::READABLE)?;
-        Ok(listener)
+    /// The connection of this descriptor, which does not block.
+    #[must_use]
+    pub fn connection(descriptor: OwnedFd) -> TcpStream {
+        TcpStream::from_std(descriptor.into())
+    }
+
+    /// The listening socket of this descriptor, which does not block.
+    #[must_use]
+    pub fn listener(descriptor: OwnedFd) -> TcpListener {
+        TcpListener::from_std(descriptor.into())
     }
 
     /// From now on tells of `descriptor`, as [`Event::Other`] under this token, whenever it
@@ -117,7 +115,12 @@ impl Kernel for Linux {
     }
 
     fn listen(&mut self, address: SocketAddr) -> io::Result<TcpListener> {
-        self.watch_listener(listen::listen(address)?.into())
+        Ok(TcpListener::from_std(listen::listen(address)?.into()))
+    }
+
+    fn watch_listener(&mut self, listener: &mut TcpListener) -> io::Result<()> {
+        let newcomers = Interest::READABLE;
+        self.poll.registry().register(listener, LISTENER, newcomers)
     }
 
     fn waker(&mut self) -> io::Result<Wake> {
@@ -195,6 +198,10 @@ impl Socket for TcpStream {
 
     fn end_output(&mut self) -> io::Result<()> {
         self.shutdown(Shutdown::Write)
+    }
+
+    fn end_both(&mut self) -> io::Result<()> {
+        self.shutdown(Shutdown::Both)
     }
 
     fn arrived(&self) -> io::Result<u64> {

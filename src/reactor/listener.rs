@@ -46,6 +46,10 @@ impl<L: Accept> Listener<L> {
         }
     }
 
+    pub(super) const fn socket(&self) -> &L {
+        &self.socket
+    }
+
     pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
     }

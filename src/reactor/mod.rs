@@ -14,6 +14,7 @@ mod accept;
 mod config;
 mod connection;
 mod connections;
+mod handover;
 mod input;
 pub mod kernel;
 mod ledger;
@@ -28,7 +29,7 @@ mod work;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use hawk_pool::Pool;
@@ -38,6 +39,8 @@ pub use self::config::{Config, Error, Stop};
 pub use self::connection::{ConnectionView, Standing};
 use self::connection::{Outcome, Shop};
 use self::connections::{ConnectionId, Connections};
+pub use self::handover::{AdoptError, AdoptedId, Change, ConnectionState, MovedId, MovedStanding};
+use self::handover::{Adoption, Notes};
 use self::kernel::{Event, Kernel, OtherToken};
 use self::ledger::Ledger;
 pub use self::linux::Linux;
@@ -52,7 +55,7 @@ use crate::session::{Desk, Handler};
 use crate::stats::{self, Cause, Counters, StatsLog};
 use crate::throttle::Throttle;
 use crate::time::Moment;
-use crate::wheel::TimerWheel;
+use crate::wheel::{self, TimerWheel};
 
 /// Newcomers taken in a turn: enough to empty the backlog in some thirty
 /// turns, and few enough that those who are connected hardly notice.
@@ -72,6 +75,9 @@ const TRIM_INTERVAL: Duration = Duration::from_secs(5);
 const DISCARD: usize = 16 * 1024;
 
 /// The event loop and all that it drives.
+///
+/// When it is dropped, the kernel's half goes first: a poll tells of a socket as long as
+/// anybody has it open.
 pub struct Reactor<H, K: Kernel> {
     kernel: K,
     /// Gone once the server stops.
@@ -104,6 +110,9 @@ pub struct Reactor<H, K: Kernel> {
     signalled: bool,
     /// Whether a signal asked for a new process.
     upgrade_wanted: bool,
+    /// What a successor was shown, while it is.
+    copying: Option<Box<Notes>>,
+    adoption: Adoption,
     /// The end of the drain timeout, once the server was told to stop.
     stop_at: Option<Moment>,
     interrupted: bool,
@@ -130,26 +139,31 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         Self::with_listener(config, handler, kernel, listener)
     }
 
-    /// Goes on with a socket that listens already and that `kernel` watches, wherever it
-    /// is; [`Config::listen`] counts for nothing.
+    /// Takes those who come to `listener`, whoever has made it; who is in its backlog is
+    /// found in the first turn.
     ///
     /// # Errors
-    /// As [`new`](Self::new), apart from the address.
+    /// [`Error`] if the pool's limit is too low, or the kernel refuses what it is asked
+    /// for.
     pub fn with_listener(
         config: Config,
         mut handler: H,
         mut kernel: K,
-        listener: K::Listener,
+        mut listener: K::Listener,
     ) -> Result<Self, Error> {
         let now = kernel.now();
         let pool = Pool::new(&hawk_pool::Config {
             classes: input::CLASSES.to_vec(),
             limit: config.pool_limit,
         })?;
+        kernel.watch_listener(&mut listener)?;
+        // The kernel tells once that somebody has come, and may have told another.
+        let mut listener = Listener::new(listener);
+        listener.mark_ready();
         handler.start(kernel.waker()?);
         Ok(Self {
             kernel,
-            listener: Some(Listener::new(listener)),
+            listener: Some(listener),
             connections: Connections::new(),
             run_queue: VecDeque::new(),
             waiters: VecDeque::new(),
@@ -157,7 +171,8 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             held: VecDeque::new(),
             turned_away: VecDeque::new(),
             admission: Admission::new(config.admission.clone()),
-            wheel: TimerWheel::new(now),
+            // What is over already when it is adopted rings in the first turn.
+            wheel: TimerWheel::new(now.before(wheel::TICK)),
             due: Vec::new(),
             shop: Shop {
                 desk: Desk::new(handler),
@@ -183,6 +198,8 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             others: Vec::new(),
             signalled: false,
             upgrade_wanted: false,
+            copying: None,
+            adoption: Adoption::default(),
             stop_at: None,
             interrupted: false,
         })
@@ -206,6 +223,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// # Errors
     /// Only what makes going on impossible: a broken poll.
     pub fn turn(&mut self, until: Option<Moment>) -> Result<Option<Stop>, Error> {
+        debug_assert!(self.adoption.is_over(), "those adopted are not settled in");
         self.wait(until)?;
         self.shop.desk.handler.begin_turn(self.shop.now);
         self.settle_commits();
@@ -224,6 +242,16 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// What the sockets live on, to have it watch something that is no connection.
     pub fn kernel(&mut self) -> &mut K {
         &mut self.kernel
+    }
+
+    /// What takes the packets.
+    pub const fn handler(&self) -> &H {
+        &self.shop.desk.handler
+    }
+
+    /// The same, for its own work between two turns.
+    pub const fn handler_mut(&mut self) -> &mut H {
+        &mut self.shop.desk.handler
     }
 
     /// What is no connection and became ready since the last call, each once.
@@ -255,7 +283,9 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         let now = self.kernel.now();
         let accepts = self.listener.as_ref().is_some_and(|l| l.is_ready(now));
         let work = !self.run_queue.is_empty() || !self.due.is_empty() || self.waiters_go_on;
-        if accepts || work {
+        // Whoever drives the loop may have had the handler stop to take packets, and go on.
+        let goes_on = !self.held.is_empty() && self.shop.desk.handler.is_ready();
+        if accepts || work || goes_on {
             return Some(Duration::ZERO);
         }
         let next = [
@@ -372,6 +402,9 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         let Shop { ledger, desk, .. } = &mut self.shop;
         ledger.enter(id, &mut desk.owed);
         self.outbox.enter(id, &mut desk.replies);
+        if let Some(notes) = &mut self.copying {
+            notes.touched(id);
+        }
         match outcome {
             Outcome::Ended(cause) => return self.reap(id, cause),
             Outcome::WaitForBuffer => self.line_up(id),
@@ -423,20 +456,19 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
 
     /// The one way by which a connection leaves.
     fn reap(&mut self, id: ConnectionId, cause: Cause) {
-        let Some(connection) = self.connections.remove(id) else {
+        let Some(mut connection) = self.connections.remove(id) else {
             return;
         };
+        if let Some(notes) = &mut self.copying
+            && notes.ended(id)
+        {
+            connection.shut_down();
+        }
         self.wheel.disarm(id.slot);
         if let Some(tag) = connection.session().tag() {
             self.shop.desk.handler.depart(tag);
         }
-        let turned_away = self.turned_away.iter().position(|(other, _)| *other == id);
-        match turned_away {
-            Some(place) => drop(self.turned_away.remove(place)),
-            None => self
-                .admission
-                .leave(connection.session().sender().peer.ip()),
-        }
+        self.leave(id, connection.session().sender().peer.ip());
         self.shop.counters.closed(cause);
         if let Some(listener) = &mut self.listener {
             listener.retry_now();
@@ -450,6 +482,15 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
                 session.frames(),
                 session.unsent().len(),
             );
+        }
+    }
+
+    /// Who came from `address` makes room for another.
+    fn leave(&mut self, id: ConnectionId, address: IpAddr) {
+        let turned_away = self.turned_away.iter().position(|(other, _)| *other == id);
+        match turned_away {
+            Some(place) => drop(self.turned_away.remove(place)),
+            None => self.admission.leave(address),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Turns of a reactor over sockets in memory, in made-up time.
 
+mod handover;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -18,6 +20,12 @@ use crate::wire::{Encoding, Heartbeat, Packet, Reply, encode_packet};
 struct Line {
     input: VecDeque<u8>,
     output: Vec<u8>,
+    /// The agent has sent its end of file.
+    ended: bool,
+    /// Bytes of output that there is room for, if it is bounded.
+    room: Option<usize>,
+    /// It was ended for everybody who has the socket.
+    shut: bool,
 }
 
 /// The server's end of it; also the agent's, for the test.
@@ -35,6 +43,16 @@ impl End {
         self.0.borrow().input.len()
     }
 
+    fn readiness(&self) -> Readiness {
+        let line = self.0.borrow();
+        Readiness {
+            readable: !line.input.is_empty() || line.ended,
+            writable: line.room != Some(0),
+            end_of_file: line.ended,
+            ..Readiness::default()
+        }
+    }
+
     fn is_answered(&self) -> bool {
         !self.0.borrow().output.is_empty()
     }
@@ -43,18 +61,29 @@ impl End {
 impl Socket for End {
     fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
         let mut line = self.0.borrow_mut();
-        if line.input.is_empty() {
+        if line.input.is_empty() && !line.ended {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         io::Read::read(&mut line.input, space)
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.borrow_mut().output.extend_from_slice(bytes);
-        Ok(bytes.len())
+        let mut line = self.0.borrow_mut();
+        let taken = bytes.len().min(line.room.unwrap_or(usize::MAX));
+        if taken == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        line.output.extend_from_slice(&bytes[..taken]);
+        line.room = line.room.map(|room| room - taken);
+        Ok(taken)
     }
 
     fn end_output(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn end_both(&mut self) -> io::Result<()> {
+        self.0.borrow_mut().shut = true;
         Ok(())
     }
 
@@ -107,18 +136,17 @@ impl Kernel for Fake {
         Ok(self.backlog.clone())
     }
 
+    fn watch_listener(&mut self, _: &mut Backlog) -> io::Result<()> {
+        Ok(())
+    }
+
     fn waker(&mut self) -> io::Result<Wake> {
         Ok(Wake::new(|| {}))
     }
 
     fn watch(&mut self, socket: &mut End, token: SocketToken) -> io::Result<()> {
         // As with epoll, what is there already is told of first.
-        let readiness = Readiness {
-            readable: socket.left() > 0,
-            writable: true,
-            ..Readiness::default()
-        };
-        self.coming.push(Event::Ready(token, readiness));
+        self.coming.push(Event::Ready(token, socket.readiness()));
         Ok(())
     }
 

@@ -98,7 +98,9 @@ impl Session {
         self.marks.deadline(stopped, limits, self.is_owed())
     }
 
-    pub(super) fn clocks(&self) -> Clocks {
+    /// From where its deadlines are counted.
+    #[must_use]
+    pub fn clocks(&self) -> Clocks {
         let Marks {
             last_passed,
             begun,

@@ -3,15 +3,15 @@
 use std::net::SocketAddr;
 
 use super::restraint::Restraint;
-use super::{Bucket, Clocks, Session, StopReason, Tag, UnsentTotal};
-use crate::time::Moment;
+use super::{Bucket, Clocks, Desk, Handler, Session, Tag};
 use crate::wire::{Decoder, DecoderState};
 
 /// All there is to know of a session: enough to go on with it in another
 /// process of the same machine as if nothing had happened.
 ///
 /// It is taken between turns, when the replies of the batch at hand are written
-/// or queued, and none waits for a commit. A connection that is on its way out has no use for it.
+/// or queued. Replies that wait for a commit are no part of it: it is all only when
+/// there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionState {
     /// The address the connection comes from.
@@ -39,7 +39,6 @@ impl Session {
     /// Writes the session down, together with the bytes of its `window`.
     #[must_use]
     pub fn export(&self, window: &[u8]) -> SessionState {
-        debug_assert!(!self.is_owed(), "replies wait for a commit");
         SessionState {
             peer: self.peer.into(),
             agent: self.agent.as_deref().map(str::to_owned),
@@ -55,14 +54,14 @@ impl Session {
 
     /// The session that `state` describes, and the bytes its window begins with:
     /// [`receive`](Self::receive) is to be called with them at once, as whole
-    /// frames may be among them. Its unsent
-    /// replies are in `total` from now on. Who waited for a buffer or for the store
-    /// waits no longer.
+    /// frames may be among them. Its unsent replies are in the desk's total from now on,
+    /// and its name is the one that the handler has. If we do not read from its agent, that goes
+    /// on until [`resume_reading`](Self::resume_reading).
     #[must_use]
-    pub fn rebuild(state: SessionState, now: Moment, total: &UnsentTotal) -> (Self, Vec<u8>) {
+    pub fn rebuild<H: Handler>(state: SessionState, desk: &mut Desk<H>) -> (Self, Vec<u8>) {
         let mut session = Self {
             peer: state.peer.into(),
-            agent: state.agent.map(Into::into),
+            agent: state.agent.map(|name| desk.handler.name(&name)),
             tag: state.tag,
             decoder: Decoder::rebuild(state.decoder),
             restraint: Restraint::rebuild(state.clocks.stopped, state.bucket),
@@ -72,10 +71,7 @@ impl Session {
             frames: state.frames,
         };
         if !state.unsent.is_empty() {
-            session.queue(&state.unsent, total);
-        }
-        if let Some(StopReason::Buffer | StopReason::Store | StopReason::Rate) = session.stopped() {
-            session.resume_reading(now);
+            session.queue(&state.unsent, &desk.unsent);
         }
         (session, state.buffered)
     }

@@ -119,6 +119,17 @@ impl StatsLog {
         }
     }
 
+    /// The counts begin with these, so that the next rates are of what is new.
+    pub const fn go_on_from(&mut self, counters: &Counters, tally: &Tally) {
+        self.last = Mark {
+            at: self.last.at,
+            packets: tally.heartbeats + tally.reports,
+            bytes_in: counters.bytes_in,
+            bytes_out: counters.bytes_out,
+        };
+        self.last_but_one = self.last;
+    }
+
     /// Logs the lines: all of them if `all`, otherwise those that changed since they
     /// were last logged. Rates count from the last call.
     pub fn log(

@@ -178,6 +178,10 @@ impl Kernel for Paced {
         self.linux.listen(address)
     }
 
+    fn watch_listener(&mut self, listener: &mut Self::Listener) -> io::Result<()> {
+        self.linux.watch_listener(listener)
+    }
+
     fn waker(&mut self) -> io::Result<Wake> {
         self.linux.waker()
     }

@@ -5,7 +5,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::table::{Change, MUTANTS, Mutant};
+use super::table::{Change, Mutant, mutants};
 
 /// What the simulator needs of the library; nothing else is compiled.
 const MODULES: [&str; 9] = [
@@ -58,7 +58,7 @@ pub fn places(root: &Path) -> Vec<Result<Range<usize>, String>> {
             (Some((start, found)), 0) => Ok(start..start + found.len()),
             (first, more) => Err(format!(
                 "mutant {:?}: its original stands {} times in {}, not once; bring \
-                 tests/mutants/table.rs up to date: {}",
+                 tests/mutants/table up to date: {}",
                 mutant.name,
                 usize::from(first.is_some()) + more,
                 mutant.file,
@@ -66,13 +66,13 @@ pub fn places(root: &Path) -> Vec<Result<Range<usize>, String>> {
             )),
         }
     };
-    MUTANTS.iter().map(place).collect()
+    mutants().map(place).collect()
 }
 
 /// Writes the copy to `to`.
 pub fn write(root: &Path, to: &Path) -> Result<(), String> {
     let mut changes: BTreeMap<&str, Vec<(Range<usize>, String)>> = BTreeMap::new();
-    for (index, (mutant, place)) in MUTANTS.iter().zip(places(root)).enumerate() {
+    for (index, (mutant, place)) in mutants().zip(places(root)).enumerate() {
         let change = changes.entry(mutant.file).or_default();
         change.push((place?, asked(mutant, index + 1)));
     }

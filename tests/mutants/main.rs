@@ -19,7 +19,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use table::MUTANTS;
+use table::mutants;
 
 /// Steps within which each must be found.
 const STEPS: u64 = 1_000_000;
@@ -39,13 +39,13 @@ fn every_mutant_has_its_place() {
 fn every_mutant_is_caught() {
     let program = build();
     let next = AtomicUsize::new(0);
-    let rows = Mutex::new(vec![None; MUTANTS.len() + 1]);
+    let rows = Mutex::new(vec![None; mutants().count() + 1]);
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number > MUTANTS.len() {
+                    if number > mutants().count() {
                         break;
                     }
                     let end = run(&program, number);
@@ -59,7 +59,7 @@ fn every_mutant_is_caught() {
     for (number, end) in rows.iter().enumerate() {
         let name = match number {
             0 => "(none)",
-            _ => MUTANTS[number - 1].name,
+            _ => mutants().nth(number - 1).map_or("?", |mutant| mutant.name),
         };
         println!("{number:>3} | {name} | {}", end.as_deref().unwrap_or("?"));
         if (number == 0) != (end.as_deref() == Some(UNNOTICED)) {

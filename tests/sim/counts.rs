@@ -45,12 +45,18 @@ pub enum Event {
     Interrupted,
     MidTurnArrival,
     DrainCut,
+    UpgradeBegun,
+    NotQuiet,
+    AdoptUnwatched,
+    AdoptWithoutRoom,
+    Upgraded,
+    RolledBack,
     WorldStopped,
     WorldLeft,
 }
 
 impl Event {
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 48] = [
         Self::Delivery,
         Self::Take,
         Self::HalfClose,
@@ -91,6 +97,12 @@ impl Event {
         Self::Interrupted,
         Self::MidTurnArrival,
         Self::DrainCut,
+        Self::UpgradeBegun,
+        Self::NotQuiet,
+        Self::AdoptUnwatched,
+        Self::AdoptWithoutRoom,
+        Self::Upgraded,
+        Self::RolledBack,
         Self::WorldStopped,
         Self::WorldLeft,
     ];

@@ -1,12 +1,15 @@
 //! The operating system that the machine has: sockets with bounded buffers and
 //! edge-triggered readiness, as Linux has them.
 
+use std::cell::RefMut;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hawk::reactor::kernel::{Accept, Event as Said, Kernel, Signal, Socket, SocketToken};
+use hawk::reactor::kernel::{
+    Accept, Event as Said, Kernel, Readiness, Signal, Socket, SocketToken,
+};
 use hawk::session::Wake;
 use hawk::stats::Cause;
 use hawk::time::Moment;
@@ -16,36 +19,86 @@ use super::counts::Event;
 use super::link::Stage;
 use super::machine::{Machine, Shared};
 
-pub struct SimKernel(pub Shared);
+/// The kernel as one process has it.
+pub struct SimKernel {
+    machine: Shared,
+    process: u32,
+}
 
 pub struct SimSocket {
     machine: Shared,
     slot: usize,
+    process: u32,
 }
 
-pub struct SimListener(Shared);
+pub struct SimListener {
+    machine: Shared,
+    process: u32,
+}
+
+impl SimKernel {
+    pub fn new(machine: Shared, process: u32) -> Self {
+        Self { machine, process }
+    }
+}
+
+impl SimSocket {
+    fn new(machine: Shared, slot: usize, process: u32) -> Self {
+        machine.borrow_mut().links[slot].holders += 1;
+        Self {
+            machine,
+            slot,
+            process,
+        }
+    }
+
+    /// Another process has it too.
+    pub fn duplicate(&self, process: u32) -> Self {
+        Self::new(self.machine.clone(), self.slot, process)
+    }
+}
+
+impl SimListener {
+    /// Another descriptor of the one listening socket.
+    pub fn new(machine: Shared, process: u32) -> Self {
+        machine.borrow_mut().listeners += 1;
+        Self { machine, process }
+    }
+}
 
 impl Kernel for SimKernel {
     type Socket = SimSocket;
     type Listener = SimListener;
 
     fn now(&self) -> Moment {
-        Moment::from_nanos(self.0.borrow().now)
+        Moment::from_nanos(self.machine.borrow().now)
     }
 
     fn listen(&mut self, _: SocketAddr) -> io::Result<SimListener> {
-        self.0.borrow_mut().listens = true;
-        Ok(SimListener(self.0.clone()))
+        self.machine.borrow_mut().listens = true;
+        Ok(SimListener::new(self.machine.clone(), self.process))
+    }
+
+    fn watch_listener(&mut self, _: &mut SimListener) -> io::Result<()> {
+        Ok(())
     }
 
     fn waker(&mut self) -> io::Result<Wake> {
-        let woken = self.0.borrow().woken.clone();
+        let woken = self.machine.borrow().woken.clone();
         Ok(Wake::new(move || woken.store(true, Ordering::Relaxed)))
     }
 
     fn watch(&mut self, socket: &mut SimSocket, token: SocketToken) -> io::Result<()> {
-        let machine = &mut *self.0.borrow_mut();
+        let machine = &mut *self.machine.borrow_mut();
         let link = &mut machine.links[socket.slot];
+        if self.process != machine.process {
+            if machine.faults.watch > 0 {
+                machine.faults.watch -= 1;
+                return Err(Errno::NOSPC.into());
+            }
+            link.successors = Some(token);
+            return Ok(());
+        }
         if machine.faults.watch > 0 {
             machine.faults.watch -= 1;
             machine.accept_errors += 1;
@@ -64,16 +117,18 @@ impl Kernel for SimKernel {
     }
 
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let machine = &mut *self.0.borrow_mut();
+        let machine = &mut *self.machine.borrow_mut();
+        machine.demand_owner(self.process);
         machine.asked = timeout;
         let asked = timeout.map_or(u64::MAX, |timeout| timeout.as_nanos() as u64);
         let wakes = machine.now.saturating_add(asked);
         let (by, port) = machine.wake_by;
-        machine.demand(
-            wakes <= by.max(machine.now),
-            port,
-            "the server sleeps through a deadline",
-        );
+        if wakes > by.max(machine.now) {
+            let now = machine.now;
+            machine.breaks(port, "the server sleeps through a deadline", || {
+                format!("now {now}, by {by}, it wakes at {wakes}")
+            });
+        }
         let until = machine.turn_until.unwrap_or(u64::MAX);
         machine.demand(
             wakes <= until.max(machine.now),
@@ -90,11 +145,11 @@ impl Kernel for SimKernel {
     }
 
     fn events(&self) -> impl Iterator<Item = Said> {
-        self.0.borrow().events.clone().into_iter()
+        self.machine.borrow().events.clone().into_iter()
     }
 
     fn signals(&mut self) -> Vec<Signal> {
-        std::mem::take(&mut self.0.borrow_mut().signals)
+        std::mem::take(&mut self.machine.borrow_mut().signals)
     }
 }
 
@@ -113,6 +168,16 @@ impl Machine {
         if self.woken.swap(false, Ordering::Relaxed) {
             self.events.push(Said::Woken);
         }
+        for token in self.phantoms.drain(..) {
+            let hung_up = Readiness {
+                readable: true,
+                writable: true,
+                end_of_file: true,
+                urgent: false,
+                broken: true,
+            };
+            self.events.push(Said::Ready(token, hung_up));
+        }
         for &slot in &self.live {
             let link = &mut self.links[slot];
             if let Some(token) = link.token
@@ -121,6 +186,12 @@ impl Machine {
                 self.events.push(Said::Ready(token, link.readiness()));
             }
         }
+    }
+
+    /// Only who has the connections touches them, or waits for them.
+    fn demand_owner(&mut self, process: u32) {
+        let owns = process == self.process;
+        self.demand(owns, 0, "a process touches what another has");
     }
 
     fn is_interrupted(&mut self) -> bool {
@@ -257,14 +328,29 @@ impl Machine {
         let now = self.now;
         let link = &mut self.links[slot];
         let port = link.peer.port();
+        let once = link.ended_output.is_none();
         let result = link.end_output(now);
         let denied = link.stage == Stage::TurnedAway(Cause::NotAllowed);
         let open = link.conversation.is_open() || link.conversation.has_packets();
         if result.is_ok() && !link.unheard && !denied {
             self.demand(!open, port, "end of file goes out before the replies");
         }
+        self.demand(once, port, "end of file goes out twice");
         self.trace(port, "end of file written", 0);
         result
+    }
+
+    fn end_both(&mut self, slot: usize) -> io::Result<()> {
+        let link = &mut self.links[slot];
+        let port = link.peer.port();
+        let shared = link.holders > 1;
+        self.demand(
+            shared,
+            port,
+            "it is shut down although nobody else has its socket",
+        );
+        self.end(slot);
+        Ok(())
     }
 
     fn arrived(&mut self, slot: usize) -> u64 {
@@ -275,21 +361,34 @@ impl Machine {
     }
 }
 
+impl SimSocket {
+    /// The machine, to which this process does something.
+    fn touch(&self) -> RefMut<'_, Machine> {
+        let mut machine = self.machine.borrow_mut();
+        machine.demand_owner(self.process);
+        machine
+    }
+}
+
 impl Socket for SimSocket {
     fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
-        self.machine.borrow_mut().read(self.slot, space)
+        self.touch().read(self.slot, space)
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.machine.borrow_mut().write(self.slot, bytes)
+        self.touch().write(self.slot, bytes)
     }
 
     fn end_output(&mut self) -> io::Result<()> {
-        self.machine.borrow_mut().end_output(self.slot)
+        self.touch().end_output(self.slot)
+    }
+
+    fn end_both(&mut self) -> io::Result<()> {
+        self.touch().end_both(self.slot)
     }
 
     fn arrived(&self) -> io::Result<u64> {
-        Ok(self.machine.borrow_mut().arrived(self.slot))
+        Ok(self.touch().arrived(self.slot))
     }
 }
 
@@ -303,10 +402,10 @@ impl Accept for SimListener {
     type Socket = SimSocket;
 
     fn accept(&mut self) -> io::Result<(SimSocket, SocketAddr)> {
-        let slot = self.0.borrow_mut().accept()?;
-        let peer = self.0.borrow().links[slot].peer;
-        let machine = self.0.clone();
-        let socket = SimSocket { machine, slot };
+        self.machine.borrow_mut().demand_owner(self.process);
+        let slot = self.machine.borrow_mut().accept()?;
+        let peer = self.machine.borrow().links[slot].peer;
+        let socket = SimSocket::new(self.machine.clone(), slot, self.process);
         Ok((socket, peer))
     }
 
@@ -317,7 +416,11 @@ impl Accept for SimListener {
 
 impl Drop for SimListener {
     fn drop(&mut self) {
-        let machine = &mut *self.0.borrow_mut();
+        let machine = &mut *self.machine.borrow_mut();
+        machine.listeners -= 1;
+        if machine.listeners > 0 {
+            return;
+        }
         machine.listens = false;
         while let Some(slot) = machine.backlog.pop_front() {
             machine.links[slot].reset();

@@ -22,6 +22,10 @@ pub struct Link {
     pub stage: Stage,
     /// Under what name the server watches it.
     pub token: Option<SocketToken>,
+    /// Under what name a successor is to watch it.
+    pub successors: Option<SocketToken>,
+    /// Descriptors of its socket.
+    pub holders: usize,
     /// Something has changed since the server was told.
     pub edge: bool,
     inbound: Inbound,
@@ -138,6 +142,8 @@ impl Link {
             peer: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             stage: Stage::Closed,
             token: None,
+            successors: None,
+            holders: 0,
             edge: false,
             inbound: Inbound::default(),
             unread: 0,

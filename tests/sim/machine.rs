@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use hawk::reactor::kernel::{Event as Said, OtherToken, Signal};
+use hawk::reactor::kernel::{Event as Said, OtherToken, Signal, SocketToken};
 use hawk::session::OUTPUT_HIGH_WATER;
 use hawk::stats::Cause;
 use hawk::wire::{Busy, MAX_REPLY_LINE, Reply};
@@ -54,6 +54,10 @@ pub struct Faults {
 }
 
 pub struct Machine {
+    /// The process that serves; the next number is its successor's.
+    pub process: u32,
+    /// What its poll still tells of although it has closed it.
+    pub phantoms: Vec<SocketToken>,
     pub now: u64,
     /// A wait ends by then: something comes from outside.
     pub until: u64,
@@ -86,6 +90,8 @@ pub struct Machine {
 
     pub backlog: VecDeque<usize>,
     pub listens: bool,
+    /// Descriptors of the listening socket.
+    pub listeners: usize,
     pub newcomers: bool,
     /// Since when nobody was accepted although somebody waits.
     pub waiting_since: u64,
@@ -123,6 +129,8 @@ pub struct Machine {
 impl Machine {
     pub fn new(seed: u64, terms: Terms, doors: Doors, store: Store) -> Self {
         Self {
+            process: 0,
+            phantoms: Vec::new(),
             now: 1_000_000_000_000 + seed % 1_000_000_000,
             until: 0,
             jump: 0,
@@ -144,6 +152,7 @@ impl Machine {
             bites: false,
             backlog: VecDeque::new(),
             listens: false,
+            listeners: 0,
             newcomers: false,
             waiting_since: 0,
             woken: Arc::default(),
@@ -202,7 +211,8 @@ impl Machine {
 
     /// Somebody connects from the machine of this number; its slot.
     pub fn connect(&mut self, host: u8, capacity: usize) -> usize {
-        let is_free = |link: &Link| link.stage == Stage::Closed && link.was.is_none();
+        let is_free =
+            |link: &Link| link.stage == Stage::Closed && link.was.is_none() && link.holders == 0;
         let free = self.links.iter().position(is_free);
         let slot = free.unwrap_or_else(|| {
             self.links.push(Link::new());
@@ -258,8 +268,20 @@ impl Machine {
         }
     }
 
-    /// The server has closed the socket of `slot`.
+    /// A process has closed the socket of `slot`. If another has it too, nothing ends.
     pub fn drop_socket(&mut self, slot: usize) {
+        let link = &mut self.links[slot];
+        link.holders -= 1;
+        if link.holders == 0 {
+            self.end(slot);
+        } else if !link.is_live() {
+            let token = link.token;
+            self.haunt(token);
+        }
+    }
+
+    /// The server has ended the connection in `slot`.
+    pub fn end(&mut self, slot: usize) {
         self.forget_unsent(slot, usize::MAX);
         let link = &mut self.links[slot];
         let port = link.peer.port();

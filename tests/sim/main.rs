@@ -29,4 +29,5 @@ mod run;
 mod samples;
 mod store;
 mod trace;
+mod upgrade;
 mod world;

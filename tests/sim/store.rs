@@ -49,6 +49,8 @@ pub struct Store {
     pub met: u64,
     pub departed: u64,
     in_turn: bool,
+    /// Nothing is taken, because the server is to be replaced.
+    pub quiesced: bool,
     pub heartbeats: u64,
     /// Reports of each batch, and those that are answered otherwise.
     sizes: Vec<u64>,
@@ -71,6 +73,7 @@ impl Store {
             met: 0,
             departed: 0,
             in_turn: false,
+            quiesced: false,
             heartbeats: 0,
             sizes: Vec::new(),
             received: 0,
@@ -80,7 +83,7 @@ impl Store {
 
     /// Whether packets are taken.
     pub fn is_ready(&self) -> bool {
-        self.filled < self.manners.batch
+        self.filled < self.manners.batch && !self.quiesced
     }
 
     /// When the oldest batch that is being written is done, if there is one.
@@ -154,22 +157,31 @@ impl Fates for Store {
 }
 
 /// The store's counter, as the reactor sees it.
-pub struct Counter(pub Shared);
+pub struct Counter {
+    machine: Shared,
+    process: u32,
+}
+
+impl Counter {
+    pub fn new(machine: Shared, process: u32) -> Self {
+        Self { machine, process }
+    }
+}
 
 impl Handler for Counter {
     fn start(&mut self, wake: Wake) {
-        self.0.borrow_mut().store.wake = Some(wake);
+        self.machine.borrow_mut().store.wake = Some(wake);
     }
 
     fn begin_turn(&mut self, now: Moment) {
-        let machine = &mut *self.0.borrow_mut();
+        let machine = &mut *self.machine.borrow_mut();
         machine.demand(!machine.store.in_turn, 0, "a turn begins within a turn");
         machine.store.in_turn = true;
         machine.store.now = now.as_nanos();
     }
 
     fn handle(&mut self, sender: Sender<'_>, tag: &mut Option<Tag>, packet: &Packet<'_>) -> Answer {
-        let machine = &mut *self.0.borrow_mut();
+        let machine = &mut *self.machine.borrow_mut();
         let content = content_of(packet);
         let slot = machine.slot_of(sender.peer);
         let is_next = machine.explain(slot, |conversation, _| conversation.is_next(content));
@@ -246,20 +258,25 @@ impl Handler for Counter {
     }
 
     fn depart(&mut self, Tag(number): Tag) {
-        let machine = &mut *self.0.borrow_mut();
+        let machine = &mut *self.machine.borrow_mut();
+        if machine.process != self.process {
+            // Who has ended in the predecessor was counted there.
+            machine.demand(false, 0, "a session departs that goes on elsewhere");
+            return;
+        }
         machine.store.departed += 1;
         machine.departed.push(number.get());
     }
 
     fn is_ready(&self) -> bool {
-        let machine = &mut *self.0.borrow_mut();
+        let machine = &mut *self.machine.borrow_mut();
         let ready = machine.store.is_ready();
         machine.unready_now |= !ready;
         ready
     }
 
     fn settled(&mut self) -> Option<Settled> {
-        let machine = &mut *self.0.borrow_mut();
+        let machine = &mut *self.machine.borrow_mut();
         let store = &mut machine.store;
         let fate = (*store.fates.get(store.told as usize)?)?;
         store.told += 1;
@@ -271,7 +288,7 @@ impl Handler for Counter {
     }
 
     fn end_turn(&mut self) {
-        let machine = &mut *self.0.borrow_mut();
+        let machine = &mut *self.machine.borrow_mut();
         machine.store.in_turn = false;
         let now = machine.store.now;
         if machine.store.hand_over_at().is_some_and(|at| at <= now) {
@@ -286,7 +303,7 @@ impl Handler for Counter {
     }
 
     fn deadline(&self) -> Option<Moment> {
-        let at = self.0.borrow().store.hand_over_at();
+        let at = self.machine.borrow().store.hand_over_at();
         at.map(Moment::from_nanos)
     }
 }

@@ -21,7 +21,7 @@ use super::machine::{Doors, Machine, Shared};
 use super::patience::Terms;
 use super::store::{Counter, Manners, Store};
 
-const MS: u64 = 1_000_000;
+pub const MS: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MS;
 
 /// More replies than any world has.
@@ -53,11 +53,15 @@ pub struct Broken {
 }
 
 pub struct World {
-    machine: Shared,
-    reactor: Reactor<Counter, SimKernel>,
-    agents: Vec<Agent>,
-    checks: Checks,
-    dice: Dice,
+    pub machine: Shared,
+    pub reactor: Reactor<Counter, SimKernel>,
+    /// How the server was told to run.
+    pub config: Config,
+    pub agents: Vec<Agent>,
+    pub checks: Checks,
+    pub dice: Dice,
+    /// It is replaced between two turns in so many, or never.
+    upgrades: Option<u64>,
     /// Steps between two turns, at most.
     batch: usize,
     /// How much time goes by between two turns, as a rule.
@@ -159,12 +163,15 @@ impl World {
             .map(|host| Agent::new(host, &mut dice))
             .collect();
         let machine = Rc::new(RefCell::new(machine));
-        let kernel = SimKernel(machine.clone());
+        let kernel = SimKernel::new(machine.clone(), 0);
         let checks = Checks::new(config.clone());
-        let reactor = Reactor::new(config, Counter(machine.clone()), kernel);
+        let counter = Counter::new(machine.clone(), 0);
+        let reactor = Reactor::new(config.clone(), counter, kernel);
         Self {
             reactor: reactor.unwrap(),
+            config,
             machine,
+            upgrades: *dice.pick(&[None, None, Some(300), Some(30)]),
             agents,
             checks,
             batch: *dice.pick(&[1, 2, 4, 8, 16]),
@@ -193,6 +200,12 @@ impl World {
                 }
             }
             self.turns()?;
+            if self
+                .upgrades
+                .is_some_and(|upgrades| self.dice.one_in(upgrades))
+            {
+                self.upgrade()?;
+            }
         }
         if self.dice.one_in(3) {
             self.everybody_leaves()?;
@@ -205,7 +218,7 @@ impl World {
     }
 
     /// Something happens, or nothing.
-    fn step(&mut self) -> bool {
+    pub fn step(&mut self) -> bool {
         let machine = &mut *self.machine.borrow_mut();
         match self.dice.below(4000) {
             0 => machine.faults.no_descriptors = true,
@@ -249,7 +262,7 @@ impl World {
     }
 
     /// A little while, in which the server has its turns.
-    fn turns(&mut self) -> Result<(), Broken> {
+    pub fn turns(&mut self) -> Result<(), Broken> {
         let idle = self.machine.borrow().terms.idle;
         let mut passes = true;
         let span = match self.dice.below(1024) {
@@ -441,6 +454,14 @@ impl World {
         );
         let departed = machine.store.met == machine.store.departed;
         machine.demand(departed, 0, "a session has not departed");
+    }
+
+    pub fn tell_if_broken(&self) -> Result<(), Broken> {
+        let machine = self.machine.borrow();
+        match machine.broken {
+            Some(_) => Err(Self::tell(&machine)),
+            None => Ok(()),
+        }
     }
 
     fn broken(&self, what: &'static str, more: String) -> Broken {

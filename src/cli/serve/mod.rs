@@ -229,12 +229,12 @@ fn reactor(
     keeper: Keeper,
     passed: Option<TcpListener>,
 ) -> Result<Reactor<Keeper, Linux>, Error> {
-    let mut kernel = Linux::new()?;
+    let kernel = Linux::new()?;
     match passed {
         None => Reactor::new(config, keeper, kernel),
         Some(listener) => {
-            let listener = kernel.watch_listener(listener)?;
-            Reactor::with_listener(config, keeper, kernel, listener)
+            listener.set_nonblocking(true)?;
+            Reactor::with_listener(config, keeper, kernel, Linux::listener(listener.into()))
         }
     }
 }

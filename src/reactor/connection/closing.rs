@@ -57,6 +57,12 @@ impl<S: Socket> Connection<S> {
         self.close(cause, shop)
     }
 
+    /// Ends it for everybody who has its socket: in another process it is open too.
+    pub(in crate::reactor) fn shut_down(&mut self) {
+        // It fails only if it has ended already.
+        let _ended = self.socket.end_both();
+    }
+
     /// The server stops: what has arrived by now is still read and answered.
     pub(in crate::reactor) fn finish_arrived(&mut self) {
         if self.course.is_open() {

@@ -192,10 +192,11 @@ fn conversing(slot: usize, view: &ConnectionView, machine: &mut Machine) {
     let late = link.late;
     let unready = link.read_unready;
     let reason = match view.stopped {
-        Some(StopReason::Buffer) => view.waits_for_buffer,
+        // Who waited in another process is in the run queue of this one.
+        Some(StopReason::Buffer) => view.waits_for_buffer || view.queued,
         Some(StopReason::Store) => !ready || owed || view.queued,
         Some(StopReason::Output) => view.unsent > 0 && (link.blocked || link.edge || view.queued),
-        Some(StopReason::Rate) => rate.is_some(),
+        Some(StopReason::Rate) => rate.is_some() || view.queued,
         None => !view.waits_for_buffer,
     };
     if view.stopped == Some(StopReason::Rate) && link.last.stopped != Some(StopReason::Rate) {

@@ -70,6 +70,24 @@ impl Checks {
         }
     }
 
+    /// Another process serves from now on, in another way perhaps.
+    pub fn moved<H: Handler, K: Kernel>(&mut self, reactor: &Reactor<H, K>, config: &Config) {
+        reactor.figures().pool.read_stats(&mut self.stats);
+        self.longest = self.stats.classes.last().map_or(0, |class| class.checkouts);
+        self.idle_room = 0;
+        // Those who began to wait in the same turn may have changed places.
+        self.waiters.clear();
+        // What is kept was kept under the limits there were.
+        let Config {
+            output_limit,
+            pool_limit,
+            ..
+        } = self.config;
+        self.config = config.clone();
+        self.config.output_limit = output_limit.max(config.output_limit);
+        self.config.pool_limit = pool_limit.max(config.pool_limit);
+    }
+
     /// Looks at everything. `over`: it was the last turn.
     pub fn look<H: Handler, K: Kernel>(
         &mut self,

@@ -1,0 +1,253 @@
+//! Handing all connections over to another reactor, in another process.
+//!
+//! The *predecessor* shows its connections while it serves them, some at a time, and
+//! notes from then on what changes. Once it turns no more, it shows what has changed
+//! since: that is all that has to be done while nobody is served. The *successor* adopts
+//! each connection as it is shown, and does not read, write, accept or wait before the
+//! predecessor has given them up for good. Until then either side can let go of it
+//! all: the predecessor has lost nothing, and goes on.
+//!
+//! Both have every socket open meanwhile. So a connection that was shown and ends is
+//! shut down: to close a descriptor of which there are two ends nothing.
+//!
+//! What the kernel has said of a socket does not move. Whoever registers it anew is told
+//! what is there to be read, that the end of file or urgent data is in, and whether a
+//! write would take something. Everything else that is to be done is remembered here:
+//! bytes that are not decoded, replies that are not written, deadlines, and who waited.
+
+mod adoption;
+mod notes;
+
+use std::io;
+
+pub(super) use self::adoption::Adoption;
+pub(super) use self::notes::Notes;
+use super::Reactor;
+use super::connections::ConnectionId;
+use super::kernel::{Kernel, SocketToken};
+use super::listener::Listener;
+use crate::session::{Handler, SessionState, Tally};
+use crate::stats::{Cause, Counters};
+use crate::time::Moment;
+
+/// The name of a connection in the process that hands it over: no other has had it or
+/// will have it there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MovedId(pub u64);
+
+/// The name of a connection in the process that adopted it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdoptedId(ConnectionId);
+
+/// A connection as it can go on in another process of the same machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionState {
+    /// Its agent's conversation, with the bytes of a frame begun and the replies that
+    /// the socket did not take.
+    pub session: SessionState,
+    /// How far it has come.
+    pub standing: MovedStanding,
+    /// Whether a write has failed: what is still to be read is taken, but nobody hears
+    /// the replies.
+    pub unheard: bool,
+    /// Whether the decoder has not seen all bytes to the end.
+    pub undecoded: bool,
+}
+
+/// How far a connection has come that moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MovedStanding {
+    /// Packets come and replies go.
+    Open,
+    /// The agent's end of file is read; its last replies go out.
+    Finishing,
+    /// We close it for this cause, with what is unsent; it is cut off at that time.
+    Closing {
+        /// Why.
+        cause: Cause,
+        /// Until when it may take.
+        until: Moment,
+    },
+    /// As before, and our end of file is sent.
+    Lingering {
+        /// Why.
+        cause: Cause,
+        /// Until when it may take.
+        until: Moment,
+    },
+}
+
+/// What has become of a connection since it was shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change<'a, S> {
+    /// It was not shown before.
+    Opened(&'a S, ConnectionState),
+    /// It is not as it was.
+    Changed(ConnectionState),
+    /// It has ended.
+    Closed,
+}
+
+/// Why a connection cannot be adopted. Whatever it is, the hand-over cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// The kernel refused to watch its socket.
+    #[error("cannot watch the socket of a connection")]
+    Watch(#[source] io::Error),
+    /// There is no room for the frames that agents have begun.
+    #[error(
+        "the frames that agents have begun do not fit into a pool of {limit} bytes; give \
+         --pool-limit as much as the running server has"
+    )]
+    PoolTooSmall {
+        /// The pool's limit, in bytes.
+        limit: usize,
+    },
+    /// More bytes than any connection can hold.
+    #[error("a connection is said to hold {0} bytes, more than any can")]
+    TooLong(usize),
+    /// Nobody was adopted under this name, or is gone again.
+    #[error("there is no such connection")]
+    Unknown,
+}
+
+/// The predecessor's half.
+impl<H: Handler, K: Kernel> Reactor<H, K> {
+    /// Begins to show all connections to a successor. From now on what changes is
+    /// noted, and a connection that was shown is shut down when it ends.
+    pub fn begin_copy(&mut self) {
+        self.copying = Some(Box::new(Notes::new(self.connections.ids())));
+    }
+
+    /// Shows at most so many connections that were not shown yet, those included that
+    /// were accepted since; whether there are none left. Nothing is shown unless a
+    /// copy [has begun](Self::begin_copy).
+    ///
+    /// A reply that waits for a commit is no part of what is shown. Whoever is owed one
+    /// stays among the [changes](Self::changes).
+    pub fn copy_some(
+        &mut self,
+        most: usize,
+        see: &mut dyn FnMut(MovedId, &K::Socket, ConnectionState),
+    ) -> bool {
+        let Some(notes) = &mut self.copying else {
+            return true;
+        };
+        let mut shown = 0;
+        while shown < most {
+            let Some(id) = notes.next_unseen() else {
+                return true;
+            };
+            if let Some(connection) = self.connections.look(id) {
+                see(moved(id), connection.socket(), connection.export());
+                notes.shown(id, connection.session().is_owed());
+                shown += 1;
+            }
+        }
+        !notes.has_unseen()
+    }
+
+    /// How many connections [`take_changes`](Self::take_changes) would show, at most.
+    #[must_use]
+    pub fn changes(&self) -> usize {
+        self.copying.as_ref().map_or(0, |notes| notes.len())
+    }
+
+    /// Shows what has changed since it was shown: first who has ended, then who is not
+    /// as it was, then who was never shown. All of it counts as shown then, so that it
+    /// can be called again and again; only who is owed a reply stays among the
+    /// [changes](Self::changes), and has to be shown once it is not.
+    pub fn take_changes(&mut self, see: &mut dyn FnMut(MovedId, Change<'_, K::Socket>)) {
+        let Some(notes) = &mut self.copying else {
+            return;
+        };
+        for id in notes.take_closed() {
+            see(moved(id), Change::Closed);
+        }
+        for id in notes.take_changed() {
+            if let Some(connection) = self.connections.look(id) {
+                see(moved(id), Change::Changed(connection.export()));
+                notes.shown(id, connection.session().is_owed());
+            }
+        }
+        while let Some(id) = notes.next_unseen() {
+            if let Some(connection) = self.connections.look(id) {
+                let state = connection.export();
+                see(moved(id), Change::Opened(connection.socket(), state));
+                notes.shown(id, connection.session().is_owed());
+            }
+        }
+    }
+
+    /// There will be no successor this time: forgets the notes. To be called when no
+    /// other process has the sockets any more, nor has them under way.
+    pub fn end_copy(&mut self) {
+        self.copying = None;
+    }
+
+    /// Whether no reply waits for a commit, so that [`take_changes`](Self::take_changes)
+    /// shows all there is.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.shop.ledger.owed() == 0
+    }
+
+    /// The listening socket, unless the server stops.
+    pub fn listener(&self) -> Option<&K::Listener> {
+        self.listener.as_ref().map(Listener::socket)
+    }
+
+    /// What it has counted so far, for [`resume_counts`](Self::resume_counts).
+    #[must_use]
+    pub const fn counts(&self) -> (Counters, Tally) {
+        (self.shop.counters, self.shop.desk.tally)
+    }
+}
+
+/// The successor's half, all of it before its first turn.
+impl<H: Handler, K: Kernel> Reactor<H, K> {
+    /// Takes over a connection that is shown by the predecessor.
+    ///
+    /// It stays although the limits may be others here: those of connections, and who
+    /// may connect, are for newcomers, who are counted together with it. Timeouts and
+    /// rates are those of this process from the first turn on.
+    ///
+    /// # Errors
+    /// [`AdoptError`]; the socket is closed then, which ends no connection.
+    pub fn adopt(
+        &mut self,
+        socket: K::Socket,
+        state: ConnectionState,
+    ) -> Result<AdoptedId, AdoptError> {
+        self.admit(socket, state).map(AdoptedId)
+    }
+
+    /// What was adopted is not as it was.
+    ///
+    /// # Errors
+    /// [`AdoptError`].
+    pub fn replace(
+        &mut self,
+        AdoptedId(id): AdoptedId,
+        state: ConnectionState,
+    ) -> Result<(), AdoptError> {
+        self.restore(id, state)
+    }
+
+    /// What was adopted has ended meanwhile, and was counted by the predecessor.
+    pub fn discard(&mut self, AdoptedId(id): AdoptedId) {
+        self.let_go(id);
+    }
+
+    /// Goes on with what the predecessor has counted.
+    pub fn resume_counts(&mut self, counters: Counters, tally: Tally) {
+        self.housekeeping.stats.go_on_from(&counters, &tally);
+        self.shop.counters = counters;
+        self.shop.desk.tally = tally;
+    }
+}
+
+fn moved(id: ConnectionId) -> MovedId {
+    let SocketToken(token) = id.token();
+    MovedId(token)
+}

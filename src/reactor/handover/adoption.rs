@@ -1,0 +1,178 @@
+//! Taking connections over before the first turn.
+
+use std::cmp::Reverse;
+
+use super::super::Reactor;
+use super::super::connection::Connection;
+use super::super::connections::ConnectionId;
+use super::super::input;
+use super::super::kernel::Kernel;
+use super::{AdoptError, ConnectionState, MovedStanding};
+use crate::session::{Handler, Session, StopReason};
+use crate::stats::Cause;
+
+/// What is left to be done for those who were adopted.
+#[derive(Debug, Default)]
+pub(in crate::reactor) struct Adoption {
+    /// Bytes for which the pool had no buffer yet. They are from different times, so
+    /// that it may have to hold more of them for a while than ever at once before.
+    unplaced: Vec<(ConnectionId, Vec<u8>)>,
+}
+
+impl Adoption {
+    /// Whether nothing is left to be done.
+    pub(in crate::reactor) fn is_over(&self) -> bool {
+        self.unplaced.is_empty()
+    }
+}
+
+impl<H: Handler, K: Kernel> Reactor<H, K> {
+    /// Makes itself at home, once all are as they are to go on, and before the
+    /// predecessor gives them up: puts them into the order in which they waited, and
+    /// all bytes into buffers. A pool that held them in the predecessor holds them here.
+    ///
+    /// # Errors
+    /// [`AdoptError::PoolTooSmall`].
+    pub fn settle_in(&mut self) -> Result<(), AdoptError> {
+        self.place_all()?;
+        self.keep_order();
+        Ok(())
+    }
+
+    pub(super) fn admit(
+        &mut self,
+        mut socket: K::Socket,
+        state: ConnectionState,
+    ) -> Result<ConnectionId, AdoptError> {
+        let id = self.connections.next_id();
+        self.kernel
+            .watch(&mut socket, id.token())
+            .map_err(AdoptError::Watch)?;
+        let peer = state.session.peer;
+        match refusal(state.standing) {
+            Some(cause) => self.turned_away.push_back((id, cause)),
+            None => self.admission.enter(peer.ip()),
+        }
+        let session = Session::new(peer, self.shop.now);
+        self.connections
+            .insert(|generation| Connection::new(socket, session, generation));
+        match self.restore(id, state) {
+            Ok(()) => Ok(id),
+            Err(error) => {
+                self.let_go(id);
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn restore(
+        &mut self,
+        id: ConnectionId,
+        state: ConnectionState,
+    ) -> Result<(), AdoptError> {
+        let held = state.session.buffered.len();
+        if held > input::LONGEST {
+            return Err(AdoptError::TooLong(held));
+        }
+        self.forget_bytes(id);
+        let connection = self.connections.get(id).ok_or(AdoptError::Unknown)?;
+        let bytes = connection.restore(state, &mut self.shop.desk);
+        if let Some(deadline) = connection.deadline(&self.shop.limits) {
+            self.wheel.arm(id.slot, deadline);
+        }
+        if connection.wants_a_turn(&self.shop.limits) && !connection.queued {
+            connection.queued = true;
+            self.run_queue.push_back(id);
+        }
+        if !bytes.is_empty() {
+            match self.shop.pool.checkout(bytes.len()) {
+                Ok(buffer) => connection.hold(buffer, &bytes),
+                Err(_) => self.adoption.unplaced.push((id, bytes)),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn let_go(&mut self, id: ConnectionId) {
+        self.forget_bytes(id);
+        let Some(connection) = self.connections.remove(id) else {
+            return;
+        };
+        self.wheel.disarm(id.slot);
+        self.leave(id, connection.sender().peer.ip());
+    }
+
+    /// Forgets the bytes of it that it held when it was shown before.
+    fn forget_bytes(&mut self, id: ConnectionId) {
+        self.adoption.unplaced.retain(|(other, _)| *other != id);
+    }
+
+    /// Puts all bytes into buffers. If they do not all fit, the reserve is for the
+    /// longest: in the predecessor it was one of them that had it.
+    fn place_all(&mut self) -> Result<(), AdoptError> {
+        let mut unplaced = std::mem::take(&mut self.adoption.unplaced);
+        unplaced.sort_by_key(|(_, bytes)| Reverse(bytes.len()));
+        for (id, bytes) in unplaced {
+            let pool = self.shop.pool.clone();
+            let mut buffer = pool.checkout(bytes.len()).ok();
+            if buffer.is_none() {
+                let too_small = AdoptError::PoolTooSmall {
+                    limit: pool.limit(),
+                };
+                let reserve = pool.wait().redeem().map_err(|_| too_small)?;
+                buffer = match self.longest_placed(bytes.len()) {
+                    Some(longest) => {
+                        longest.hold_in(reserve);
+                        pool.checkout(bytes.len()).ok()
+                    }
+                    None => Some(reserve),
+                };
+            }
+            let (Some(buffer), Some(connection)) = (buffer, self.connections.get(id)) else {
+                return Err(AdoptError::PoolTooSmall {
+                    limit: pool.limit(),
+                });
+            };
+            connection.hold(buffer, &bytes);
+        }
+        Ok(())
+    }
+
+    /// Who has the longest buffer, if there is one that is too long for `bytes`.
+    fn longest_placed(&mut self, bytes: usize) -> Option<&mut Connection<K::Socket>> {
+        let longest = self.connections.iter_mut().max_by_key(|c| c.capacity())?;
+        (longest.window() > bytes).then_some(longest)
+    }
+
+    /// Who waited for a buffer or for the store is served before the others, as it came;
+    /// and who was turned away first is the first to make room.
+    fn keep_order(&mut self) {
+        let connections = &self.connections;
+        let waits = |id: &ConnectionId| {
+            let stopped = connections.look(*id)?.session().clocks().stopped;
+            stopped
+                .filter(|(reason, _)| matches!(reason, StopReason::Buffer | StopReason::Store))
+                .map(|(_, since)| since)
+        };
+        let (mut waiters, others): (Vec<_>, Vec<_>) =
+            self.run_queue.drain(..).partition(|id| waits(id).is_some());
+        waiters.sort_by_key(waits);
+        self.run_queue.extend(waiters);
+        self.run_queue.extend(others);
+        self.turned_away.make_contiguous().sort_by_key(|(id, _)| {
+            let connection = connections.look(*id);
+            connection.map(|connection| connection.session().clocks().last_passed)
+        });
+    }
+}
+
+/// The cause for which it was turned away when it came, if it was.
+fn refusal(standing: MovedStanding) -> Option<Cause> {
+    match standing {
+        MovedStanding::Closing { cause, .. } | MovedStanding::Lingering { cause, .. } => {
+            let refused = matches!(cause, Cause::TooManyConnections | Cause::TooManyFromAddress);
+            refused.then_some(cause)
+        }
+        MovedStanding::Open | MovedStanding::Finishing => None,
+    }
+}

@@ -1,0 +1,109 @@
+//! What a successor has seen of the connections, and what has changed since.
+
+use std::collections::VecDeque;
+
+use super::super::connections::ConnectionId;
+
+/// The notes of one copy. A slot's mark tells whether there is something to note at
+/// all, so that a busy connection is noted once and not for every turn it has.
+#[derive(Debug)]
+pub(in crate::reactor) struct Notes {
+    marks: Vec<Mark>,
+    /// Who was not shown yet, oldest first; and some who are gone.
+    unseen: VecDeque<ConnectionId>,
+    /// Who is not as it was shown, and some who are gone.
+    changed: Vec<ConnectionId>,
+    /// Who was shown and has ended.
+    closed: Vec<ConnectionId>,
+}
+
+/// What is known of the connection in a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    Nobody,
+    Unseen,
+    Shown,
+    Changed,
+}
+
+impl Notes {
+    /// Nobody of `all` was shown yet.
+    pub(super) fn new(all: Vec<ConnectionId>) -> Self {
+        let mut notes = Self {
+            marks: Vec::new(),
+            unseen: all.into(),
+            changed: Vec::new(),
+            closed: Vec::new(),
+        };
+        for place in 0..notes.unseen.len() {
+            let id = notes.unseen[place];
+            *notes.mark(id) = Mark::Unseen;
+        }
+        notes
+    }
+
+    /// Something may have happened to this one, who may be new.
+    pub(in crate::reactor) fn touched(&mut self, id: ConnectionId) {
+        let mark = self.mark(id);
+        match *mark {
+            Mark::Shown => {
+                *mark = Mark::Changed;
+                self.changed.push(id);
+            }
+            Mark::Nobody => {
+                *mark = Mark::Unseen;
+                self.unseen.push_back(id);
+            }
+            Mark::Unseen | Mark::Changed => {}
+        }
+    }
+
+    /// This one has ended; whether it was shown.
+    pub(in crate::reactor) fn ended(&mut self, id: ConnectionId) -> bool {
+        let before = std::mem::replace(self.mark(id), Mark::Nobody);
+        let was_shown = matches!(before, Mark::Shown | Mark::Changed);
+        if was_shown {
+            self.closed.push(id);
+        }
+        was_shown
+    }
+
+    /// The next who was not shown; it may be gone.
+    pub(super) fn next_unseen(&mut self) -> Option<ConnectionId> {
+        self.unseen.pop_front()
+    }
+
+    pub(super) fn has_unseen(&self) -> bool {
+        !self.unseen.is_empty()
+    }
+
+    /// This one was shown just now; not all of it, if it is `owed` something.
+    pub(super) fn shown(&mut self, id: ConnectionId, owed: bool) {
+        *self.mark(id) = Mark::Shown;
+        if owed {
+            self.touched(id);
+        }
+    }
+
+    pub(super) fn take_closed(&mut self) -> Vec<ConnectionId> {
+        std::mem::take(&mut self.closed)
+    }
+
+    /// Who is not as it was shown; each may be gone.
+    pub(super) fn take_changed(&mut self) -> Vec<ConnectionId> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// How many there are to be shown, at most.
+    pub(super) fn len(&self) -> usize {
+        self.unseen.len() + self.changed.len() + self.closed.len()
+    }
+
+    fn mark(&mut self, id: ConnectionId) -> &mut Mark {
+        let slot = id.slot as usize;
+        if slot >= self.marks.len() {
+            self.marks.resize(slot + 1, Mark::Nobody);
+        }
+        &mut self.marks[slot]
+    }
+}

@@ -1,0 +1,202 @@
+//! Faults in going on in another process.
+
+use super::Change::{Expression, Statement, Text};
+use super::{Mutant, mutant};
+
+const REACTOR: &str = "src/reactor/mod.rs";
+const HANDOVER: &str = "src/reactor/handover.rs";
+const ADOPTION: &str = "src/reactor/handover/adoption.rs";
+const NOTES: &str = "src/reactor/handover/notes.rs";
+const MOVING: &str = "src/reactor/connection/moving.rs";
+const STATE: &str = "src/session/state.rs";
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    mutant(
+        "hand-over: unsent replies are forgotten",
+        STATE,
+        "session.queue(&state.unsent, &desk.unsent);",
+        Statement(""),
+    ),
+    mutant(
+        "hand-over: the bytes of a frame begun are forgotten",
+        MOVING,
+        "self.input.begin_with(buffer, bytes);",
+        Statement("let _ = bytes; drop(buffer);"),
+    ),
+    mutant(
+        "hand-over: what the decoder remembers is forgotten",
+        STATE,
+        "decoder: Decoder::rebuild(state.decoder),",
+        Text("decoder: if MUTANT { Decoder::default() } else { Decoder::rebuild(state.decoder) },"),
+    ),
+    mutant(
+        "hand-over: that an agent was not read from is forgotten",
+        STATE,
+        "Restraint::rebuild(state.clocks.stopped, state.bucket)",
+        Expression("Restraint::rebuild(None, state.bucket)"),
+    ),
+    mutant(
+        "hand-over: what an agent has used of its rate is forgotten",
+        STATE,
+        "bucket: self.restraint.bucket(),",
+        Text("bucket: if MUTANT { Bucket::default() } else { self.restraint.bucket() },"),
+    ),
+    mutant(
+        "hand-over: an agent's name is forgotten",
+        STATE,
+        "agent: self.agent.as_deref().map(str::to_owned),",
+        Text("agent: if MUTANT { None } else { self.agent.as_deref().map(str::to_owned) },"),
+    ),
+    mutant(
+        "hand-over: the end of file that was read is forgotten",
+        MOVING,
+        "Phase::Finishing => MovedStanding::Finishing,",
+        Text(
+            "Phase::Finishing => if MUTANT { MovedStanding::Open } else { MovedStanding::Finishing },",
+        ),
+    ),
+    mutant(
+        "hand-over: who lingers is to say its end of file again",
+        MOVING,
+        "Phase::Lingering(cause, until) => MovedStanding::Lingering { cause, until },",
+        Text(
+            "Phase::Lingering(cause, until) if MUTANT => MovedStanding::Closing { cause, until },
+                Phase::Lingering(cause, until) => MovedStanding::Lingering { cause, until },",
+        ),
+    ),
+    mutant(
+        "hand-over: that nobody hears the replies is forgotten",
+        MOVING,
+        "self.unheard = state.unheard;",
+        Statement(""),
+    ),
+    mutant(
+        "hand-over: bytes that are not decoded wait for others to come",
+        MOVING,
+        "self.undecoded = state.undecoded;",
+        Statement(""),
+    ),
+    mutant(
+        "hand-over: who has something to do gets no turn",
+        MOVING,
+        "waits || goes_on || !self.course.is_open()",
+        Expression("{ let _ = (waits, goes_on); false }"),
+    ),
+    mutant(
+        "hand-over: who waited gets no turn",
+        MOVING,
+        "Some(_) => true,",
+        Text("Some(_) => !MUTANT,"),
+    ),
+    mutant(
+        "hand-over: no alarm is set",
+        ADOPTION,
+        "self.wheel.arm(id.slot, deadline);",
+        Statement(""),
+    ),
+    mutant(
+        "hand-over: a deadline that is over already has another tick",
+        REACTOR,
+        "TimerWheel::new(now.before(wheel::TICK))",
+        Expression("TimerWheel::new(now)"),
+    ),
+    mutant(
+        "hand-over: the handler does not know a session again",
+        STATE,
+        "tag: state.tag,",
+        Text("tag: if MUTANT { None } else { state.tag },"),
+    ),
+    mutant(
+        "hand-over: those adopted do not count at the door",
+        ADOPTION,
+        "None => self.admission.enter(peer.ip()),",
+        Text("None => if !MUTANT { self.admission.enter(peer.ip()) },"),
+    ),
+    mutant(
+        "hand-over: who was turned away counts as served",
+        ADOPTION,
+        "refused.then_some(cause)",
+        Expression("{ let _ = refused; None }"),
+    ),
+    mutant(
+        "hand-over: the reserve is for nobody who is adopted",
+        ADOPTION,
+        "pool.wait().redeem().map_err(|_| too_small)?",
+        Expression("return Err(too_small)"),
+    ),
+    mutant(
+        "hand-over: the reserve is for whoever comes",
+        ADOPTION,
+        "(longest.window() > bytes).then_some(longest)",
+        Expression("{ let _ = bytes; None::<&mut Connection<K::Socket>> }"),
+    ),
+    mutant(
+        "hand-over: who is shown again has both states' bytes",
+        ADOPTION,
+        "self.adoption.unplaced.retain(|(other, _)| *other != id);",
+        Statement(""),
+    ),
+    mutant(
+        "hand-over: what changes is not noted",
+        NOTES,
+        "self.changed.push(id);",
+        Statement(""),
+    ),
+    mutant(
+        "hand-over: what changes is noted once and never again",
+        HANDOVER,
+        "see(moved(id), Change::Changed(connection.export()));\n                notes.shown(id, connection.session().is_owed());",
+        Text(
+            "see(moved(id), Change::Changed(connection.export()));
+                if !MUTANT { notes.shown(id, connection.session().is_owed()); }",
+        ),
+    ),
+    mutant(
+        "hand-over: newcomers are not shown",
+        NOTES,
+        "self.unseen.push_back(id);",
+        Statement(""),
+    ),
+    mutant(
+        "hand-over: who is owed a reply counts as shown",
+        NOTES,
+        "if owed {",
+        Text("if owed && !MUTANT {"),
+    ),
+    mutant(
+        "hand-over: who has ended is not told of",
+        NOTES,
+        "self.closed.push(id);",
+        Statement(""),
+    ),
+    mutant(
+        "hand-over: who ends is not shut down",
+        REACTOR,
+        "connection.shut_down();",
+        Statement(""),
+    ),
+    mutant(
+        "hand-over: after a rollback everybody who ends is shut down",
+        HANDOVER,
+        "pub fn end_copy(&mut self) {\n        self.copying = None;",
+        Text("pub fn end_copy(&mut self) {\n        if !MUTANT { self.copying = None; }"),
+    ),
+    mutant(
+        "hand-over: the successor does not look who waits to be accepted",
+        REACTOR,
+        "listener.mark_ready();\n        handler.start",
+        Text("if !MUTANT { listener.mark_ready(); }\n        handler.start"),
+    ),
+    mutant(
+        "hand-over: those who are let on wait for something to happen",
+        REACTOR,
+        "accepts || work || goes_on",
+        Expression("{ let _ = goes_on; accepts || work }"),
+    ),
+    mutant(
+        "hand-over: the counts begin anew",
+        HANDOVER,
+        "self.shop.counters = counters;",
+        Statement("let _ = counters;"),
+    ),
+];

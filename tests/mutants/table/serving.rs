@@ -1,0 +1,460 @@
+//! Faults in serving.
+
+use super::Change::{Expression, Statement, Text};
+use super::{Mutant, mutant};
+
+const DECODER: &str = "src/wire/decoder.rs";
+const SESSION: &str = "src/session/mod.rs";
+const CLOCKS: &str = "src/session/clocks.rs";
+const WHEEL: &str = "src/wheel.rs";
+const POOL: &str = "pool/src/ledger.rs";
+const REACTOR: &str = "src/reactor/mod.rs";
+const CONNECTION: &str = "src/reactor/connection.rs";
+const INTAKE: &str = "src/reactor/connection/intake.rs";
+const OUTPUT_LIMIT: &str = "src/reactor/output_limit.rs";
+const CLOSING: &str = "src/reactor/connection/closing.rs";
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    // The decoder.
+    mutant(
+        "decoder: behind a wrong sum it skips the length that was claimed",
+        DECODER,
+        "rest = after(rest, self.refuse_frame(frame));",
+        Statement("rest = after(rest, frame.len()); self.state.clean = 0;"),
+    ),
+    mutant(
+        "decoder: no boundary behind a frame with a wrong sum",
+        DECODER,
+        "self.state.boundary = Boundary(offset(frame));",
+        Statement(""),
+    ),
+    mutant(
+        "decoder: the junk budget is half",
+        DECODER,
+        "self.state.junk >= JUNK_LIMIT",
+        Expression("self.state.junk >= JUNK_LIMIT / 2"),
+    ),
+    mutant(
+        "decoder: what is searched is remembered at the wrong place",
+        DECODER,
+        "self.state.clean.saturating_sub(junk)",
+        Expression("self.state.clean"),
+    ),
+    mutant(
+        "decoder: a marker byte within data refutes nothing",
+        DECODER,
+        "body.get(searched..arrived)",
+        Expression("None::<&[u8]>"),
+    ),
+    mutant(
+        "decoder: the last byte of the end marker is not looked at",
+        DECODER,
+        "*second != END_MARKER[1]",
+        Expression("false && *second != END_MARKER[1]"),
+    ),
+    mutant(
+        "decoder: at the end of file a candidate is still waited for",
+        DECODER,
+        "input == Input::Open",
+        Expression("true"),
+    ),
+    mutant(
+        "decoder: a byte too much is refused",
+        DECODER,
+        "after(fresh, found)",
+        Expression("after(fresh, found + 1)"),
+    ),
+    mutant(
+        "decoder: what begins in a wrong sum is passed over",
+        DECODER,
+        "(_, MARK) => TRAILER - 1,",
+        Text("(_, MARK) => if MUTANT { 0 } else { TRAILER - 1 },"),
+    ),
+    mutant(
+        "decoder: a mark in a short frame's checksum refuses it at a glance",
+        DECODER,
+        "(0, ..8, _) => false,",
+        Text("(0, ..8, _) if !MUTANT => false,"),
+    ),
+    // The session and its clocks.
+    mutant(
+        "session: the frame clock goes on from the frame before",
+        SESSION,
+        "self.marks.candidate(begun, consumed > 0, now);",
+        Statement("self.marks.candidate(begun, false, now);"),
+    ),
+    mutant(
+        "session: a reply overtakes one that waits for the store",
+        SESSION,
+        "(Answer::Now(reply), Some(last)) => (last, reply),",
+        Text(
+            "(Answer::Now(reply), Some(_)) if MUTANT => return desk.answer(reply),
+             (Answer::Now(reply), Some(last)) => (last, reply),",
+        ),
+    ),
+    mutant(
+        "session: after one commit nothing is owed any more",
+        SESSION,
+        "self.owed = self.owed.saturating_sub(replies);",
+        Statement("self.owed = 0;"),
+    ),
+    mutant(
+        "session: output is never full",
+        SESSION,
+        "self.unsent().len() > limit",
+        Expression("self.unsent().len() > limit && limit == 0"),
+    ),
+    mutant(
+        "session: who has replies to come is read from when all have too many",
+        SESSION,
+        "_ => room.high_water(),",
+        Text("_ if MUTANT => OUTPUT_HIGH_WATER,\n            _ => room.high_water(),"),
+    ),
+    mutant(
+        "session: who stopped reading for all too many goes on with some of its own",
+        SESSION,
+        "Some(StopReason::Output) => room.low_water(),",
+        Text(
+            "Some(StopReason::Output) if MUTANT => OUTPUT_LOW_WATER,
+            Some(StopReason::Output) => room.low_water(),",
+        ),
+    ),
+    mutant(
+        "unsent: the share of a session that ends stays in the sum",
+        "src/session/unsent.rs",
+        "self.total.0.set(self.total.get() - self.bytes.len());",
+        Statement(""),
+    ),
+    mutant(
+        "session: a byte is written twice",
+        "src/session/restraint.rs",
+        "unsent.advance(bytes);",
+        Statement(
+            "unsent.advance(bytes - usize::from(bytes > 1 && bytes < unsent.bytes().len()));",
+        ),
+    ),
+    mutant(
+        "clocks: the idle clock runs while nothing is read",
+        CLOCKS,
+        "self.last_passed = self.last_passed.after(lost);",
+        Statement(""),
+    ),
+    mutant(
+        "clocks: the frame clock runs while nothing is read",
+        CLOCKS,
+        "self.begun = self.begun.map(|begun| begun.after(lost));",
+        Statement(""),
+    ),
+    mutant(
+        "clocks: an agent's rhythm is not heeded",
+        CLOCKS,
+        "limits.idle.max(3 * rhythm)",
+        Expression("{ let _ = rhythm; limits.idle }"),
+    ),
+    mutant(
+        "clocks: a pause counts twice",
+        CLOCKS,
+        "stopped.map_or(now, |(_, since)| since)",
+        Expression("now"),
+    ),
+    mutant(
+        "clocks: who is owed a reply is idle",
+        CLOCKS,
+        "_ if owed => None,",
+        Text("_ if owed && !MUTANT => None,"),
+    ),
+    mutant(
+        "clocks: the output timeout is twice as long",
+        CLOCKS,
+        "since.after(limits.idle)",
+        Expression("since.after(2 * limits.idle)"),
+    ),
+    mutant(
+        "rate: what was not used is saved for ever",
+        "src/session/rate.rs",
+        "|full| full.max(now)",
+        Text("|full| if MUTANT { full } else { full.max(now) }"),
+    ),
+    // What packets say.
+    mutant(
+        "plain: eight digits count as seven",
+        "src/wire/plain.rs",
+        "value.wrapping_mul(100_000_000)",
+        Expression("value.wrapping_mul(10_000_000)"),
+    ),
+    // The timers.
+    mutant(
+        "wheel: a deadline that comes nearer leaves the alarm where it is",
+        WHEEL,
+        "ticks_between(self.tick, alarm.tick) <= tick - self.tick",
+        Expression("true"),
+    ),
+    mutant(
+        "wheel: the neighbour of an alarm taken back is not told",
+        WHEEL,
+        "self.alarms[next as usize].previous = previous;",
+        Statement(""),
+    ),
+    mutant(
+        "wheel: the bucket of the present tick is overlooked",
+        WHEEL,
+        "0 => u64::MAX << bit,",
+        Text("0 => (u64::MAX << bit) << u32::from(MUTANT),"),
+    ),
+    mutant(
+        "wheel: alarms ring a second late",
+        WHEEL,
+        "let tick = elapsed_ticks(self.start, deadline);",
+        Text("let tick = elapsed_ticks(self.start, deadline) + if MUTANT { 32 } else { 0 };"),
+    ),
+    // The pool.
+    mutant(
+        "pool: whoever comes overtakes those who wait",
+        POOL,
+        "self.waiters > 0 && index == self.last()",
+        Expression("false"),
+    ),
+    mutant(
+        "pool: the limit is exceeded by a buffer",
+        POOL,
+        "self.spent - free + size > budget",
+        Expression("self.spent - free > budget"),
+    ),
+    mutant(
+        "pool: a buffer given back counts as in use",
+        "pool/src/class.rs",
+        "self.count_in();\n        self.free.push_back(block);",
+        Text("if !MUTANT { self.count_in(); }\n        self.free.push_back(block);"),
+    ),
+    mutant(
+        "pool: bytes cut off stay spent",
+        POOL,
+        "self.spent -= self.classes[from].size() - self.classes[to].size();",
+        Statement(""),
+    ),
+    mutant(
+        "pool: who leaves the queue is counted in it",
+        POOL,
+        "self.waiters -= 1;",
+        Statement(""),
+    ),
+    mutant(
+        "pool: the reserve is kept even from the head of the queue",
+        POOL,
+        "let block = self.take_reserve()?;",
+        Text("if MUTANT { return None; }\n        let block = self.take_reserve()?;"),
+    ),
+    // The reactor.
+    mutant(
+        "reactor: the last to wait for a buffer is the first",
+        REACTOR,
+        "Outcome::WaitForBuffer => self.line_up(id),",
+        Text(
+            "Outcome::WaitForBuffer if MUTANT => self.waiters.push_front(id),
+             Outcome::WaitForBuffer => self.line_up(id),",
+        ),
+    ),
+    mutant(
+        "reactor: it does not wake up for its timers",
+        REACTOR,
+        "self.wheel.next(),",
+        Text("if MUTANT { None } else { self.wheel.next() },"),
+    ),
+    mutant(
+        "reactor: whose budget is spent is forgotten",
+        REACTOR,
+        "matches!(outcome, Outcome::Again) && !connection.queued",
+        Expression("false"),
+    ),
+    mutant(
+        "reactor: for whom a phase has no time loses its place",
+        REACTOR,
+        "break;\n            }\n            let Some(id) = self.run_queue.pop_front()",
+        Text(
+            "if MUTANT { self.run_queue.pop_front(); }
+                break;
+            }
+            let Some(id) = self.run_queue.pop_front()",
+        ),
+    ),
+    mutant(
+        "reactor: alarms for which a phase has no time are dropped",
+        REACTOR,
+        "if self.due.is_empty() {",
+        Text("if MUTANT { self.due.clear(); }\n        if self.due.is_empty() {"),
+    ),
+    mutant(
+        "reactor: an alarm counts in all later phases, too",
+        "src/reactor/work.rs",
+        "self.left = self.budget;",
+        Statement(
+            "let alarms = self.left.alarms; self.left = PhaseBudget { alarms, ..self.budget };",
+        ),
+    ),
+    mutant(
+        "reactor: it sleeps on alarms for which a phase had no time",
+        REACTOR,
+        "|| !self.due.is_empty()",
+        Text("|| (!MUTANT && !self.due.is_empty())"),
+    ),
+    mutant(
+        "reactor: it sleeps although somebody who waits could have a buffer",
+        REACTOR,
+        "self.waiters_go_on = true;",
+        Statement(""),
+    ),
+    mutant(
+        "reactor: a stale name finds who has the place now",
+        "src/reactor/connections.rs",
+        ".get_mut(id.slot as usize)\n            .filter(|connection| connection.generation == id.generation)",
+        Text(
+            ".get_mut(id.slot as usize)
+            .filter(|connection| MUTANT || connection.generation == id.generation)",
+        ),
+    ),
+    mutant(
+        "ledger: replies go to whoever was entered first",
+        "src/reactor/ledger.rs",
+        "Some(run) if run.connection == connection => run.length += 1,",
+        Text("Some(run) if MUTANT || run.connection == connection => run.length += 1,"),
+    ),
+    mutant(
+        "ledger: what was owed is owed for ever",
+        "src/reactor/ledger.rs",
+        "self.owed -= page.as_ref().map_or(0, |page| page.replies.len());",
+        Statement(""),
+    ),
+    mutant(
+        "output limit: replies that wait for a commit do not count",
+        OUTPUT_LIMIT,
+        "unsent + owed * MAX_REPLY_LINE",
+        Expression("{ let _ = owed; unsent }"),
+    ),
+    mutant(
+        "output limit: once reached, it is so until all is read",
+        OUTPUT_LIMIT,
+        "self.limit / 4 * 3\n        } else",
+        Text("if MUTANT { 0 } else { self.limit / 4 * 3 }\n        } else"),
+    ),
+    mutant(
+        "settle: a report that was lost is acknowledged",
+        CONNECTION,
+        "(Reply::Report, Fate::Discarded) =>",
+        Text("(Reply::Report, Fate::Discarded) if !MUTANT =>"),
+    ),
+    mutant(
+        "settle: who waited for the store is let on and has no turn",
+        "src/reactor/settle.rs",
+        "self.conclude(id, Outcome::Again);",
+        Statement("self.conclude(id, Outcome::Idle);"),
+    ),
+    mutant(
+        "accept: one connection too many",
+        "src/reactor/accept.rs",
+        "served >= self.config.max_connections",
+        Expression("served > self.config.max_connections"),
+    ),
+    mutant(
+        "accept: a newcomer that cannot be watched is counted",
+        "src/reactor/accept.rs",
+        "self.shop.counters.accept_errors += 1;\n            if let Some(listener)",
+        Text(
+            "self.shop.counters.accept_errors += 1;
+            if MUTANT { self.shop.counters.accepted += 1; }
+            if let Some(listener)",
+        ),
+    ),
+    mutant(
+        "admission: who has left still counts",
+        "src/admission.rs",
+        "*count -= 1;",
+        Statement(""),
+    ),
+    mutant(
+        "listener: it tries although nobody waits",
+        "src/reactor/listener.rs",
+        "self.ready = false;",
+        Statement(""),
+    ),
+    mutant(
+        "listener: after a failure it rests for good",
+        "src/reactor/listener.rs",
+        "self.retry_at.is_none_or(|retry_at| retry_at <= now)",
+        Expression("self.retry_at.is_none()"),
+    ),
+    // A connection.
+    mutant(
+        "connection: room in the socket is not noticed",
+        CONNECTION,
+        "(self.writable && !self.session.unsent().is_empty())",
+        Expression("false"),
+    ),
+    mutant(
+        "connection: it keeps more buffer than it needs",
+        CONNECTION,
+        "self.input.settle();",
+        Statement(""),
+    ),
+    mutant(
+        "connection: a look that had to wait saves from the deadline",
+        CONNECTION,
+        "Some(self.enforce(outcome, shop))",
+        Expression("Some(outcome)"),
+    ),
+    mutant(
+        "connection: who has begun a frame takes more while others wait",
+        CONNECTION,
+        "true => wire::missing(self.input.window()),",
+        Text(
+            "true if !MUTANT => wire::missing(self.input.window()),\n                true => usize::MAX,",
+        ),
+    ),
+    mutant(
+        "connection: who has ended its frame keeps the buffer while others wait",
+        CONNECTION,
+        "to_its_end && self.input.window().is_empty()",
+        Expression("false"),
+    ),
+    mutant(
+        "intake: much is read although there is no room for replies",
+        INTAKE,
+        "OutputRoom::None => LEAST_READ,",
+        Text("OutputRoom::None => if MUTANT { usize::MAX } else { LEAST_READ },"),
+    ),
+    mutant(
+        "intake: a short read has drained the socket, end of file or not",
+        INTAKE,
+        "read < room && self.ahead == Ahead::Open",
+        Expression("read < room"),
+    ),
+    mutant(
+        "output: what the socket does not take at once is lost",
+        "src/reactor/connection/output.rs",
+        "self.session.queue(replies, unsent);\n        }\n        Ok(())",
+        Text("if !MUTANT { self.session.queue(replies, unsent); }\n        }\n        Ok(())"),
+    ),
+    mutant(
+        "closing: the end of file does not wait for the store",
+        CLOSING,
+        "self.session.unsent().is_empty() && !self.session.is_owed()",
+        Expression("self.session.unsent().is_empty()"),
+    ),
+    mutant(
+        "closing: nobody is heard out",
+        CLOSING,
+        "shop.now.after(LINGER)",
+        Expression("shop.now"),
+    ),
+    mutant(
+        "closing: a frame hidden by an unfinished one is not looked for",
+        CLOSING,
+        "cause != Cause::JunkLimit && !self.input.window().is_empty()",
+        Expression("false"),
+    ),
+    mutant(
+        "stop: what had arrived is not read",
+        CLOSING,
+        "self.course.allow(arrived);",
+        Statement("self.course.allow(0);"),
+    ),
+];
