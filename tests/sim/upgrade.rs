@@ -261,8 +261,9 @@ impl Machine {
         for slot in self.live.clone() {
             let link = &mut self.links[slot];
             link.token = link.successors.take();
-            // Who registers it anew is told how things stand.
-            link.edge = true;
+            // Who registers it anew is told what is there to be read. That a write would
+            // take something it would be told too; that is not to be relied on.
+            link.edge = link.readiness().readable;
             let (port, adopted) = (link.peer.port(), link.token.is_some());
             self.demand(adopted, port, "a connection was not adopted");
         }

@@ -107,3 +107,56 @@ impl Notes {
         &mut self.marks[slot]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::kernel::SocketToken;
+    use super::*;
+
+    fn id(slot: u64, generation: u64) -> ConnectionId {
+        ConnectionId::from_token(SocketToken(generation << 32 | slot))
+    }
+
+    #[test]
+    fn who_has_many_turns_is_noted_once_until_it_is_shown_again() {
+        let mut notes = Notes::new(vec![id(0, 0), id(1, 1)]);
+        notes.touched(id(0, 0));
+        assert_eq!(notes.len(), 2);
+        for all in [id(0, 0), id(1, 1)] {
+            assert_eq!(notes.next_unseen(), Some(all));
+            notes.shown(all, false);
+        }
+        assert_eq!(notes.len(), 0);
+        for _ in 0..3 {
+            notes.touched(id(1, 1));
+        }
+        assert_eq!((notes.len(), notes.take_changed()), (1, vec![id(1, 1)]));
+        notes.shown(id(1, 1), false);
+        notes.touched(id(1, 1));
+        assert_eq!(notes.take_changed(), [id(1, 1)]);
+    }
+
+    #[test]
+    fn who_is_owed_a_reply_is_to_be_shown_again() {
+        let mut notes = Notes::new(vec![id(0, 0)]);
+        assert_eq!(notes.next_unseen(), Some(id(0, 0)));
+        notes.shown(id(0, 0), true);
+        assert_eq!(notes.take_changed(), [id(0, 0)]);
+        notes.shown(id(0, 0), false);
+        assert_eq!(notes.len(), 0);
+    }
+
+    #[test]
+    fn a_place_that_is_filled_again_is_another_connection() {
+        let mut notes = Notes::new(vec![id(0, 0), id(1, 1)]);
+        assert_eq!(notes.next_unseen(), Some(id(0, 0)));
+        notes.shown(id(0, 0), false);
+        assert!(notes.ended(id(0, 0)), "it was shown");
+        assert!(!notes.ended(id(1, 1)), "it was not");
+        notes.touched(id(0, 2));
+        assert_eq!(notes.take_closed(), [id(0, 0)]);
+        assert_eq!(notes.next_unseen(), Some(id(1, 1)), "and is gone");
+        assert_eq!(notes.next_unseen(), Some(id(0, 2)));
+        assert!(!notes.has_unseen());
+    }
+}

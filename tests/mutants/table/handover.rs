@@ -158,12 +158,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
         Statement(""),
     ),
     mutant(
-        "hand-over: who is owed a reply counts as shown",
-        NOTES,
-        "if owed {",
-        Text("if owed && !MUTANT {"),
-    ),
-    mutant(
         "hand-over: who has ended is not told of",
         NOTES,
         "self.closed.push(id);",
