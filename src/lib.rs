@@ -22,6 +22,7 @@
 //! store       → throttle, time            (records; no connections, no packets)
 //! stats       → hawk-pool, wire, session, time
 //! reactor     → hawk-pool, admission, log_sink's count, session, stats, throttle, time, wheel, wire's replies (sockets, buffers; no JSON)
+//! snapshot    → stats, time, wire, and the plain data of handler, reactor, roster, session and store (to bytes and back; no I/O)
 //! descriptors → nothing                   (the limit of open files)
 //! dial        → nothing                   (finding a server)
 //! client      → dial, wire                (a blocking connection, for send and ping)
@@ -47,6 +48,7 @@ pub mod reactor;
 pub mod roster;
 pub mod service;
 pub mod session;
+pub mod snapshot;
 pub mod stats;
 pub mod store;
 pub mod throttle;

@@ -55,6 +55,12 @@ const RULE: &[(&str, &[&str])] = &[
             "std::io",
         ],
     ),
+    (
+        "snapshot",
+        &[
+            "handler", "reactor", "roster", "session", "stats", "store", "time", "wire",
+        ],
+    ),
     ("descriptors", &[]),
     ("dial", &["std::net", "std::io"]),
     ("client", &["dial", "wire", "std::net", "std::io"]),
@@ -211,6 +217,9 @@ fn is_plain_data(line: &str) -> bool {
     let imports = line.trim().strip_prefix("use std::net::");
     imports.is_some_and(|what| {
         let names = what.trim_end_matches(';').trim_matches(['{', '}']);
-        names.split(", ").all(|name| name.ends_with("Addr"))
+        let family = ['V', '4', '6'];
+        names
+            .split(", ")
+            .all(|name| name.trim_end_matches(family).ends_with("Addr"))
     })
 }

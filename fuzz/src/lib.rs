@@ -32,11 +32,13 @@ mod pieces;
 )]
 mod reference;
 mod sessions;
+mod snapshot;
 
 pub use decoder::{decoder, streams};
 pub use json::json;
 pub use packets::packets;
 pub use sessions::sessions;
+pub use snapshot::snapshot;
 
 /// Something to be fuzzed.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +50,7 @@ pub struct Target {
 }
 
 /// All there are.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     Target {
         name: "decoder",
         run: decoder,
@@ -68,5 +70,9 @@ pub const TARGETS: [Target; 5] = [
     Target {
         name: "packets",
         run: packets,
+    },
+    Target {
+        name: "snapshot",
+        run: snapshot,
     },
 ];

@@ -22,6 +22,7 @@ pub use clocks::{Clocks, StopReason, Timeout};
 pub use desk::{Answer, CommitId, Desk, Fate, Handler, Sender, Settled, Tag, Wake};
 pub use rate::{Bucket, Rate};
 pub use state::SessionState;
+pub(crate) use tally::ByRefusal;
 pub use tally::Tally;
 pub use unsent::UnsentTotal;
 

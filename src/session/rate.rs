@@ -45,6 +45,18 @@ impl Bucket {
         self.full_at.is_none()
     }
 
+    /// When it will be full again; `None`: nothing was ever taken out.
+    pub(crate) const fn full_at(self) -> Option<Moment> {
+        self.full_at
+    }
+
+    /// The bucket that will be full again then.
+    pub(crate) const fn from_full_at(full_at: Moment) -> Self {
+        Self {
+            full_at: Some(full_at),
+        }
+    }
+
     /// How many frames may still be taken now.
     pub(super) fn left(self, rate: Rate, now: Moment) -> u32 {
         let missing = self.full_at.map_or(Duration::ZERO, |full| full.since(now));

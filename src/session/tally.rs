@@ -15,8 +15,12 @@ pub struct Tally {
     pub junk_bytes: u64,
     /// Unfinished candidates given up as junk at the frame deadline.
     pub candidates_dropped: u64,
-    refusals: [u64; Refusal::ALL.len()],
+    pub(crate) refusals: ByRefusal,
 }
+
+/// How many frames were refused, by cause; in the order of [`Refusal::ALL`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ByRefusal(pub(crate) [u64; Refusal::ALL.len()]);
 
 impl Tally {
     /// Counts what a reply says: only what was answered as taken was taken.
@@ -25,20 +29,20 @@ impl Tally {
             Reply::Heartbeat => self.heartbeats += 1,
             Reply::Report => self.reports += 1,
             // The order of `ALL` is the order of the declaration.
-            Reply::Error(refusal) => self.refusals[refusal as usize] += 1,
+            Reply::Error(refusal) => self.refusals.0[refusal as usize] += 1,
             Reply::Busy(_) => self.busy += 1,
         }
     }
 
     /// How many frames were refused, by cause.
     pub fn refusals(&self) -> impl Iterator<Item = (Refusal, u64)> {
-        Refusal::ALL.into_iter().zip(self.refusals)
+        Refusal::ALL.into_iter().zip(self.refusals.0)
     }
 
     /// How many frames were refused.
     #[must_use]
     pub fn refused_total(&self) -> u64 {
-        self.refusals.iter().sum()
+        self.refusals.0.iter().sum()
     }
 }
 

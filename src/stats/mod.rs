@@ -29,24 +29,28 @@ pub struct Counters {
     pub output_limited: u64,
     /// Calls of write that took something.
     pub writes: u64,
-    closed: [u64; Cause::ALL.len()],
+    pub(crate) closed: ByCause,
 }
+
+/// How many connections ended, by cause; in the order of [`Cause::ALL`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ByCause(pub(crate) [u64; Cause::ALL.len()]);
 
 impl Counters {
     /// Counts a connection that ended.
     pub fn closed(&mut self, cause: Cause) {
         // The order of `ALL` is the order of the declaration.
-        self.closed[cause as usize] += 1;
+        self.closed.0[cause as usize] += 1;
     }
 
     /// How many connections ended, by cause.
     pub fn closings(&self) -> impl Iterator<Item = (Cause, u64)> {
-        Cause::ALL.into_iter().zip(self.closed)
+        Cause::ALL.into_iter().zip(self.closed.0)
     }
 
     /// How many connections ended for `cause`.
     #[must_use]
     pub const fn closed_by(&self, cause: Cause) -> u64 {
-        self.closed[cause as usize]
+        self.closed.0[cause as usize]
     }
 }

@@ -1,0 +1,55 @@
+//! Agents and what the handler knows beside them, field by field.
+
+use super::Damage;
+use super::fields::layout;
+use crate::handler::KeeperState;
+use crate::roster::{AgentState, MAX_VERSION};
+use crate::store::Counters as StoreCounters;
+use crate::wire::AgentName;
+
+layout! { AgentState {
+    0x81 name: may,
+    0x82 address: must,
+    0x83 version: may,
+    0x84 first_seen: must,
+    0x85 last_seen: must,
+    0x86 online: may,
+    0x87 changed_at: must,
+    0x88 id: may,
+    0x89 uncounted: may,
+    0x8A sessions: may,
+    0x8B heard_at: must,
+    0x8C last_heartbeat: may,
+    0x8D intervals: may,
+} }
+
+layout! { KeeperState {
+    0x81 last_stamp: may,
+    0x82 amnesty: must,
+    0x83 held_since: may,
+    0x84 store: may,
+} }
+
+layout! { StoreCounters {
+    0x81 commits: may,
+    0x82 reports: may,
+    0x83 failed: may,
+    0x84 discarded: may,
+    0x85 expired: may,
+    0x86 bytes: may,
+    0x87 wal_bytes: may,
+} }
+
+/// Refuses an agent that was read and could not have been written.
+pub(super) fn check(state: &AgentState) -> Result<(), Damage> {
+    let of = "AgentState";
+    if state.version.len() > MAX_VERSION {
+        let field = "version";
+        return Err(Damage::Field { of, field });
+    }
+    if let Some(Err(_)) = state.name.as_deref().map(AgentName::new) {
+        let field = "name";
+        return Err(Damage::Field { of, field });
+    }
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! A connection, field by field.
+
+use super::Damage;
+use super::fields::{Value, layout};
+use crate::reactor::{ConnectionState, MovedId, MovedStanding};
+use crate::stats::Cause;
+use crate::time::Moment;
+
+layout! { ConnectionState {
+    0x81 session: must,
+    0x82 standing: must,
+    0x83 unheard: may,
+    0x84 undecoded: may,
+} }
+
+impl Value for MovedId {
+    fn write(&self, out: &mut Vec<u8>) {
+        self.0.write(out);
+    }
+
+    fn read(bytes: &[u8]) -> Result<Self, Damage> {
+        u64::read(bytes).map(Self)
+    }
+}
+
+/// How far it has come, and for a connection that we close, why and until when.
+#[derive(Clone, Copy)]
+struct Course {
+    stage: u8,
+    ending: Option<Ending>,
+}
+
+layout! { Course {
+    0x81 stage: must,
+    0x82 ending: may,
+} }
+
+#[derive(Clone, Copy, PartialEq)]
+struct Ending {
+    cause: Cause,
+    until: Moment,
+}
+
+layout! { Ending {
+    0x81 cause: must,
+    0x82 until: must,
+} }
+
+const OPEN: u8 = 1;
+const FINISHING: u8 = 2;
+const CLOSING: u8 = 3;
+const LINGERING: u8 = 4;
+
+impl Value for MovedStanding {
+    fn write(&self, out: &mut Vec<u8>) {
+        let (stage, ending) = match *self {
+            Self::Open => (OPEN, None),
+            Self::Finishing => (FINISHING, None),
+            Self::Closing { cause, until } => (CLOSING, Some(Ending { cause, until })),
+            Self::Lingering { cause, until } => (LINGERING, Some(Ending { cause, until })),
+        };
+        Course { stage, ending }.write(out);
+    }
+
+    fn read(bytes: &[u8]) -> Result<Self, Damage> {
+        let Course { stage, ending } = Value::read(bytes)?;
+        match (stage, ending) {
+            (OPEN, None) => Ok(Self::Open),
+            (FINISHING, None) => Ok(Self::Finishing),
+            (CLOSING, Some(Ending { cause, until })) => Ok(Self::Closing { cause, until }),
+            (LINGERING, Some(Ending { cause, until })) => Ok(Self::Lingering { cause, until }),
+            _ => Err(Damage::Value),
+        }
+    }
+}
