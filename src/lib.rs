@@ -23,6 +23,7 @@
 //! stats       → hawk-pool, wire, session, time
 //! reactor     → hawk-pool, admission, log_sink's count, session, stats, throttle, time, wheel, wire's replies (sockets, buffers; no JSON)
 //! snapshot    → stats, time, wire, and the plain data of handler, reactor, roster, session and store (to bytes and back; no I/O)
+//! handover    → snapshot, time            (two processes: sockets, descriptors, files in memory)
 //! descriptors → nothing                   (the limit of open files)
 //! dial        → nothing                   (finding a server)
 //! client      → dial, wire                (a blocking connection, for send and ping)
@@ -41,6 +42,7 @@ pub mod control;
 pub mod descriptors;
 pub mod dial;
 pub mod handler;
+pub mod handover;
 pub mod hook;
 pub mod load;
 pub mod log_sink;

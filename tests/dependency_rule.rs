@@ -61,6 +61,7 @@ const RULE: &[(&str, &[&str])] = &[
             "handler", "reactor", "roster", "session", "stats", "store", "time", "wire",
         ],
     ),
+    ("handover", &["snapshot", "time", "std::io", "std::process"]),
     ("descriptors", &[]),
     ("dial", &["std::net", "std::io"]),
     ("client", &["dial", "wire", "std::net", "std::io"]),

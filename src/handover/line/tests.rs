@@ -1,0 +1,197 @@
+use std::fs::File;
+
+use super::super::message::{Committed, Hello};
+use super::*;
+
+fn line() -> (Line<Predecessor>, Line<Successor>) {
+    let (predecessor, theirs) = Line::open().unwrap();
+    let successor = Line::new(Channel::from_socket(theirs).unwrap());
+    (predecessor, successor)
+}
+
+fn file() -> OwnedFd {
+    File::open("/dev/null").unwrap().into()
+}
+
+fn batch(number: u32) -> ToSuccessor<OwnedFd> {
+    ToSuccessor::Batch {
+        number,
+        length: 28,
+        records: file(),
+        sockets: vec![file()],
+    }
+}
+
+fn freeze() -> ToSuccessor<OwnedFd> {
+    ToSuccessor::Freeze {
+        length: 28,
+        records: file(),
+        token: file(),
+        sockets: Vec::new(),
+    }
+}
+
+fn shared() -> ToSuccessor<OwnedFd> {
+    ToSuccessor::Shared {
+        lock: None,
+        listeners: vec![file()],
+    }
+}
+
+fn committed() -> ToPredecessor {
+    ToPredecessor::Committed(Committed {
+        committed: Moment::from_nanos(1),
+        resumed: Moment::from_nanos(2),
+        connections: 1,
+    })
+}
+
+/// Says it from one end, hears it at the other.
+fn forth(line: &mut (Line<Predecessor>, Line<Successor>), message: &ToSuccessor<OwnedFd>) {
+    assert_eq!(line.0.send(message).unwrap(), Sending::Sent);
+    let heard = line.1.receive().unwrap().unwrap();
+    assert_eq!(
+        std::mem::discriminant(&heard),
+        std::mem::discriminant(message)
+    );
+    assert_eq!(line.0.phase(), line.1.phase());
+}
+
+fn back(line: &mut (Line<Predecessor>, Line<Successor>), message: &ToPredecessor) {
+    assert_eq!(line.1.send(message).unwrap(), Sending::Sent);
+    assert_eq!(line.0.receive().unwrap().as_ref(), Some(message));
+    assert_eq!(line.0.phase(), line.1.phase());
+}
+
+/// Up to the first batch.
+fn copying() -> (Line<Predecessor>, Line<Successor>) {
+    let mut line = line();
+    forth(&mut line, &ToSuccessor::Hello(Hello::ours(1)));
+    back(&mut line, &ToPredecessor::Hello(Hello::ours(1)));
+    back(&mut line, &ToPredecessor::Ready);
+    forth(&mut line, &shared());
+    assert_eq!(line.0.phase(), Phase::Copying);
+    line
+}
+
+#[test]
+fn a_hand_over_from_hello_to_commit() {
+    let mut line = copying();
+    for number in 1..=10 {
+        assert_eq!(line.0.next_batch(), Some(number));
+        forth(&mut line, &batch(number));
+        back(&mut line, &ToPredecessor::Ack { number });
+    }
+    forth(&mut line, &batch(11));
+    // One may still be under way.
+    forth(&mut line, &freeze());
+    back(&mut line, &ToPredecessor::Ack { number: 11 });
+    back(&mut line, &committed());
+    assert_eq!(line.0.phase(), Phase::Over);
+    assert!(line.0.receive().unwrap().is_none());
+    drop(line.0);
+    assert!(line.1.wait(Moment::now()).unwrap());
+    let end = line.1.receive().unwrap_err();
+    assert!(matches!(end, LineError::Receive(ReceiveError::Ended)));
+}
+
+#[test]
+fn no_more_than_four_batches_are_under_way() {
+    let mut line = copying();
+    for number in 1..=MAX_UNACKNOWLEDGED {
+        forth(&mut line, &batch(number));
+    }
+    assert_eq!(line.0.next_batch(), None);
+    assert_eq!(line.0.unacknowledged(), 4);
+    let refused = line.0.send(&batch(5)).unwrap_err();
+    assert!(matches!(refused, LineError::OutOfOrder(_)));
+    back(&mut line, &ToPredecessor::Ack { number: 1 });
+    assert_eq!(line.0.next_batch(), Some(5));
+    forth(&mut line, &batch(5));
+}
+
+#[test]
+fn what_is_not_due_is_not_said() {
+    type Said = fn(&mut (Line<Predecessor>, Line<Successor>)) -> LineError;
+    let refused: &[(&str, Said)] = &[
+        ("Shared Preparing", |line| {
+            *line = self::line();
+            forth(line, &ToSuccessor::Hello(Hello::ours(1)));
+            back(line, &ToPredecessor::Hello(Hello::ours(1)));
+            line.0.send(&shared()).unwrap_err()
+        }),
+        ("Hello Copying", |line| {
+            line.0
+                .send::<OwnedFd>(&ToSuccessor::Hello(Hello::ours(1)))
+                .unwrap_err()
+        }),
+        ("Batch Copying", |line| line.0.send(&batch(2)).unwrap_err()),
+        ("Shared Copying", |line| line.0.send(&shared()).unwrap_err()),
+        ("Ready Copying", |line| {
+            line.1.send(&ToPredecessor::Ready).unwrap_err()
+        }),
+        ("Ack Copying", |line| {
+            line.1.send(&ToPredecessor::Ack { number: 1 }).unwrap_err()
+        }),
+        ("Committed Copying", |line| {
+            line.1.send(&committed()).unwrap_err()
+        }),
+        ("Committed Frozen", |line| {
+            forth(line, &batch(1));
+            forth(line, &freeze());
+            line.1.send(&committed()).unwrap_err()
+        }),
+        ("Ack Frozen", |line| {
+            forth(line, &batch(1));
+            forth(line, &freeze());
+            line.1.send(&ToPredecessor::Ack { number: 2 }).unwrap_err()
+        }),
+        ("Batch Frozen", |line| {
+            forth(line, &freeze());
+            line.0.send(&batch(1)).unwrap_err()
+        }),
+        ("Refused Over", |line| {
+            let refused = ToPredecessor::Refused { why: "no".into() };
+            back(line, &refused);
+            line.1.send(&refused).unwrap_err()
+        }),
+    ];
+    for (what, say) in refused {
+        let error = say(&mut copying());
+        let LineError::OutOfOrder(OutOfOrder { message, phase }) = error else {
+            panic!("{what}: {error}");
+        };
+        assert_eq!(format!("{message} {phase:?}"), *what);
+    }
+}
+
+/// The other process may be anything.
+#[test]
+fn what_is_not_due_is_noticed_by_who_hears_it() {
+    let mut line = copying();
+    line.1.channel.send(&committed().encode(), &[]).unwrap();
+    let refused = line.0.receive().unwrap_err();
+    assert!(matches!(refused, LineError::OutOfOrder(_)));
+
+    let mut line = copying();
+    let early = batch(2);
+    let (bytes, descriptors) = early.encode();
+    line.0.channel.send(&bytes, &descriptors).unwrap();
+    let refused = line.1.receive().unwrap_err();
+    assert!(matches!(refused, LineError::OutOfOrder(_)));
+
+    let mut line = copying();
+    line.1.channel.send(b"usage: something else", &[]).unwrap();
+    let refused = line.0.receive().unwrap_err();
+    assert!(matches!(refused, LineError::BadMessage(_)), "{refused}");
+}
+
+#[test]
+fn what_could_not_be_sent_counts_as_not_said() {
+    let mut line = copying();
+    while line.0.channel.send(&[0; 64], &[]).is_ok() {}
+    assert_eq!(line.0.send(&batch(1)).unwrap(), Sending::Full);
+    assert_eq!((line.0.next_batch(), line.0.unacknowledged()), (Some(1), 0));
+    while line.1.channel.receive().is_ok() {}
+    forth(&mut line, &batch(1));
+}

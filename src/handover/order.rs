@@ -1,0 +1,158 @@
+//! When what may be said. Both ends keep the same books, each of what it says and what it
+//! hears, so that either notices when the other one breaks the order.
+//!
+//! | phase | predecessor says | successor says | then |
+//! |---|---|---|---|
+//! | `Silent` | `Hello` | | `Greeted` |
+//! | `Greeted` | | `Hello` | `Preparing` |
+//! | `Preparing` | | `Ready` | `Ready` |
+//! | `Ready` | `Shared` | | `Copying` |
+//! | `Copying` | `Batch` | `Ack` | `Copying` |
+//! | `Copying` | `Freeze` | | `Frozen` |
+//! | `Frozen` | | `Ack` | `Frozen` |
+//! | `Frozen` | | `Committed` | `Over` |
+//! | any but `Silent` and `Over` | | `Refused` | `Over` |
+//!
+//! Batches are numbered from 1 without a gap, and acknowledged in that order; no more than
+//! [`MAX_UNACKNOWLEDGED`] are under way. The successor says `Committed` once it has
+//! acknowledged them all.
+
+use super::message::{ToPredecessor, ToSuccessor};
+
+/// Batches that may be under way: enough that the successor never waits for the next, and
+/// few enough that with 253 descriptors each they stay below a limit of 1,024 open files,
+/// beyond which descriptors in flight are refused (`ETOOMANYREFS`, `unix(7)`).
+pub const MAX_UNACKNOWLEDGED: u32 = 4;
+
+/// How far the conversation has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing is said yet.
+    Silent,
+    /// The predecessor has said hello.
+    Greeted,
+    /// Both have; the successor sets itself up.
+    Preparing,
+    /// It has.
+    Ready,
+    /// State is copied.
+    Copying,
+    /// The predecessor stands still, and the token is in the successor's hands.
+    Frozen,
+    /// Nothing more is to be said.
+    Over,
+}
+
+/// Something was said that is not due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the message {message} is not due while the hand-over is {phase:?}")]
+pub struct OutOfOrder {
+    /// What was said.
+    pub message: &'static str,
+    /// When.
+    pub phase: Phase,
+}
+
+/// What has been said so far.
+#[derive(Clone, Debug)]
+pub(super) struct Order {
+    phase: Phase,
+    sent: u32,
+    acknowledged: u32,
+}
+
+impl Order {
+    pub(super) const fn new() -> Self {
+        Self {
+            phase: Phase::Silent,
+            sent: 0,
+            acknowledged: 0,
+        }
+    }
+
+    pub(super) const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Batches that are under way.
+    pub(super) const fn unacknowledged(&self) -> u32 {
+        self.sent - self.acknowledged
+    }
+
+    /// The number that the next batch is to have.
+    pub(super) const fn next_batch(&self) -> u32 {
+        self.sent + 1
+    }
+
+    /// The predecessor says `message`.
+    ///
+    /// # Errors
+    /// That it is not due; then it counts as not said.
+    pub(super) fn predecessor_says<F>(
+        &mut self,
+        message: &ToSuccessor<F>,
+    ) -> Result<(), OutOfOrder> {
+        let (name, due) = match message {
+            ToSuccessor::Hello(_) => ("Hello", self.phase == Phase::Silent),
+            ToSuccessor::Shared { .. } => ("Shared", self.phase == Phase::Ready),
+            ToSuccessor::Batch { number, .. } => (
+                "Batch",
+                self.phase == Phase::Copying
+                    && self.unacknowledged() < MAX_UNACKNOWLEDGED
+                    && *number == self.next_batch(),
+            ),
+            ToSuccessor::Freeze { .. } => ("Freeze", self.phase == Phase::Copying),
+        };
+        self.expect(name, due)?;
+        match message {
+            ToSuccessor::Hello(_) => self.phase = Phase::Greeted,
+            ToSuccessor::Shared { .. } => self.phase = Phase::Copying,
+            ToSuccessor::Batch { .. } => self.sent += 1,
+            ToSuccessor::Freeze { .. } => self.phase = Phase::Frozen,
+        }
+        Ok(())
+    }
+
+    /// The successor says `message`.
+    ///
+    /// # Errors
+    /// That it is not due; then it counts as not said.
+    pub(super) fn successor_says(&mut self, message: &ToPredecessor) -> Result<(), OutOfOrder> {
+        let copies = matches!(self.phase, Phase::Copying | Phase::Frozen);
+        let (name, due) = match message {
+            ToPredecessor::Hello(_) => ("Hello", self.phase == Phase::Greeted),
+            ToPredecessor::Ready => ("Ready", self.phase == Phase::Preparing),
+            ToPredecessor::Ack { number } => (
+                "Ack",
+                copies && self.unacknowledged() > 0 && *number == self.acknowledged + 1,
+            ),
+            ToPredecessor::Committed(_) => (
+                "Committed",
+                self.phase == Phase::Frozen && self.unacknowledged() == 0,
+            ),
+            ToPredecessor::Refused { .. } => (
+                "Refused",
+                !matches!(self.phase, Phase::Silent | Phase::Over),
+            ),
+        };
+        self.expect(name, due)?;
+        match message {
+            ToPredecessor::Hello(_) => self.phase = Phase::Preparing,
+            ToPredecessor::Ready => self.phase = Phase::Ready,
+            ToPredecessor::Ack { .. } => self.acknowledged += 1,
+            ToPredecessor::Committed(_) | ToPredecessor::Refused { .. } => {
+                self.phase = Phase::Over;
+            }
+        }
+        Ok(())
+    }
+
+    const fn expect(&self, message: &'static str, due: bool) -> Result<(), OutOfOrder> {
+        if due {
+            Ok(())
+        } else {
+            let phase = self.phase;
+            Err(OutOfOrder { message, phase })
+        }
+    }
+}
