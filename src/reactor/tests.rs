@@ -1,6 +1,7 @@
 //! Turns of a reactor over sockets in memory, in made-up time.
 
 mod handover;
+mod moved;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

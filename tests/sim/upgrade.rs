@@ -264,6 +264,8 @@ impl Machine {
             // Who registers it anew is told what is there to be read. That a write would
             // take something it would be told too; that is not to be relied on.
             link.edge = link.readiness().readable;
+            // The run queue begins anew: each has its turn in so many turns from now.
+            (link.passed_over, link.late) = (0, 0);
             let (port, adopted) = (link.peer.port(), link.token.is_some());
             self.demand(adopted, port, "a connection was not adopted");
         }

@@ -1,0 +1,95 @@
+//! Handing over on the real machine, from one epoll to another.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use super::*;
+use crate::reactor::handover::{Change, MovedId};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+type Served = Reactor<Nurse, Linux>;
+
+fn duplicate(socket: impl std::os::fd::AsFd) -> std::os::fd::OwnedFd {
+    socket.as_fd().try_clone_to_owned().unwrap()
+}
+
+/// Turns until it is so.
+fn turn_until(reactor: &mut Served, mut is_so: impl FnMut(&Served) -> bool) {
+    let until = Moment::now().after(PATIENCE);
+    while !is_so(reactor) {
+        assert!(Moment::now() < until, "it never came to that");
+        let soon = Moment::now().after(Duration::from_millis(50));
+        assert_eq!(reactor.turn(Some(soon)).unwrap(), None);
+    }
+}
+
+#[test]
+fn what_lies_in_the_socket_and_what_was_read_goes_on_and_what_is_ended_is_ended() {
+    let config = reactor(MIN_POOL_LIMIT).config;
+    let config = Config {
+        listen: (Ipv4Addr::LOCALHOST, 0).into(),
+        ..config
+    };
+    let mut old = Reactor::new(config.clone(), Nurse, Linux::new().unwrap()).unwrap();
+    let address = old.local_addr().unwrap();
+    let connect = || {
+        let agent = TcpStream::connect(address).unwrap();
+        agent.set_read_timeout(Some(PATIENCE)).unwrap();
+        agent
+    };
+    let (mut stays, mut leaves) = (connect(), connect());
+    let frame = heartbeat(10);
+    stays.write_all(&frame[..7]).unwrap();
+    turn_until(&mut old, |old| {
+        old.figures().connections == 2 && old.figures().counters.bytes_in == 7
+    });
+
+    let listener = Linux::listener(duplicate(old.listener().unwrap()));
+    let kernel = Linux::new().unwrap();
+    let mut new = Reactor::with_listener(config, Nurse, kernel, listener).unwrap();
+    old.begin_copy();
+    let mut ids = Vec::new();
+    let all = old.copy_some(9, &mut |id, socket, state| {
+        let socket = Linux::connection(duplicate(socket));
+        ids.push((id, new.adopt(socket, state).unwrap()));
+    });
+    assert!(all);
+    // Its end is noticed before the commit, while both have its socket.
+    leaves.write_all(&frame).unwrap();
+    leaves.shutdown(std::net::Shutdown::Write).unwrap();
+    turn_until(&mut old, |old| old.figures().connections == 1);
+    let mut answer = String::new();
+    leaves.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "heartBeat\n");
+
+    // The rest of the frame and a newcomer come while nobody serves.
+    stays.write_all(&frame[7..]).unwrap();
+    let mut newcomer = connect();
+    newcomer.write_all(&frame).unwrap();
+    old.take_changes(&mut |id: MovedId, change| match change {
+        Change::Closed => {
+            let (_, adopted) = ids.iter().find(|(known, _)| *known == id).unwrap();
+            new.discard(*adopted);
+        }
+        Change::Changed(state) => {
+            let (_, adopted) = ids.iter().find(|(known, _)| *known == id).unwrap();
+            new.replace(*adopted, state).unwrap();
+        }
+        Change::Opened(..) => panic!("nobody came"),
+    });
+    assert_eq!(old.changes(), 0);
+    let (counters, tally) = old.counts();
+    new.resume_counts(counters, tally);
+    new.settle_in().unwrap();
+    drop(old);
+
+    turn_until(&mut new, |new| new.figures().tally.heartbeats == 3);
+    assert_eq!(new.local_addr().unwrap(), address);
+    for agent in [&mut stays, &mut newcomer] {
+        let mut answer = [0; 10];
+        agent.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"heartBeat\n");
+    }
+    assert_eq!(new.figures().connections, 2);
+}
