@@ -24,6 +24,7 @@
 //! reactor     → hawk-pool, admission, log_sink's count, session, stats, throttle, time, wheel, wire's replies (sockets, buffers; no JSON)
 //! snapshot    → stats, time, wire, and the plain data of handler, reactor, roster, session and store (to bytes and back; no I/O)
 //! handover    → snapshot, time            (two processes: sockets, descriptors, files in memory)
+//! upgrade     → handover, snapshot, reactor, handler, roster, store, time (a new process takes over)
 //! descriptors → nothing                   (the limit of open files)
 //! dial        → nothing                   (finding a server)
 //! client      → dial, wire                (a blocking connection, for send and ping)
@@ -55,5 +56,6 @@ pub mod stats;
 pub mod store;
 pub mod throttle;
 pub mod time;
+pub mod upgrade;
 pub mod wheel;
 pub mod wire;

@@ -62,6 +62,12 @@ const RULE: &[(&str, &[&str])] = &[
         ],
     ),
     ("handover", &["snapshot", "time", "std::io", "std::process"]),
+    (
+        "upgrade",
+        &[
+            "handler", "handover", "reactor", "roster", "snapshot", "store", "time", "std::io",
+        ],
+    ),
     ("descriptors", &[]),
     ("dial", &["std::net", "std::io"]),
     ("client", &["dial", "wire", "std::net", "std::io"]),
@@ -88,6 +94,7 @@ const RULE: &[(&str, &[&str])] = &[
             "control",
             "descriptors",
             "handler",
+            "handover",
             "hook",
             "load",
             "log_sink",
@@ -98,6 +105,7 @@ const RULE: &[(&str, &[&str])] = &[
             "stats",
             "store",
             "time",
+            "upgrade",
             "wire",
             "std::net",
             "std::io",

@@ -11,6 +11,7 @@ mod send;
 mod serve;
 mod stats;
 mod store_args;
+mod upgrade;
 mod values;
 mod wire_args;
 
@@ -41,6 +42,7 @@ enum Other {
     Load(load::LoadArgs),
     Send(send::SendArgs),
     Ping(ping::PingArgs),
+    Upgrade(upgrade::UpgradeArgs),
     Stats(stats::StatsArgs),
 }
 
@@ -63,6 +65,7 @@ pub fn main() -> ExitCode {
         Other::Load(args) => args.run(),
         Other::Send(args) => args.run(),
         Other::Ping(args) => args.run(),
+        Other::Upgrade(args) => args.run(),
         Other::Stats(args) => args.run(),
     })
 }

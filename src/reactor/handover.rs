@@ -23,6 +23,7 @@ use std::io;
 pub(super) use self::adoption::Adoption;
 pub(super) use self::notes::Notes;
 use super::Reactor;
+use super::connection::Connection;
 use super::connections::ConnectionId;
 use super::kernel::{Kernel, SocketToken};
 use super::listener::Listener;
@@ -190,6 +191,13 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.shop.ledger.owed() == 0
+    }
+
+    /// The socket of a connection that was shown, unless it has ended.
+    #[must_use]
+    pub fn socket(&self, MovedId(id): MovedId) -> Option<&K::Socket> {
+        let id = ConnectionId::from_token(SocketToken(id));
+        self.connections.look(id).map(Connection::socket)
     }
 
     /// The listening socket, unless the server stops.

@@ -154,15 +154,6 @@ fn sigusr1_logs_all_statistics_each_time() {
     server.connect().expect_alive();
 }
 
-#[test]
-fn sigusr2_is_answered_in_the_log_and_ends_nothing() {
-    let server = Server::start(&[]);
-    let mut agent = server.connect();
-    server.signal(Signal::USR2);
-    server.log().wait_for(0, |line| line.contains("SIGUSR2"));
-    agent.expect_alive();
-}
-
 /// An agent that has made the server stop reading from it.
 fn never_reads(server: &Server) -> Agent {
     let agent = Agent::connect_narrow(server.address);

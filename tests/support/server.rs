@@ -202,6 +202,13 @@ impl Server {
         &self.process.stderr
     }
 
+    /// Waits until the process has ended; its exit code.
+    #[track_caller]
+    pub(crate) fn wait_end(&mut self) -> Option<i32> {
+        let ended = eventually(|| self.process.child.try_wait().expect("our child"));
+        ended.expect("it ends").code()
+    }
+
     /// Waits for the end of its stdout, which is its own end.
     #[track_caller]
     pub(crate) fn wait_stdout_end(&self) {

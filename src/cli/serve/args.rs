@@ -28,7 +28,8 @@ pub(super) enum AckArg {
 ///
 /// Prints `listening on ADDR:PORT` on stdout when it is ready, and logs on
 /// stderr (RUST_LOG=debug for more). SIGTERM or SIGINT stops it gently, a second
-/// one at once; SIGUSR1 logs the statistics.
+/// one at once; SIGUSR1 logs the statistics; SIGUSR2 hands over to a new process (see
+/// hawk upgrade).
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ServeArgs {
     /// Where to listen; port 0 picks a free one [default: 127.0.0.1:9876, or the socket
@@ -125,8 +126,8 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(long, env = "HAWK_ON_EVENT_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = values::period)]
     pub(super) on_event_timeout: Duration,
 
-    /// Take requests on this Unix socket, from the server's own user: hawk stats
-    /// [default: none]
+    /// Take requests on this Unix socket, from the server's own user: hawk stats,
+    /// hawk upgrade [default: none]
     #[arg(long, env = "HAWK_CONTROL", value_name = "PATH")]
     pub(super) control: Option<PathBuf>,
 

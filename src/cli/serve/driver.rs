@@ -1,16 +1,22 @@
 //! What drives the event loop, and what it does between two turns: the control socket,
-//! and what the service manager is told.
+//! the hand-over to another process, and what the service manager is told.
+
+mod upgrades;
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::time::Duration;
 
+pub(super) use self::upgrades::Origin;
+use self::upgrades::Upgrades;
 use crate::control::{self, Answer, Asker, Request};
 use crate::handler::Keeper;
 use crate::reactor::kernel::OtherToken;
-use crate::reactor::{Error, Linux, Reactor, Stop};
+use crate::reactor::{Error, Stop};
 use crate::service::Notifier;
 use crate::time::Moment;
+use crate::upgrade::{Progress, Report, Server};
 
 /// How often `systemctl status` gets news, at most.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
@@ -18,20 +24,32 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 /// The control socket's name among what the event loop watches.
 const CONTROL: OtherToken = OtherToken(0);
 
-const NO_HAND_OVER: &str = "this version cannot hand over to another while it serves; stop it and \
-                            start the other one";
+/// The name of the line to another process, before or after this one.
+const LINE: OtherToken = OtherToken(1);
 
 /// The event loop and what goes on beside it, on the same thread.
 pub(super) struct Driver {
-    reactor: Reactor<Keeper, Linux>,
+    reactor: Server,
     control: Option<control::Server>,
     /// Who has asked on it and is to be answered.
     asked: Vec<(Asker, Request)>,
+    upgrades: Upgrades,
+    /// Who has asked for the hand-over that is under way, if not by a signal.
+    upgrade_for: Option<Asker>,
     notifier: Notifier,
     status: Status,
     address: SocketAddr,
     /// The service manager knows that it stops.
     told_to_stop: bool,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End {
+    /// It was told to stop, and has.
+    Stopped(Stop),
+    /// Another process serves.
+    HandedOver,
 }
 
 /// What `systemctl status` shows.
@@ -42,18 +60,26 @@ struct Status {
 
 impl Driver {
     pub(super) fn new(
-        mut reactor: Reactor<Keeper, Linux>,
+        mut reactor: Server,
         control: Option<control::Server>,
         address: SocketAddr,
+        descriptors: u64,
+        origin: Origin,
     ) -> Result<Self, Error> {
         if let Some(control) = &control {
             reactor.kernel().watch_other(control.as_fd(), CONTROL)?;
+        }
+        let upgrades = Upgrades::new(descriptors, origin)?;
+        if let Some(line) = upgrades.line() {
+            reactor.kernel().watch_other(line, LINE)?;
         }
         let now = Moment::now();
         Ok(Self {
             reactor,
             control,
             asked: Vec::new(),
+            upgrades,
+            upgrade_for: None,
             notifier: Notifier::from_env(now),
             status: Status {
                 text: String::new(),
@@ -64,42 +90,113 @@ impl Driver {
         })
     }
 
-    /// Has the loop turn until it has stopped.
-    pub(super) fn run(&mut self) -> Result<Stop, Error> {
+    /// Has the loop turn until it has stopped, or another process goes on with it.
+    pub(super) fn run(&mut self) -> Result<End, Error> {
         self.status.text = self.serving();
-        self.notifier.ready(&self.status.text);
+        self.say_ready();
         loop {
             let stop = self.reactor.turn(self.deadline())?;
             let now = Moment::now();
-            self.serve_control(now);
-            self.tell_service_manager(now);
+            let ready = self.reactor.take_others();
+            self.serve_control(ready.contains(&CONTROL), now);
             if self.reactor.upgrade_wanted() {
-                log::warn!("SIGUSR2: {NO_HAND_OVER}");
+                self.upgrade(None, None, now);
             }
             if let Some(stop) = stop {
-                return Ok(stop);
+                return Ok(End::Stopped(stop));
             }
+            if self.go_on_with_upgrade(now) {
+                return Ok(End::HandedOver);
+            }
+            self.tell_service_manager(now);
         }
     }
 
     /// The loop, to see to its end. The control socket is gone.
-    pub(super) fn into_reactor(self) -> Reactor<Keeper, Linux> {
+    pub(super) fn into_reactor(self) -> Server {
         if let Some(control) = self.control {
             control.remove();
         }
         self.reactor
     }
 
+    /// Lets go of everything that another process has; what is left is this one's own.
+    pub(super) fn leave(self) -> Keeper {
+        self.reactor.into_handler()
+    }
+
     /// When there is something to do here at the latest.
     fn deadline(&self) -> Option<Moment> {
         let control = self.control.as_ref().and_then(control::Server::deadline);
         let status = self.notifier.is_heard().then_some(self.status.next);
-        let times = [control, self.notifier.deadline(), status];
+        let times = [
+            control,
+            self.notifier.deadline(),
+            status,
+            self.upgrades.deadline(),
+        ];
         times.into_iter().flatten().min()
     }
 
-    fn serve_control(&mut self, now: Moment) {
-        let is_ready = self.reactor.take_others().contains(&CONTROL);
+    /// Tells the service manager that this process serves, unless it does not believe it
+    /// yet.
+    fn say_ready(&mut self) {
+        if !self.upgrades.is_still_introduced() {
+            self.notifier.ready(&self.status.text);
+        }
+    }
+
+    /// Begins to hand over, because somebody `asked` for it or by a signal.
+    fn upgrade(&mut self, binary: Option<&Path>, asker: Option<Asker>, now: Moment) {
+        self.notifier
+            .reloading(now, "Handing over to a new process");
+        let begun = self.upgrades.begin(&mut self.reactor, binary);
+        match begun {
+            Ok(()) => self.upgrade_for = asker,
+            Err(why) => self.conclude(asker, now, &Answer::Failed(why)),
+        }
+    }
+
+    /// Goes on with the hand-over; whether another process serves now.
+    fn go_on_with_upgrade(&mut self, now: Moment) -> bool {
+        let control = self.control.as_ref().and_then(control::Server::listener);
+        match self.upgrades.go_on(&mut self.reactor, control) {
+            Progress::Going => {
+                if self.upgrades.was_introduced(now) {
+                    self.say_ready();
+                }
+                false
+            }
+            Progress::RolledBack(failure) => {
+                let asker = self.upgrade_for.take();
+                let why = format!("rolled back at {}: {failure}", failure.step);
+                self.conclude(asker, now, &Answer::Failed(why));
+                false
+            }
+            Progress::HandedOver(report) => {
+                self.notifier.main_pid(report.successor);
+                if let Some(control) = &mut self.control {
+                    control.leave();
+                    if let Some(asker) = self.upgrade_for.take() {
+                        control.answer(asker, now, &Answer::Done(told(&report)));
+                    }
+                }
+                // Behind what the service manager was told: now the other process may speak.
+                self.upgrades.let_go();
+                true
+            }
+        }
+    }
+
+    /// No other process serves after all.
+    fn conclude(&mut self, asker: Option<Asker>, now: Moment, answer: &Answer) {
+        if let (Some(control), Some(asker)) = (&mut self.control, asker) {
+            control.answer(asker, now, answer);
+        }
+        self.say_ready();
+    }
+
+    fn serve_control(&mut self, is_ready: bool, now: Moment) {
         let Some(control) = &mut self.control else {
             return;
         };
@@ -108,17 +205,21 @@ impl Driver {
             return;
         }
         control.turn(now, &mut self.asked);
-        for (asker, request) in self.asked.drain(..) {
-            let answer = match request {
-                Request::Statistics => Answer::Done(statistics(&mut self.reactor, now)),
-                Request::Upgrade { .. } => Answer::Failed(NO_HAND_OVER.to_owned()),
-            };
-            control.answer(asker, now, &answer);
+        for (asker, request) in std::mem::take(&mut self.asked) {
+            match request {
+                Request::Statistics => {
+                    let answer = Answer::Done(self.statistics(now));
+                    if let Some(control) = &mut self.control {
+                        control.answer(asker, now, &answer);
+                    }
+                }
+                Request::Upgrade { binary } => self.upgrade(binary.as_deref(), Some(asker), now),
+            }
         }
     }
 
     fn tell_service_manager(&mut self, now: Moment) {
-        if !self.notifier.is_heard() {
+        if !self.notifier.is_heard() || self.upgrades.is_still_introduced() {
             return;
         }
         self.notifier.beat(now);
@@ -138,16 +239,35 @@ impl Driver {
         }
     }
 
+    /// The lines of the log, and before them the time at which they were true: whoever
+    /// asks again can tell rates of its own.
+    fn statistics(&mut self, now: Moment) -> Vec<String> {
+        let clock = format!("clock monotonic_ns={}", now.as_nanos());
+        let lines = self.reactor.statistics().lines();
+        let restart = self.upgrades.statistics();
+        std::iter::once(clock)
+            .chain(lines)
+            .chain([restart])
+            .collect()
+    }
+
     fn serving(&self) -> String {
         let connections = self.reactor.figures().connections;
         format!("Serving on {}: connections={connections}", self.address)
     }
 }
 
-/// The lines of the log, and before them the time at which they were true: whoever asks
-/// again can tell rates of its own.
-fn statistics(reactor: &mut Reactor<Keeper, Linux>, now: Moment) -> Vec<String> {
-    let clock = format!("clock monotonic_ns={}", now.as_nanos());
-    let lines = reactor.statistics().lines();
-    std::iter::once(clock).chain(lines).collect()
+/// What somebody is told who asked for a hand-over.
+fn told(report: &Report) -> Vec<String> {
+    vec![format!(
+        "upgraded generation={} pid={} connections={} pause_us={} precopy_ms={} quiesce_ms={} \
+         state_bytes={}",
+        report.generation,
+        report.successor,
+        report.connections,
+        report.freeze.as_micros(),
+        report.precopy.as_millis(),
+        report.quiesce.as_millis(),
+        report.bytes,
+    )]
 }

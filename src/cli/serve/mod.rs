@@ -2,6 +2,7 @@
 
 mod args;
 mod driver;
+mod take_over;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -17,7 +18,7 @@ use humantime::format_duration;
 
 use self::args::AckArg;
 pub(super) use self::args::ServeArgs;
-use self::driver::Driver;
+use self::driver::{Driver, End, Origin};
 use super::output;
 use super::values::{self, StorePath};
 use super::wire_args::DEFAULT_ADDRESS;
@@ -25,6 +26,7 @@ use crate::admission;
 use crate::control;
 use crate::descriptors;
 use crate::handler::{self, Ack, Keeper};
+use crate::handover::SUCCESSOR;
 use crate::hook::{self, Hook};
 use crate::log_sink::{LeftOut, LogSink};
 use crate::reactor::{
@@ -65,19 +67,83 @@ impl ServeArgs {
             logger.write_style(WriteStyle::Always);
         }
         logger.target(Target::Pipe(Box::new(sink.writer()))).init();
-        output::conclude_on(sink.writer(), self.run(passed, sink.left_out()))
+        let outcome = match std::env::var_os(SUCCESSOR) {
+            Some(_) => self.take_over(sink.left_out()),
+            None => self.start(passed, sink.left_out()),
+        };
+        output::conclude_on(sink.writer(), outcome)
     }
 
-    /// Serves on the socket that was passed, if one was.
-    fn run(&self, passed: Option<TcpListener>, log_left_out: LeftOut) -> anyhow::Result<()> {
-        let max_connections = self.max_connections()?;
+    /// Begins to serve, on the socket that was passed, if one was.
+    fn start(&self, passed: Option<TcpListener>, log_left_out: LeftOut) -> anyhow::Result<()> {
+        let descriptors = descriptors::raise_limit();
+        let config = self.config(descriptors, log_left_out)?;
+        if passed.is_none() {
+            // Better known before a store is made for nothing.
+            let address = config.listen;
+            Linux::try_bind(address).map_err(|error| Error::Listen(address, error))?;
+        }
+        // Before signals are taken over: opening a store may take a while, and a signal
+        // is to end it.
+        let keeper = self.keeper_with_store(config.max_connections)?;
+        let socket = passed.as_ref().map_or("own", |_| "passed");
+        let max_connections = config.max_connections;
+        let reactor = reactor(config, keeper, passed)?;
+        let address = reactor.local_addr().context("cannot tell the address")?;
+        if socket == "passed"
+            && let Some(listen) = self.listen
+            && listen != address
+        {
+            log::warn!(
+                "the service manager passes a socket on {address}: --listen {listen} is not used"
+            );
+        }
+        let control = self.control.as_deref().map(control::Server::listen);
+        let control = control.transpose()?;
+        self.tell_start(address, socket, max_connections);
+        let driver = Driver::new(reactor, control, address, descriptors, Origin::Fresh)?;
+        let announced = output::print(&format!("listening on {address}\n"));
+        self.serve(driver, announced)
+    }
+
+    /// Serves until the end.
+    fn serve(&self, mut driver: Driver, announced: anyhow::Result<()>) -> anyhow::Result<()> {
+        match announced.and_then(|()| Ok(driver.run()?)) {
+            Ok(End::Stopped(stop)) => self.finish(driver.into_reactor(), stop),
+            Ok(End::HandedOver) => {
+                driver.leave().leave(self.drain_timeout);
+                Ok(())
+            }
+            Err(error) => {
+                drop(driver.into_reactor());
+                Err(error)
+            }
+        }
+    }
+
+    /// Sees to the end of a server that was told to stop.
+    fn finish(&self, reactor: Reactor<Keeper, Linux>, stop: Stop) -> anyhow::Result<()> {
+        log::info!("served {}", reactor.served());
+        match stop {
+            Stop::Drained => {
+                let left = reactor.drain_left();
+                let for_store = left.max(self.drain_timeout.min(STORE_TIME));
+                Ok(reactor.into_handler().finish(for_store, left)?)
+            }
+            Stop::Interrupted => bail!("stopped at once by a second signal; replies may be lost"),
+        }
+    }
+
+    /// How the event loop is to run.
+    fn config(&self, descriptors: u64, log_left_out: LeftOut) -> anyhow::Result<Config> {
+        let max_connections = self.max_connections(descriptors)?;
         anyhow::ensure!(
             self.pool_limit >= MIN_POOL_LIMIT,
             "a pool limit of {} bytes is too little; give --pool-limit {MIN_POOL_LIMIT} (136KiB) \
              or more",
             self.pool_limit
         );
-        let config = Config {
+        Ok(Config {
             listen: self.listen_address()?,
             max_connections,
             admission: admission::Rules {
@@ -96,28 +162,11 @@ impl ServeArgs {
             drain_timeout: self.drain_timeout,
             stats_interval: self.stats_interval,
             log_left_out,
-        };
-        if passed.is_none() {
-            // Better known before a store is made for nothing.
-            let address = config.listen;
-            Linux::try_bind(address).map_err(|error| Error::Listen(address, error))?;
-        }
-        // Before signals are taken over: opening a store may take a while, and a signal
-        // is to end it.
-        let keeper = self.keeper(max_connections)?;
-        let socket = passed.as_ref().map_or("own", |_| "passed");
-        let reactor = reactor(config, keeper, passed)?;
-        let address = reactor.local_addr().context("cannot tell the address")?;
-        if socket == "passed"
-            && let Some(listen) = self.listen
-            && listen != address
-        {
-            log::warn!(
-                "the service manager passes a socket on {address}: --listen {listen} is not used"
-            );
-        }
-        let control = self.control.as_deref().map(control::Server::listen);
-        let control = control.transpose()?;
+        })
+    }
+
+    /// Logs how it runs.
+    fn tell_start(&self, address: SocketAddr, socket: &str, max_connections: usize) {
         log::info!(
             "started version={} listen={address} socket={socket} max_connections={max_connections} pool_limit={} \
              output_limit={} max_connections_per_ip={} rate_limit={} idle_timeout={} \
@@ -135,20 +184,6 @@ impl ServeArgs {
             },
             self.control.as_deref().map_or_else(none, quoted),
         );
-        let mut driver = Driver::new(reactor, control, address)?;
-        let stop =
-            output::print(&format!("listening on {address}\n")).and_then(|()| Ok(driver.run()?));
-        let reactor = driver.into_reactor();
-        let stop = stop?;
-        log::info!("served {}", reactor.served());
-        match stop {
-            Stop::Drained => {
-                let left = reactor.drain_left();
-                let for_store = left.max(self.drain_timeout.min(STORE_TIME));
-                Ok(reactor.into_handler().finish(for_store, left)?)
-            }
-            Stop::Interrupted => bail!("stopped at once by a second signal; replies may be lost"),
-        }
     }
 
     fn listen_address(&self) -> anyhow::Result<SocketAddr> {
@@ -159,8 +194,30 @@ impl ServeArgs {
     }
 
     /// What takes the packets, with its store open.
+    fn keeper_with_store(&self, max_connections: usize) -> anyhow::Result<Keeper> {
+        let mut keeper = self.keeper(max_connections)?;
+        if let StorePath::File(path) = &self.store {
+            let store = Store::open(path.clone()).context("cannot use the store")?;
+            let last = store.last_received()?;
+            let capacity = capacity(max_connections);
+            store.agents(capacity, |agent| keeper.remember(agent))?;
+            let intake = store
+                .start(self.retention())
+                .context("cannot start the store's thread")?;
+            keeper.store_in(intake, last);
+        }
+        Ok(keeper)
+    }
+
+    fn retention(&self) -> Retention {
+        Retention {
+            age: self.retain,
+            size: self.retain_size as u64,
+        }
+    }
+
+    /// What takes the packets, and stores nothing.
     fn keeper(&self, max_connections: usize) -> anyhow::Result<Keeper> {
-        let capacity = MOST_AGENTS.max(2 * max_connections);
         let mut keeper = Keeper::new(handler::Config {
             ack: match self.ack {
                 AckArg::Committed => Ack::Committed,
@@ -169,24 +226,11 @@ impl ServeArgs {
             roster: roster::Config {
                 offline_after: self.offline_after,
                 start_grace: self.start_grace,
-                capacity,
+                capacity: capacity(max_connections),
             },
             remember: self.retain,
             log_packets: self.log_packets,
         });
-        if let StorePath::File(path) = &self.store {
-            let store = Store::open(path.clone()).context("cannot use the store")?;
-            let last = store.last_received()?;
-            store.agents(capacity, |agent| keeper.remember(agent))?;
-            let retention = Retention {
-                age: self.retain,
-                size: self.retain_size as u64,
-            };
-            let intake = store
-                .start(retention)
-                .context("cannot start the store's thread")?;
-            keeper.store_in(intake, last);
-        }
         if let Some(command) = self.on_event.clone() {
             let config = hook::Config {
                 command,
@@ -199,10 +243,9 @@ impl ServeArgs {
         Ok(keeper)
     }
 
-    /// How many connections there may be, given the limit of open files, which
-    /// is raised as far as it goes.
-    fn max_connections(&self) -> anyhow::Result<usize> {
-        let descriptors = usize::try_from(descriptors::raise_limit()).unwrap_or(usize::MAX);
+    /// How many connections there may be, given the limit of open files.
+    fn max_connections(&self, descriptors: u64) -> anyhow::Result<usize> {
+        let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
         let most = descriptors.saturating_sub(RESERVED_DESCRIPTORS);
         anyhow::ensure!(
             most > 0,
@@ -237,6 +280,11 @@ fn reactor(
             Reactor::with_listener(config, keeper, kernel, Linux::listener(listener.into()))
         }
     }
+}
+
+/// Agents that are remembered, at most.
+fn capacity(max_connections: usize) -> usize {
+    MOST_AGENTS.max(2 * max_connections)
 }
 
 /// A limit as the log has it.

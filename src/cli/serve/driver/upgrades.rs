@@ -1,0 +1,217 @@
+//! Hand-overs to another process, one at a time, and the one that this process came from.
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use super::LINE;
+use crate::handover::Binary;
+use crate::time::Moment;
+use crate::upgrade::{Attempt, Failure, Progress, Server, Succeeded, Succession};
+
+/// A predecessor that takes longer to end than this is not waited for: the service
+/// manager is told that this process serves, whether it knows of it or not.
+const INTRODUCTION: Duration = Duration::from_secs(5);
+
+/// How this process came to serve.
+#[derive(Debug)]
+pub(in crate::cli::serve) enum Origin {
+    /// It was started.
+    Fresh,
+    /// It took over from another.
+    Succeeded(Succeeded, Succession),
+}
+
+/// What there is to know about hand-overs.
+pub(super) struct Upgrades {
+    /// What a successor is made of, unless it is told.
+    binary: Binary,
+    /// The limit of open files.
+    descriptors: u64,
+    /// Which of the processes, one after the other, this is; the first is 1.
+    generation: u32,
+    /// How this process took over, if it did.
+    succeeded: Option<Succeeded>,
+    /// The predecessor, until it has told the service manager of this process.
+    introduction: Option<(Succession, Moment)>,
+    attempt: Option<Attempt>,
+    rolled_back: u64,
+}
+
+impl Upgrades {
+    pub(super) fn new(descriptors: u64, origin: Origin) -> io::Result<Self> {
+        let (succeeded, introduction) = match origin {
+            Origin::Fresh => (None, None),
+            Origin::Succeeded(succeeded, succession) => {
+                tell(&succeeded);
+                let until = Moment::now().after(INTRODUCTION);
+                (Some(succeeded), Some((succession, until)))
+            }
+        };
+        Ok(Self {
+            binary: Binary::running()?,
+            descriptors,
+            generation: succeeded.map_or(1, |how| how.freeze.generation),
+            succeeded,
+            introduction,
+            attempt: None,
+            rolled_back: 0,
+        })
+    }
+
+    /// The line to the predecessor, while there is one.
+    pub(super) fn line(&self) -> Option<BorrowedFd<'_>> {
+        self.introduction.as_ref().map(|(line, _)| line.as_fd())
+    }
+
+    /// Whether the service manager may not have been told yet who this process is.
+    pub(super) const fn is_still_introduced(&self) -> bool {
+        self.introduction.is_some()
+    }
+
+    /// Whether it has been told just now.
+    pub(super) fn was_introduced(&mut self, now: Moment) -> bool {
+        let Some((succession, until)) = &mut self.introduction else {
+            return false;
+        };
+        let over = succession.is_over() || now >= *until;
+        if over {
+            self.introduction = None;
+        }
+        over
+    }
+
+    /// Begins to hand over to a process made of `binary`, or of what this one was
+    /// started from.
+    ///
+    /// # Errors
+    /// Why not, in a line.
+    pub(super) fn begin(
+        &mut self,
+        server: &mut Server,
+        binary: Option<&Path>,
+    ) -> Result<(), String> {
+        if let Some(attempt) = &self.attempt {
+            let successor = attempt.successor();
+            return Err(refused(&format!(
+                "another one is under way, to process {successor}; wait for its end"
+            )));
+        }
+        if server.is_stopping() {
+            return Err(refused("the server is stopping"));
+        }
+        if self.is_still_introduced() {
+            return Err(refused(
+                "the process before this one has not ended yet; try again",
+            ));
+        }
+        let given = binary.map(Binary::at).transpose();
+        let given = given.map_err(|error| refused(&error.to_string()))?;
+        let binary = given.unwrap_or_else(|| self.binary.clone());
+        let generation = self.generation.saturating_add(1);
+        let begun = Attempt::begin(&binary, generation, self.descriptors);
+        let attempt = begun.map_err(|failure| self.failed(&failure))?;
+        log::info!(
+            "handing over to process {} generation={generation} binary={:?}",
+            attempt.successor(),
+            binary.path(),
+        );
+        if let Err(error) = server.kernel().watch_other(attempt.as_fd(), LINE) {
+            return Err(refused(&error.to_string()));
+        }
+        self.attempt = Some(attempt);
+        Ok(())
+    }
+
+    /// Goes on with what is under way.
+    pub(super) fn go_on(
+        &mut self,
+        server: &mut Server,
+        control: Option<BorrowedFd<'_>>,
+    ) -> Progress {
+        let Some(attempt) = &mut self.attempt else {
+            return Progress::Going;
+        };
+        let progress = attempt.go_on(server, control);
+        match &progress {
+            Progress::Going => {}
+            Progress::RolledBack(failure) => {
+                self.attempt = None;
+                self.failed(failure);
+            }
+            Progress::HandedOver(report) => log::info!(
+                "handed over to process {} generation={} connections={} pause_us={} precopy_ms={} \
+                 quiesce_ms={} state_bytes={}",
+                report.successor,
+                report.generation,
+                report.connections,
+                report.freeze.as_micros(),
+                report.precopy.as_millis(),
+                report.quiesce.as_millis(),
+                report.bytes,
+            ),
+        }
+        progress
+    }
+
+    /// The successor need not wait for anything any more.
+    pub(super) fn let_go(&mut self) {
+        self.attempt = None;
+    }
+
+    /// When there is something to do at the latest.
+    pub(super) fn deadline(&self) -> Option<Moment> {
+        let introduction = self.introduction.as_ref().map(|(_, until)| *until);
+        self.attempt
+            .as_ref()
+            .map(Attempt::deadline)
+            .or(introduction)
+    }
+
+    /// What has become of hand-overs, as a line of the statistics.
+    pub(super) fn statistics(&self) -> String {
+        let mut line = format!(
+            "restart generation={} rolled_back={}",
+            self.generation, self.rolled_back
+        );
+        if let Some(how) = &self.succeeded {
+            line += &figures(how);
+        }
+        line
+    }
+
+    /// Logs that an attempt has failed, which has changed nothing; the same in short.
+    fn failed(&mut self, failure: &Failure) -> String {
+        self.rolled_back += 1;
+        let Failure { step, .. } = failure;
+        log::error!("upgrade rolled back step={step}: {failure}; this process goes on");
+        format!("rolled back at {step}: {failure}")
+    }
+}
+
+/// Logs how this process took over.
+fn tell(how: &Succeeded) {
+    log::info!(
+        "took over version={} generation={}{}",
+        env!("CARGO_PKG_VERSION"),
+        how.freeze.generation,
+        figures(how),
+    );
+}
+
+fn figures(how: &Succeeded) -> String {
+    format!(
+        " moved={} state_bytes={} precopy_ms={} quiesce_ms={} pause_us={}",
+        how.connections,
+        how.bytes,
+        how.freeze.precopy.as_millis(),
+        how.freeze.quiesce.as_millis(),
+        how.pause.as_micros(),
+    )
+}
+
+fn refused(why: &str) -> String {
+    log::warn!("upgrade refused: {why}");
+    format!("refused: {why}")
+}

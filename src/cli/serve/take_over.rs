@@ -1,0 +1,113 @@
+//! A server that takes over from the one that has started it.
+
+use std::os::fd::OwnedFd;
+
+use anyhow::{Context as _, bail};
+
+use super::ServeArgs;
+use super::driver::{Driver, Origin};
+use crate::cli::values::StorePath;
+use crate::control;
+use crate::descriptors;
+use crate::handler::Keeper;
+use crate::log_sink::LeftOut;
+use crate::reactor::{Config, Linux, Reactor};
+use crate::store::{Examined, Lock, Store};
+use crate::upgrade::{Inherited, Server, Succeeded, Succession};
+
+/// What this process has in the place of its predecessor.
+struct Succeeding {
+    server: Server,
+    control: Option<control::Server>,
+    how: Succeeded,
+}
+
+impl ServeArgs {
+    /// Takes over, and serves. Nothing is said on stdout: whoever reads it has heard
+    /// already where this server listens.
+    pub(super) fn take_over(&self, log_left_out: LeftOut) -> anyhow::Result<()> {
+        let descriptors = descriptors::raise_limit();
+        let mut succession = Succession::begin(descriptors).context("cannot take over")?;
+        let taken = self
+            .config(descriptors, log_left_out)
+            .and_then(|config| self.succeed(&mut succession, config));
+        let Succeeding {
+            server,
+            control,
+            how,
+        } = match taken {
+            Ok(taken) => taken,
+            Err(error) => {
+                succession.refuse(&format!("{error:#}"));
+                return Err(error.context("did not take over"));
+            }
+        };
+        let address = server.local_addr().context("cannot tell the address")?;
+        let origin = Origin::Succeeded(how, succession);
+        let driver = Driver::new(server, control, address, descriptors, origin)?;
+        self.serve(driver, Ok(()))
+    }
+
+    /// Everything up to the commit. What can fail does so before this process says that
+    /// it is ready, as far as possible.
+    fn succeed(&self, succession: &mut Succession, config: Config) -> anyhow::Result<Succeeding> {
+        let keeper = self.keeper(config.max_connections)?;
+        let store = match &self.store {
+            StorePath::Nowhere => None,
+            StorePath::File(path) => Some(Store::examine(path).context("cannot use the store")?),
+        };
+        let kernel = Linux::new().context("cannot make the event loop")?;
+        let Inherited { lock, listeners } = succession.ready()?;
+        let keeper = self.with_inherited_store(keeper, store, lock)?;
+        let mut listeners = listeners.into_iter();
+        let listener = listeners
+            .next()
+            .context("the predecessor does not listen")?;
+        let control = self.inherited_control(listeners.next())?;
+        let listener = Linux::listener(listener);
+        let mut server = Reactor::with_listener(config, keeper, kernel, listener)?;
+        let how = succession.take_over(&mut server)?;
+        Ok(Succeeding {
+            server,
+            control,
+            how,
+        })
+    }
+
+    /// The keeper with a store that it writes once it takes packets.
+    fn with_inherited_store(
+        &self,
+        mut keeper: Keeper,
+        store: Option<Examined>,
+        lock: Option<OwnedFd>,
+    ) -> anyhow::Result<Keeper> {
+        match (store, lock) {
+            (None, None) => {}
+            (Some(store), Some(lock)) => {
+                let lock = Lock::adopt(lock, store.path()).context("cannot use the store")?;
+                let intake = store
+                    .start(lock, self.retention())
+                    .context("cannot start the store's thread")?;
+                keeper.store_in(intake, None);
+            }
+            (Some(_), None) => bail!("the predecessor has no store, and this process has one"),
+            (None, Some(_)) => bail!("the predecessor has a store, and this process has none"),
+        }
+        Ok(keeper)
+    }
+
+    fn inherited_control(
+        &self,
+        listener: Option<OwnedFd>,
+    ) -> anyhow::Result<Option<control::Server>> {
+        match (&self.control, listener) {
+            (Some(path), Some(listener)) => {
+                let control = control::Server::adopt(listener, path);
+                let cannot = || format!("cannot go on with the control socket {}", path.display());
+                control.map(Some).with_context(cannot)
+            }
+            (Some(path), None) => Ok(Some(control::Server::listen(path)?)),
+            (None, _) => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,464 @@
+//! The predecessor's side: one attempt to hand everything over.
+//!
+//! It is driven between the turns of the event loop, and does a little each time, so that
+//! agents are served meanwhile. Only the [freeze](Step::Freeze) holds them up, and it ends
+//! within its budget one way or the other.
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::ExitStatusExt as _;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::{Failure, Progress, Report, Server};
+use crate::handover::{
+    Binary, Committed, Hello, Line, LineError, MAX_SOCKETS, Phase, Predecessor, Process,
+    ReceiveError, Sealed, SendError, Sending, Step, Taken, ToPredecessor, ToSuccessor, Token,
+};
+use crate::reactor::{Change, MovedId};
+use crate::snapshot::{Freeze, Record, Writer};
+use crate::store::Lock;
+use crate::time::Moment;
+
+/// From the start of the successor until it is set up: reading a large roster's store may
+/// take it seconds.
+const SET_UP: Duration = Duration::from_secs(30);
+
+/// For the copy while agents are served; it takes some 20 µs for each connection.
+const PRE_COPY: Duration = Duration::from_secs(60);
+
+/// For the last commit. A disk that takes longer is one that hangs.
+const QUIESCE: Duration = Duration::from_secs(10);
+
+/// For the freeze: agents wait meanwhile, and none would take this for an outage.
+const FREEZE: Duration = Duration::from_millis(250);
+
+/// Records of agents in a batch: some 100 µs of work between two turns.
+const AGENTS: usize = 512;
+
+/// So many changes are few enough for the freeze.
+const FEW_CHANGES: usize = 256;
+
+/// Under a load that changes everything all the time, more rounds do not bring fewer changes.
+const ROUNDS: u32 = 4;
+
+/// An attempt that is under way.
+///
+/// Dropping it ends the successor, unless that has taken over.
+#[derive(Debug)]
+pub struct Attempt {
+    line: Line<Predecessor>,
+    /// `None`: it is ended, or on its own.
+    successor: Option<Process>,
+    successor_id: u32,
+    generation: u32,
+    stage: Stage,
+    /// When this stage must be over.
+    until: Moment,
+    /// The format of snapshots, once it is agreed.
+    format: u16,
+    /// Sockets in a batch.
+    batch: usize,
+    writer: Writer,
+    precopy: Duration,
+    /// Bytes of all snapshots so far.
+    bytes: u64,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The successor starts.
+    Hello,
+    /// It sets itself up.
+    Prepare,
+    /// State is copied.
+    PreCopy(Copying),
+    /// The store finishes what it has.
+    Quiesce(Moment),
+}
+
+#[derive(Debug)]
+struct Copying {
+    begun: Moment,
+    /// Every connection was shown; new ones may have come since.
+    connections: bool,
+    /// Every agent was shown.
+    agents: bool,
+    /// How often what has changed was copied again.
+    rounds: u32,
+}
+
+impl Attempt {
+    /// Starts `binary` as the successor; it will be the process of this `generation`.
+    ///
+    /// # Errors
+    /// [`Failure`]: nothing has changed.
+    pub fn begin(binary: &Binary, generation: u32, descriptors: u64) -> Result<Self, Failure> {
+        let step = |step| move |error: &dyn fmt::Display| Failure::new(step, error);
+        binary
+            .check()
+            .map_err(|error| step(Step::Preflight)(&error))?;
+        let (line, theirs) = Line::open().map_err(|error| step(Step::Preflight)(&error))?;
+        let arguments = std::env::args_os().skip(1);
+        let successor = Process::spawn(binary, arguments, theirs).map_err(|error| {
+            let path = binary.path().display();
+            step(Step::Spawn)(&format_args!("cannot start {path}: {error}"))
+        })?;
+        let begun = Moment::now();
+        let mut attempt = Self {
+            line,
+            successor_id: successor.id(),
+            successor: Some(successor),
+            generation,
+            stage: Stage::Hello,
+            until: begun.after(SET_UP),
+            format: 0,
+            // All that may be under way together are half of what the kernel lets be.
+            batch: usize::try_from(descriptors / 8)
+                .unwrap_or(MAX_SOCKETS)
+                .clamp(1, MAX_SOCKETS),
+            writer: Writer::new(0),
+            precopy: Duration::ZERO,
+            bytes: 0,
+        };
+        attempt.say(&ToSuccessor::<BorrowedFd<'_>>::Hello(Hello::ours(
+            descriptors,
+        )))?;
+        Ok(attempt)
+    }
+
+    /// Goes on as far as that is possible now, between two turns of `server`.
+    ///
+    /// The caller watches the [line](AsFd), and calls this again when there is something to
+    /// hear, and when it is the [deadline](Self::deadline). The successor listens on
+    /// `control` as well, if there is one.
+    pub fn go_on(&mut self, server: &mut Server, control: Option<BorrowedFd<'_>>) -> Progress {
+        match self.try_to_go_on(server, control) {
+            Ok(None) => Progress::Going,
+            Ok(Some(report)) => Progress::HandedOver(report),
+            Err(failure) => {
+                self.roll_back(server);
+                Progress::RolledBack(failure)
+            }
+        }
+    }
+
+    /// When [`go_on`](Self::go_on) is to be called at the latest.
+    #[must_use]
+    pub fn deadline(&self) -> Moment {
+        match self.stage {
+            // There is work at once, unless it waits for an acknowledgement.
+            Stage::PreCopy(_) if self.line.next_batch().is_some() => Moment::from_nanos(0),
+            _ => self.until,
+        }
+    }
+
+    /// The successor's process id.
+    #[must_use]
+    pub const fn successor(&self) -> u32 {
+        self.successor_id
+    }
+
+    /// Ends the successor, and has `server` go on as if there had been none.
+    fn roll_back(&mut self, server: &mut Server) {
+        // It is gone, and with it the duplicates of the sockets that it had, before those
+        // are closed here again without being shut down.
+        self.successor = None;
+        server.end_copy();
+        server.handler_mut().end_copy();
+        server.handler_mut().go_on();
+    }
+
+    fn try_to_go_on(
+        &mut self,
+        server: &mut Server,
+        control: Option<BorrowedFd<'_>>,
+    ) -> Result<Option<Report>, Failure> {
+        while let Some(message) = self.hear()? {
+            self.take(message, server, control)?;
+        }
+        if server.is_stopping() {
+            return Err(self.failure(&"the server was told to stop"));
+        }
+        if Moment::now() >= self.until {
+            return Err(self.too_late());
+        }
+        if let Stage::PreCopy(_) = self.stage {
+            self.copy(server)?;
+        }
+        if let Stage::Quiesce(begun) = self.stage
+            && server
+                .handler()
+                .is_quiet()
+                .map_err(|down| self.failure(&down))?
+            && server.is_quiet()
+        {
+            return self.freeze(server, begun).map(Some);
+        }
+        Ok(None)
+    }
+
+    fn take(
+        &mut self,
+        message: ToPredecessor,
+        server: &mut Server,
+        control: Option<BorrowedFd<'_>>,
+    ) -> Result<(), Failure> {
+        match message {
+            ToPredecessor::Hello(hello) => {
+                self.format = hello.agree().map_err(|error| self.failure(&error))?;
+                self.writer = Writer::new(self.format);
+                self.stage = Stage::Prepare;
+            }
+            ToPredecessor::Ready => {
+                server.begin_copy();
+                server.handler_mut().begin_copy();
+                let begun = Moment::now();
+                self.until = begun.after(PRE_COPY);
+                self.stage = Stage::PreCopy(Copying {
+                    begun,
+                    connections: false,
+                    agents: false,
+                    rounds: 0,
+                });
+                let listener = server.listener().map(AsFd::as_fd);
+                self.say(&ToSuccessor::Shared {
+                    lock: server.handler().store_lock().map(Lock::share),
+                    listeners: listener.into_iter().chain(control).collect(),
+                })?;
+            }
+            ToPredecessor::Refused { why } => return Err(self.failure(&why)),
+            // What they bring is in the line's order.
+            ToPredecessor::Ack { .. } | ToPredecessor::Committed(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Copies some more, and goes over to the last commit once there is little left.
+    fn copy(&mut self, server: &mut Server) -> Result<(), Failure> {
+        let Some(number) = self.line.next_batch() else {
+            return Ok(());
+        };
+        let Stage::PreCopy(copying) = &mut self.stage else {
+            return Ok(());
+        };
+        let mut opened = Vec::new();
+        let writer = &mut self.writer;
+        writer.clear();
+        copying.connections = server.copy_some(self.batch, &mut |id, _, state| {
+            writer.push(&Record::Opened { id, state });
+            opened.push(id);
+        });
+        copying.agents = server.handler_mut().copy_some(AGENTS, &mut |slot, state| {
+            writer.push(&Record::Agent { slot, state });
+        });
+        if writer.is_empty() {
+            let changes = server.changes() + server.handler().changes();
+            if self.line.unacknowledged() > 0 {
+                return Ok(());
+            }
+            if changes <= FEW_CHANGES || copying.rounds == ROUNDS {
+                let now = Moment::now();
+                self.precopy = now.since(copying.begun);
+                self.stage = Stage::Quiesce(now);
+                self.until = now.after(QUIESCE);
+                server.handler_mut().quiesce();
+                return Ok(());
+            }
+            copying.rounds += 1;
+            write_changes(server, writer, &mut opened);
+        }
+        let records = self.seal()?;
+        let sockets = sockets_of(server, &opened);
+        self.say(&ToSuccessor::Batch {
+            number,
+            length: records.length(),
+            records: records.as_fd(),
+            sockets,
+        })
+    }
+
+    /// Stands still until the successor has taken the token, or cannot any more.
+    fn freeze(&mut self, server: &mut Server, quiesced: Moment) -> Result<Report, Failure> {
+        let begun = Moment::now();
+        self.until = begun.after(FREEZE);
+        let token = Token::new().map_err(|error| self.failure(&error))?;
+        let mut opened = Vec::new();
+        self.writer.clear();
+        write_changes(server, &mut self.writer, &mut opened);
+        let (counters, tally) = server.counts();
+        self.writer.push(&Record::Counts { counters, tally });
+        self.writer.push(&Record::Keeper(server.handler().state()));
+        let freeze = Freeze {
+            begun,
+            generation: self.generation,
+            precopy: self.precopy,
+            quiesce: begun.since(quiesced),
+            bytes: self.bytes,
+        };
+        self.writer.push(&Record::Freeze(freeze));
+        let records = self.seal()?;
+        let sockets = sockets_of(server, &opened);
+        self.say(&ToSuccessor::Freeze {
+            length: records.length(),
+            records: records.as_fd(),
+            token: token.as_fd(),
+            sockets,
+        })?;
+        let committed = self.wait_for_commit();
+        // Whatever was heard, the token knows who has the connections.
+        match token.take() {
+            Ok(Taken::Ours(_)) => Err(committed.err().unwrap_or_else(|| {
+                self.failure(&"the successor says that it has taken what it has not")
+            })),
+            Ok(Taken::Theirs) => {
+                if let Some(successor) = self.successor.take() {
+                    successor.release();
+                }
+                Ok(self.report(&freeze, committed.ok()))
+            }
+            Err(error) => Err(self.failure(&error)),
+        }
+    }
+
+    /// The successor's word that it has taken over.
+    fn wait_for_commit(&mut self) -> Result<Committed, Failure> {
+        loop {
+            match self.hear()? {
+                Some(ToPredecessor::Committed(committed)) => return Ok(committed),
+                Some(ToPredecessor::Refused { why }) => return Err(self.failure(&why)),
+                Some(_) => {}
+                None => {
+                    let heard = self.line.wait(self.until);
+                    if !heard.map_err(|error| self.failure(&error))? {
+                        return Err(self.too_late());
+                    }
+                }
+            }
+        }
+    }
+
+    fn report(&self, freeze: &Freeze, committed: Option<Committed>) -> Report {
+        Report {
+            successor: self.successor_id,
+            generation: self.generation,
+            connections: committed.map_or(0, |committed| committed.connections),
+            bytes: self.bytes,
+            precopy: self.precopy,
+            quiesce: freeze.quiesce,
+            freeze: committed.map_or_else(
+                || Moment::now().since(freeze.begun),
+                |committed| committed.resumed.since(freeze.begun),
+            ),
+        }
+    }
+
+    fn hear(&mut self) -> Result<Option<ToPredecessor>, Failure> {
+        match self.line.receive() {
+            Ok(message) => Ok(message),
+            Err(LineError::Receive(ReceiveError::Ended)) => {
+                let how = self.how_it_ended();
+                Err(self.failure(&how))
+            }
+            Err(error) => Err(self.failure(&error)),
+        }
+    }
+
+    fn say<F: AsFd>(&mut self, message: &ToSuccessor<F>) -> Result<(), Failure> {
+        match self.line.send(message) {
+            Ok(Sending::Sent) => Ok(()),
+            Ok(Sending::Full) => Err(self.failure(&"the successor takes no more messages")),
+            Ok(Sending::TooManyInFlight) => Err(self.failure(
+                &"too many descriptors of this user are on their way between processes; try again",
+            )),
+            Err(LineError::Send(SendError::Gone)) => {
+                let how = self.how_it_ended();
+                Err(self.failure(&how))
+            }
+            Err(error) => Err(self.failure(&error)),
+        }
+    }
+
+    /// It has closed the line without a word, most often because it ended.
+    fn how_it_ended(&mut self) -> String {
+        let ended = self.successor.take().map(Process::end);
+        match ended {
+            // That was we.
+            Some(Ok(status)) if status.signal() == Some(Signal::KILL.as_raw()) => {
+                "the successor said no more".to_owned()
+            }
+            Some(Ok(status)) => format!("the successor ended ({status})"),
+            _ => "the successor ended".to_owned(),
+        }
+    }
+
+    /// What was written down, as a file to be sent.
+    fn seal(&mut self) -> Result<Sealed, Failure> {
+        let bytes = self.writer.finish();
+        self.bytes += bytes.len() as u64;
+        let sealed = Sealed::write(bytes);
+        sealed.map_err(|error| self.failure(&format_args!("cannot write down the state: {error}")))
+    }
+
+    fn step(&self) -> Step {
+        match self.stage {
+            Stage::Hello => Step::Hello,
+            Stage::Prepare => Step::Prepare,
+            Stage::PreCopy(_) => Step::PreCopy,
+            Stage::Quiesce(_) if self.line.phase() == Phase::Frozen => Step::Freeze,
+            Stage::Quiesce(_) => Step::Quiesce,
+        }
+    }
+
+    fn failure(&self, why: &dyn fmt::Display) -> Failure {
+        Failure {
+            step: self.step(),
+            why: why.to_string(),
+        }
+    }
+
+    fn too_late(&self) -> Failure {
+        self.failure(&match self.step() {
+            Step::Freeze => "the successor did not take over in time",
+            Step::PreCopy => "copying took too long",
+            Step::Quiesce => "the store did not commit in time what it had",
+            _ => "the successor was not ready in time",
+        })
+    }
+}
+
+/// To be watched: readable when the successor has said something, or has ended.
+impl AsFd for Attempt {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.line.as_fd()
+    }
+}
+
+/// Writes down what has changed since it was written down before. Who is new has a
+/// socket to be sent, and is noted in `opened`.
+fn write_changes(server: &mut Server, writer: &mut Writer, opened: &mut Vec<MovedId>) {
+    server.take_changes(&mut |id, change| {
+        writer.push(&match change {
+            Change::Opened(_, state) => {
+                opened.push(id);
+                Record::Opened { id, state }
+            }
+            Change::Changed(state) => Record::Changed { id, state },
+            Change::Closed => Record::Closed { id },
+        });
+    });
+    let handler = server.handler_mut();
+    handler.take_changes(usize::MAX, &mut |slot, state| {
+        writer.push(&match state {
+            Some(state) => Record::Agent { slot, state },
+            None => Record::Forgotten { slot },
+        });
+    });
+}
+
+/// The sockets of those who were just shown; none has ended since.
+fn sockets_of<'a>(server: &'a Server, opened: &[MovedId]) -> Vec<BorrowedFd<'a>> {
+    let sockets = opened.iter().filter_map(|id| server.socket(*id));
+    sockets.map(AsFd::as_fd).collect()
+}

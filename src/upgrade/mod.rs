@@ -1,0 +1,19 @@
+//! Seamless restart: a new process takes over every connection, and no agent notices.
+//!
+//! The *predecessor* drives an [`Attempt`] between the turns of its event loop; the
+//! *successor* goes through a [`Succession`] before its first. `handover` is the line
+//! between them; what is said on it, and why in that order, is in `docs/restart.md`.
+
+mod attempt;
+mod outcome;
+mod succession;
+
+pub use attempt::Attempt;
+pub use outcome::{Failure, Progress, Report};
+pub use succession::{Inherited, Succeeded, Succession, SuccessionError};
+
+use crate::handler::Keeper;
+use crate::reactor::{Linux, Reactor};
+
+/// The server that is handed over.
+pub type Server = Reactor<Keeper, Linux>;

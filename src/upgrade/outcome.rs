@@ -1,0 +1,56 @@
+//! What becomes of an attempt.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::handover::Step;
+
+/// Why an attempt did not come to its end, and at which step. The server goes on as if
+/// there had been none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct Failure {
+    /// The step that failed.
+    pub step: Step,
+    /// Why, for people to read.
+    pub why: String,
+}
+
+/// How an attempt stands.
+#[derive(Debug)]
+pub enum Progress {
+    /// It goes on.
+    Going,
+    /// It is over, and this process serves.
+    RolledBack(Failure),
+    /// It is over, and the successor serves: this process must neither read nor write.
+    HandedOver(Report),
+}
+
+/// How a hand-over went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The process that serves now.
+    pub successor: u32,
+    /// Which of the processes, one after the other, that is; the first is 1.
+    pub generation: u32,
+    /// Connections that it has.
+    pub connections: u32,
+    /// Bytes of all snapshots.
+    pub bytes: u64,
+    /// How long it took to copy while agents were served.
+    pub precopy: Duration,
+    /// How long the store took to commit what it had, during which no packet was taken.
+    pub quiesce: Duration,
+    /// From the moment at which this process stood still to the successor's first read.
+    pub freeze: Duration,
+}
+
+impl Failure {
+    pub(super) fn new(step: Step, why: &dyn fmt::Display) -> Self {
+        Self {
+            step,
+            why: why.to_string(),
+        }
+    }
+}

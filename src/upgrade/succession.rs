@@ -1,0 +1,296 @@
+//! The successor's side: say who it is, adopt what is shown, take the token.
+//!
+//! All of it happens before the first turn of the event loop. So it may wait, for the
+//! predecessor and for nothing else.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use super::Server;
+use crate::handover::{
+    Channel, Committed, Hello, Line, LineError, Mismatch, Ownership, ReceiveError, SUCCESSOR,
+    SealError, Sealed, Sending, Successor, Taken, ToPredecessor, ToSuccessor, Token,
+};
+use crate::reactor::{AdoptError, AdoptedId, Linux, MovedId};
+use crate::roster::StrangeSlot;
+use crate::snapshot::{Damage, Freeze, Reader, Record};
+use crate::time::Moment;
+
+/// A predecessor says something within this time, or it hangs: longer than it gives
+/// itself for any step.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A process that is about to take over.
+#[derive(Debug)]
+pub struct Succession {
+    line: Line<Successor>,
+    adopted: HashMap<MovedId, AdoptedId>,
+    /// The last snapshot, to be read; used again and again.
+    snapshot: Vec<u8>,
+}
+
+/// What there is one of, and this process has from now on as well.
+#[derive(Debug)]
+pub struct Inherited {
+    /// The lock of the store, if the predecessor has a store.
+    pub lock: Option<OwnedFd>,
+    /// The sockets that listen: the agents' first.
+    pub listeners: Vec<OwnedFd>,
+}
+
+/// How it came about that this process serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Succeeded {
+    /// How it went until the predecessor stood still.
+    pub freeze: Freeze,
+    /// From then to this process's first turn.
+    pub pause: Duration,
+    /// Connections that have moved.
+    pub connections: usize,
+    /// Bytes of all snapshots.
+    pub bytes: u64,
+}
+
+/// Why this process does not take over. The predecessor goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum SuccessionError {
+    /// There is no line to a predecessor.
+    #[error("there is no predecessor at the other end of stdin; do not set {SUCCESSOR} by hand")]
+    NoLine(#[source] std::io::Error),
+    /// The line broke.
+    #[error(transparent)]
+    Line(#[from] LineError),
+    /// The predecessor cannot hand over to this build.
+    #[error(transparent)]
+    Mismatch(#[from] Mismatch),
+    /// It ended, or gave this process up.
+    #[error("the predecessor has given up")]
+    GivenUp,
+    /// It hangs.
+    #[error("the predecessor has said nothing for {} s", PATIENCE.as_secs())]
+    Silent,
+    /// A snapshot is no sealed file.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// A snapshot makes no sense.
+    #[error(transparent)]
+    Damage(#[from] Damage),
+    /// A connection cannot be adopted.
+    #[error(transparent)]
+    Adopt(#[from] AdoptError),
+    /// An agent cannot be taken in.
+    #[error(transparent)]
+    Agent(#[from] StrangeSlot),
+    /// A snapshot and what came beside it do not belong together.
+    #[error("a snapshot has {0}")]
+    Inconsistent(&'static str),
+    /// The kernel refused something.
+    #[error("cannot go on with the hand-over")]
+    System(#[from] std::io::Error),
+}
+
+impl Succession {
+    /// Answers the predecessor's hello; `descriptors` is this process's limit of open
+    /// files.
+    ///
+    /// # Errors
+    /// [`SuccessionError`], of which the predecessor is told as far as it can be.
+    pub fn begin(descriptors: u64) -> Result<Self, SuccessionError> {
+        let channel = Channel::from_stdin().map_err(SuccessionError::NoLine)?;
+        let mut succession = Self {
+            line: Line::new(channel),
+            adopted: HashMap::new(),
+            snapshot: Vec::new(),
+        };
+        let ToSuccessor::Hello(hello) = succession.hear()? else {
+            return Err(SuccessionError::Inconsistent("no hello before it"));
+        };
+        succession.say(&ToPredecessor::Hello(Hello::ours(descriptors)))?;
+        hello.agree()?;
+        Ok(succession)
+    }
+
+    /// Tells the predecessor why this process does not take over.
+    pub fn refuse(&mut self, why: &str) {
+        let why = why.to_owned();
+        // If it cannot be told, it sees the line end.
+        let _untold = self.line.send(&ToPredecessor::Refused { why });
+    }
+
+    /// Says that this process is set up; what it then shares with the predecessor.
+    ///
+    /// # Errors
+    /// [`SuccessionError`].
+    pub fn ready(&mut self) -> Result<Inherited, SuccessionError> {
+        self.say(&ToPredecessor::Ready)?;
+        match self.hear()? {
+            ToSuccessor::Shared { lock, listeners } => Ok(Inherited { lock, listeners }),
+            _ => Err(SuccessionError::Inconsistent("nothing shared before it")),
+        }
+    }
+
+    /// Takes in all that the predecessor shows, until it stands still, and then the
+    /// token. After that `server` is this process's own, and its first turn is due.
+    ///
+    /// # Errors
+    /// [`SuccessionError`]: the server is the predecessor's, and this process has done
+    /// nothing with it.
+    pub fn take_over(&mut self, server: &mut Server) -> Result<Succeeded, SuccessionError> {
+        loop {
+            match self.hear()? {
+                ToSuccessor::Batch {
+                    number,
+                    length,
+                    records,
+                    sockets,
+                } => {
+                    self.take_in(server, &Sealed::check(records, length)?, sockets)?;
+                    self.say(&ToPredecessor::Ack { number })?;
+                }
+                ToSuccessor::Freeze {
+                    length,
+                    records,
+                    token,
+                    sockets,
+                } => {
+                    let token = Token::from_descriptor(token)?;
+                    let freeze = self.take_in(server, &Sealed::check(records, length)?, sockets)?;
+                    let freeze = freeze.ok_or(SuccessionError::Inconsistent("no end"))?;
+                    return self.commit(server, &token, freeze, length);
+                }
+                _ => return Err(SuccessionError::Inconsistent("another message before it")),
+            }
+        }
+    }
+
+    fn commit(
+        &mut self,
+        server: &mut Server,
+        token: &Token,
+        freeze: Freeze,
+        length: u64,
+    ) -> Result<Succeeded, SuccessionError> {
+        server.settle_in()?;
+        let Taken::Ours(ownership) = token.take()? else {
+            return Err(SuccessionError::GivenUp);
+        };
+        let committed = Moment::now();
+        serve(server, &ownership);
+        let resumed = Moment::now();
+        // Whether it hears that or not, the token is gone.
+        let _unheard = self.line.send(&ToPredecessor::Committed(Committed {
+            committed,
+            resumed,
+            connections: u32::try_from(self.adopted.len()).unwrap_or(u32::MAX),
+        }));
+        Ok(Succeeded {
+            freeze,
+            pause: resumed.since(freeze.begun),
+            connections: self.adopted.len(),
+            bytes: freeze.bytes + length,
+        })
+    }
+
+    /// Takes in a snapshot; how the hand-over went, if it is the last.
+    fn take_in(
+        &mut self,
+        server: &mut Server,
+        records: &Sealed,
+        sockets: Vec<OwnedFd>,
+    ) -> Result<Option<Freeze>, SuccessionError> {
+        let mut sockets = sockets.into_iter();
+        let mut snapshot = std::mem::take(&mut self.snapshot);
+        records.read(&mut snapshot)?;
+        let mut end = None;
+        for record in Reader::new(&snapshot)? {
+            match record? {
+                Record::Freeze(freeze) => end = Some(freeze),
+                record => self.apply(server, record, &mut sockets)?,
+            }
+        }
+        self.snapshot = snapshot;
+        match sockets.next() {
+            None => Ok(end),
+            Some(_) => Err(SuccessionError::Inconsistent(
+                "more sockets than connections",
+            )),
+        }
+    }
+
+    fn apply(
+        &mut self,
+        server: &mut Server,
+        record: Record,
+        sockets: &mut impl Iterator<Item = OwnedFd>,
+    ) -> Result<(), SuccessionError> {
+        match record {
+            Record::Opened { id, state } => {
+                let missing = SuccessionError::Inconsistent("fewer sockets than connections");
+                let socket = sockets.next().ok_or(missing)?;
+                let adopted = server.adopt(Linux::connection(socket), state)?;
+                if self.adopted.insert(id, adopted).is_some() {
+                    return Err(SuccessionError::Inconsistent("a connection twice"));
+                }
+            }
+            Record::Changed { id, state } => {
+                let adopted = self.adopted.get(&id);
+                server.replace(*adopted.ok_or(AdoptError::Unknown)?, state)?;
+            }
+            Record::Closed { id } => {
+                let adopted = self.adopted.remove(&id);
+                server.discard(adopted.ok_or(AdoptError::Unknown)?);
+            }
+            Record::Agent { slot, state } => server.handler_mut().adopt(slot, state)?,
+            Record::Forgotten { slot } => server.handler_mut().forget(slot),
+            Record::Keeper(state) => server.handler_mut().resume(state),
+            Record::Counts { counters, tally } => server.resume_counts(counters, tally),
+            Record::Freeze(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Whether the predecessor has let go of the line, which it does once it has told
+    /// whoever watches both processes that this one goes on.
+    pub fn is_over(&mut self) -> bool {
+        // It has nothing more to say.
+        !matches!(self.line.receive(), Ok(None))
+    }
+
+    fn hear(&mut self) -> Result<ToSuccessor<OwnedFd>, SuccessionError> {
+        let until = Moment::now().after(PATIENCE);
+        loop {
+            match self.line.receive() {
+                Ok(Some(message)) => return Ok(message),
+                Ok(None) => {}
+                Err(LineError::Receive(ReceiveError::Ended)) => {
+                    return Err(SuccessionError::GivenUp);
+                }
+                Err(error) => return Err(error.into()),
+            }
+            if !self.line.wait(until)? {
+                return Err(SuccessionError::Silent);
+            }
+        }
+    }
+
+    fn say(&mut self, message: &ToPredecessor) -> Result<(), SuccessionError> {
+        match self.line.send(message)? {
+            Sending::Sent => Ok(()),
+            // It has room for hundreds of these.
+            Sending::Full | Sending::TooManyInFlight => Err(SuccessionError::Silent),
+        }
+    }
+}
+
+/// The server is this process's own from now on.
+fn serve(server: &mut Server, _proof: &Ownership) {
+    server.handler_mut().go_on();
+}
+
+/// To be watched for the end of the predecessor.
+impl AsFd for Succession {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.line.as_fd()
+    }
+}

@@ -1,0 +1,15 @@
+//! Seamless restart: real binaries that hand over to each other, and agents that do not
+//! notice.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy.toml allows them in tests, but does not see helpers as such"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod dynasty;
+mod moving;
+mod refusals;
