@@ -104,6 +104,8 @@ pub struct Reactor<H, K: Kernel> {
     config: Config,
     housekeeping: Housekeeping,
     refusals: Refusals,
+    /// What whoever drives the loop has to tell with the statistics.
+    driver_line: Option<String>,
     /// What is no connection and became ready, for whoever drives the loop.
     others: Vec<OtherToken>,
     /// Whether signals wait to be obeyed; looking for them costs system calls.
@@ -195,6 +197,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             outbox: Outbox::default(),
             config,
             refusals: Refusals::default(),
+            driver_line: None,
             others: Vec::new(),
             signalled: false,
             upgrade_wanted: false,

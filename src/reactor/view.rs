@@ -25,9 +25,16 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         stats.look(now, &self.figures(), handler_lines)
     }
 
+    /// From now on tells `line` as well: what whoever drives the loop has counted.
+    pub fn tell_with_statistics(&mut self, line: String) {
+        self.driver_line = Some(line);
+    }
+
+    /// The lines of the handler, and of whoever drives the loop.
     pub(super) fn handler_lines(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         self.shop.desk.handler.statistics(&mut lines);
+        lines.extend(self.driver_line.clone());
         lines
     }
 

@@ -52,7 +52,7 @@ fn they_are_the_lines_of_the_log() {
     let pool = ["pool"; CLASSES.len()];
     assert_eq!(
         heads,
-        [&["stats", "agents", "store", "hook"][..], &pool].concat()
+        [&["stats", "agents", "store", "hook", "restart"][..], &pool].concat()
     );
     assert!(told[0].contains(" reports=1 "), "{told:?}");
     assert!(told[0].contains(" packets_per_s="), "{told:?}");
@@ -153,11 +153,12 @@ fn watched_without_a_terminal_they_are_blocks_of_lines() {
         (_, mark) = watch.stdout.wait_for(mark, str::is_empty);
     }
     let lines = watch.stdout.since(0);
-    let block = 2 + CLASSES.len();
+    let block = 3 + CLASSES.len();
     for (index, line) in lines.iter().enumerate().take(3 * (block + 1)) {
         let expected = match index % (block + 1) {
             0 => "stats ",
             1 => "agents ",
+            2 => "restart ",
             last if last == block => "",
             _ => "pool ",
         };

@@ -148,8 +148,8 @@ fn sigusr1_logs_all_statistics_each_time() {
         // The line of the start may come in between.
         let mut lines = server.log().since(mark);
         lines.retain(|line| line.contains("hawk::stats"));
-        // One of the server's, one of agents, and one for each class.
-        assert_eq!(lines.len(), 2 + CLASSES.len(), "{lines:?}");
+        // One of the server's, one of agents, one of restarts, and one for each class.
+        assert_eq!(lines.len(), 3 + CLASSES.len(), "{lines:?}");
     }
     server.connect().expect_alive();
 }

@@ -73,6 +73,7 @@ impl Driver {
         if let Some(line) = upgrades.line() {
             reactor.kernel().watch_other(line, LINE)?;
         }
+        reactor.tell_with_statistics(upgrades.statistics());
         let now = Moment::now();
         Ok(Self {
             reactor,
@@ -193,6 +194,8 @@ impl Driver {
         if let (Some(control), Some(asker)) = (&mut self.control, asker) {
             control.answer(asker, now, answer);
         }
+        let line = self.upgrades.statistics();
+        self.reactor.tell_with_statistics(line);
         self.say_ready();
     }
 
@@ -244,11 +247,7 @@ impl Driver {
     fn statistics(&mut self, now: Moment) -> Vec<String> {
         let clock = format!("clock monotonic_ns={}", now.as_nanos());
         let lines = self.reactor.statistics().lines();
-        let restart = self.upgrades.statistics();
-        std::iter::once(clock)
-            .chain(lines)
-            .chain([restart])
-            .collect()
+        std::iter::once(clock).chain(lines).collect()
     }
 
     fn serving(&self) -> String {
