@@ -69,7 +69,7 @@ impl Driver {
         if let Some(control) = &control {
             reactor.kernel().watch_other(control.as_fd(), CONTROL)?;
         }
-        let upgrades = Upgrades::new(descriptors, origin)?;
+        let upgrades = Upgrades::new(descriptors, origin);
         if let Some(line) = upgrades.line() {
             reactor.kernel().watch_other(line, LINE)?;
         }

@@ -1,6 +1,5 @@
 //! Hand-overs to another process, one at a time, and the one that this process came from.
 
-use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -25,8 +24,8 @@ pub(in crate::cli::serve) enum Origin {
 
 /// What there is to know about hand-overs.
 pub(super) struct Upgrades {
-    /// What a successor is made of, unless it is told.
-    binary: Binary,
+    /// What a successor is made of, unless it is told; or why that is not known.
+    binary: Result<Binary, String>,
     /// The limit of open files.
     descriptors: u64,
     /// Which of the processes, one after the other, this is; the first is 1.
@@ -40,7 +39,7 @@ pub(super) struct Upgrades {
 }
 
 impl Upgrades {
-    pub(super) fn new(descriptors: u64, origin: Origin) -> io::Result<Self> {
+    pub(super) fn new(descriptors: u64, origin: Origin) -> Self {
         let (succeeded, introduction) = match origin {
             Origin::Fresh => (None, None),
             Origin::Succeeded(succeeded, succession) => {
@@ -49,15 +48,16 @@ impl Upgrades {
                 (Some(succeeded), Some((succession, until)))
             }
         };
-        Ok(Self {
-            binary: Binary::running()?,
+        Self {
+            // It takes /proc, without which there is as much reason to serve.
+            binary: Binary::running().map_err(|error| error.to_string()),
             descriptors,
             generation: succeeded.map_or(1, |how| how.freeze.generation),
             succeeded,
             introduction,
             attempt: None,
             rolled_back: 0,
-        })
+        }
     }
 
     /// The line to the predecessor, while there is one.
@@ -106,9 +106,14 @@ impl Upgrades {
                 "the process before this one has not ended yet; try again",
             ));
         }
-        let given = binary.map(Binary::at).transpose();
-        let given = given.map_err(|error| refused(&error.to_string()))?;
-        let binary = given.unwrap_or_else(|| self.binary.clone());
+        let binary = match binary {
+            Some(path) => Binary::at(path).map_err(|error| refused(&error.to_string()))?,
+            None => self.binary.clone().map_err(|error| {
+                refused(&format!(
+                    "cannot tell what this process was started from: {error}; name the binary"
+                ))
+            })?,
+        };
         let generation = self.generation.saturating_add(1);
         let begun = Attempt::begin(&binary, generation, self.descriptors);
         let attempt = begun.map_err(|failure| self.failed(&failure))?;
