@@ -405,9 +405,6 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         let Shop { ledger, desk, .. } = &mut self.shop;
         ledger.enter(id, &mut desk.owed);
         self.outbox.enter(id, &mut desk.replies);
-        if let Some(notes) = &mut self.copying {
-            notes.touched(id);
-        }
         match outcome {
             Outcome::Ended(cause) => return self.reap(id, cause),
             Outcome::WaitForBuffer => self.line_up(id),
@@ -417,6 +414,10 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         let Some(connection) = self.connections.get(id) else {
             return;
         };
+        if let Some(notes) = &mut self.copying {
+            // Only who is there: another may have come to the place of who is not.
+            notes.touched(id);
+        }
         if let Some(deadline) = connection.deadline(&self.shop.limits) {
             self.wheel.arm(id.slot, deadline);
         }

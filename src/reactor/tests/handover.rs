@@ -364,6 +364,71 @@ fn who_was_shown_and_ends_is_shut_down_and_nobody_else() {
     assert_eq!(are_shut(&ends), [true, false, false]);
 }
 
+#[test]
+fn who_comes_to_the_place_of_one_that_is_gone_is_shown_and_so_is_what_it_does() {
+    // Both buffers are held; one waits for them, another behind it breaks off.
+    let crowded = || {
+        let mut reactor = reactor(MIN_POOL_LIMIT);
+        let long = [b"\xFF\xFF\xFF\xFD".as_slice(), &[b' '; 60_000]].concat();
+        let holders = arrive(&mut reactor, 2, &long);
+        arrive(&mut reactor, 2, &heartbeat(100));
+        turn(&mut reactor);
+        turn(&mut reactor);
+        assert_eq!(reactor.waiters.len(), 2);
+        reactor.begin_copy();
+        assert!(reactor.copy_some(9, &mut |_, _, _| {}));
+        let gone = reactor.waiters[1];
+        let broken = Readiness {
+            broken: true,
+            ..Readiness::default()
+        };
+        let event = Event::Ready(gone.token(), broken);
+        reactor.kernel.coming.push(event);
+        turn(&mut reactor);
+        (reactor, holders, gone)
+    };
+    // The holders end their frames, and all who wait are served, the one that is gone too.
+    let go_on = |reactor: &mut Reactor<Nurse, Fake>, holders: &[End]| {
+        speak(reactor, holders, &[b' '; 6000]);
+        (0..9).for_each(|_| turn(reactor));
+        assert!(reactor.waiters.is_empty());
+    };
+    let changes = |reactor: &mut Reactor<Nurse, Fake>| {
+        let mut opened = 0;
+        let mut changed = Vec::new();
+        reactor.take_changes(&mut |id, change| match change {
+            Change::Opened(..) => opened += 1,
+            Change::Changed(_) => changed.push(id),
+            Change::Closed => {}
+        });
+        (opened, changed)
+    };
+
+    let (mut reactor, holders, _) = crowded();
+    go_on(&mut reactor, &holders);
+    arrive(&mut reactor, 1, b"");
+    turn(&mut reactor);
+    assert_eq!(changes(&mut reactor).0, 1, "who has come is shown");
+
+    let (mut reactor, holders, gone) = crowded();
+    let newcomer = arrive(&mut reactor, 1, b"");
+    turn(&mut reactor);
+    let ids = reactor.connections.ids();
+    let id = *ids
+        .iter()
+        .find(|id| id.slot == gone.slot)
+        .expect("it has that place");
+    assert_eq!(changes(&mut reactor).0, 1);
+    go_on(&mut reactor, &holders);
+    speak(&mut reactor, &newcomer, b"\xFF\xFF");
+    turn(&mut reactor);
+    let SocketToken(token) = id.token();
+    assert!(
+        changes(&mut reactor).1.contains(&MovedId(token)),
+        "what it did is shown"
+    );
+}
+
 /// What a reactor shows whose connections have sent these.
 fn states(pool_limit: usize, sent: &[Vec<u8>]) -> Vec<ConnectionState> {
     let mut reactor = reactor(pool_limit);
