@@ -76,6 +76,8 @@ pub struct Link {
     pub rested_at: u64,
     /// Since when a deadline that is over may be acted on: another one just was.
     pub dropped_at: u64,
+    /// When it was read from again after a stop.
+    pub resumed_at: u64,
     pub accepted_at: u64,
     /// By what the store knows it.
     pub tag: Option<u32>,
@@ -172,6 +174,7 @@ impl Link {
             slowed_at: 0,
             rested_at: 0,
             dropped_at: 0,
+            resumed_at: 0,
             accepted_at: 0,
             tag: None,
             name: None,

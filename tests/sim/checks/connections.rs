@@ -57,10 +57,10 @@ pub(super) fn look_at(slot: usize, view: &ConnectionView, machine: &mut Machine)
         link.moved_at = now;
     }
     // Who is in the run queue has its turn, now or after those before it. It may be
-    // that the store is full again by then.
+    // that the store is full again by then, or has not committed what it is owed.
     let did = touched || link.tried_now || consumed != link.last.consumed;
     let moved = did || view.frames != link.last.frames || !view.queued;
-    let held = view.stopped == Some(StopReason::Store) && unready_now;
+    let held = view.stopped == Some(StopReason::Store) && (unready_now || owed);
     link.passed_over = match moved || held {
         true => 0,
         false => link.passed_over + 1,
@@ -178,15 +178,21 @@ fn conversing(slot: usize, view: &ConnectionView, machine: &mut Machine) {
     let begun = view.buffered > 0 && !view.undecoded;
     link.patience.candidate(begun, another, now);
     let deadline = link.patience.deadline(terms, owed, now);
-    // One deadline is acted on at a time: the next that is over has its own alarm.
+    // One deadline is acted on at a time: the next that is over has its own alarm. So has
+    // one that was over already when the server could not read to see about it.
+    if link.last.stopped.is_some() && view.stopped.is_none() {
+        link.resumed_at = now;
+    }
     let just_dropped = now < link.dropped_at + RESOLUTION;
+    let just_resumed = now < link.resumed_at + RESOLUTION;
     let slowed_long = view.stopped == Some(StopReason::Rate)
         && link.last.stopped == Some(StopReason::Rate)
         && !link.read_now
         && !another
         && now - link.moved_at.max(link.slowed_at)
             > 1_000_000_000 / u64::from(rate.unwrap_or(1)) + RESOLUTION + MS;
-    let over = deadline.is_some_and(|(_, over)| over >= RESOLUTION as i64) && !just_dropped;
+    let over = deadline.is_some_and(|(_, over)| over >= RESOLUTION as i64);
+    let over = over && !just_dropped && !just_resumed;
     let in_time = view.queued || !(over || slowed_long);
     link.late = if in_time { 0 } else { link.late + 1 };
     let late = link.late;
@@ -213,7 +219,7 @@ fn conversing(slot: usize, view: &ConnectionView, machine: &mut Machine) {
         && !view.queued
         && !just_dropped
     {
-        let by = (now as i64 - over) as u64 + RESOLUTION;
+        let by = ((now as i64 - over) as u64).max(link.resumed_at) + RESOLUTION;
         machine.wake_by = machine.wake_by.min((by, port));
     }
     let entered = view.stopped != link.last.stopped;
