@@ -8,7 +8,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
@@ -43,10 +42,8 @@ fn a_batch_costs_a_read_and_a_write_with_a_store() {
 
 #[track_caller]
 fn expect_a_read_and_a_write_each(args: &[&str], batch: &[u8], replies: &str) {
-    if let Err(why) = try_strace() {
-        return skip(&format!(
-            "no process can be traced ({why}); it takes strace (Debian: strace)"
-        ));
+    if !can_trace() {
+        return;
     }
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("trace");
@@ -87,18 +84,6 @@ fn expect_a_read_and_a_write_each(args: &[&str], batch: &[u8], replies: &str) {
     assert_eq!(calls.watched, AGENTS, "{calls:?}");
     let besides = calls.watched + calls.reads.vain + calls.writes.vain + calls.others;
     assert!(besides <= AGENTS * CALLS_PER_AGENT, "{calls:?}");
-}
-
-/// Whether there is strace, and it may do its work.
-fn try_strace() -> Result<(), String> {
-    let mut strace = Command::new("strace");
-    strace.args(["-D", "-ff", "-o", "/dev/null", "true"]);
-    let output = strace.stdin(Stdio::null()).output();
-    let output = output.map_err(|error| format!("strace: {error}"))?;
-    let told = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    (output.status.success() && told.is_empty())
-        .then_some(())
-        .ok_or(told)
 }
 
 /// The system calls of one thread on the connections that it accepted.

@@ -19,6 +19,7 @@ mod lines;
 mod namespace;
 mod server;
 mod stats;
+mod trace;
 
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,7 @@ pub(crate) use lines::{Fields, Lines};
 pub(crate) use namespace::Namespace;
 pub(crate) use server::{Exit, Launch, Process, Server, Suspended};
 pub(crate) use stats::{CLASSES, Stats};
+pub(crate) use trace::{Halt, can_trace};
 
 /// How long anything that must happen may take. Generous, because machines
 /// that run tests are slow and shared; only a failure ever takes as long.

@@ -1,6 +1,7 @@
 //! Servers that follow one another.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -16,6 +17,14 @@ pub(crate) struct Dynasty {
     first: Server,
     /// Who serves.
     reigns: Pid,
+}
+
+/// A hand-over that somebody has asked for and waits for.
+#[derive(Debug)]
+pub(crate) struct UnderWay {
+    client: Process,
+    /// Who is to take over.
+    pub(crate) successor: Pid,
 }
 
 /// What `hawk upgrade` said of a hand-over.
@@ -76,6 +85,10 @@ impl Dynasty {
         self.first.connect()
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.first.address
+    }
+
     /// What all of them log.
     pub(crate) fn log(&self) -> &Lines {
         self.first.log()
@@ -84,15 +97,64 @@ impl Dynasty {
     /// Runs `hawk upgrade` with `args` to its end.
     #[track_caller]
     pub(crate) fn ask(&self, args: &[&str]) -> Exit {
-        let control = self.folder().join("control");
+        self.asking(args).run()
+    }
+
+    fn asking(&self, args: &[&str]) -> Launch {
+        let control = self.control();
         let ask = ["upgrade", "--control", control.to_str().unwrap()];
-        Launch::hawk(&[&ask, args].concat()).run()
+        Launch::hawk(&[&ask, args].concat())
+    }
+
+    fn control(&self) -> PathBuf {
+        self.folder().join("control")
+    }
+
+    /// Asks for another process, as `hawk upgrade` does with `args`, and does not wait for
+    /// more than its start.
+    #[track_caller]
+    pub(crate) fn begin(&self, args: &[&str]) -> UnderWay {
+        let mark = self.log().count();
+        let client = self.asking(args).spawn();
+        let (line, _) = self
+            .log()
+            .wait_for(mark, |line| line.contains("] handing over to process "));
+        UnderWay {
+            client,
+            successor: process_in(&line),
+        }
+    }
+
+    /// The hand-over that is under way comes to its end.
+    #[track_caller]
+    pub(crate) fn expect_upgraded(&mut self, mut under_way: UnderWay) -> Succession {
+        let told = under_way.client.wait_exit();
+        let succession = self.succeeded(&told);
+        assert_eq!(self.reigns, under_way.successor);
+        succession
+    }
+
+    /// It comes to its end, whichever of the two serves then.
+    #[track_caller]
+    pub(crate) fn expect_some_end(&mut self, mut under_way: UnderWay) {
+        let told = under_way.client.wait_exit();
+        if told.code == Some(0) {
+            self.succeeded(&told);
+        } else {
+            let said = told.stderr.concat();
+            assert!(said.contains("rolled back at freeze: "), "{told:?}");
+        }
     }
 
     /// Has another process take over.
     #[track_caller]
     pub(crate) fn upgrade(&mut self, args: &[&str]) -> Succession {
         let told = self.ask(args);
+        self.succeeded(&told)
+    }
+
+    #[track_caller]
+    fn succeeded(&mut self, told: &Exit) -> Succession {
         assert_eq!(told.code, Some(0), "{told:?}\n{:#?}", self.log().since(0));
         let line = told.stdout.concat();
         let fields = line
@@ -116,9 +178,7 @@ impl Dynasty {
         let (line, _) = self
             .log()
             .wait_for(0, |line| line.contains(" handed over to process "));
-        let pid = line.split(" handed over to process ").nth(1).unwrap();
-        let pid = pid.split(' ').next().unwrap().parse().unwrap();
-        let before = std::mem::replace(&mut self.reigns, Pid::from_raw(pid).unwrap());
+        let before = std::mem::replace(&mut self.reigns, process_in(&line));
         self.expect_gone(before);
     }
 
@@ -138,6 +198,44 @@ impl Dynasty {
         let mark = self.log().count();
         kill_process(self.reigns, Signal::USR1).unwrap();
         Stats::wait_for(self.log(), mark)
+    }
+
+    /// Waits until its statistics are as expected, and returns them.
+    #[track_caller]
+    pub(crate) fn wait_until(&self, expected: impl Fn(&Stats) -> bool) -> Stats {
+        let found = eventually(|| Some(self.stats()).filter(&expected));
+        found.unwrap_or_else(|| panic!("it never came to that:\n{:#?}", self.stats()))
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.reigns, signal).unwrap();
+    }
+
+    /// All processes that are there and have come of the first, itself included: they
+    /// have its environment.
+    pub(crate) fn family(&self) -> Vec<Pid> {
+        let mark = format!("HAWK_CONTROL={}\0", self.control().display());
+        let processes = std::fs::read_dir("/proc").unwrap();
+        let numbers = processes.filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+        let pids = numbers.filter_map(|name| Pid::from_raw(name.parse().ok()?));
+        pids.filter(|pid| {
+            let path = format!("/proc/{}/environ", pid.as_raw_nonzero());
+            // It may be gone by now.
+            let environment = std::fs::read(path).unwrap_or_default();
+            String::from_utf8_lossy(&environment).contains(&mark)
+        })
+        .collect()
+    }
+
+    /// All of them end, the first well.
+    #[track_caller]
+    pub(crate) fn expect_end_of_all(mut self) {
+        let gone = eventually(|| self.family().is_empty().then_some(()));
+        let told = || format!("{:?}\n{:#?}", self.family(), self.log().since(0));
+        assert!(gone.is_some(), "{}", told());
+        self.first.wait_stdout_end();
+        self.reigns = self.first.pid();
+        self.expect_gone(self.reigns);
     }
 
     /// What the listening socket is called in the kernel.
@@ -183,4 +281,16 @@ impl Drop for Dynasty {
             kill_process(self.reigns, Signal::KILL).ok();
         }
     }
+}
+
+/// The number behind "process" in a line of the log.
+#[track_caller]
+pub(crate) fn process_in(line: &str) -> Pid {
+    let number = line.split(" process ").nth(1).and_then(|rest| {
+        let word = rest.split(' ').next();
+        word?.parse().ok()
+    });
+    number
+        .and_then(Pid::from_raw)
+        .unwrap_or_else(|| panic!("no process in {line}"))
 }

@@ -10,6 +10,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bounds;
+mod during;
 mod dynasty;
+mod listener;
 mod moving;
 mod refusals;
+mod signals;

@@ -1,0 +1,158 @@
+//! What happens while a hand-over is under way, and this process still serves.
+
+use std::fs;
+
+use hawk::wire::JUNK_LIMIT;
+use rustix::process::Pid;
+
+use crate::dynasty::Dynasty;
+use crate::support::*;
+
+/// Who stays.
+const AGENTS: usize = 10;
+
+/// Calls of epoll_ctl(2) in a successor before it has one of the agents: for signals, the
+/// control socket's own poll, the listener and the waker.
+pub(crate) const BEFORE_AGENTS: u32 = 4;
+
+#[test]
+fn agents_come_and_go_while_the_successor_starts() {
+    let dynasty = start();
+    expect_comings_and_goings(dynasty, &Halt::at_the_door(), 0);
+}
+
+/// Then both processes have the sockets open, and to close one ends nothing.
+#[test]
+fn agents_come_and_go_while_the_successor_has_their_sockets_too() {
+    let dynasty = start();
+    if let Some(halt) = Halt::behind("epoll_ctl", BEFORE_AGENTS + 3) {
+        // Those who stay, and those who do not.
+        expect_comings_and_goings(dynasty, &halt, AGENTS + 4);
+    }
+}
+
+fn start() -> Dynasty {
+    Dynasty::start(&["--frame-timeout", "1s"])
+}
+
+/// The successor waits at `halt`, and has at least `duplicates` of the agents' sockets.
+fn expect_comings_and_goings(mut dynasty: Dynasty, halt: &Halt, duplicates: usize) {
+    let mut stay: Vec<Agent> = (0..AGENTS).map(|_| dynasty.connect()).collect();
+    let mut go = [(); 4].map(|()| dynasty.connect());
+    let all = stay.iter_mut().chain(&mut go);
+    all.for_each(Agent::expect_alive);
+    let [mut half_closed, mut junk, mut slow, lost] = go;
+
+    let binary = halt.binary();
+    let under_way = dynasty.begin(&["--binary", binary.to_str().unwrap()]);
+    halt.wait(under_way.successor);
+    assert!(sockets_of(under_way.successor) >= duplicates);
+
+    half_closed.send(&report("the last one"));
+    half_closed.shutdown_write();
+    half_closed.expect_line(REPORT);
+    half_closed.expect_eof();
+    junk.send(&[b'j'; 2 * JUNK_LIMIT as usize]);
+    junk.expect_eof();
+    drop(junk);
+    slow.send(b"\xFF\xFF");
+    slow.expect_eof();
+    drop(slow);
+    lost.reset_delivered();
+    let mut brief = dynasty.connect();
+    brief.expect_alive();
+    brief.shutdown_write();
+    brief.expect_eof();
+    stay.push(dynasty.connect());
+    stay.iter_mut().for_each(Agent::expect_alive);
+    let stats = dynasty.wait_until(|stats| stats.get("connections") == AGENTS as u64 + 1);
+    let ends = [
+        "agent_closed",
+        "junk_limit",
+        "frame_timeout",
+        "connection_lost",
+    ];
+    let ends = ends.map(|cause| stats.get(&format!("closed_{cause}")));
+    assert_eq!(ends, [2, 1, 1, 1], "{stats:?}");
+
+    halt.let_go(under_way.successor);
+    let succession = dynasty.expect_upgraded(under_way);
+    assert_eq!(succession.fields.get("connections"), AGENTS as u64 + 1);
+    stay.iter_mut().for_each(Agent::expect_alive);
+    let after = dynasty.stats();
+    assert_eq!(after.closed(), stats.closed());
+    assert_eq!(after.get("reports"), 1);
+    dynasty.stop();
+}
+
+/// What is copied first is not what it is when the successor goes on.
+#[test]
+fn whatever_agents_do_while_they_are_copied_moves_as_well() {
+    let Some(halt) = Halt::behind("epoll_ctl", BEFORE_AGENTS + 3) else {
+        return;
+    };
+    let mut dynasty = Dynasty::start(&[]);
+    let whole = report("cut");
+    let mut agents: Vec<Agent> = (0..whole.len()).map(|_| dynasty.connect()).collect();
+    // One half is in mid-frame when it is copied, and the other half is not.
+    for agent in agents.iter_mut().step_by(2) {
+        agent.send(&whole[..1]);
+        agent.wait_delivered();
+    }
+    let binary = halt.binary();
+    let under_way = dynasty.begin(&["--binary", binary.to_str().unwrap()]);
+    halt.wait(under_way.successor);
+    for (cut, agent) in agents.iter_mut().enumerate() {
+        if cut % 2 == 0 {
+            agent.exchange(&whole[1..], REPORT);
+        }
+        agent.exchange(&whole, REPORT);
+        agent.send(&whole[..cut]);
+    }
+    halt.let_go(under_way.successor);
+    dynasty.expect_upgraded(under_way);
+    for (cut, agent) in agents.iter_mut().enumerate() {
+        agent.exchange(&whole[cut..], REPORT);
+        agent.expect_alive();
+    }
+    let reports = whole.len() * 2 + whole.len().div_ceil(2);
+    assert_eq!(dynasty.stats().get("reports"), reports as u64);
+    dynasty.stop();
+}
+
+#[test]
+fn a_second_one_is_refused_with_its_line() {
+    let halt = Halt::at_the_door();
+    let mut dynasty = Dynasty::start(&[]);
+    let mut agent = dynasty.connect();
+    let binary = halt.binary();
+    let under_way = dynasty.begin(&["--binary", binary.to_str().unwrap()]);
+    halt.wait(under_way.successor);
+    let why = format!(
+        "refused: another one is under way, to process {}; wait for its end",
+        under_way.successor.as_raw_nonzero()
+    );
+    dynasty.expect_refusal(&[], &why);
+    let mark = dynasty.log().count();
+    for _ in 0..2 {
+        dynasty.signal(rustix::process::Signal::USR2);
+    }
+    let line = format!("upgrade {why}");
+    dynasty.log().wait_for(mark, |said| said.contains(&line));
+    agent.expect_alive();
+    halt.let_go(under_way.successor);
+    let succession = dynasty.expect_upgraded(under_way);
+    assert_eq!(succession.fields.get("generation"), 2);
+    agent.expect_alive();
+    dynasty.upgrade(&[]);
+    agent.expect_alive();
+    dynasty.stop();
+}
+
+/// How many sockets a process has.
+fn sockets_of(pid: Pid) -> usize {
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).unwrap();
+    let names = descriptors.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+    let sockets = names.filter(|name| name.to_string_lossy().starts_with("socket:"));
+    sockets.count()
+}

@@ -1,0 +1,82 @@
+//! Signals at bad moments.
+
+use rustix::process::{Signal, kill_process_group};
+
+use crate::during::BEFORE_AGENTS;
+use crate::dynasty::Dynasty;
+use crate::support::*;
+
+/// Points at which a successor stands still: before its hello, with some of the agents'
+/// sockets, and after the commit, with all of them.
+fn halts() -> impl Iterator<Item = (Halt, Moved)> {
+    let door = std::iter::once((Halt::at_the_door(), Moved::No));
+    let copying = Halt::behind("epoll_ctl", BEFORE_AGENTS + 1);
+    let committed = Halt::behind("epoll_wait", 1);
+    door.chain(copying.map(|halt| (halt, Moved::No)))
+        .chain(committed.map(|halt| (halt, Moved::Yes)))
+}
+
+/// Whether the successor serves there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moved {
+    No,
+    Yes,
+}
+
+#[test]
+fn a_server_that_is_told_to_stop_hands_nothing_over() {
+    for (halt, moved) in halts() {
+        if moved == Moved::Yes {
+            continue;
+        }
+        let dynasty = Dynasty::start(&[]);
+        let mut agent = dynasty.connect();
+        agent.expect_alive();
+        let binary = halt.binary();
+        let under_way = dynasty.begin(&["--binary", binary.to_str().unwrap()]);
+        halt.wait(under_way.successor);
+        agent.send(&report("the last one"));
+        agent.wait_delivered();
+        dynasty.signal(Signal::TERM);
+        agent.expect_line(REPORT);
+        agent.expect_eof();
+        drop(agent);
+        dynasty.expect_end_of_all();
+    }
+}
+
+/// As Ctrl-C in a terminal.
+#[test]
+fn an_interrupt_of_all_processes_leaves_none() {
+    for (halt, moved) in halts() {
+        let dynasty = Dynasty::start_with(&[], |launch| launch.under("setsid", &[]));
+        let group = dynasty.pid();
+        let mut agent = dynasty.connect();
+        agent.expect_alive();
+        let binary = halt.binary();
+        let under_way = dynasty.begin(&["--binary", binary.to_str().unwrap()]);
+        halt.wait(under_way.successor);
+        kill_process_group(group, Signal::INT).unwrap();
+        if moved == Moved::Yes {
+            halt.let_go(under_way.successor);
+        }
+        agent.expect_eof();
+        drop(agent);
+        dynasty.expect_end_of_all();
+    }
+}
+
+#[test]
+fn an_interrupt_of_all_processes_leaves_none_whenever_it_comes() {
+    for line in ["handing over to", "took over", "handed over to"] {
+        let dynasty = Dynasty::start_with(&[], |launch| launch.under("setsid", &[]));
+        let mut agent = dynasty.connect();
+        agent.expect_alive();
+        dynasty.signal(Signal::USR2);
+        dynasty.log().wait_for(0, |said| said.contains(line));
+        kill_process_group(dynasty.pid(), Signal::INT).unwrap();
+        agent.expect_eof();
+        drop(agent);
+        dynasty.expect_end_of_all();
+    }
+}
