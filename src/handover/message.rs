@@ -14,6 +14,7 @@
 //! | `Freeze` | predecessor | a snapshot, the token, sockets | what has changed, and the token to take |
 //! | `Committed` | successor | | the token is taken, and the successor serves |
 //! | `Refused` | successor | | why it gives up |
+//! | `Stop` | predecessor | | it was told to stop when it could no longer |
 //!
 //! There is no message for a rollback: the predecessor takes the token, ends the
 //! successor, and need not be heard. When they may be said is in
@@ -157,6 +158,10 @@ pub enum ToSuccessor<F> {
         /// As in a batch.
         sockets: Vec<F>,
     },
+    /// The predecessor was told to stop, and has handed over: it is for the successor. An
+    /// older build that does not know it takes it for the end of the line, which comes
+    /// then.
+    Stop,
 }
 
 /// What the successor says. It has no descriptors to give.
@@ -219,6 +224,7 @@ const ACK: u8 = 0x85;
 const FREEZE: u8 = 0x86;
 const COMMITTED: u8 = 0x87;
 const REFUSED: u8 = 0x88;
+const STOP: u8 = 0x89;
 
 /// The fields of `Shared`, `Batch`, `Ack` and `Freeze`, as far as they have them.
 #[derive(Default)]
@@ -287,6 +293,7 @@ impl<F: AsFd> ToSuccessor<F> {
                 descriptors.extend([records.as_fd(), token.as_fd()]);
                 descriptors.extend(sockets.iter().map(AsFd::as_fd));
             }
+            Self::Stop => put_with(&mut out, STOP, |_| {}),
         }
         (out, descriptors)
     }
@@ -327,6 +334,10 @@ impl ToSuccessor<OwnedFd> {
                     token: next()?,
                     sockets: descriptors.by_ref().collect(),
                 }
+            }
+            STOP => {
+                let Body { .. } = Value::read(bytes)?;
+                Self::Stop
             }
             unknown => return Err(BadMessage::Kind(unknown)),
         };

@@ -12,10 +12,12 @@
 //! | `Frozen` | | `Ack` | `Frozen` |
 //! | `Frozen` | | `Committed` | `Over` |
 //! | any but `Silent` and `Over` | | `Refused` | `Over` |
+//! | `Frozen`, `Over` | `Stop` | | `Over` |
 //!
 //! Batches are numbered from 1 without a gap, and acknowledged in that order; no more than
 //! [`MAX_UNACKNOWLEDGED`] are under way. The successor says `Committed` once it has
-//! acknowledged them all.
+//! acknowledged them all. `Stop` is for a successor that has the token, which the
+//! predecessor knows even if it has not heard `Committed`.
 
 use super::message::{ToPredecessor, ToSuccessor};
 
@@ -102,6 +104,7 @@ impl Order {
                     && *number == self.next_batch(),
             ),
             ToSuccessor::Freeze { .. } => ("Freeze", self.phase == Phase::Copying),
+            ToSuccessor::Stop => ("Stop", matches!(self.phase, Phase::Frozen | Phase::Over)),
         };
         self.expect(name, due)?;
         match message {
@@ -109,6 +112,7 @@ impl Order {
             ToSuccessor::Shared { .. } => self.phase = Phase::Copying,
             ToSuccessor::Batch { .. } => self.sent += 1,
             ToSuccessor::Freeze { .. } => self.phase = Phase::Frozen,
+            ToSuccessor::Stop => self.phase = Phase::Over,
         }
         Ok(())
     }

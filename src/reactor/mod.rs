@@ -47,6 +47,7 @@ pub use self::linux::Linux;
 use self::listener::Listener;
 use self::outbox::Outbox;
 use self::output_limit::OutputLimit;
+use self::stop::InheritedStop;
 pub use self::work::PhaseBudget;
 use self::work::Work;
 
@@ -117,6 +118,7 @@ pub struct Reactor<H, K: Kernel> {
     adoption: Adoption,
     /// The end of the drain timeout, once the server was told to stop.
     stop_at: Option<Moment>,
+    inherited_stop: InheritedStop,
     interrupted: bool,
 }
 
@@ -204,6 +206,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             copying: None,
             adoption: Adoption::default(),
             stop_at: None,
+            inherited_stop: InheritedStop::default(),
             interrupted: false,
         })
     }
@@ -288,7 +291,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         let work = !self.run_queue.is_empty() || !self.due.is_empty() || self.waiters_go_on;
         // Whoever drives the loop may have had the handler stop to take packets, and go on.
         let goes_on = !self.held.is_empty() && self.shop.desk.handler.is_ready();
-        if accepts || work || goes_on {
+        if accepts || work || goes_on || self.signalled {
             return Some(Duration::ZERO);
         }
         let next = [

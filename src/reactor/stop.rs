@@ -8,6 +8,18 @@ use super::{Reactor, Stop};
 use crate::session::Handler;
 use crate::stats::Cause;
 
+/// A stop of which the process was told that served before this one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum InheritedStop {
+    /// There is none.
+    #[default]
+    None,
+    /// It is to be obeyed.
+    Due,
+    /// It was. This process may have been told as well.
+    Obeyed,
+}
+
 impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// What is left of the drain timeout; all of it before a stop.
     #[must_use]
@@ -24,6 +36,21 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         self.stop_at.is_some()
     }
 
+    /// Whether a signal to stop has come since the last turn: for whoever drives the loop,
+    /// if there will be none any more.
+    pub fn stop_came(&mut self) -> bool {
+        self.kernel.signals().contains(&Signal::Stop)
+    }
+
+    /// Stops in the next turn, because the process that served before this one was told
+    /// to. A signal that all processes got is not taken for a second one here.
+    pub fn inherit_stop(&mut self) {
+        if self.stop_at.is_none() {
+            self.inherited_stop = InheritedStop::Due;
+            self.signalled = true;
+        }
+    }
+
     /// Whether a signal asked for a new process since the last call.
     pub fn upgrade_wanted(&mut self) -> bool {
         std::mem::take(&mut self.upgrade_wanted)
@@ -33,10 +60,17 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         if !std::mem::take(&mut self.signalled) {
             return;
         }
+        if self.inherited_stop == InheritedStop::Due {
+            self.inherited_stop = InheritedStop::Obeyed;
+            self.begin_stop();
+        }
         for signal in self.kernel.signals() {
             match signal {
                 Signal::Statistics => self.log_stats(true),
                 Signal::Upgrade => self.upgrade_wanted = true,
+                Signal::Stop if self.inherited_stop == InheritedStop::Obeyed => {
+                    self.inherited_stop = InheritedStop::None;
+                }
                 Signal::Stop if self.stop_at.is_some() => self.interrupted = true,
                 Signal::Stop => self.begin_stop(),
             }

@@ -160,6 +160,12 @@ impl Attempt {
         self.successor_id
     }
 
+    /// Tells the successor, which has taken over, that this process was told to stop.
+    pub fn pass_stop_on(&mut self) {
+        // If it cannot be told, it has ended.
+        let _untold = self.line.send(&ToSuccessor::<BorrowedFd<'_>>::Stop);
+    }
+
     /// Ends the successor, and has `server` go on as if there had been none.
     fn roll_back(&mut self, server: &mut Server) {
         // It is gone, and with it the duplicates of the sockets that it had, before those

@@ -28,6 +28,8 @@ pub struct Succession {
     adopted: HashMap<MovedId, AdoptedId>,
     /// The last snapshot, to be read; used again and again.
     snapshot: Vec<u8>,
+    /// The predecessor was told to stop when it could no longer.
+    told_to_stop: bool,
 }
 
 /// What there is one of, and this process has from now on as well.
@@ -102,6 +104,7 @@ impl Succession {
             line: Line::new(channel),
             adopted: HashMap::new(),
             snapshot: Vec::new(),
+            told_to_stop: false,
         };
         let ToSuccessor::Hello(hello) = succession.hear()? else {
             return Err(SuccessionError::Inconsistent("no hello before it"));
@@ -253,8 +256,21 @@ impl Succession {
     /// Whether the predecessor has let go of the line, which it does once it has told
     /// whoever watches both processes that this one goes on.
     pub fn is_over(&mut self) -> bool {
-        // It has nothing more to say.
-        !matches!(self.line.receive(), Ok(None))
+        loop {
+            match self.line.receive() {
+                Ok(None) => return false,
+                Ok(Some(ToSuccessor::Stop)) => self.told_to_stop = true,
+                // It has nothing else to say.
+                Ok(Some(_)) | Err(_) => return true,
+            }
+        }
+    }
+
+    /// Whether the predecessor was told to stop when it had handed over already, which is
+    /// known once the line [is over](Self::is_over).
+    #[must_use]
+    pub const fn told_to_stop(&self) -> bool {
+        self.told_to_stop
     }
 
     fn hear(&mut self) -> Result<ToSuccessor<OwnedFd>, SuccessionError> {

@@ -126,7 +126,7 @@ fn the_backlog_keeps_those_who_come_in_the_freeze() {
 
 /// The call of eventfd2(2) that makes the token, without a store: the first is for the
 /// event loop's waker.
-const FREEZE_BEGUN: u32 = 2;
+pub(crate) const FREEZE_BEGUN: u32 = 2;
 
 #[test]
 fn a_signal_for_statistics_is_obeyed_by_whoever_serves() {

@@ -1,9 +1,10 @@
 //! Signals at bad moments.
 
-use rustix::process::{Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::during::BEFORE_AGENTS;
 use crate::dynasty::Dynasty;
+use crate::listener::FREEZE_BEGUN;
 use crate::support::*;
 
 /// Points at which a successor stands still: before its hello, with some of the agents'
@@ -79,4 +80,47 @@ fn an_interrupt_of_all_processes_leaves_none_whenever_it_comes() {
         drop(agent);
         dynasty.expect_end_of_all();
     }
+}
+
+/// What comes to the predecessor when it turns no more is obeyed by whoever serves.
+#[test]
+fn a_stop_that_comes_in_the_freeze_is_not_lost() {
+    expect_stop_in_freeze(&[], |first| kill_process(first, Signal::TERM).unwrap());
+}
+
+/// A service manager may tell all processes of a service.
+#[test]
+fn a_stop_of_both_processes_is_not_a_second_signal() {
+    expect_stop_in_freeze(&["--drain-timeout", "20s"], |first| {
+        kill_process_group(first, Signal::TERM).unwrap();
+    });
+}
+
+#[track_caller]
+fn expect_stop_in_freeze(args: &[&str], stop: impl FnOnce(Pid)) {
+    let Some(halt) = Halt::behind("eventfd2", FREEZE_BEGUN) else {
+        return;
+    };
+    let dynasty = Dynasty::start_with(args, |launch| halt.launch(launch).under("setsid", &[]));
+    let first = dynasty.pid();
+    let mut agent = dynasty.connect();
+    agent.expect_alive();
+    let _under_way = dynasty.begin(&[]);
+    halt.wait(first);
+    agent.send(&report("the last one"));
+    agent.wait_delivered();
+    stop(first);
+    halt.let_go(first);
+    agent.expect_line(REPORT);
+    agent.expect_eof();
+    drop(agent);
+    let log = dynasty.log().clone();
+    dynasty.expect_end_of_all();
+    let told = log.since(0);
+    let ends = told.iter().filter(|line| line.contains("] served "));
+    assert_eq!(ends.count(), 1, "{told:#?}");
+    assert!(
+        !told.iter().any(|line| line.contains("second signal")),
+        "{told:#?}"
+    );
 }

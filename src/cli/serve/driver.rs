@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 pub(super) use self::upgrades::Origin;
-use self::upgrades::Upgrades;
+use self::upgrades::{Legacy, Upgrades};
 use crate::control::{self, Answer, Asker, Request};
 use crate::handler::Keeper;
 use crate::reactor::kernel::OtherToken;
@@ -163,8 +163,11 @@ impl Driver {
         let control = self.control.as_ref().and_then(control::Server::listener);
         match self.upgrades.go_on(&mut self.reactor, control) {
             Progress::Going => {
-                if self.upgrades.was_introduced(now) {
+                if let Some(legacy) = self.upgrades.was_introduced(now) {
                     self.say_ready();
+                    if legacy == Legacy::Stop {
+                        self.reactor.inherit_stop();
+                    }
                 }
                 false
             }
@@ -183,7 +186,7 @@ impl Driver {
                     }
                 }
                 // Behind what the service manager was told: now the other process may speak.
-                self.upgrades.let_go();
+                self.upgrades.let_go(self.reactor.stop_came());
                 true
             }
         }

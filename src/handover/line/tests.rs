@@ -89,6 +89,7 @@ fn a_hand_over_from_hello_to_commit() {
     back(&mut line, &committed());
     assert_eq!(line.0.phase(), Phase::Over);
     assert!(line.0.receive().unwrap().is_none());
+    forth(&mut line, &ToSuccessor::Stop);
     drop(line.0);
     assert!(line.1.wait(Moment::now()).unwrap());
     let end = line.1.receive().unwrap_err();
@@ -149,6 +150,9 @@ fn what_is_not_due_is_not_said() {
         ("Batch Frozen", |line| {
             forth(line, &freeze());
             line.0.send(&batch(1)).unwrap_err()
+        }),
+        ("Stop Copying", |line| {
+            line.0.send::<OwnedFd>(&ToSuccessor::Stop).unwrap_err()
         }),
         ("Refused Over", |line| {
             let refused = ToPredecessor::Refused { why: "no".into() };

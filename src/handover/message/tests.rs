@@ -36,6 +36,7 @@ fn to_successor() -> Vec<(ToSuccessor<OwnedFd>, usize)> {
             },
             MAX_DESCRIPTORS,
         ),
+        (ToSuccessor::Stop, 0),
     ]
 }
 
@@ -80,7 +81,7 @@ fn what_the_predecessor_says_is_understood() {
 /// The descriptors of a message, in the order in which they travel.
 fn owned(message: ToSuccessor<OwnedFd>) -> Vec<OwnedFd> {
     match message {
-        ToSuccessor::Hello(_) => Vec::new(),
+        ToSuccessor::Hello(_) | ToSuccessor::Stop => Vec::new(),
         ToSuccessor::Shared { lock, listeners } => lock.into_iter().chain(listeners).collect(),
         ToSuccessor::Batch {
             records, sockets, ..
@@ -110,7 +111,7 @@ fn descriptors_that_are_missing_or_not_due_are_noticed() {
     };
     for (message, _) in to_successor() {
         let count = match message {
-            ToSuccessor::Hello(_) | ToSuccessor::Freeze { .. } => 1,
+            ToSuccessor::Hello(_) | ToSuccessor::Stop | ToSuccessor::Freeze { .. } => 1,
             ToSuccessor::Shared { lock: None, .. } => continue,
             ToSuccessor::Shared { .. } | ToSuccessor::Batch { .. } => 0,
         };

@@ -22,6 +22,15 @@ pub(in crate::cli::serve) enum Origin {
     Succeeded(Succeeded, Succession),
 }
 
+/// What the predecessor has left behind when it was gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Legacy {
+    /// Nothing: all that came to it is done.
+    Nothing,
+    /// It was told to stop, and could not any more.
+    Stop,
+}
+
 /// What there is to know about hand-overs.
 pub(super) struct Upgrades {
     /// What a successor is made of, unless it is told; or why that is not known.
@@ -70,16 +79,18 @@ impl Upgrades {
         self.introduction.is_some()
     }
 
-    /// Whether it has been told just now.
-    pub(super) fn was_introduced(&mut self, now: Moment) -> bool {
-        let Some((succession, until)) = &mut self.introduction else {
-            return false;
-        };
-        let over = succession.is_over() || now >= *until;
-        if over {
-            self.introduction = None;
+    /// What the predecessor leaves, if the service manager has been told just now.
+    pub(super) fn was_introduced(&mut self, now: Moment) -> Option<Legacy> {
+        let (succession, until) = self.introduction.as_mut()?;
+        if !succession.is_over() && now < *until {
+            return None;
         }
-        over
+        let legacy = match succession.told_to_stop() {
+            true => Legacy::Stop,
+            false => Legacy::Nothing,
+        };
+        self.introduction = None;
+        Some(legacy)
     }
 
     /// Begins to hand over to a process made of `binary`, or of what this one was
@@ -160,9 +171,15 @@ impl Upgrades {
         progress
     }
 
-    /// The successor need not wait for anything any more.
-    pub(super) fn let_go(&mut self) {
-        self.attempt = None;
+    /// The successor need not wait for anything any more. It is to stop if this process
+    /// was `told_to_stop`.
+    pub(super) fn let_go(&mut self, told_to_stop: bool) {
+        if let Some(mut attempt) = self.attempt.take()
+            && told_to_stop
+        {
+            log::info!("told to stop: process {} is to", attempt.successor());
+            attempt.pass_stop_on();
+        }
     }
 
     /// When there is something to do at the latest.
