@@ -58,6 +58,29 @@ fn systemd_understands_every_line_of_them() {
 }
 
 #[test]
+fn the_two_services_differ_only_in_how_they_reload() {
+    let own = |wanted: &str| -> Vec<String> {
+        let units = units();
+        let (_, text) = units.iter().find(|(name, _)| name == wanted).unwrap();
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.map(str::to_owned).collect()
+    };
+    let [newer, older] = ["hawk.service", "hawk-notify.service"].map(own);
+    let only = |one: &[String], other: &[String]| -> Vec<String> {
+        let differ = one.iter().filter(|line| !other.contains(line));
+        differ.cloned().collect()
+    };
+    assert_eq!(
+        only(&newer, &older),
+        ["Type=notify-reload", "ReloadSignal=SIGUSR2"]
+    );
+    assert_eq!(
+        only(&older, &newer),
+        ["Type=notify", "ExecReload=/bin/kill -USR2 $MAINPID"]
+    );
+}
+
+#[test]
 fn the_options_in_them_are_there() {
     for (name, text) in units() {
         for line in text.lines() {
