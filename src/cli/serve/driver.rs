@@ -103,13 +103,13 @@ impl Driver {
             if self.reactor.upgrade_wanted() {
                 self.upgrade(None, None, now);
             }
+            self.tell_service_manager(now);
             if let Some(stop) = stop {
                 return Ok(End::Stopped(stop));
             }
             if self.go_on_with_upgrade(now) {
                 return Ok(End::HandedOver);
             }
-            self.tell_service_manager(now);
         }
     }
 
