@@ -24,7 +24,8 @@ pub(super) struct UpgradeArgs {
     #[arg(long, env = "HAWK_CONTROL", value_name = "PATH")]
     control: PathBuf,
 
-    /// What the new process is to run
+    /// What the new process is to run [default: the file that lies now where the server was
+    /// started from]
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
 }

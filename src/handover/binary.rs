@@ -96,7 +96,9 @@ fn find(called_by: &OsStr, search: &OsStr, folder: &Path, running: &Metadata) ->
         return None;
     }
     if called_by.as_encoded_bytes().contains(&b'/') {
-        return Some(folder.join(called_by)).filter(is_running);
+        // Without the dots of `./hawk`, for people read it.
+        let path = folder.join(called_by).components().collect();
+        return Some(path).filter(is_running);
     }
     // An empty entry is the current folder, and so `join` takes it.
     let folders = std::env::split_paths(search);
@@ -138,7 +140,7 @@ mod tests {
             folder.path(),
             &running,
         )?;
-        assert!(path.is_absolute());
+        assert!(path.is_absolute() && !path.to_str().unwrap().contains("/./"));
         let path = path.strip_prefix(folder.path()).unwrap();
         Some(path.to_str().unwrap().to_owned())
     }

@@ -23,18 +23,23 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `binary` with these arguments, this process's environment, stdout and
-    /// stderr, and `stdin`. It inherits no other descriptor, since all are made to be
-    /// closed on `exec`.
+    /// Starts `binary` with these arguments, this process's environment but for the
+    /// `hidden` variables, its stdout and stderr, and `stdin`. It inherits no other
+    /// descriptor, since all are made to be closed on `exec`.
     ///
     /// # Errors
     /// What starting it said, such as that there is no such file.
     pub fn spawn(
         binary: &Binary,
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        hidden: &[&str],
         stdin: OwnedFd,
     ) -> io::Result<Self> {
-        let mut child = Command::new(binary.path())
+        let mut command = Command::new(binary.path());
+        for name in hidden {
+            command.env_remove(name);
+        }
+        let mut child = command
             .args(arguments)
             .env(SUCCESSOR, "1")
             .stdin(Stdio::from(stdin))
@@ -118,7 +123,10 @@ mod tests {
     fn spawn(script: &str) -> io::Result<(Process, Channel)> {
         let (channel, theirs) = Channel::pair()?;
         let shell = Binary::at(Path::new("/bin/sh"))?;
-        Ok((Process::spawn(&shell, ["-c", script], theirs)?, channel))
+        Ok((
+            Process::spawn(&shell, ["-c", script], &["HOME"], theirs)?,
+            channel,
+        ))
     }
 
     fn wait(process: &Process) {
@@ -135,6 +143,14 @@ mod tests {
         let end = channel.receive().unwrap_err();
         assert!(matches!(end, super::super::ReceiveError::Ended));
         assert_eq!(process.end().unwrap().code(), Some(7));
+    }
+
+    #[test]
+    fn it_has_our_environment_but_for_what_is_hidden() {
+        assert!(std::env::var_os("HOME").is_some() && std::env::var_os("PATH").is_some());
+        let (process, _channel) = spawn("exit ${PATH:+1}${HOME:+2}").unwrap();
+        wait(&process);
+        assert_eq!(process.end().unwrap().code(), Some(1));
     }
 
     #[test]
@@ -155,7 +171,7 @@ mod tests {
     fn a_binary_that_is_not_there_is_an_error() {
         let (_channel, theirs) = Channel::pair().unwrap();
         let missing = Binary::at(Path::new("/nowhere/hawk")).unwrap();
-        let error = Process::spawn(&missing, ["serve"], theirs).unwrap_err();
+        let error = Process::spawn(&missing, ["serve"], &[], theirs).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 }

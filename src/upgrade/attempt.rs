@@ -90,18 +90,24 @@ struct Copying {
 }
 
 impl Attempt {
-    /// Starts `binary` as the successor; it will be the process of this `generation`.
+    /// Starts `binary` as the successor; it will be the process of this `generation`. It
+    /// does not inherit the `hidden` variables of this process's environment.
     ///
     /// # Errors
     /// [`Failure`]: nothing has changed.
-    pub fn begin(binary: &Binary, generation: u32, descriptors: u64) -> Result<Self, Failure> {
+    pub fn begin(
+        binary: &Binary,
+        generation: u32,
+        descriptors: u64,
+        hidden: &[&str],
+    ) -> Result<Self, Failure> {
         let step = |step| move |error: &dyn fmt::Display| Failure::new(step, error);
         binary
             .check()
             .map_err(|error| step(Step::Preflight)(&error))?;
         let (line, theirs) = Line::open().map_err(|error| step(Step::Preflight)(&error))?;
         let arguments = std::env::args_os().skip(1);
-        let successor = Process::spawn(binary, arguments, theirs).map_err(|error| {
+        let successor = Process::spawn(binary, arguments, hidden, theirs).map_err(|error| {
             let path = binary.path().display();
             step(Step::Spawn)(&format_args!("cannot start {path}: {error}"))
         })?;
@@ -394,7 +400,9 @@ impl Attempt {
             Some(Ok(status)) if status.signal() == Some(Signal::KILL.as_raw()) => {
                 "the successor said no more".to_owned()
             }
-            Some(Ok(status)) => format!("the successor ended ({status})"),
+            Some(Ok(status)) => {
+                format!("the successor ended ({status}); what it said, if anything, is in the log")
+            }
             _ => "the successor ended".to_owned(),
         }
     }

@@ -58,7 +58,7 @@ pub struct Succeeded {
 #[derive(Debug, thiserror::Error)]
 pub enum SuccessionError {
     /// There is no line to a predecessor.
-    #[error("there is no predecessor at the other end of stdin; do not set {SUCCESSOR} by hand")]
+    #[error("stdin is no line to a predecessor; unset {SUCCESSOR}, which only hawk sets")]
     NoLine(#[source] std::io::Error),
     /// The line broke.
     #[error(transparent)]

@@ -64,6 +64,31 @@ fn a_command_has_the_environment_but_for_what_the_service_manager_set() {
 }
 
 #[test]
+fn a_command_of_a_server_that_took_over_is_not_told_to_take_over() {
+    let desk = Desk::new();
+    let control = desk.path("control");
+    let control = control.to_str().unwrap();
+    let command = "env >> $DESK/env; cat >> $DESK/events";
+    let mut server = desk.serve(command, &["--control", control]);
+    let told = Launch::hawk(&["upgrade", "--control", control]).run();
+    assert_eq!(told.code, Some(0), "{told:?}");
+    assert_eq!(server.wait_end(), Some(0));
+    let _agent = come(&server, "web-01");
+    desk.wait_for(1);
+    let env = desk.text("env");
+    assert!(
+        env.contains("DESK=") && !env.contains(hawk::handover::SUCCESSOR),
+        "{env}"
+    );
+
+    let told = told.stdout.concat();
+    let pid = told.split(' ').find_map(|field| field.strip_prefix("pid="));
+    let pid = rustix::process::Pid::from_raw(pid.unwrap().parse().unwrap());
+    rustix::process::kill_process(pid.unwrap(), rustix::process::Signal::TERM).unwrap();
+    server.wait_stdout_end();
+}
+
+#[test]
 fn a_command_gets_no_descriptor_of_the_servers() {
     let desk = Desk::new();
     let store = desk.path("hawk.db");

@@ -11,4 +11,5 @@ mod support;
 
 mod activation;
 mod notify;
+mod reload;
 mod units;

@@ -1,26 +1,32 @@
 //! What the service manager hears.
 
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 
+use rustix::net::sockopt::set_socket_passcred;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::support::*;
 
 /// Stands in for systemd: has the socket to which services tell how they are.
-struct Manager {
+pub(crate) struct Manager {
     _folder: TempDir,
     path: PathBuf,
     socket: UnixDatagram,
 }
 
 impl Manager {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        // As systemd does, which believes only the main process.
+        set_socket_passcred(&socket, true).unwrap();
         Self {
             _folder: folder,
             path,
@@ -31,17 +37,37 @@ impl Manager {
     /// A server that is to tell, and that has as many microseconds between two beats at
     /// the most.
     fn launch(&self, args: &[&str], watchdog: &str) -> Launch {
-        let launch = Launch::serve(args).env("NOTIFY_SOCKET", self.path.to_str().unwrap());
+        self.watch(Launch::serve(args), watchdog)
+    }
+
+    /// The same for what is launched otherwise.
+    pub(crate) fn watch(&self, launch: Launch, watchdog: &str) -> Launch {
+        let launch = launch.env("NOTIFY_SOCKET", self.path.to_str().unwrap());
         launch.env("WATCHDOG_USEC", watchdog)
     }
 
     /// The next message, line by line.
     #[track_caller]
     fn hear(&self) -> Vec<String> {
+        self.hear_with_sender().1
+    }
+
+    /// The same, and which process has sent it.
+    #[track_caller]
+    pub(crate) fn hear_with_sender(&self) -> (i32, Vec<String>) {
         let mut space = [0; 1024];
-        let count = self.socket.recv(&mut space).expect("a message");
+        let mut control = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut control);
+        let mut data = [IoSliceMut::new(&mut space)];
+        let heard = recvmsg(&self.socket, &mut data, &mut control, RecvFlags::empty());
+        let count = heard.expect("a message").bytes;
+        let sender = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmCredentials(sender) => Some(sender.pid),
+            _ => None,
+        });
         let text = std::str::from_utf8(&space[..count]).unwrap();
-        text.lines().map(str::to_owned).collect()
+        let lines = text.lines().map(str::to_owned).collect();
+        (sender.unwrap().as_raw_nonzero().get(), lines)
     }
 
     /// The next message that is none of the watchdog's.

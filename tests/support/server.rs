@@ -45,7 +45,7 @@ impl Launch {
     /// passes it.
     pub(crate) fn activated(socket: impl Into<Stdio>, args: &[&str]) -> Self {
         // The shell's number is that of what it becomes.
-        let script = r#"LISTEN_PID=$$ LISTEN_FDS=${FDS-1} exec "$0" serve "$@" 3<&0 </dev/null"#;
+        let script = r#"WATCHDOG_PID=$$ LISTEN_PID=$$ LISTEN_FDS=${FDS-1} exec "$0" serve "$@" 3<&0 </dev/null"#;
         let mut command = Command::new("sh");
         command.args(["-c", script, env!("CARGO_BIN_EXE_hawk")]);
         command.args(args).stdin(socket);

@@ -129,20 +129,17 @@ impl Driver {
     /// When there is something to do here at the latest.
     fn deadline(&self) -> Option<Moment> {
         let control = self.control.as_ref().and_then(control::Server::deadline);
-        let status = self.notifier.is_heard().then_some(self.status.next);
-        let times = [
-            control,
-            self.notifier.deadline(),
-            status,
-            self.upgrades.deadline(),
-        ];
-        times.into_iter().flatten().min()
+        let times = [control, self.upgrades.deadline()];
+        let is_heard = self.notifier.is_heard() && !self.upgrades.is_still_introduced();
+        let news = [Some(self.status.next), self.notifier.deadline()];
+        let news = news.into_iter().filter(|_| is_heard);
+        times.into_iter().chain(news).flatten().min()
     }
 
     /// Tells the service manager that this process serves, unless it does not believe it
-    /// yet.
+    /// yet, or is to be told of the outcome of a hand-over soon.
     fn say_ready(&mut self) {
-        if !self.upgrades.is_still_introduced() {
+        if !self.upgrades.is_still_introduced() && !self.upgrades.is_handing_over() {
             self.notifier.ready(&self.status.text);
         }
     }
@@ -230,11 +227,7 @@ impl Driver {
         }
         self.notifier.beat(now);
         if self.reactor.is_stopping() {
-            if !std::mem::replace(&mut self.told_to_stop, true) {
-                let connections = self.reactor.figures().connections;
-                self.notifier
-                    .stopping(&format!("Stopping: connections={connections}"));
-            }
+            self.tell_of_stop();
         } else if self.status.next <= now {
             self.status.next = now.after(STATUS_INTERVAL);
             let text = self.serving();
@@ -242,6 +235,14 @@ impl Driver {
                 self.notifier.status(&text);
                 self.status.text = text;
             }
+        }
+    }
+
+    fn tell_of_stop(&mut self) {
+        if !std::mem::replace(&mut self.told_to_stop, true) {
+            let connections = self.reactor.figures().connections;
+            self.notifier
+                .stopping(&format!("Stopping: connections={connections}"));
         }
     }
 

@@ -45,6 +45,13 @@ const MOST_AGENTS: usize = 100_000;
 /// to commit what it was given: many times what that takes, unless the disk hangs.
 const STORE_TIME: Duration = Duration::from_secs(3);
 
+/// What is between this process and others in its environment, and not for commands that
+/// it runs: such a command could be a hawk itself.
+const NOT_FOR_COMMANDS: [&str; service::VARIABLES.len() + 1] = {
+    let [a, b, c, d, e, f] = service::VARIABLES;
+    [a, b, c, d, e, f, SUCCESSOR]
+};
+
 impl ServeArgs {
     /// Serves, and logs by way of a queue: whoever reads stderr must not hold up the
     /// event loop, nor the end.
@@ -235,7 +242,7 @@ impl ServeArgs {
             let config = hook::Config {
                 command,
                 timeout: self.on_event_timeout,
-                hidden: &service::VARIABLES,
+                hidden: &NOT_FOR_COMMANDS,
             };
             let hook = Hook::start(config).context("cannot start the thread for --on-event")?;
             keeper.run_on_changes(hook);

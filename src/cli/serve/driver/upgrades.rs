@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::LINE;
 use crate::handover::Binary;
+use crate::service;
 use crate::time::Moment;
 use crate::upgrade::{Attempt, Failure, Progress, Server, Succeeded, Succession};
 
@@ -79,6 +80,11 @@ impl Upgrades {
         self.introduction.is_some()
     }
 
+    /// Whether another process is about to take over.
+    pub(super) const fn is_handing_over(&self) -> bool {
+        self.attempt.is_some()
+    }
+
     /// What the predecessor leaves, if the service manager has been told just now.
     pub(super) fn was_introduced(&mut self, now: Moment) -> Option<Legacy> {
         let (succession, until) = self.introduction.as_mut()?;
@@ -117,6 +123,13 @@ impl Upgrades {
                 "the process before this one has not ended yet; try again",
             ));
         }
+        if std::process::id() == 1 {
+            // With it the kernel ends all others of its namespace (pid_namespaces(7)).
+            return Err(refused(
+                "this server is process 1 of its container, which would end with it; start \
+                 another container instead",
+            ));
+        }
         let binary = match binary {
             Some(path) => Binary::at(path).map_err(|error| refused(&error.to_string()))?,
             None => self.binary.clone().map_err(|error| {
@@ -126,7 +139,8 @@ impl Upgrades {
             })?,
         };
         let generation = self.generation.saturating_add(1);
-        let begun = Attempt::begin(&binary, generation, self.descriptors);
+        let hidden = &service::VARIABLES_OF_THIS_PROCESS;
+        let begun = Attempt::begin(&binary, generation, self.descriptors, hidden);
         let attempt = begun.map_err(|failure| self.failed(&failure))?;
         log::info!(
             "handing over to process {} generation={generation} binary={:?}",
