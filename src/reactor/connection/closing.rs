@@ -67,7 +67,7 @@ impl<S: Socket> Connection<S> {
     pub(in crate::reactor) fn finish_arrived(&mut self) {
         if self.course.is_open() {
             let arrived = self.socket.arrived().unwrap_or(0);
-            self.course.allow(arrived);
+            self.course.set_allowance(arrived);
             self.readable = true;
         }
     }

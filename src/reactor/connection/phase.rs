@@ -104,7 +104,7 @@ impl Course {
     }
 
     /// The server stops: no more than `bytes` may still be read.
-    pub(super) fn allow(&mut self, bytes: u64) {
+    pub(super) fn set_allowance(&mut self, bytes: u64) {
         if let Some(open) = self.open() {
             open.allowance = Some(u32::try_from(bytes).unwrap_or(u32::MAX));
         }
@@ -151,7 +151,7 @@ mod tests {
         assert!(course.take_ticket().is_some() && course.0.is_none());
 
         course.wait(pool.wait());
-        course.allow(100);
+        course.set_allowance(100);
         assert!(course.take_ticket().is_some());
         course.use_up(30);
         assert_eq!(course.allowance(), Some(70));
