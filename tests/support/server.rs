@@ -149,6 +149,10 @@ pub(crate) struct Exit {
 }
 
 impl Process {
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
     #[track_caller]
     pub(crate) fn wait_exit(&mut self) -> Exit {
         // The pipes end when the process does; those waits have a deadline.

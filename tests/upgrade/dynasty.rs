@@ -178,7 +178,13 @@ impl Dynasty {
         let (line, _) = self
             .log()
             .wait_for(0, |line| line.contains(" handed over to process "));
-        let before = std::mem::replace(&mut self.reigns, process_in(&line));
+        self.succeed(process_in(&line));
+    }
+
+    /// Another process serves, and the one before it ends.
+    #[track_caller]
+    pub(crate) fn succeed(&mut self, successor: Pid) {
+        let before = std::mem::replace(&mut self.reigns, successor);
         self.expect_gone(before);
     }
 

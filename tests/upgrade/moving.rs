@@ -1,5 +1,6 @@
 //! What moves, and that nobody notices.
 
+use hawk::wire::Encoding;
 use rustix::process::{Signal, kill_process};
 
 use crate::dynasty::Dynasty;
@@ -40,20 +41,85 @@ fn agents_go_on_with_another_process() {
 
 #[test]
 fn a_frame_may_be_cut_by_the_move_at_any_byte() {
+    for encoding in [Encoding::Classic, Encoding::Compact] {
+        let whole = report_packet("x", encoding, Some("web-01"));
+        expect_any_cut(&whole, 0..whole.len());
+    }
+}
+
+#[test]
+fn a_long_frame_may_be_cut_by_the_move() {
+    let whole = long_report(LONGEST_DATA);
+    let bytes = whole.len();
+    // Around its head and tail, and where buffers of each class are full.
+    let full = CLASSES.map(|class| usize::try_from(class).unwrap());
+    let full = full.iter().flat_map(|class| class - 1..class + 2);
+    let cuts = (1..8).chain(full).chain(bytes - 6..bytes);
+    expect_any_cut(&whole, cuts.filter(|cut| *cut < bytes));
+}
+
+/// Of a report; each cut is another agent's.
+#[track_caller]
+fn expect_any_cut(whole: &[u8], cuts: impl Iterator<Item = usize>) {
     let mut dynasty = Dynasty::start(&[]);
-    let whole = report("x");
-    let mut agents: Vec<Agent> = (0..whole.len()).map(|_| dynasty.connect()).collect();
-    for (cut, agent) in agents.iter_mut().enumerate() {
-        agent.send(&whole[..cut]);
-        agent.wait_delivered();
+    let mut agents: Vec<(usize, Agent)> = cuts.map(|cut| (cut, dynasty.connect())).collect();
+    for (cut, agent) in &mut agents {
+        agent.send(&whole[..*cut]);
     }
-    let succession = dynasty.upgrade(&[]);
-    assert_eq!(succession.fields.get("connections"), whole.len() as u64);
-    for (cut, agent) in agents.iter_mut().enumerate() {
-        agent.send(&whole[cut..]);
+    let begun: usize = agents.iter().map(|(cut, _)| cut).sum();
+    dynasty.wait_until(|stats| stats.get("bytes_in") == begun as u64);
+    for _ in 0..2 {
+        let succession = dynasty.upgrade(&[]);
+        assert_eq!(succession.fields.get("connections"), agents.len() as u64);
+    }
+    for (cut, agent) in &mut agents {
+        agent.send(&whole[*cut..]);
         agent.expect_line(REPORT);
-        agent.expect_silence();
+        agent.expect_alive();
     }
+    let stats = dynasty.stats();
+    assert_eq!(stats.get("reports"), agents.len() as u64);
+    assert_eq!(stats.get("junk_bytes"), 0);
+    dynasty.stop();
+}
+
+/// In the midst of a line, and behind an end of file that is read already.
+#[test]
+fn replies_that_nobody_takes_move_to_the_byte() {
+    let mut dynasty = Dynasty::start(&[]);
+    let mut agents = [(); 2].map(|()| Agent::connect_narrow(dynasty.address()));
+    let (frames, replies) = mixture(70);
+    let mut rounds = [0; 2];
+    for (agent, rounds) in agents.iter_mut().zip(&mut rounds) {
+        let before = dynasty.stats();
+        loop {
+            agent.send(&frames);
+            *rounds += 1;
+            let sent = before.get("bytes_in") + (*rounds * frames.len()) as u64;
+            let stats = dynasty.wait_until(|stats| stats.get("bytes_in") == sent);
+            if stats.get("unsent") > before.get("unsent") + 4096 {
+                break;
+            }
+        }
+    }
+    let [mut open, mut half_closed] = agents;
+    half_closed.shutdown_write();
+    half_closed.wait_delivered();
+    // Behind the end of file: it has been read.
+    dynasty.connect().expect_alive();
+    let unsent = dynasty.stats().get("unsent");
+    for _ in 0..3 {
+        dynasty.upgrade(&[]);
+        assert_eq!(dynasty.stats().get("unsent"), unsent);
+    }
+    open.widen();
+    open.expect_replies(&replies.repeat(rounds[0]));
+    open.expect_alive();
+    half_closed.widen();
+    half_closed.expect_replies(&replies.repeat(rounds[1]));
+    half_closed.expect_eof();
+    let stats = dynasty.wait_until(|stats| stats.get("connections") == 1);
+    assert_eq!((stats.get("unsent"), stats.in_use()), (0, vec![0; 5]));
     dynasty.stop();
 }
 
@@ -65,35 +131,5 @@ fn sigusr2_does_it_too() {
     kill_process(dynasty.pid(), Signal::USR2).unwrap();
     dynasty.expect_successor();
     agent.expect_alive();
-    dynasty.stop();
-}
-
-#[test]
-fn what_was_acknowledged_is_in_the_store_once() {
-    let mut dynasty = Dynasty::start_with_store(&[]);
-    let mut agent = dynasty.connect();
-    for generation in 1..=4 {
-        for number in 0..20 {
-            agent.exchange(&report(&format!("{generation}.{number}")), REPORT);
-        }
-        if generation < 4 {
-            dynasty.upgrade(&[]);
-        }
-    }
-    let store = rusqlite::Connection::open(dynasty.store()).unwrap();
-    let mut rows = store
-        .prepare("SELECT content FROM reports ORDER BY received_at")
-        .unwrap();
-    let stored: Vec<String> = rows
-        .query_map([], |row| row.get(0))
-        .unwrap()
-        .collect::<Result<_, _>>()
-        .unwrap();
-    let sent = (1..=4).flat_map(|one| (0..20).map(move |two| format!("{one}.{two}")));
-    assert_eq!(stored, sent.collect::<Vec<_>>());
-    let events: i64 = store
-        .query_row("SELECT count(*) FROM events", [], |row| row.get(0))
-        .unwrap();
-    assert_eq!(events, 1, "it came online once");
     dynasty.stop();
 }

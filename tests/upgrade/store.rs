@@ -1,0 +1,168 @@
+//! A store that goes from process to process, under load.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hawk::wire::{AgentName, Encoding, Packet, Report, encode_packet};
+use rusqlite::Connection;
+use rustix::fs::{FlockOperation, flock};
+
+use crate::dynasty::Dynasty;
+use crate::support::*;
+
+const AGENTS: usize = 5;
+
+const UPGRADES: u32 = 6;
+
+/// Reports in flight on each connection, at most.
+const DEPTH: i64 = 20;
+
+#[test]
+fn what_is_acknowledged_is_stored_once_whoever_writes() {
+    let (dynasty, acknowledged) = upgrade_under_load(&[]);
+    let store = Connection::open(dynasty.store()).unwrap();
+    for (agent, acknowledged) in acknowledged.iter().enumerate() {
+        assert!(*acknowledged > 0);
+        let all: Vec<i64> = (0..*acknowledged).collect();
+        assert_eq!(stored(&store, agent), all, "each once, and in order");
+    }
+    let counts: Vec<i64> = column(&store, "SELECT reports FROM agents ORDER BY name");
+    assert_eq!(counts, acknowledged, "as the agents' rows have it");
+    dynasty.stop();
+}
+
+/// The reports that are removed are the oldest, whoever removes them.
+#[test]
+fn what_is_acknowledged_last_is_stored_whoever_removes_the_first() {
+    let (dynasty, acknowledged) = upgrade_under_load(&["--retain-size", "1MiB"]);
+    let store = Connection::open(dynasty.store()).unwrap();
+    let rows: Vec<i64> = column(&store, "SELECT count(*) FROM reports");
+    // With 4 KB each, several times the limit are sent.
+    assert!(rows[0] < acknowledged.iter().sum());
+    for (agent, acknowledged) in acknowledged.iter().enumerate() {
+        let stored = stored(&store, agent);
+        let left: Vec<i64> =
+            (*acknowledged - i64::try_from(stored.len()).unwrap()..*acknowledged).collect();
+        assert_eq!(stored, left, "the last, each once, and in order");
+    }
+    dynasty.stop();
+}
+
+/// Has process follow process while agents report; how many reports each was told are
+/// stored, which are all that it has sent.
+#[track_caller]
+fn upgrade_under_load(args: &[&str]) -> (Dynasty, Vec<i64>) {
+    let mut dynasty = Dynasty::start_with_store(args);
+    let (address, path) = (dynasty.address(), dynasty.store());
+    let over = &AtomicBool::new(false);
+    let acknowledged = std::thread::scope(|scope| {
+        let agents: Vec<_> = (0..AGENTS)
+            .map(|agent| scope.spawn(move || report_on(address, agent, over)))
+            .collect();
+        let lock = scope.spawn(|| expect_locked(&path, over));
+        let readers = scope.spawn(|| read_on(&path, over));
+        for _ in 0..UPGRADES {
+            let before = dynasty.stats().get("reports");
+            dynasty.wait_until(|stats| stats.get("reports") > before + 100);
+            dynasty.upgrade(&[]);
+        }
+        over.store(true, Ordering::Relaxed);
+        lock.join().unwrap();
+        readers.join().unwrap();
+        let acknowledged = agents.into_iter().map(|agent| agent.join().unwrap());
+        acknowledged.collect::<Vec<i64>>()
+    });
+    let stats = dynasty.wait_until(|stats| stats.get("connections") == 0);
+    let sum: i64 = acknowledged.iter().sum();
+    assert_eq!(stats.get("reports"), u64::try_from(sum).unwrap());
+    let store = Connection::open(dynasty.store()).unwrap();
+    let events: Vec<String> = column(
+        &store,
+        "SELECT name || ' ' || events.state FROM events JOIN agents ON agents.id = agent ORDER BY name",
+    );
+    let online: Vec<String> = (0..AGENTS)
+        .map(|agent| format!("agent-{agent} online"))
+        .collect();
+    assert_eq!(
+        events, online,
+        "each came online once, and nobody went offline"
+    );
+    assert_eq!(column::<String>(&store, "PRAGMA integrity_check"), ["ok"]);
+    (dynasty, acknowledged)
+}
+
+/// Reports until it is over, and waits for all replies.
+fn report_on(address: SocketAddr, agent: usize, over: &AtomicBool) -> i64 {
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut replies = BufReader::new(socket.try_clone().unwrap());
+    let (mut sent, mut answered) = (0, 0);
+    let mut line = String::new();
+    loop {
+        while sent - answered < DEPTH && !over.load(Ordering::Relaxed) {
+            socket.write_all(&report_of(agent, sent)).unwrap();
+            sent += 1;
+        }
+        if answered == sent {
+            return answered;
+        }
+        line.clear();
+        replies.read_line(&mut line).unwrap();
+        assert_eq!(line.trim_end(), REPORT);
+        answered += 1;
+    }
+}
+
+/// A report that no other is like.
+fn report_of(agent: usize, number: i64) -> Vec<u8> {
+    let name = format!("agent-{agent}");
+    let packet = Packet::Report(Report {
+        content: format!("{number} {}", "x".repeat(4000)).into(),
+        rand: number,
+        timestamp: 1_475_249_220,
+        agent: Some(AgentName::new(&name).unwrap()),
+    });
+    let mut frame = Vec::new();
+    encode_packet(&packet, Encoding::Compact, &mut frame).unwrap();
+    frame
+}
+
+/// Nobody else ever gets the lock of the store.
+fn expect_locked(store: &Path, over: &AtomicBool) {
+    let mut path = store.as_os_str().to_owned();
+    path.push("-lock");
+    let file = std::fs::File::open(path).unwrap();
+    while !over.load(Ordering::Relaxed) {
+        let got = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        assert_eq!(got, Err(rustix::io::Errno::WOULDBLOCK));
+        std::thread::yield_now();
+    }
+}
+
+/// The commands that read go well meanwhile.
+fn read_on(store: &Path, over: &AtomicBool) {
+    let store = store.to_str().unwrap();
+    while !over.load(Ordering::Relaxed) {
+        for command in ["agents", "reports", "events"] {
+            let exit = Launch::hawk(&[command, "--store", store]).run();
+            assert_eq!(exit.code, Some(0), "{exit:?}");
+        }
+    }
+}
+
+fn stored(store: &Connection, agent: usize) -> Vec<i64> {
+    let query = format!(
+        "SELECT rand FROM reports JOIN agents ON agents.id = agent WHERE name = 'agent-{agent}' \
+         ORDER BY received_at"
+    );
+    column(store, &query)
+}
+
+#[track_caller]
+fn column<T: rusqlite::types::FromSql>(store: &Connection, query: &str) -> Vec<T> {
+    let mut statement = store.prepare(query).unwrap();
+    let rows = statement.query_map([], |row| row.get(0)).unwrap();
+    rows.map(Result::unwrap).collect()
+}
