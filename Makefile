@@ -7,7 +7,7 @@ ARGS  ?=
 SOAK  ?= 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test sim mutants fuzz soak test-kill test-power lint fmt doc bench bench-micro bench-instructions bench-store bench-limits bench-scale install clean
+.PHONY: help build run demo restart-demo test sim mutants fuzz soak test-kill test-power lint fmt doc bench bench-micro bench-instructions bench-store bench-limits bench-scale install clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ run: build ## Run the server on 127.0.0.1:9876 (ARGS="--listen ..." for more)
 
 demo: build ## Run the server under the default load for 10 s and show what both did
 	./examples/demo.sh $(HAWK)
+
+restart-demo: build ## Replace the server ten times under the default load and show that nobody notices
+	./examples/restart.sh $(HAWK)
 
 test: ## Run every test
 	$(CARGO) test --locked --workspace
