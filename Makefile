@@ -7,7 +7,7 @@ ARGS  ?=
 SOAK  ?= 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo restart-demo test sim mutants fuzz soak test-kill test-power lint fmt doc bench bench-micro bench-instructions bench-store bench-limits bench-scale install clean
+.PHONY: help build run demo restart-demo test sim mutants fuzz soak test-kill test-power lint fmt doc bench bench-micro bench-instructions bench-store bench-limits bench-restart bench-scale install clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ bench-store: ## Measure the store beside Redis and the disk (ARGS="--soak 10m": 
 
 bench-limits: ## Measure hawk under bad conditions (ARGS="--only storm --rounds 3" for less)
 	$(CARGO) bench --locked --bench limits -- $(ARGS)
+
+bench-restart: ## Measure how a new process takes over (ARGS="--only thousand": 1,000 in a row)
+	$(CARGO) bench --locked --bench restart -- $(ARGS)
 
 bench-scale: ## Hold 300,000 connections in an emulated machine (ARGS="--connections 1000000")
 	tests/emulated/prepare bench-scale $(TARGET)/emulated

@@ -17,10 +17,10 @@ use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use super::dial::{dial, is_temporary};
 use super::habits::{Habit, Pace, Reading};
 use crate::support::Setup;
 use crate::support::child::STEP;
+use crate::support::dial::{dial, is_temporary};
 use crate::support::process::pin_thread;
 
 /// How long a crowd may take to be there.

@@ -16,7 +16,6 @@
 mod cost;
 mod crowd;
 mod decoder;
-mod dial;
 mod felt;
 mod habits;
 mod held;

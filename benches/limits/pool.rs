@@ -11,9 +11,9 @@ use anyhow::{Context as _, ensure};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use super::dial::{dial, is_answered, is_temporary};
 use super::habits::long_frame;
 use super::rows::{Row, Target, print};
+use crate::support::dial::{dial, is_answered, is_temporary};
 use crate::support::process::pin_thread;
 use crate::support::statistics::Statistics;
 use crate::support::{Setup, process, servers};

@@ -11,10 +11,10 @@ use anyhow::{Context as _, ensure};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use super::dial::{dial, is_answered, is_temporary};
 use super::habits::heartbeat;
 use super::rows::{Row, Target, print};
 use crate::support::child::STEP;
+use crate::support::dial::{dial, is_answered, is_temporary};
 use crate::support::process::pin_thread;
 use crate::support::servers;
 use crate::support::{Setup, process};

@@ -1,9 +1,12 @@
 //! Load clients, and what `hawk load` reports.
 
 use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 
 use super::Setup;
@@ -40,29 +43,14 @@ pub(crate) fn hawk_load(
     duration: Duration,
     mut meanwhile: impl FnMut() -> anyhow::Result<()>,
 ) -> anyhow::Result<Replied> {
-    let report = setup.scratch.join("load.json");
-    if report.exists() {
-        fs::remove_file(&report)?;
-    }
-    let address = server.address.to_string();
-    let span = format!("{}ms", duration.as_millis());
-    let file = report
-        .to_str()
-        .context("the scratch directory's name is no UTF-8")?;
-    let mut all = vec!["load", &address, "--duration", &span, "--json", file];
-    all.extend_from_slice(arguments);
-    let mut client = Running::start(setup.load_core, &setup.client, &all, Wanted::Both)?;
+    let client = Client::start(setup, server.address, arguments, duration)?;
     let (started, before) = (Instant::now(), process::cpu_time(server.process.id())?);
     let mut used = Vec::new();
-    let status = client.finish(duration + GRACE, || {
+    let report = client.finish(duration + GRACE, || {
         let time = process::cpu_time(server.process.id())?;
         used.push((started.elapsed(), time - before));
         meanwhile()
     })?;
-    // Errors make the client fail, but its report tells more than its status.
-    let text = fs::read(&report)
-        .with_context(|| format!("hawk load: {status}\n{}", client.lines().join("\n")))?;
-    let report: Report = serde_json::from_slice(&text)?;
     let opened = Duration::from_secs_f64(report.opened_in_seconds);
     let last_reply = opened + Duration::from_secs_f64(report.seconds);
     let connecting = used.iter().take_while(|(when, _)| *when <= opened).last();
@@ -72,41 +60,115 @@ pub(crate) fn hawk_load(
         server_cpu: of(all.or(used.last())).map(|all| all - of(connecting).unwrap_or_default()),
         replies: report.answered,
         per_second: report.per_second,
-        errors: report
-            .errors
-            .iter()
-            .fold(0.0, |sum, error| sum + error.count),
+        errors: report.errors(),
         p99: report.latency.from_intended.p99 * 1e-9,
         client_share: report.client.cpu_percent / 100.0,
         bottleneck: report.client.bottleneck,
     })
 }
 
+/// A running `hawk load`.
+pub(crate) struct Client {
+    process: Running,
+    report: PathBuf,
+}
+
+impl Client {
+    /// Puts load on `target` for `duration`.
+    pub(crate) fn start(
+        setup: &Setup,
+        target: SocketAddr,
+        arguments: &[&str],
+        duration: Duration,
+    ) -> anyhow::Result<Self> {
+        let report = setup.scratch.join("load.json");
+        if report.exists() {
+            fs::remove_file(&report)?;
+        }
+        let target = target.to_string();
+        let span = format!("{}ms", duration.as_millis());
+        let file = report
+            .to_str()
+            .context("the scratch directory's name is no UTF-8")?;
+        let mut all = vec!["load", &target, "--duration", &span, "--json", file];
+        all.extend_from_slice(arguments);
+        let process = Running::start(setup.load_core, &setup.client, &all, Wanted::Both)?;
+        Ok(Self { process, report })
+    }
+
+    /// Whether it is at work; an error if it has ended.
+    pub(crate) fn still_runs(&mut self) -> anyhow::Result<()> {
+        self.process.still_runs()
+    }
+
+    /// Has it end now, with the figures so far.
+    pub(crate) fn interrupt(self) -> anyhow::Result<Report> {
+        let id = i32::try_from(self.process.id()).ok();
+        let id = id.and_then(Pid::from_raw).context("a process id of zero")?;
+        kill_process(id, Signal::INT)?;
+        self.finish(GRACE, || Ok(()))
+    }
+
+    /// Waits for its end, for `longest`; calls `meanwhile` now and then.
+    fn finish(
+        mut self,
+        longest: Duration,
+        meanwhile: impl FnMut() -> anyhow::Result<()>,
+    ) -> anyhow::Result<Report> {
+        let status = self.process.finish(longest, meanwhile)?;
+        // Errors make the client fail, but its report tells more than its status.
+        let text = fs::read(&self.report)
+            .with_context(|| format!("hawk load: {status}\n{}", self.process.lines().join("\n")))?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+}
+
 /// What is of use here in the file that `hawk load --json` writes.
 #[derive(Deserialize)]
-struct Report {
+pub(crate) struct Report {
     opened_in_seconds: f64,
     seconds: f64,
-    answered: f64,
+    pub(crate) sent: Sent,
+    /// Right replies.
+    pub(crate) answered: f64,
     per_second: f64,
     errors: Vec<ErrorCount>,
-    latency: Latency,
-    client: Client,
+    pub(crate) latency: Latency,
+    client: Itself,
+}
+
+impl Report {
+    /// Replies that were wrong or missing, and connections that broke.
+    pub(crate) fn errors(&self) -> f64 {
+        let counts = self.errors.iter().map(|error| error.count);
+        counts.fold(0.0, |sum, count| sum + count)
+    }
+}
+
+/// Frames by kind.
+#[derive(Deserialize)]
+pub(crate) struct Sent {
+    pub(crate) reports: f64,
+    pub(crate) heartbeats: f64,
 }
 
 #[derive(Deserialize)]
-struct Latency {
-    from_intended: Quantiles,
+pub(crate) struct Latency {
+    pub(crate) from_intended: Quantiles,
 }
 
 /// In nanoseconds.
 #[derive(Deserialize)]
-struct Quantiles {
+pub(crate) struct Quantiles {
     p99: f64,
+    #[serde(rename = "p99.9")]
+    pub(crate) p99_9: f64,
+    pub(crate) max: f64,
 }
 
+/// What it says of itself.
 #[derive(Deserialize)]
-struct Client {
+struct Itself {
     cpu_percent: f64,
     bottleneck: Option<String>,
 }

@@ -3,6 +3,7 @@
 
 pub(crate) mod callgrind;
 pub(crate) mod child;
+pub(crate) mod dial;
 pub(crate) mod files;
 pub(crate) mod load;
 pub(crate) mod options;

@@ -52,6 +52,20 @@ impl fmt::Display for Spread {
     }
 }
 
+/// The figure below which lies this share of them (by nearest rank), of at least one.
+pub(crate) fn quantile(figures: &[f64], share: f64) -> f64 {
+    let mut figures = figures.to_vec();
+    figures.sort_by(f64::total_cmp);
+    let last = figures.len() - 1;
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss
+    )]
+    let rank = (share * figures.len() as f64).ceil() as usize;
+    figures[rank.saturating_sub(1).min(last)]
+}
+
 /// How a target is reported.
 pub(crate) fn met(is_met: bool) -> &'static str {
     if is_met { "met" } else { "**missed**" }

@@ -1,0 +1,153 @@
+//! Servers that follow one another, each taking over from the one before.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use hawk::control::{self, Request};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use tempfile::TempDir;
+
+use crate::support::servers::{self, Server};
+use crate::support::{Setup, files};
+
+/// How long a hand-over may take, and a predecessor to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two looks whether a predecessor has ended.
+const STEP: Duration = Duration::from_millis(1);
+
+/// Connections that rest for hours are no matter here.
+const PATIENT: &[&str] = &["--idle-timeout", "2h", "--frame-timeout", "2h"];
+
+/// What a server keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keeping {
+    Nothing,
+    /// Reports and agents, in a file on a disk.
+    Reports,
+}
+
+/// A server, whichever process it is at present.
+pub(crate) struct Dynasty {
+    first: Server,
+    folder: TempDir,
+    reigns: Pid,
+}
+
+/// How a hand-over went.
+pub(crate) struct Upgrade {
+    /// From the freeze to the first turn of the new process, in seconds.
+    pub(crate) pause: f64,
+    /// How long state was copied before, in seconds, to a millisecond.
+    pub(crate) precopy: f64,
+    /// The last commit before the freeze, in seconds, to a millisecond.
+    pub(crate) quiesce: f64,
+    pub(crate) state_bytes: f64,
+}
+
+impl Dynasty {
+    /// The first of them, with its files below the scratch folder.
+    pub(crate) fn start(setup: &Setup, keeping: Keeping) -> anyhow::Result<Self> {
+        let folder = files::fresh(&setup.scratch)?;
+        let path = |name: &str| {
+            let path = folder.path().join(name);
+            let path = path.to_str().context("the folder's name is no UTF-8");
+            path.map(str::to_owned)
+        };
+        let (control, store) = (path("control")?, path("hawk.db")?);
+        let store = match keeping {
+            Keeping::Nothing => "none",
+            Keeping::Reports => &store,
+        };
+        let options = ["--control", &control, "--store", store];
+        let first = servers::hawk(setup, &[&options, PATIENT].concat())?;
+        let reigns = i32::try_from(first.process.id()).ok();
+        Ok(Self {
+            reigns: reigns.and_then(Pid::from_raw).context("no process id")?,
+            first,
+            folder,
+        })
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.first.address
+    }
+
+    /// The process that serves.
+    pub(crate) fn id(&self) -> u32 {
+        self.reigns.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    pub(crate) fn store(&self) -> PathBuf {
+        self.folder.path().join("hawk.db")
+    }
+
+    /// Has a new process take over, and waits until the old one has ended.
+    pub(crate) fn upgrade(&mut self) -> anyhow::Result<Upgrade> {
+        let control = self.folder.path().join("control");
+        let said = control::ask(&control, &Request::Upgrade { binary: None }, PATIENCE)
+            .with_context(|| self.log())?;
+        let line = said.concat();
+        ensure!(line.starts_with("upgraded "), "{line}");
+        let number = |key: &str| -> anyhow::Result<f64> {
+            let mut words = line.split(' ');
+            let value = words.find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+            Ok(value
+                .with_context(|| format!("no {key} in {line:?}"))?
+                .parse()?)
+        };
+        let mut words = line.split(' ');
+        let next = words.find_map(|word| word.strip_prefix("pid=")?.parse().ok());
+        let next = next.and_then(Pid::from_raw).context("no process id")?;
+        let before = std::mem::replace(&mut self.reigns, next);
+        self.wait_gone(before)?;
+        Ok(Upgrade {
+            pause: number("pause_us")? * 1e-6,
+            precopy: number("precopy_ms")? * 1e-3,
+            quiesce: number("quiesce_ms")? * 1e-3,
+            state_bytes: number("state_bytes")?,
+        })
+    }
+
+    fn wait_gone(&mut self, process: Pid) -> anyhow::Result<()> {
+        if process.as_raw_nonzero().get().unsigned_abs() == self.first.process.id() {
+            let status = self.first.process.finish(PATIENCE, || Ok(()))?;
+            ensure!(status.success(), "the first process ended: {status}");
+            return Ok(());
+        }
+        let deadline = Instant::now() + PATIENCE;
+        // It is nobody's child here: whoever reaps orphans reaps it.
+        while test_kill_process(process).is_ok() {
+            if Instant::now() > deadline {
+                bail!("process {process:?} does not end\n{}", self.log());
+            }
+            thread::sleep(STEP);
+        }
+        Ok(())
+    }
+
+    /// Lines that say that something went wrong.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        let mut lines = self.first.process.lines();
+        lines.retain(|line| line.contains(" WARN ") || line.contains(" ERROR "));
+        lines
+    }
+
+    fn log(&self) -> String {
+        let lines = self.first.process.lines();
+        let last = lines.len().saturating_sub(10);
+        lines[last..].join("\n")
+    }
+}
+
+impl Drop for Dynasty {
+    fn drop(&mut self) {
+        if self.id() != self.first.process.id() {
+            // It fails only when the process has ended by itself.
+            kill_process(self.reigns, Signal::KILL).ok();
+        }
+    }
+}

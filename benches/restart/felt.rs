@@ -1,0 +1,147 @@
+//! What agents feel of upgrades: their slowest round trips, beside a run without any.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::dynasty::{Dynasty, Keeping};
+use crate::herd::Herd;
+use crate::support::load::{Client, GRACE};
+use crate::support::spread::{Spread, met};
+use crate::support::{Setup, note, say};
+
+/// How much longer 999 in 1,000 round trips may take, in seconds.
+const LONGER: f64 = 30e-3;
+
+/// Upgrades are this far apart: there is one in every second, as seen by the load.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// In seconds, from when a report was due.
+#[derive(Serialize)]
+pub(crate) struct Outcome {
+    store: bool,
+    connections: usize,
+    without: Tail,
+    with: Tail,
+    /// By how much the one is longer than the other, round by round.
+    longer: Spread,
+    upgrades: usize,
+    errors: f64,
+}
+
+#[derive(Serialize)]
+struct Tail {
+    p99_9: Spread,
+    max: Spread,
+}
+
+/// What came of one turn.
+struct Turn {
+    p99_9: f64,
+    max: f64,
+    upgrades: usize,
+    errors: f64,
+}
+
+/// The original's load with and without upgrades, beside so many `connections`.
+pub(crate) fn run(
+    setup: &Setup,
+    keepings: &[Keeping],
+    connections: &[usize],
+) -> anyhow::Result<Vec<Outcome>> {
+    let mut outcomes = Vec::new();
+    for &keeping in keepings {
+        for &connections in connections {
+            note!("round trips, {connections} connections, {keeping:?} kept …");
+            let mut rounds = Vec::new();
+            for _ in 0..setup.rounds {
+                let without = turn(setup, keeping, connections, false)?;
+                rounds.push((without, turn(setup, keeping, connections, true)?));
+            }
+            outcomes.push(Outcome::of(keeping, connections, &rounds));
+        }
+    }
+    print(&outcomes);
+    Ok(outcomes)
+}
+
+fn turn(
+    setup: &Setup,
+    keeping: Keeping,
+    connections: usize,
+    upgraded: bool,
+) -> anyhow::Result<Turn> {
+    let mut dynasty = Dynasty::start(setup, keeping)?;
+    let herd = Herd::gather(dynasty.address(), connections)?;
+    let span = setup.duration;
+    let mut client = Client::start(setup, dynasty.address(), &[], span + GRACE)?;
+    let begun = Instant::now();
+    let mut upgrades = 0;
+    while begun.elapsed() < span {
+        thread::sleep(EVERY.min(span));
+        if upgraded {
+            dynasty.upgrade()?;
+            upgrades += 1;
+        }
+        client.still_runs()?;
+    }
+    let report = client.interrupt()?;
+    herd.check()?;
+    Ok(Turn {
+        p99_9: report.latency.from_intended.p99_9 * 1e-9,
+        max: report.latency.from_intended.max * 1e-9,
+        upgrades,
+        errors: report.errors(),
+    })
+}
+
+impl Outcome {
+    fn of(keeping: Keeping, connections: usize, rounds: &[(Turn, Turn)]) -> Self {
+        let without = || rounds.iter().map(|(without, _)| without);
+        let with = || rounds.iter().map(|(_, with)| with);
+        let longer = rounds
+            .iter()
+            .map(|(without, with)| with.p99_9 - without.p99_9);
+        Self {
+            store: keeping == Keeping::Reports,
+            connections,
+            without: Tail {
+                p99_9: Spread::of(without().map(|turn| turn.p99_9)),
+                max: Spread::of(without().map(|turn| turn.max)),
+            },
+            with: Tail {
+                p99_9: Spread::of(with().map(|turn| turn.p99_9)),
+                max: Spread::of(with().map(|turn| turn.max)),
+            },
+            longer: Spread::of(longer),
+            upgrades: with().map(|turn| turn.upgrades).sum(),
+            errors: with().map(|turn| turn.errors).fold(0.0, |sum, it| sum + it),
+        }
+    }
+}
+
+fn print(outcomes: &[Outcome]) {
+    say!("\n### Round trips\n");
+    say!(
+        "| store | quiet connections | upgrades | p99.9 without, ms | with, ms | longer by, ms | \
+         target | | most without, ms | with, ms | errors |"
+    );
+    say!("|---|---|---|---|---|---|---|---|---|---|---|");
+    for it in outcomes {
+        say!(
+            "| {} | {} | {} | {:.1} | {:.1} | {:.1} | ≤ {:.0} | {} | {:.1} | {:.1} | {} |",
+            if it.store { "a file" } else { "none" },
+            it.connections,
+            it.upgrades,
+            it.without.p99_9.scaled(1e3),
+            it.with.p99_9.scaled(1e3),
+            it.longer.scaled(1e3),
+            LONGER * 1e3,
+            met(it.longer.median <= LONGER),
+            it.without.max.scaled(1e3),
+            it.with.max.scaled(1e3),
+            it.errors,
+        );
+    }
+}

@@ -1,0 +1,120 @@
+//! How a new process takes over: how long nobody is served, what agents feel of it, and
+//! what is left over after a thousand times.
+//!
+//! ```text
+//! cargo bench --bench restart -- --only pause --rounds 5 --json figures.json
+//! ```
+//!
+//! The servers, the old one and the new one, run on one core, and the agents on another.
+//! Each round starts with a fresh server and fresh agents, whose connections live through
+//! all upgrades of the round; at its end each agent is asked whether it still has its own.
+//! Nothing is asserted but that: targets are printed beside the figures.
+
+// A benchmark speaks to whoever started it, in Markdown on standard output.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod dynasty;
+mod felt;
+mod herd;
+mod pause;
+#[allow(dead_code)] // Some of it only the other benchmarks need.
+#[path = "../support/mod.rs"]
+mod support;
+mod thousand;
+
+use clap::{Parser, ValueEnum};
+use serde::Serialize;
+
+use dynasty::Keeping;
+use pause::Load;
+use support::options::Pinned;
+use support::{files, is_measured, write_json};
+
+/// Measures hand-overs to a new process and prints Markdown.
+#[derive(Parser)]
+struct Options {
+    /// What to measure
+    #[arg(long, value_delimiter = ',', default_values = ["pause", "copy", "store", "felt", "thousand"])]
+    only: Vec<Part>,
+    /// Connections that are there and quiet
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [100, 1_000, 5_000, 15_000])]
+    connections: Vec<usize>,
+    /// Upgrades in each round
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    upgrades: u32,
+    /// Upgrades of `thousand`
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    in_a_row: u32,
+    #[command(flatten)]
+    pinned: Pinned,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// How long nobody is served, without a store
+    Pause,
+    /// The same beside a plain stop-and-copy
+    Copy,
+    /// The pause with a store
+    Store,
+    /// Round trips during upgrades
+    Felt,
+    /// A thousand upgrades in a row
+    Thousand,
+}
+
+/// All figures; what was not measured is left out.
+#[derive(Default, Serialize)]
+struct Outcomes {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pauses: Vec<pause::Outcome>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    felt: Vec<felt::Outcome>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thousand: Option<thousand::Outcome>,
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    if !is_measured(options.pinned.bench, "restart") {
+        return Ok(());
+    }
+    let setup = options.pinned.setup("restart")?;
+    files::refuse_memory(&setup.scratch)?;
+    options.pinned.introduce();
+    let mut outcomes = Outcomes::default();
+    let (counts, upgrades) = (&options.connections, options.upgrades);
+    for part in options.only {
+        match part {
+            Part::Pause => {
+                let loads = [Load::Original, Load::Busy];
+                let pauses = pause::run(&setup, Keeping::Nothing, &loads, counts, upgrades)?;
+                pause::print("The pause", &pauses);
+                outcomes.pauses.extend(pauses);
+            }
+            Part::Copy => {
+                let loads = [Load::None];
+                let pauses = pause::run(&setup, Keeping::Nothing, &loads, counts, upgrades)?;
+                pause::print_beside(&pauses);
+                outcomes.pauses.extend(pauses);
+            }
+            Part::Store => {
+                let loads = [Load::Original];
+                let pauses = pause::run(&setup, Keeping::Reports, &loads, counts, upgrades)?;
+                pause::print("The pause, with a store", &pauses);
+                outcomes.pauses.extend(pauses);
+            }
+            Part::Felt => {
+                let most = counts.iter().copied().max();
+                let most = most.into_iter().collect::<Vec<_>>();
+                let keepings = [Keeping::Nothing, Keeping::Reports];
+                outcomes.felt = felt::run(&setup, &keepings, &most)?;
+            }
+            Part::Thousand => outcomes.thousand = Some(thousand::run(&setup, options.in_a_row)?),
+        }
+    }
+    match options.pinned.json {
+        Some(file) => write_json(&file, &outcomes),
+        None => Ok(()),
+    }
+}
