@@ -282,9 +282,9 @@ impl Dynasty {
 
 impl Drop for Dynasty {
     fn drop(&mut self) {
-        if self.reigns != self.first.pid() {
-            // Gone already, if it was stopped.
-            kill_process(self.reigns, Signal::KILL).ok();
+        // After a failure it may be anybody.
+        for pid in self.family() {
+            kill_process(pid, Signal::KILL).ok();
         }
     }
 }
