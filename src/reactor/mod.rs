@@ -25,6 +25,7 @@ mod output_limit;
 mod settle;
 mod stop;
 mod view;
+mod waiters;
 mod work;
 
 use std::collections::VecDeque;
@@ -380,29 +381,6 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         self.deliver();
     }
 
-    /// Gives buffers that came back to those who wait, in their order. As each gives
-    /// its own back before the next has it, one buffer may do for all of them.
-    fn serve_waiters(&mut self) {
-        self.shop.work.begin(self.waiters.len());
-        self.waiters_go_on = false;
-        while let Some(&id) = self.waiters.front() {
-            if !self.shop.work.goes_on() {
-                self.waiters_go_on = true;
-                break;
-            }
-            let outcome = match self.connections.get(id) {
-                Some(connection) => connection.serve_waiting(&mut self.shop),
-                None => Some(Outcome::Idle),
-            };
-            let Some(outcome) = outcome else {
-                break;
-            };
-            self.waiters.pop_front();
-            self.conclude(id, outcome);
-        }
-        self.deliver();
-    }
-
     /// Sees to what a connection wants after its turn.
     fn conclude(&mut self, id: ConnectionId, outcome: Outcome) {
         let Shop { ledger, desk, .. } = &mut self.shop;
@@ -448,17 +426,6 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
         outbox.clear();
         self.outbox = outbox;
-    }
-
-    /// Has a connection wait for a buffer behind the others. Those that have ended
-    /// meanwhile leave their places now and then: as long as the first has to wait,
-    /// there would be one more for each that comes and goes.
-    fn line_up(&mut self, id: ConnectionId) {
-        if self.waiters.len() >= 2 * self.connections.len() {
-            let connections = &self.connections;
-            self.waiters.retain(|&id| connections.look(id).is_some());
-        }
-        self.waiters.push_back(id);
     }
 
     /// The one way by which a connection leaves.

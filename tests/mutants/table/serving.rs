@@ -299,7 +299,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "reactor: it sleeps although somebody who waits could have a buffer",
-        REACTOR,
+        "src/reactor/waiters.rs",
         "self.waiters_go_on = true;",
         Statement(""),
     ),
