@@ -87,6 +87,8 @@ struct Copying {
     agents: bool,
     /// How often what has changed was copied again.
     rounds: u32,
+    /// Nothing is to be sent before what is under way is acknowledged.
+    waits: bool,
 }
 
 impl Attempt {
@@ -154,8 +156,11 @@ impl Attempt {
     #[must_use]
     pub fn deadline(&self) -> Moment {
         match self.stage {
-            // There is work at once, unless it waits for an acknowledgement.
-            Stage::PreCopy(_) if self.line.next_batch().is_some() => Moment::from_nanos(0),
+            // There is work at once, unless it waits for an acknowledgement. Turning on
+            // and on for that would keep a successor on the same core from sending it.
+            Stage::PreCopy(Copying { waits: false, .. }) if self.line.next_batch().is_some() => {
+                Moment::from_nanos(0)
+            }
             _ => self.until,
         }
     }
@@ -233,6 +238,7 @@ impl Attempt {
                     connections: false,
                     agents: false,
                     rounds: 0,
+                    waits: false,
                 });
                 let listener = server.listener().map(AsFd::as_fd);
                 self.say(&ToSuccessor::Shared {
@@ -255,6 +261,7 @@ impl Attempt {
         let Stage::PreCopy(copying) = &mut self.stage else {
             return Ok(());
         };
+        copying.waits = false;
         let mut opened = Vec::new();
         let writer = &mut self.writer;
         writer.clear();
@@ -267,7 +274,8 @@ impl Attempt {
         });
         if writer.is_empty() {
             let changes = server.changes() + server.handler().changes();
-            if self.line.unacknowledged() > 0 {
+            copying.waits = self.line.unacknowledged() > 0;
+            if copying.waits {
                 return Ok(());
             }
             if changes <= FEW_CHANGES || copying.rounds == ROUNDS {
