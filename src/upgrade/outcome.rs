@@ -54,3 +54,21 @@ impl Failure {
         }
     }
 }
+
+/// `key=value` pairs, for the log and for who asked.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "generation={} pid={} connections={} pause_us={} precopy_ms={} quiesce_ms={} \
+             state_bytes={}",
+            self.generation,
+            self.successor,
+            self.connections,
+            self.freeze.as_micros(),
+            self.precopy.as_millis(),
+            self.quiesce.as_millis(),
+            self.bytes,
+        )
+    }
+}

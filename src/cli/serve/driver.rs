@@ -16,7 +16,7 @@ use crate::reactor::kernel::OtherToken;
 use crate::reactor::{Error, Stop};
 use crate::service::Notifier;
 use crate::time::Moment;
-use crate::upgrade::{Progress, Report, Server};
+use crate::upgrade::{Progress, Server};
 
 /// How often `systemctl status` gets news, at most.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
@@ -179,7 +179,11 @@ impl Driver {
                 if let Some(control) = &mut self.control {
                     control.leave();
                     if let Some(asker) = self.upgrade_for.take() {
-                        control.answer(asker, now, &Answer::Done(told(&report)));
+                        control.answer(
+                            asker,
+                            now,
+                            &Answer::Done(vec![format!("upgraded {report}")]),
+                        );
                     }
                 }
                 // Behind what the service manager was told: now the other process may speak.
@@ -258,19 +262,4 @@ impl Driver {
         let connections = self.reactor.figures().connections;
         format!("Serving on {}: connections={connections}", self.address)
     }
-}
-
-/// What somebody is told who asked for a hand-over.
-fn told(report: &Report) -> Vec<String> {
-    vec![format!(
-        "upgraded generation={} pid={} connections={} pause_us={} precopy_ms={} quiesce_ms={} \
-         state_bytes={}",
-        report.generation,
-        report.successor,
-        report.connections,
-        report.freeze.as_micros(),
-        report.precopy.as_millis(),
-        report.quiesce.as_millis(),
-        report.bytes,
-    )]
 }

@@ -170,17 +170,9 @@ impl Upgrades {
                 self.attempt = None;
                 self.failed(failure);
             }
-            Progress::HandedOver(report) => log::info!(
-                "handed over to process {} generation={} connections={} pause_us={} precopy_ms={} \
-                 quiesce_ms={} state_bytes={}",
-                report.successor,
-                report.generation,
-                report.connections,
-                report.freeze.as_micros(),
-                report.precopy.as_millis(),
-                report.quiesce.as_millis(),
-                report.bytes,
-            ),
+            Progress::HandedOver(report) => {
+                log::info!("handed over to process {} {report}", report.successor);
+            }
         }
         progress
     }
