@@ -99,6 +99,10 @@ impl Driver {
             let stop = self.reactor.turn(self.deadline())?;
             let now = Moment::now();
             let ready = self.reactor.take_others();
+            // First, so that whoever asks for a hand-over finds the last one at its end.
+            if self.go_on_with_upgrade(now) {
+                return Ok(End::HandedOver);
+            }
             self.serve_control(ready.contains(&CONTROL), now);
             if self.reactor.upgrade_wanted() {
                 self.upgrade(None, None, now);
@@ -106,9 +110,6 @@ impl Driver {
             self.tell_service_manager(now);
             if let Some(stop) = stop {
                 return Ok(End::Stopped(stop));
-            }
-            if self.go_on_with_upgrade(now) {
-                return Ok(End::HandedOver);
             }
         }
     }
