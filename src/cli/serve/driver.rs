@@ -8,7 +8,6 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::time::Duration;
 
-pub(super) use self::upgrades::Origin;
 use self::upgrades::{Legacy, Upgrades};
 use crate::control::{self, Answer, Asker, Request};
 use crate::handler::Keeper;
@@ -16,7 +15,7 @@ use crate::reactor::kernel::OtherToken;
 use crate::reactor::{Error, Stop};
 use crate::service::Notifier;
 use crate::time::Moment;
-use crate::upgrade::{Progress, Server};
+use crate::upgrade::{Progress, Server, Succeeded, Succession, SuccessionError};
 
 /// How often `systemctl status` gets news, at most.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
@@ -64,15 +63,11 @@ impl Driver {
         control: Option<control::Server>,
         address: SocketAddr,
         descriptors: u64,
-        origin: Origin,
     ) -> Result<Self, Error> {
         if let Some(control) = &control {
             reactor.kernel().watch_other(control.as_fd(), CONTROL)?;
         }
-        let upgrades = Upgrades::new(descriptors, origin);
-        if let Some(line) = upgrades.line() {
-            reactor.kernel().watch_other(line, LINE)?;
-        }
+        let upgrades = Upgrades::new(descriptors);
         reactor.tell_with_statistics(upgrades.statistics());
         let now = Moment::now();
         Ok(Self {
@@ -89,6 +84,25 @@ impl Driver {
             address,
             told_to_stop: false,
         })
+    }
+
+    /// Takes over from another process. [`has_succeeded`](Self::has_succeeded) and the first
+    /// turn are due as soon as it has.
+    pub(super) fn succeed(
+        &mut self,
+        succession: &mut Succession,
+    ) -> Result<Succeeded, SuccessionError> {
+        self.reactor
+            .kernel()
+            .watch_other(succession.as_fd(), LINE)?;
+        succession.take_over(&mut self.reactor)
+    }
+
+    /// Knows how this process took over, and waits for the other to go.
+    pub(super) fn has_succeeded(&mut self, how: Succeeded, succession: Succession) {
+        self.upgrades.has_succeeded(how, succession);
+        self.reactor
+            .tell_with_statistics(self.upgrades.statistics());
     }
 
     /// Has the loop turn until it has stopped, or another process goes on with it.

@@ -18,7 +18,7 @@ use humantime::format_duration;
 
 use self::args::AckArg;
 pub(super) use self::args::ServeArgs;
-use self::driver::{Driver, End, Origin};
+use self::driver::{Driver, End};
 use super::output;
 use super::values::{self, StorePath};
 use super::wire_args::DEFAULT_ADDRESS;
@@ -108,7 +108,7 @@ impl ServeArgs {
         let control = self.control.as_deref().map(control::Server::listen);
         let control = control.transpose()?;
         self.tell_start(address, socket, max_connections);
-        let driver = Driver::new(reactor, control, address, descriptors, Origin::Fresh)?;
+        let driver = Driver::new(reactor, control, address, descriptors)?;
         let announced = output::print(&format!("listening on {address}\n"));
         self.serve(driver, announced)
     }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use anyhow::{Context as _, bail};
 
 use super::ServeArgs;
-use super::driver::{Driver, Origin};
+use super::driver::Driver;
 use crate::cli::values::StorePath;
 use crate::control;
 use crate::descriptors;
@@ -13,14 +13,7 @@ use crate::handler::Keeper;
 use crate::log_sink::LeftOut;
 use crate::reactor::{Config, Linux, Reactor};
 use crate::store::{Examined, Lock, Store};
-use crate::upgrade::{Inherited, Server, Succeeded, Succession};
-
-/// What this process has in the place of its predecessor.
-struct Succeeding {
-    server: Server,
-    control: Option<control::Server>,
-    how: Succeeded,
-}
+use crate::upgrade::{Inherited, Succeeded, Succession};
 
 impl ServeArgs {
     /// Takes over, and serves. Nothing is said on stdout: whoever reads it has heard
@@ -30,27 +23,27 @@ impl ServeArgs {
         let mut succession = Succession::begin(descriptors).context("cannot take over")?;
         let taken = self
             .config(descriptors, log_left_out)
-            .and_then(|config| self.succeed(&mut succession, config));
-        let Succeeding {
-            server,
-            control,
-            how,
-        } = match taken {
-            Ok(taken) => taken,
+            .and_then(|config| self.succeed(&mut succession, config, descriptors));
+        match taken {
+            Ok((mut driver, how)) => {
+                driver.has_succeeded(how, succession);
+                self.serve(driver, Ok(()))
+            }
             Err(error) => {
                 succession.refuse(&format!("{error:#}"));
-                return Err(error.context("did not take over"));
+                Err(error.context("did not take over"))
             }
-        };
-        let address = server.local_addr().context("cannot tell the address")?;
-        let origin = Origin::Succeeded(how, succession);
-        let driver = Driver::new(server, control, address, descriptors, origin)?;
-        self.serve(driver, Ok(()))
+        }
     }
 
-    /// Everything up to the commit. What can fail does so before this process says that
-    /// it is ready, as far as possible.
-    fn succeed(&self, succession: &mut Succession, config: Config) -> anyhow::Result<Succeeding> {
+    /// Everything up to the commit, behind which nothing can fail but the server itself.
+    /// What can fail does so before this process says that it is ready, as far as possible.
+    fn succeed(
+        &self,
+        succession: &mut Succession,
+        config: Config,
+        descriptors: u64,
+    ) -> anyhow::Result<(Driver, Succeeded)> {
         let keeper = self.keeper(config.max_connections)?;
         let store = match &self.store {
             StorePath::Nowhere => None,
@@ -65,13 +58,11 @@ impl ServeArgs {
             .context("the predecessor does not listen")?;
         let control = self.inherited_control(listeners.next())?;
         let listener = Linux::listener(listener);
-        let mut server = Reactor::with_listener(config, keeper, kernel, listener)?;
-        let how = succession.take_over(&mut server)?;
-        Ok(Succeeding {
-            server,
-            control,
-            how,
-        })
+        let server = Reactor::with_listener(config, keeper, kernel, listener)?;
+        let address = server.local_addr().context("cannot tell the address")?;
+        let mut driver = Driver::new(server, control, address, descriptors)?;
+        let how = driver.succeed(succession)?;
+        Ok((driver, how))
     }
 
     /// The keeper with a store that it writes once it takes packets.
@@ -96,6 +87,8 @@ impl ServeArgs {
         Ok(keeper)
     }
 
+    /// The control socket, if there is one. It is never made anew here: that would be left
+    /// behind if this process did not take over after all.
     fn inherited_control(
         &self,
         listener: Option<OwnedFd>,
@@ -106,8 +99,13 @@ impl ServeArgs {
                 let cannot = || format!("cannot go on with the control socket {}", path.display());
                 control.map(Some).with_context(cannot)
             }
-            (Some(path), None) => Ok(Some(control::Server::listen(path)?)),
-            (None, _) => Ok(None),
+            (None, None) => Ok(None),
+            (Some(_), None) => {
+                bail!("the predecessor has no control socket, and this process has one")
+            }
+            (None, Some(_)) => {
+                bail!("the predecessor has a control socket, and this process has none")
+            }
         }
     }
 }

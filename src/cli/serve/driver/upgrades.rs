@@ -14,15 +14,6 @@ use crate::upgrade::{Attempt, Failure, Progress, Server, Succeeded, Succession};
 /// manager is told that this process serves, whether it knows of it or not.
 const INTRODUCTION: Duration = Duration::from_secs(5);
 
-/// How this process came to serve.
-#[derive(Debug)]
-pub(in crate::cli::serve) enum Origin {
-    /// It was started.
-    Fresh,
-    /// It took over from another.
-    Succeeded(Succeeded, Succession),
-}
-
 /// What the predecessor has left behind when it was gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Legacy {
@@ -49,30 +40,25 @@ pub(super) struct Upgrades {
 }
 
 impl Upgrades {
-    pub(super) fn new(descriptors: u64, origin: Origin) -> Self {
-        let (succeeded, introduction) = match origin {
-            Origin::Fresh => (None, None),
-            Origin::Succeeded(succeeded, succession) => {
-                tell(&succeeded);
-                let until = Moment::now().after(INTRODUCTION);
-                (Some(succeeded), Some((succession, until)))
-            }
-        };
+    pub(super) fn new(descriptors: u64) -> Self {
         Self {
             // It takes /proc, without which there is as much reason to serve.
             binary: Binary::running().map_err(|error| error.to_string()),
             descriptors,
-            generation: succeeded.map_or(1, |how| how.freeze.generation),
-            succeeded,
-            introduction,
+            generation: 1,
+            succeeded: None,
+            introduction: None,
             attempt: None,
             rolled_back: 0,
         }
     }
 
-    /// The line to the predecessor, while there is one.
-    pub(super) fn line(&self) -> Option<BorrowedFd<'_>> {
-        self.introduction.as_ref().map(|(line, _)| line.as_fd())
+    /// This process took over from another, which has not told the service manager yet.
+    pub(super) fn has_succeeded(&mut self, how: Succeeded, succession: Succession) {
+        tell(&how);
+        self.generation = how.freeze.generation;
+        self.succeeded = Some(how);
+        self.introduction = Some((succession, Moment::now().after(INTRODUCTION)));
     }
 
     /// Whether the service manager may not have been told yet who this process is.
