@@ -7,7 +7,7 @@ ARGS  ?=
 SOAK  ?= 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo restart-demo test sim mutants fuzz soak test-kill test-power lint fmt doc bench bench-micro bench-instructions bench-store bench-limits bench-restart bench-scale install clean
+.PHONY: help build run demo restart-demo test sim mutants fuzz soak test-kill test-power test-systemd lint fmt doc bench bench-micro bench-instructions bench-store bench-limits bench-restart bench-scale install clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,12 @@ test-power: ## Cut an emulated machine's power 100 times and look for what was a
 	tests/emulated/prepare test-power $(TARGET)/emulated cc:gcc \
 		mke2fs:e2fsprogs e2fsck:e2fsprogs debugfs:e2fsprogs
 	$(CARGO) test --locked --release --test power -- --ignored --nocapture --test-threads 1
+
+test-systemd: ## Run the units under the systemd of Debian 12 and 13, in emulated machines
+	tests/emulated/prepare test-systemd $(TARGET)/emulated mke2fs:e2fsprogs
+	tests/systemd/prepare bookworm $(TARGET)/emulated/bookworm
+	tests/systemd/prepare trixie $(TARGET)/emulated/trixie
+	$(CARGO) test --locked --release --test systemd -- --ignored --nocapture --test-threads 1
 
 soak: ## Put a mixed load with faults on the server for 10 minutes (SOAK=1h for an hour)
 	HAWK_SOAK=$(SOAK) $(CARGO) test --locked --release --test soak -- --ignored --nocapture

@@ -35,8 +35,12 @@ pub(crate) fn kernel() -> anyhow::Result<PathBuf> {
     Ok(prepared()?.join("vmlinuz"))
 }
 
-/// Where `tests/emulated/prepare` puts the kernel and its modules.
-fn prepared() -> anyhow::Result<PathBuf> {
+/// Where `tests/emulated/prepare` puts the kernel and its modules; beside it is what others
+/// have prepared.
+///
+/// # Errors
+/// If it is not there yet.
+pub(crate) fn prepared() -> anyhow::Result<PathBuf> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
     let kernel = target.context("no target folder")?.join("emulated/kernel");
     ensure!(
