@@ -216,6 +216,12 @@ impl Session {
         dropped
     }
 
+    /// Nothing more is [received](Self::receive), and what is left of the window is
+    /// dropped: what was known of it goes as well.
+    pub fn stop_receiving(&mut self) {
+        self.decoder = Decoder::default();
+    }
+
     /// Keeps reply bytes that the socket does not take now; they are in `total`
     /// from now on, which is the same one always.
     pub fn queue(&mut self, replies: &[u8], total: &UnsentTotal) {

@@ -8,6 +8,7 @@ use hawk::reactor::{
     AdoptError, AdoptedId, Change, Config, ConnectionState, MIN_POOL_LIMIT, MovedId, Reactor,
 };
 use hawk::session::Rate;
+use hawk::snapshot::{FORMATS, Reader, Record, Writer};
 
 use super::checks::LONGEST;
 use super::counts::Event;
@@ -48,6 +49,7 @@ impl Successor {
     }
 
     fn adopt(&mut self, id: MovedId, socket: &SimSocket, state: ConnectionState) {
+        self.expect_readable(id, &state);
         let socket = socket.duplicate(self.process);
         match self.reactor.adopt(socket, state) {
             Ok(adopted) => {
@@ -62,6 +64,7 @@ impl Successor {
         match change {
             Change::Opened(socket, state) => self.adopt(id, socket, state),
             Change::Changed(state) => {
+                self.expect_readable(id, &state);
                 if let Some(adopted) = self.adopted(id)
                     && let Err(error) = self.reactor.replace(adopted, state)
                 {
@@ -82,6 +85,16 @@ impl Successor {
         let known = adopted.is_some() || self.failed.is_some();
         self.demand(known, "what was not shown is said to have changed");
         adopted
+    }
+
+    /// What is shown comes out of a snapshot as it went in.
+    fn expect_readable(&self, id: MovedId, state: &ConnectionState) {
+        let state = state.clone();
+        let record = Record::Changed { id, state };
+        let mut writer = Writer::new(FORMATS.newest());
+        writer.push(&record);
+        let read = Reader::new(writer.finish()).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        self.demand(read == Ok(vec![record]), "a successor would refuse a state");
     }
 
     fn demand(&self, holds: bool, what: &'static str) {

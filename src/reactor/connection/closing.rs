@@ -42,6 +42,7 @@ impl<S: Socket> Connection<S> {
             self.decode(&mut frames, shop);
         }
         self.input.clear();
+        self.session.stop_receiving();
         let outcome = self.wind_down(shop);
         self.end_turn(outcome)
     }

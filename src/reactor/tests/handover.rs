@@ -5,10 +5,12 @@ use std::num::NonZeroU32;
 use proptest::prelude::*;
 
 use super::*;
-use crate::reactor::handover::{AdoptError, AdoptedId, Change, ConnectionState, MovedId};
+use crate::reactor::handover::{
+    AdoptError, AdoptedId, Change, ConnectionState, MovedId, MovedStanding,
+};
 use crate::session::{Rate, StopReason};
 use crate::stats::Cause;
-use crate::wire::{Report, encode_frame};
+use crate::wire::{DecoderState, Report, encode_frame};
 
 /// Time goes by in these, which are the ticks of the timers: so that those of all
 /// reactors ring together, whenever each was made.
@@ -497,6 +499,30 @@ fn what_no_connection_can_hold_is_refused_and_so_is_who_was_never_adopted() {
     let refused = heir.replace(id, state);
     assert!(matches!(refused, Err(AdoptError::Unknown)));
     assert_eq!(heir.figures().connections, 0);
+}
+
+/// What its decoder knew was about bytes that are dropped: a successor would refuse it.
+#[test]
+fn who_is_closed_amid_junk_is_shown_without_what_was_known_of_it() {
+    // Each claims to be a long frame, up to a mark at its end.
+    let candidate = [b"\xFF\xFF\xFD\x00".as_slice(), &[b' '; 60_000]].concat();
+    let sent = [candidate.repeat(5), b"\xFF ".to_vec()].concat();
+    let mut reactor = reactor(64 << 20);
+    arrive(&mut reactor, 1, &sent);
+    (0..9).for_each(|_| turn(&mut reactor));
+    reactor.begin_copy();
+    let mut shown = Vec::new();
+    reactor.copy_some(9, &mut |_, _, state| shown.push(state));
+    let [state] = &shown[..] else {
+        panic!("{shown:?}");
+    };
+    let cause = Cause::JunkLimit;
+    assert!(
+        matches!(state.standing, MovedStanding::Lingering { cause: why, .. } if why == cause),
+        "{:?}",
+        state.standing
+    );
+    assert_eq!(state.session.decoder, DecoderState::default());
 }
 
 #[test]
