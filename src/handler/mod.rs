@@ -16,7 +16,7 @@ use crate::session::{Answer, CommitId, Handler, Sender, Settled, Tag, Wake};
 use crate::store::{self, Intake};
 use crate::throttle::Throttle;
 use crate::time::{Moment, UnixNanos};
-use crate::wire::{Busy, Packet, Reply};
+use crate::wire::{AgentName, Busy, Packet, Reply};
 use books::Books;
 pub use books::{StoreDown, Unfinished};
 pub use handover::KeeperState;
@@ -90,14 +90,16 @@ impl Keeper {
         }
     }
 
-    /// Remembers an agent that the store knows.
+    /// Remembers an agent that the store knows. A row with a name that no agent can give
+    /// itself was not written by us, and is nobody's.
     pub fn remember(&mut self, agent: &store::Agent<'_>) {
         let identity = match agent.name {
+            Some(name) if AgentName::new(name).is_err() => return,
             Some(name) => Identity::Name(name),
             None => Identity::Address(agent.address),
         };
         let mut entry = Entry::new(identity, agent.address, self.now, agent.first_seen);
-        entry.version = agent.version.into();
+        entry.set_version(agent.version);
         entry.last_seen = agent.last_seen;
         entry.online = agent.online;
         entry.changed_at = agent.changed_at;
@@ -367,9 +369,8 @@ mod tests {
     use super::*;
     use crate::wire::Heartbeat;
 
-    #[test]
-    fn a_session_and_the_roster_share_an_agents_name() {
-        let mut keeper = Keeper::new(Config {
+    fn keeper() -> Keeper {
+        Keeper::new(Config {
             ack: Ack::Received,
             roster: roster::Config {
                 offline_after: None,
@@ -378,7 +379,12 @@ mod tests {
             },
             remember: Duration::from_secs(1),
             log_packets: false,
-        });
+        })
+    }
+
+    #[test]
+    fn a_session_and_the_roster_share_an_agents_name() {
+        let mut keeper = keeper();
         let name = keeper.name("web-01");
         let sender = Sender {
             peer: "192.0.2.7:41216".parse().unwrap(),
@@ -388,5 +394,37 @@ mod tests {
         keeper.handle(sender, &mut None, &heartbeat);
         assert!(Rc::ptr_eq(&name, &keeper.name("web-01")));
         assert!(!Rc::ptr_eq(&name, &keeper.name("web-02")));
+    }
+
+    /// Whoever wrote the row: a process that is to go on takes nothing else.
+    #[test]
+    fn what_the_store_knows_of_an_agent_is_what_an_agent_could_have_said() {
+        let mut keeper = keeper();
+        let long = "x".repeat(1000);
+        for name in [
+            Some("web-01"),
+            Some(long.as_str()),
+            Some("two\nlines"),
+            None,
+        ] {
+            keeper.remember(&store::Agent {
+                id: Some(1),
+                name,
+                address: [192, 0, 2, 7].into(),
+                version: &long,
+                first_seen: UnixNanos::from_nanos(1),
+                last_seen: UnixNanos::from_nanos(1),
+                online: true,
+                changed_at: UnixNanos::from_nanos(1),
+                interval: 0,
+            });
+        }
+        let mut known = Vec::new();
+        keeper.begin_copy();
+        keeper.copy_some(9, &mut |_, state| {
+            known.push((state.name, state.version.len()));
+        });
+        let most = roster::MAX_VERSION;
+        assert_eq!(known, [(Some("web-01".to_owned()), most), (None, most)]);
     }
 }

@@ -152,10 +152,7 @@ impl Entry {
     /// It sent a heartbeat. Where several sessions speak for one agent, the
     /// interval is that between any two of their heartbeats.
     pub(super) fn beat(&mut self, version: &str, now: Moment) {
-        let version = beginning(version);
-        if *self.version != *version {
-            self.version = version.into();
-        }
+        self.set_version(version);
         if let Some(last) = self.last_heartbeat {
             let interval = u32::try_from(now.since(last).as_millis()).unwrap_or(u32::MAX);
             self.intervals = [interval, self.intervals[0]];
@@ -177,6 +174,14 @@ impl Entry {
     pub fn interval(&self) -> Duration {
         let [latest, before] = self.intervals;
         Duration::from_millis(u64::from(latest.max(before)))
+    }
+
+    /// Notes its version, or as much of it as is remembered.
+    pub fn set_version(&mut self, version: &str) {
+        let version = beginning(version);
+        if *self.version != *version {
+            self.version = version.into();
+        }
     }
 
     /// Has it go on from an interval that was learnt before.
