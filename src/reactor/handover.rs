@@ -145,13 +145,19 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
                 shown += 1;
             }
         }
-        !notes.has_unseen()
+        notes.unseen() == 0
     }
 
     /// How many connections [`take_changes`](Self::take_changes) would show, at most.
     #[must_use]
     pub fn changes(&self) -> usize {
         self.copying.as_ref().map_or(0, |notes| notes.len())
+    }
+
+    /// How many of these were never shown, at most: each has a socket to be handed over.
+    #[must_use]
+    pub fn unseen(&self) -> usize {
+        self.copying.as_ref().map_or(0, |notes| notes.unseen())
     }
 
     /// Shows what has changed since it was shown: first who has ended, then who is not

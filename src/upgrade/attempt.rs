@@ -4,6 +4,8 @@
 //! agents are served meanwhile. Only the [freeze](Step::Freeze) holds them up, and it ends
 //! within its budget one way or the other.
 
+mod batch;
+
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt as _;
@@ -11,12 +13,12 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use self::batch::{sockets_of, write_changes};
 use super::{Failure, Progress, Report, Server};
 use crate::handover::{
     Binary, Committed, Hello, Line, LineError, MAX_SOCKETS, Phase, Predecessor, Process,
     ReceiveError, Sealed, SendError, Sending, Step, Taken, ToPredecessor, ToSuccessor, Token,
 };
-use crate::reactor::{Change, MovedId};
 use crate::snapshot::{Freeze, Record, Writer};
 use crate::store::Lock;
 use crate::time::Moment;
@@ -204,14 +206,13 @@ impl Attempt {
         if let Stage::PreCopy(_) = self.stage {
             self.copy(server)?;
         }
-        if let Stage::Quiesce(begun) = self.stage
-            && server
-                .handler()
-                .is_quiet()
-                .map_err(|down| self.failure(&down))?
-            && server.is_quiet()
-        {
-            return self.freeze(server, begun).map(Some);
+        if let Stage::Quiesce(begun) = self.stage {
+            let quiet = server.handler().is_quiet();
+            let quiet = quiet.map_err(|down| self.failure(&down))? && server.is_quiet();
+            if quiet && server.unseen() <= self.batch {
+                return self.freeze(server, begun).map(Some);
+            }
+            self.copy_newcomers(server)?;
         }
         Ok(None)
     }
@@ -265,12 +266,13 @@ impl Attempt {
         let mut opened = Vec::new();
         let writer = &mut self.writer;
         writer.clear();
+        // Agents come first, for sessions share their names.
+        copying.agents = server.handler_mut().copy_some(AGENTS, &mut |slot, state| {
+            writer.push(&Record::Agent { slot, state });
+        });
         copying.connections = server.copy_some(self.batch, &mut |id, _, state| {
             writer.push(&Record::Opened { id, state });
             opened.push(id);
-        });
-        copying.agents = server.handler_mut().copy_some(AGENTS, &mut |slot, state| {
-            writer.push(&Record::Agent { slot, state });
         });
         if writer.is_empty() {
             let changes = server.changes() + server.handler().changes();
@@ -289,14 +291,7 @@ impl Attempt {
             copying.rounds += 1;
             write_changes(server, writer, &mut opened);
         }
-        let records = self.seal()?;
-        let sockets = sockets_of(server, &opened);
-        self.say(&ToSuccessor::Batch {
-            number,
-            length: records.length(),
-            records: records.as_fd(),
-            sockets,
-        })
+        self.send_batch(server, number, &opened)
     }
 
     /// Stands still until the successor has taken the token, or cannot any more.
@@ -455,32 +450,4 @@ impl AsFd for Attempt {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.line.as_fd()
     }
-}
-
-/// Writes down what has changed since it was written down before. Who is new has a
-/// socket to be sent, and is noted in `opened`.
-fn write_changes(server: &mut Server, writer: &mut Writer, opened: &mut Vec<MovedId>) {
-    server.take_changes(&mut |id, change| {
-        writer.push(&match change {
-            Change::Opened(_, state) => {
-                opened.push(id);
-                Record::Opened { id, state }
-            }
-            Change::Changed(state) => Record::Changed { id, state },
-            Change::Closed => Record::Closed { id },
-        });
-    });
-    let handler = server.handler_mut();
-    handler.take_changes(usize::MAX, &mut |slot, state| {
-        writer.push(&match state {
-            Some(state) => Record::Agent { slot, state },
-            None => Record::Forgotten { slot },
-        });
-    });
-}
-
-/// The sockets of those who were just shown; none has ended since.
-fn sockets_of<'a>(server: &'a Server, opened: &[MovedId]) -> Vec<BorrowedFd<'a>> {
-    let sockets = opened.iter().filter_map(|id| server.socket(*id));
-    sockets.map(AsFd::as_fd).collect()
 }

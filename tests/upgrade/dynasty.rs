@@ -134,16 +134,21 @@ impl Dynasty {
         succession
     }
 
-    /// It comes to its end, whichever of the two serves then.
+    /// It comes to its end, whichever of the two serves then; the first only because of
+    /// `why`.
     #[track_caller]
-    pub(crate) fn expect_some_end(&mut self, mut under_way: UnderWay) {
+    pub(crate) fn expect_some_end(
+        &mut self,
+        mut under_way: UnderWay,
+        why: &str,
+    ) -> Option<Succession> {
         let told = under_way.client.wait_exit();
         if told.code == Some(0) {
-            self.succeeded(&told);
-        } else {
-            let said = told.stderr.concat();
-            assert!(said.contains("rolled back at freeze: "), "{told:?}");
+            return Some(self.succeeded(&told));
         }
+        let said = told.stderr.concat();
+        assert!(said.contains(why), "{told:?}");
+        None
     }
 
     /// Has another process take over.

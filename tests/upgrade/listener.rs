@@ -119,7 +119,7 @@ fn the_backlog_keeps_those_who_come_in_the_freeze() {
         agent.expect_line(REPORT);
         agent.expect_alive();
     }
-    dynasty.expect_some_end(under_way);
+    dynasty.expect_some_end(under_way, "rolled back at freeze: ");
     newcomers.iter_mut().for_each(Agent::expect_alive);
     dynasty.stop();
 }

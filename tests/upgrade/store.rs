@@ -5,10 +5,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use hawk::handover::MAX_SOCKETS;
 use hawk::wire::{AgentName, Encoding, Packet, Report, encode_packet};
 use rusqlite::Connection;
 use rustix::fs::{FlockOperation, flock};
 
+use crate::during::BEFORE_AGENTS;
 use crate::dynasty::Dynasty;
 use crate::support::*;
 
@@ -47,6 +49,50 @@ fn what_is_acknowledged_last_is_stored_whoever_removes_the_first() {
             (*acknowledged - i64::try_from(stored.len()).unwrap()..*acknowledged).collect();
         assert_eq!(stored, left, "the last, each once, and in order");
     }
+    dynasty.stop();
+}
+
+/// However many they are: only so many sockets go with the last message.
+#[test]
+fn a_crowd_that_comes_while_the_last_batch_is_committed_moves_as_well() {
+    const CROWD: usize = 2 * MAX_SOCKETS + 10;
+    if !can_trace() {
+        return;
+    }
+    let mut dynasty = Dynasty::start_with_store(&[]);
+    let [mut reporter, mut probe] = [(); 2].map(|()| dynasty.connect());
+    let mut crowd = Vec::new();
+    let writer = Connection::open(dynasty.store()).unwrap();
+    // On a slow machine the store may be said to hang before the crowd is there.
+    let moved = eventually(|| {
+        crowd.clear();
+        dynasty.wait_until(|stats| stats.get("connections") == 2);
+        let halt = Halt::behind("epoll_ctl", BEFORE_AGENTS + 1).unwrap();
+        let binary = halt.binary();
+        let under_way = dynasty.begin(&["--binary", binary.to_str().unwrap()]);
+        halt.wait(under_way.successor);
+        writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+        reporter.send(&report("the last one"));
+        let held = dynasty.stats().get("held");
+        halt.let_go(under_way.successor);
+        // Once no packet is taken, nobody is shown but those who come now.
+        let mut asked = 0;
+        let quiet = eventually(|| {
+            probe.send(&heartbeat());
+            asked += 1;
+            (dynasty.stats().get("held") > held).then_some(())
+        });
+        assert!(quiet.is_some(), "packets are taken on and on");
+        crowd.extend((0..CROWD).map(|_| dynasty.connect()));
+        dynasty.wait_until(|stats| stats.get("connections") == CROWD as u64 + 2);
+        writer.execute_batch("ROLLBACK").unwrap();
+        let moved = dynasty.expect_some_end(under_way, "the store has not answered");
+        reporter.expect_line(REPORT);
+        (0..asked).for_each(|_| probe.expect_line(HEARTBEAT));
+        moved
+    });
+    assert_eq!(moved.unwrap().fields.get("connections"), CROWD as u64 + 2);
+    crowd.iter_mut().for_each(Agent::expect_alive);
     dynasty.stop();
 }
 

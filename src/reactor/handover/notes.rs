@@ -73,8 +73,9 @@ impl Notes {
         self.unseen.pop_front()
     }
 
-    pub(super) fn has_unseen(&self) -> bool {
-        !self.unseen.is_empty()
+    /// How many were not shown, at most.
+    pub(super) fn unseen(&self) -> usize {
+        self.unseen.len()
     }
 
     /// This one was shown just now; not all of it, if it is `owed` something.
@@ -157,6 +158,6 @@ mod tests {
         assert_eq!(notes.take_closed(), [id(0, 0)]);
         assert_eq!(notes.next_unseen(), Some(id(1, 1)), "and is gone");
         assert_eq!(notes.next_unseen(), Some(id(0, 2)));
-        assert!(!notes.has_unseen());
+        assert_eq!(notes.unseen(), 0);
     }
 }
