@@ -47,8 +47,12 @@ impl Attempt {
 /// Writes down what has changed since it was written down before. Who is new has a
 /// socket to be sent, and is noted in `opened`.
 pub(super) fn write_changes(server: &mut Server, writer: &mut Writer, opened: &mut Vec<MovedId>) {
-    // Agents come first, for sessions share their names.
+    // Agents come first, for sessions share their names; and among them who was met when
+    // all had been shown, in a frame that a connection had when it was closed.
     let handler = server.handler_mut();
+    handler.copy_some(usize::MAX, &mut |slot, state| {
+        writer.push(&Record::Agent { slot, state });
+    });
     handler.take_changes(usize::MAX, &mut |slot, state| {
         writer.push(&match state {
             Some(state) => Record::Agent { slot, state },
