@@ -7,6 +7,11 @@ use super::kernel::{BACKLOG, Kernel, Signal};
 use super::{Reactor, Stop};
 use crate::session::Handler;
 use crate::stats::Cause;
+use crate::time::Moment;
+
+/// How far apart two processes are told of one stop, at most. They are told one right
+/// after the other; who has a server stop at once has seen it take its time.
+const SAME_STOP: Duration = Duration::from_secs(1);
 
 /// A stop of which the process was told that served before this one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,8 +21,8 @@ pub(super) enum InheritedStop {
     None,
     /// It is to be obeyed.
     Due,
-    /// It was. This process may have been told as well.
-    Obeyed,
+    /// It was. Until then this process may be told as well.
+    Obeyed(Moment),
 }
 
 impl<H: Handler, K: Kernel> Reactor<H, K> {
@@ -43,7 +48,8 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     }
 
     /// Stops in the next turn, because the process that served before this one was told
-    /// to. A signal that all processes got is not taken for a second one here.
+    /// to. A signal that both got is not taken for a second one here: within a second, the
+    /// first that comes is the same.
     pub fn inherit_stop(&mut self) {
         if self.stop_at.is_none() {
             self.inherited_stop = InheritedStop::Due;
@@ -61,20 +67,24 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             return;
         }
         if self.inherited_stop == InheritedStop::Due {
-            self.inherited_stop = InheritedStop::Obeyed;
+            self.inherited_stop = InheritedStop::Obeyed(self.shop.now.after(SAME_STOP));
             self.begin_stop();
         }
         for signal in self.kernel.signals() {
             match signal {
                 Signal::Statistics => self.log_stats(true),
                 Signal::Upgrade => self.upgrade_wanted = true,
-                Signal::Stop if self.inherited_stop == InheritedStop::Obeyed => {
-                    self.inherited_stop = InheritedStop::None;
-                }
+                Signal::Stop if self.is_inherited_stop() => {}
                 Signal::Stop if self.stop_at.is_some() => self.interrupted = true,
                 Signal::Stop => self.begin_stop(),
             }
         }
+    }
+
+    /// Whether a signal to stop is the one of which the process before was told, too.
+    fn is_inherited_stop(&mut self) -> bool {
+        let inherited = std::mem::take(&mut self.inherited_stop);
+        matches!(inherited, InheritedStop::Obeyed(until) if self.shop.now < until)
     }
 
     /// No newcomers from now on; those connected have a last turn each. That

@@ -274,6 +274,30 @@ fn what_is_no_connection_is_told_of_once_and_an_upgrade_is_asked_for_once() {
     assert!(!reactor.is_stopping());
 }
 
+#[test]
+fn a_stop_of_the_process_before_and_of_this_one_is_the_same_for_a_moment() {
+    let stopping = |wait: Duration, signals: usize| {
+        let mut reactor = reactor(MIN_POOL_LIMIT);
+        let _agent = arrive(&mut reactor, 1, b"");
+        turn(&mut reactor);
+        reactor.inherit_stop();
+        turn(&mut reactor);
+        assert!(reactor.is_stopping());
+        reactor.kernel.later = wait;
+        let mut outcome = None;
+        for _ in 0..signals {
+            reactor.kernel.signals.push(Signal::Stop);
+            reactor.kernel.coming.push(Event::Signals);
+            outcome = reactor.turn(None).unwrap();
+        }
+        outcome
+    };
+    let [at_once, later] = [0, 1001].map(Duration::from_millis);
+    assert_eq!(stopping(at_once, 1), None);
+    assert_eq!(stopping(at_once, 2), Some(Stop::Interrupted));
+    assert_eq!(stopping(later, 1), Some(Stop::Interrupted));
+}
+
 /// More than a phase may do, with all that is read beyond it by who is the last.
 const MOST_OF_A_TURN: u64 = (1 << 20) + MOST_SHARE as u64;
 
