@@ -11,6 +11,7 @@
 mod support;
 
 mod bounds;
+mod chaos;
 mod during;
 mod dynasty;
 mod generations;
