@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use hawk::control::{self, Request};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use tempfile::TempDir;
 
 use crate::support::servers::{self, Server};
@@ -16,11 +17,15 @@ use crate::support::{Setup, files};
 /// How long a hand-over may take, and a predecessor to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Between two looks whether a predecessor has ended.
-const STEP: Duration = Duration::from_millis(1);
-
-/// Connections that rest for hours are no matter here.
-const PATIENT: &[&str] = &["--idle-timeout", "2h", "--frame-timeout", "2h"];
+/// Connections that rest for hours are no matter here, nor is it that they are not heard.
+const PATIENT: [&str; 6] = [
+    "--idle-timeout",
+    "2h",
+    "--frame-timeout",
+    "2h",
+    "--offline-after",
+    "2h",
+];
 
 /// What a server keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +68,7 @@ impl Dynasty {
             Keeping::Reports => &store,
         };
         let options = ["--control", &control, "--store", store];
-        let first = servers::hawk(setup, &[&options, PATIENT].concat())?;
+        let first = servers::hawk(setup, &[&options[..], &PATIENT].concat())?;
         let reigns = i32::try_from(first.process.id()).ok();
         Ok(Self {
             reigns: reigns.and_then(Pid::from_raw).context("no process id")?,
@@ -118,14 +123,19 @@ impl Dynasty {
             ensure!(status.success(), "the first process ended: {status}");
             return Ok(());
         }
-        let deadline = Instant::now() + PATIENCE;
-        // It is nobody's child here: whoever reaps orphans reaps it.
-        while test_kill_process(process).is_ok() {
-            if Instant::now() > deadline {
-                bail!("process {process:?} does not end\n{}", self.log());
-            }
-            thread::sleep(STEP);
-        }
+        // It is no child of ours, and whoever reaps it may take its time. It has ended before.
+        let process = match pidfd_open(process, PidfdFlags::empty()) {
+            Ok(process) => process,
+            Err(Errno::SRCH) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let patience = Timespec::try_from(PATIENCE)?;
+        let ended = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&patience))?;
+        ensure!(
+            ended == 1,
+            "the process before does not end\n{}",
+            self.log()
+        );
         Ok(())
     }
 

@@ -23,6 +23,10 @@ mod trace;
 
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
 pub(crate) use agent::Agent;
 pub(crate) use clock::Clock;
 pub(crate) use descriptors::*;
@@ -50,6 +54,18 @@ pub(crate) fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
             return found;
         }
         std::thread::park_timeout(LOOK_EVERY);
+    }
+}
+
+/// Waits for the end of a process that is no child of ours. That it is reaped is not
+/// waited for: whoever reaps orphans may take its time.
+pub(crate) fn has_ended_within(pid: Pid, patience: Duration) -> bool {
+    let patience = Timespec::try_from(patience).unwrap();
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Err(error) => error == Errno::SRCH,
+        Ok(process) => {
+            poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&patience)).unwrap() == 1
+        }
     }
 }
 
