@@ -1,6 +1,7 @@
 //! Taking connections over before the first turn.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 use super::super::Reactor;
 use super::super::connection::Connection;
@@ -16,7 +17,8 @@ use crate::stats::Cause;
 pub(in crate::reactor) struct Adoption {
     /// Bytes for which the pool had no buffer yet. They are from different times, so
     /// that it may have to hold more of them for a while than ever at once before.
-    unplaced: Vec<(ConnectionId, Vec<u8>)>,
+    /// By slot: in a pool that is full, there may be as many as connections.
+    unplaced: BTreeMap<u32, Vec<u8>>,
 }
 
 impl Adoption {
@@ -74,8 +76,9 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         if held > input::LONGEST {
             return Err(AdoptError::TooLong(held));
         }
-        self.forget_bytes(id);
         let connection = self.connections.get(id).ok_or(AdoptError::Unknown)?;
+        // Those that it held when it was shown before.
+        self.adoption.unplaced.remove(&id.slot);
         let bytes = connection.restore(state, &mut self.shop.desk);
         if let Some(deadline) = connection.deadline(&self.shop.limits) {
             self.wheel.arm(id.slot, deadline);
@@ -87,32 +90,28 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         if !bytes.is_empty() {
             match self.shop.pool.checkout(bytes.len()) {
                 Ok(buffer) => connection.hold(buffer, &bytes),
-                Err(_) => self.adoption.unplaced.push((id, bytes)),
+                Err(_) => drop(self.adoption.unplaced.insert(id.slot, bytes)),
             }
         }
         Ok(())
     }
 
     pub(super) fn let_go(&mut self, id: ConnectionId) {
-        self.forget_bytes(id);
         let Some(connection) = self.connections.remove(id) else {
             return;
         };
+        self.adoption.unplaced.remove(&id.slot);
         self.wheel.disarm(id.slot);
         self.leave(id, connection.sender().peer.ip());
-    }
-
-    /// Forgets the bytes of it that it held when it was shown before.
-    fn forget_bytes(&mut self, id: ConnectionId) {
-        self.adoption.unplaced.retain(|(other, _)| *other != id);
     }
 
     /// Puts all bytes into buffers. If they do not all fit, the reserve is for the
     /// longest: in the predecessor it was one of them that had it.
     fn place_all(&mut self) -> Result<(), AdoptError> {
-        let mut unplaced = std::mem::take(&mut self.adoption.unplaced);
+        let unplaced = std::mem::take(&mut self.adoption.unplaced);
+        let mut unplaced = Vec::from_iter(unplaced);
         unplaced.sort_by_key(|(_, bytes)| Reverse(bytes.len()));
-        for (id, bytes) in unplaced {
+        for (slot, bytes) in unplaced {
             let pool = self.shop.pool.clone();
             let mut buffer = pool.checkout(bytes.len()).ok();
             if buffer.is_none() {
@@ -128,7 +127,9 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
                     None => Some(reserve),
                 };
             }
-            let (Some(buffer), Some(connection)) = (buffer, self.connections.get(id)) else {
+            let id = self.connections.at(slot);
+            let connection = id.and_then(|id| self.connections.get(id));
+            let (Some(buffer), Some(connection)) = (buffer, connection) else {
                 return Err(AdoptError::PoolTooSmall {
                     limit: pool.limit(),
                 });

@@ -133,8 +133,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "hand-over: who is shown again has both states' bytes",
         ADOPTION,
-        "self.adoption.unplaced.retain(|(other, _)| *other != id);",
-        Statement(""),
+        "when it was shown before.\n        self.adoption.unplaced.remove(&id.slot);",
+        Text(
+            "when it was shown before.\n        if !MUTANT { self.adoption.unplaced.remove(&id.slot); }",
+        ),
     ),
     mutant(
         "hand-over: what changes is not noted",
