@@ -39,7 +39,7 @@ pub const VARIABLES_OF_THIS_PROCESS: [&str; 4] =
 
 /// How long to wait for a service manager that does not read, with what it must not
 /// miss. It has room for hundreds of messages (`net.unix.max_dgram_qlen`), so this is
-/// one that hangs.
+/// one that hangs. Agents wait meanwhile, and so that is done once, until it reads again.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Tells the service manager how the service is, if there is one that wants to know.
@@ -51,6 +51,8 @@ pub struct Notifier {
     watchdog: Option<Watchdog>,
     /// The last message did not reach it.
     failing: bool,
+    /// It was waited for in vain, and has read nothing since.
+    hangs: bool,
 }
 
 /// It has to hear of us now and then.
@@ -86,6 +88,7 @@ impl Notifier {
             address,
             watchdog: timeout.map(|timeout| Watchdog::new(timeout, now)),
             failing: false,
+            hangs: false,
         }
     }
 
@@ -158,13 +161,18 @@ impl Notifier {
         let Some(address) = &self.address else {
             return;
         };
-        match tell(address, urgency, states) {
-            Ok(()) => self.failing = false,
-            Err(error) if !self.failing => {
-                log::warn!("cannot tell the service manager how the service is: {error}");
-                self.failing = true;
+        let patience = match urgency {
+            Urgency::Must if !self.hangs => Some(PATIENCE),
+            Urgency::Must | Urgency::May => None,
+        };
+        match tell(address, patience, states) {
+            Ok(()) => (self.failing, self.hangs) = (false, false),
+            Err(error) => {
+                self.hangs |= patience.is_some() && error.kind() == io::ErrorKind::WouldBlock;
+                if !std::mem::replace(&mut self.failing, true) {
+                    log::warn!("cannot tell the service manager how the service is: {error}");
+                }
             }
-            Err(_) => {}
         }
     }
 }
@@ -193,18 +201,20 @@ fn address_of(socket: &OsStr) -> io::Result<SocketAddr> {
 
 /// The words are `sd_notify`'s. Its socket is not, for that waits without an end for a
 /// service manager that does not read, and agents would wait with it.
-fn tell(address: &SocketAddr, urgency: Urgency, states: &[NotifyState<'_>]) -> io::Result<()> {
+fn tell(
+    address: &SocketAddr,
+    patience: Option<Duration>,
+    states: &[NotifyState<'_>],
+) -> io::Result<()> {
     let message: Vec<_> = states.iter().map(ToString::to_string).collect();
     let message = message.join("\n");
     let socket = UnixDatagram::unbound()?;
     socket.connect_addr(address)?;
-    let flags = match urgency {
-        Urgency::Must => {
-            socket.set_write_timeout(Some(PATIENCE))?;
-            SendFlags::NOSIGNAL
-        }
-        Urgency::May => SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+    let flags = match patience {
+        Some(_) => SendFlags::NOSIGNAL,
+        None => SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
     };
+    socket.set_write_timeout(patience)?;
     // A datagram goes whole or not at all.
     send(&socket, message.as_bytes(), flags)?;
     Ok(())
@@ -281,6 +291,7 @@ mod tests {
             address: Some(address),
             watchdog,
             failing: false,
+            hangs: false,
         }
     }
 
@@ -348,6 +359,15 @@ mod tests {
         assert!(notifier.failing);
         notifier.ready("after a second at the most");
         assert!(notifier.failing);
+        // Nobody waits for it again before it reads.
+        let begun = Moment::now();
+        for _ in 0..30 {
+            notifier.ready("at once");
+        }
+        assert!(Moment::now().since(begun) < 10 * PATIENCE);
+        while socket.recv(&mut [0; 16]).is_ok() {}
+        notifier.ready("it reads");
+        assert!(!notifier.failing && hear(&socket).starts_with("READY=1"));
         drop(socket);
         notifier.ready("nobody is there");
         assert!(notifier.failing);
@@ -359,6 +379,7 @@ mod tests {
             address: None,
             watchdog: None,
             failing: false,
+            hangs: false,
         };
         notifier.ready("");
         notifier.beat(Moment::from_nanos(1));
