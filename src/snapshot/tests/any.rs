@@ -1,0 +1,152 @@
+//! Any state there could be.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+
+use proptest::prelude::*;
+
+use super::super::Record;
+use super::samples::at;
+use crate::reactor::{ConnectionState, MovedId, MovedStanding};
+use crate::roster::AgentState;
+use crate::session::{Bucket, Clocks, SessionState, StopReason, Tag, Tally};
+use crate::stats::{Cause, Counters};
+use crate::time::{Moment, UnixNanos};
+use crate::wire::DecoderState;
+
+pub(super) fn moment() -> impl Strategy<Value = Moment> {
+    (1..u64::MAX).prop_map(at)
+}
+
+pub(super) fn peer() -> impl Strategy<Value = SocketAddr> {
+    any::<SocketAddr>()
+}
+
+prop_compose! {
+    pub(super) fn clocks()(
+        last_passed in moment(),
+        begun in prop::option::of(moment()),
+        stopped in prop::option::of((
+            prop::sample::select(vec![
+                StopReason::Buffer,
+                StopReason::Store,
+                StopReason::Rate,
+                StopReason::Output,
+            ]),
+            moment(),
+        )),
+        last_heartbeat in prop::option::of(moment()),
+        intervals in any::<[u32; 2]>(),
+    ) -> Clocks {
+        Clocks { last_passed, begun, stopped, last_heartbeat, intervals }
+    }
+}
+
+prop_compose! {
+    pub(super) fn session()(
+        peer in peer(),
+        agent in prop::option::of("[^\\pC]{1,30}"),
+        tag in any::<Option<NonZeroU32>>(),
+        buffered in prop::collection::vec(any::<u8>(), 0..300),
+        clean in any::<prop::sample::Index>(),
+        junk in any::<u32>(),
+        boundary in any::<Option<u32>>(),
+        clocks in clocks(),
+        full_at in prop::option::of(moment()),
+        unsent in prop::collection::vec(any::<u8>(), 0..300),
+        frames in any::<u32>(),
+    ) -> SessionState {
+        let clean = u32::try_from(clean.index(buffered.len() + 1)).unwrap();
+        SessionState {
+            peer,
+            agent,
+            tag: tag.map(Tag),
+            decoder: DecoderState { clean, junk, boundary },
+            clocks,
+            bucket: full_at.map(Bucket::from_full_at).unwrap_or_default(),
+            buffered,
+            unsent,
+            frames,
+        }
+    }
+}
+
+pub(super) fn id() -> impl Strategy<Value = MovedId> {
+    any::<u64>().prop_map(MovedId)
+}
+
+pub(super) fn standing() -> impl Strategy<Value = MovedStanding> {
+    let ending = || (prop::sample::select(Cause::ALL.to_vec()), moment());
+    prop_oneof![
+        Just(MovedStanding::Open),
+        Just(MovedStanding::Finishing),
+        ending().prop_map(|(cause, until)| MovedStanding::Closing { cause, until }),
+        ending().prop_map(|(cause, until)| MovedStanding::Lingering { cause, until }),
+    ]
+}
+
+prop_compose! {
+    pub(super) fn connection()(
+        session in session(),
+        standing in standing(),
+        [unheard, undecoded] in any::<[bool; 2]>(),
+    ) -> ConnectionState {
+        ConnectionState { session, standing, unheard, undecoded }
+    }
+}
+
+prop_compose! {
+    pub(super) fn agent()(
+        name in prop::option::of("[^\\pC]{1,30}"),
+        address in any::<IpAddr>(),
+        version in ".{0,30}",
+        [first_seen, last_seen, changed_at] in any::<[i64; 3]>(),
+        online in any::<bool>(),
+        id in any::<Option<i64>>(),
+        [uncounted, sessions] in any::<[u32; 2]>(),
+        heard_at in moment(),
+        last_heartbeat in prop::option::of(moment()),
+        intervals in any::<[u32; 2]>(),
+    ) -> AgentState {
+        AgentState {
+            name,
+            address,
+            version,
+            first_seen: UnixNanos::from_nanos(first_seen),
+            last_seen: UnixNanos::from_nanos(last_seen),
+            online,
+            changed_at: UnixNanos::from_nanos(changed_at),
+            id,
+            uncounted,
+            sessions,
+            heard_at,
+            last_heartbeat,
+            intervals,
+        }
+    }
+}
+
+pub(super) fn record() -> impl Strategy<Value = Record> {
+    prop_oneof![
+        (id(), connection()).prop_map(|(id, state)| Record::Opened { id, state }),
+        (id(), connection()).prop_map(|(id, state)| Record::Changed { id, state }),
+        id().prop_map(|id| Record::Closed { id }),
+        (any::<u32>(), agent()).prop_map(|(slot, state)| Record::Agent { slot, state }),
+        any::<u32>().prop_map(|slot| Record::Forgotten { slot }),
+        (any::<[u64; 10]>(), any::<[u64; 6]>()).prop_map(|(closed, numbers)| {
+            let mut counters = Counters {
+                accepted: numbers[0],
+                reads: numbers[1],
+                ..Counters::default()
+            };
+            counters.closed.0 = closed;
+            let mut tally = Tally {
+                heartbeats: numbers[2],
+                busy: numbers[3],
+                ..Tally::default()
+            };
+            tally.refusals.0 = closed;
+            Record::Counts { counters, tally }
+        }),
+    ]
+}
