@@ -1,6 +1,8 @@
 //! The machine on which the server runs: its clock, its sockets and what goes wrong
 //! with them. The model of what everybody is owed is kept beside them.
 
+mod reading;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,7 +12,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use hawk::reactor::kernel::{Event as Said, OtherToken, Signal, SocketToken};
-use hawk::session::OUTPUT_HIGH_WATER;
 use hawk::stats::Cause;
 use hawk::wire::{Busy, MAX_REPLY_LINE, Reply};
 
@@ -27,10 +28,6 @@ pub type Shared = Rc<RefCell<Machine>>;
 /// Ports are slots and incarnations: so many of one slot are told apart.
 const INCARNATIONS: u16 = 64;
 const FIRST_PORT: u16 = 1024;
-
-/// Bytes that are read at once while there is no room for replies
-/// (docs/architecture.md, back-pressure).
-const LEAST_READ: usize = 1024;
 
 /// Who may connect, and how many.
 #[derive(Clone, Copy)]
@@ -378,110 +375,6 @@ impl Machine {
     /// Whether agents leave more unread than they may, for sure.
     pub fn output_is_short(&self) -> bool {
         self.unsent + self.owed * MAX_REPLY_LINE > self.output_limit
-    }
-
-    /// The server is about to read at most so many bytes: whether it may.
-    pub fn note_look(&mut self, slot: usize, most: usize) {
-        let first = !std::mem::replace(&mut self.links[slot].tried_now, true);
-        let due = self.due(slot).any();
-        let link = &self.links[slot];
-        let conversation = &link.conversation;
-        let closes = link.closing.is_some() || link.allowance.is_some() || conversation.is_over();
-        if closes || due || conversation.doubts() > 0 {
-            return;
-        }
-        let port = link.peer.port();
-        let keeps = link.unsent > 0 || self.is_owed(slot);
-        let short = self.output_is_short();
-        let full = link.unsent > OUTPUT_HIGH_WATER;
-        if first {
-            let last = link.last;
-            let restricted = !last.waits
-                && !last.undecoded
-                && (1..last.buffer).contains(&last.buffered)
-                && self.somebody_must_wait(slot);
-            self.links[slot].restricted = restricted;
-            if restricted {
-                self.counts.saw(Event::FrameBeforeQueue);
-            }
-        }
-        let link = &self.links[slot];
-        let lacks = link.conversation.reference.lacks();
-        let beyond = link.restricted
-            && lacks.is_none_or(|lacks| most > lacks)
-            && self.somebody_must_wait(slot);
-        self.demand(!full, port, "it is read from and does not read its replies");
-        self.demand(
-            !short || !keeps,
-            port,
-            "who has replies to come is read from although all have too many",
-        );
-        self.demand(
-            !short || most <= LEAST_READ,
-            port,
-            "much is read although there is no room for the replies",
-        );
-        self.demand(
-            !beyond,
-            port,
-            "it is read beyond the end of its frame although others wait for a buffer",
-        );
-    }
-
-    /// Whether somebody else waits for a buffer since the turn before, and would have
-    /// been read from if it had had one meanwhile.
-    fn somebody_must_wait(&self, slot: usize) -> bool {
-        let mut others = self.live.iter().filter(|other| **other != slot);
-        self.somebody_waits
-            && self.rate.is_none()
-            && self.store.is_ready()
-            && others.any(|other| {
-                let link = &self.links[*other];
-                let gone = link.broken || link.unheard || link.closing.is_some();
-                let sure = link.unsent == 0 && link.allowance.is_none() && !self.is_owed(*other);
-                link.last.waits && !link.tried_now && !gone && sure
-            })
-    }
-
-    /// The server reads these bytes.
-    pub fn note_read(&mut self, slot: usize, bytes: &[u8]) {
-        let link = &mut self.links[slot];
-        link.read_now = true;
-        self.bytes[0] += bytes.len() as u64;
-        if !self.store.is_ready() {
-            link.read_unready = true;
-        }
-        if link.closing.is_some() || link.conversation.is_over() {
-            return;
-        }
-        if link.allowance == Some(0) {
-            // What is there beyond what had arrived at the stop is thrown away.
-            if link.conversation.doubts() == 0 {
-                link.conversation.end();
-            }
-            return;
-        }
-        let port = link.peer.port();
-        let left = link.allowance;
-        let within = left.is_none_or(|left| left >= bytes.len() as u64);
-        link.allowance = left.map(|left| left.saturating_sub(bytes.len() as u64));
-        let due = self.due(slot).any();
-        self.demand(
-            within || due,
-            port,
-            "more is read than had arrived at the stop",
-        );
-        if due {
-            let wanted = left.map_or(bytes.len(), |left| bytes.len().min(left as usize));
-            self.links[slot].conversation.read_perhaps(bytes, wanted);
-        } else {
-            let link = &mut self.links[slot];
-            let mismatches = link.conversation.mismatches;
-            link.conversation.read(bytes);
-            if link.conversation.mismatches > mismatches {
-                self.counts.saw(Event::ChecksumMismatch);
-            }
-        }
     }
 
     /// What somebody is told who is turned away.

@@ -1,0 +1,232 @@
+//! One thing at a time: who is shown, who is shut down, and what fits.
+
+use super::super::*;
+use super::Heir;
+use crate::reactor::handover::{AdoptError, Change, ConnectionState, MovedId, MovedStanding};
+use crate::session::StopReason;
+use crate::stats::Cause;
+use crate::wire::DecoderState;
+
+#[test]
+fn who_waits_to_be_accepted_is_found_by_the_successor() {
+    let mut reactor = reactor(MIN_POOL_LIMIT);
+    turn(&mut reactor);
+    let newcomer = arrive(&mut reactor, 1, &heartbeat(0)).remove(0);
+    let mut heir = Heir::beside(&reactor).reactor;
+    drop(reactor);
+    turn(&mut heir);
+    assert_eq!(heir.kernel.patience, Some(Duration::ZERO));
+    turn(&mut heir);
+    assert!(newcomer.is_answered());
+}
+
+#[test]
+fn who_was_shown_and_ends_is_shut_down_and_nobody_else() {
+    let mut reactor = reactor(MIN_POOL_LIMIT);
+    let ends = arrive(&mut reactor, 3, b"");
+    turn(&mut reactor);
+    let go = |reactor: &mut Reactor<Nurse, Fake>, which: usize| {
+        let id = reactor.connections.ids()[which];
+        reactor.reap(id, Cause::AgentClosed);
+    };
+    let are_shut = |ends: &[End]| {
+        ends.iter()
+            .map(|end| end.0.borrow().shut)
+            .collect::<Vec<_>>()
+    };
+    reactor.begin_copy();
+    let mut shown = Vec::new();
+    let all = reactor.copy_some(2, &mut |id, _, _| shown.push(id));
+    assert!(!all && shown.len() == 2);
+    go(&mut reactor, 2);
+    go(&mut reactor, 0);
+    assert_eq!(are_shut(&ends), [true, false, false]);
+    assert_eq!(reactor.changes(), 2);
+    let mut closed = Vec::new();
+    reactor.take_changes(&mut |id, change| {
+        assert!(matches!(change, Change::Closed));
+        closed.push(id);
+    });
+    assert_eq!((closed, reactor.changes()), (vec![shown[0]], 0));
+
+    reactor.end_copy();
+    go(&mut reactor, 0);
+    assert_eq!(are_shut(&ends), [true, false, false]);
+}
+
+#[test]
+fn who_comes_to_the_place_of_one_that_is_gone_is_shown_and_so_is_what_it_does() {
+    // Both buffers are held; one waits for them, another behind it breaks off.
+    let crowded = || {
+        let mut reactor = reactor(MIN_POOL_LIMIT);
+        let long = [b"\xFF\xFF\xFF\xFD".as_slice(), &[b' '; 60_000]].concat();
+        let holders = arrive(&mut reactor, 2, &long);
+        arrive(&mut reactor, 2, &heartbeat(100));
+        turn(&mut reactor);
+        turn(&mut reactor);
+        assert_eq!(reactor.waiters.len(), 2);
+        reactor.begin_copy();
+        assert!(reactor.copy_some(9, &mut |_, _, _| {}));
+        let gone = reactor.waiters[1];
+        let broken = Readiness {
+            broken: true,
+            ..Readiness::default()
+        };
+        let event = Event::Ready(gone.token(), broken);
+        reactor.kernel.coming.push(event);
+        turn(&mut reactor);
+        (reactor, holders, gone)
+    };
+    // The holders end their frames, and all who wait are served, the one that is gone too.
+    let go_on = |reactor: &mut Reactor<Nurse, Fake>, holders: &[End]| {
+        speak(reactor, holders, &[b' '; 6000]);
+        (0..9).for_each(|_| turn(reactor));
+        assert!(reactor.waiters.is_empty());
+    };
+    let changes = |reactor: &mut Reactor<Nurse, Fake>| {
+        let mut opened = 0;
+        let mut changed = Vec::new();
+        reactor.take_changes(&mut |id, change| match change {
+            Change::Opened(..) => opened += 1,
+            Change::Changed(_) => changed.push(id),
+            Change::Closed => {}
+        });
+        (opened, changed)
+    };
+
+    let (mut reactor, holders, _) = crowded();
+    go_on(&mut reactor, &holders);
+    arrive(&mut reactor, 1, b"");
+    turn(&mut reactor);
+    assert_eq!(changes(&mut reactor).0, 1, "who has come is shown");
+
+    let (mut reactor, holders, gone) = crowded();
+    let newcomer = arrive(&mut reactor, 1, b"");
+    turn(&mut reactor);
+    let ids = reactor.connections.ids();
+    let id = *ids
+        .iter()
+        .find(|id| id.slot == gone.slot)
+        .expect("it has that place");
+    assert_eq!(changes(&mut reactor).0, 1);
+    go_on(&mut reactor, &holders);
+    speak(&mut reactor, &newcomer, b"\xFF\xFF");
+    turn(&mut reactor);
+    let SocketToken(token) = id.token();
+    assert!(
+        changes(&mut reactor).1.contains(&MovedId(token)),
+        "what it did is shown"
+    );
+}
+
+/// What a reactor shows whose connections have sent these.
+fn states(pool_limit: usize, sent: &[Vec<u8>]) -> Vec<ConnectionState> {
+    let mut reactor = reactor(pool_limit);
+    for sent in sent {
+        arrive(&mut reactor, 1, sent);
+        turn(&mut reactor);
+        turn(&mut reactor);
+    }
+    reactor.begin_copy();
+    let mut states = Vec::new();
+    reactor.copy_some(usize::MAX, &mut |_, _, state| states.push(state));
+    states
+}
+
+#[test]
+fn frames_begun_fit_into_the_same_pool_in_any_order_and_into_a_smaller_one_or_not_at_all() {
+    let begun = |bytes: usize| [b"\xFF\xFF\xFF\xFD".as_slice(), &vec![b' '; bytes]].concat();
+    let sent: Vec<_> = [60_000, 60_000, 10, 100, 1000, 5000].map(begun).to_vec();
+    let shown = states(64 << 20, &sent);
+    let holds = 2 * input::LONGEST + 256 + 256 + 1024 + 16 * 1024;
+    for turns in 0..shown.len() {
+        let mut order = shown.clone();
+        order.rotate_left(turns);
+        for (limit, fits) in [(holds, true), (holds - 1, false), (64 << 20, true)] {
+            let mut heir = reactor(limit);
+            let mut adopted = Vec::new();
+            for state in &order {
+                adopted.push(heir.adopt(End::default(), state.clone()).unwrap());
+            }
+            match heir.settle_in() {
+                Ok(()) => assert!(fits),
+                Err(AdoptError::PoolTooSmall { limit: told }) => {
+                    assert!(!fits && told == limit);
+                    // Nothing is wrong any more once one of the long ones has gone.
+                    let place = order.iter().position(|s| s.session.buffered.len() > 50_000);
+                    heir.discard(adopted.remove(place.unwrap()));
+                    order.remove(place.unwrap());
+                    for (id, state) in adopted.iter().zip(&order) {
+                        heir.replace(*id, state.clone()).unwrap();
+                    }
+                    heir.settle_in().unwrap();
+                }
+                Err(other) => panic!("{other}"),
+            }
+            let ids = heir.connections.ids();
+            let now: Vec<_> = ids
+                .iter()
+                .map(|id| heir.connections.look(*id).unwrap().export())
+                .collect();
+            assert_eq!(now, order);
+        }
+    }
+}
+
+#[test]
+fn what_no_connection_can_hold_is_refused_and_so_is_who_was_never_adopted() {
+    let mut state = states(64 << 20, &[b"\xFF\xFF".to_vec()]).remove(0);
+    let mut heir = reactor(64 << 20);
+    let id = heir.adopt(End::default(), state.clone()).unwrap();
+    state.session.buffered = vec![0; input::LONGEST + 1];
+    let refused = heir.adopt(End::default(), state.clone());
+    assert!(matches!(refused, Err(AdoptError::TooLong(_))));
+    assert_eq!(heir.figures().connections, 1);
+    heir.discard(id);
+    state.session.buffered.clear();
+    let refused = heir.replace(id, state);
+    assert!(matches!(refused, Err(AdoptError::Unknown)));
+    assert_eq!(heir.figures().connections, 0);
+}
+
+/// What its decoder knew was about bytes that are dropped: a successor would refuse it.
+#[test]
+fn who_is_closed_amid_junk_is_shown_without_what_was_known_of_it() {
+    // Each claims to be a long frame, up to a mark at its end.
+    let candidate = [b"\xFF\xFF\xFD\x00".as_slice(), &[b' '; 60_000]].concat();
+    let sent = [candidate.repeat(5), b"\xFF ".to_vec()].concat();
+    let mut reactor = reactor(64 << 20);
+    arrive(&mut reactor, 1, &sent);
+    (0..9).for_each(|_| turn(&mut reactor));
+    reactor.begin_copy();
+    let mut shown = Vec::new();
+    reactor.copy_some(9, &mut |_, _, state| shown.push(state));
+    let [state] = &shown[..] else {
+        panic!("{shown:?}");
+    };
+    let cause = Cause::JunkLimit;
+    assert!(
+        matches!(state.standing, MovedStanding::Lingering { cause: why, .. } if why == cause),
+        "{:?}",
+        state.standing
+    );
+    assert_eq!(state.session.decoder, DecoderState::default());
+}
+
+#[test]
+fn those_who_waited_are_served_as_they_came_and_before_the_others() {
+    let mut shown = states(64 << 20, &[b"", b"", b"", b""].map(|b| b.to_vec()));
+    let at = |seconds: u64| Some(Moment::from_nanos(seconds * 1_000_000_000));
+    shown[0].session.unsent = b"heartBeat\n".to_vec();
+    for (state, since) in shown[1..].iter_mut().zip([at(7), at(5), at(6)]) {
+        let stopped = since.map(|since| (StopReason::Buffer, since));
+        state.session.clocks.stopped = stopped;
+    }
+    let mut heir = reactor(64 << 20);
+    for state in shown {
+        heir.adopt(End::default(), state).unwrap();
+    }
+    heir.settle_in().unwrap();
+    let slots: Vec<_> = heir.run_queue.iter().map(|id| id.slot).collect();
+    assert_eq!(slots, [2, 3, 1, 0]);
+}
