@@ -106,6 +106,13 @@ mod tests {
         size: u64::MAX,
     };
 
+    /// A folder, and where in it a store is to be.
+    fn place() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hawk.db");
+        (folder, path)
+    }
+
     /// A store of another program or version, in use by whoever has the connection.
     fn other(path: &Path, pragmas: &str) -> Connection {
         let connection = Connection::open(path).unwrap();
@@ -113,6 +120,17 @@ mod tests {
             .execute_batch(&format!("PRAGMA journal_mode = wal; {pragmas}"))
             .unwrap();
         connection
+    }
+
+    /// One of hawk's, without tables yet.
+    fn older(path: &Path) -> Connection {
+        let pragma = format!("PRAGMA application_id = {}", schema::APPLICATION_ID);
+        other(path, &pragma)
+    }
+
+    /// The same lock, as another process has it.
+    fn shared(lock: &Lock, path: &Path) -> Lock {
+        Lock::adopt(lock.share().try_clone_to_owned().unwrap(), path).unwrap()
     }
 
     fn version(connection: &Connection) -> i32 {
@@ -186,16 +204,12 @@ mod tests {
 
     #[test]
     fn an_older_store_is_brought_up_to_date_by_who_goes_on_and_not_before() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("hawk.db");
-        let older = format!("PRAGMA application_id = {}", schema::APPLICATION_ID);
-        let present = other(&path, &older);
+        let (folder, path) = place();
+        let present = older(&path);
         let lock = Lock::take(&path).unwrap();
         let before = contents(folder.path());
         let examined = Store::examine(&path).unwrap();
-        let shared = lock.share().try_clone_to_owned().unwrap();
-        let adopted = Lock::adopt(shared, &path).unwrap();
-        let mut intake = examined.start(adopted, KEEP_ALL).unwrap();
+        let mut intake = examined.start(shared(&lock, &path), KEEP_ALL).unwrap();
         until(&mut intake, |intake| intake.is_parked().then_some(()));
         assert_eq!(contents(folder.path()), before, "nothing was written");
         assert_eq!(version(&present), 0);
@@ -210,10 +224,8 @@ mod tests {
 
     #[test]
     fn who_is_told_to_end_before_it_was_to_begin_touches_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("hawk.db");
-        let older = format!("PRAGMA application_id = {}", schema::APPLICATION_ID);
-        let present = other(&path, &older);
+        let (folder, path) = place();
+        let present = older(&path);
         let lock = Lock::take(&path).unwrap();
         let before = contents(folder.path());
         let ends: [fn(Intake) -> bool; 2] = [
@@ -222,8 +234,7 @@ mod tests {
         ];
         for end in ends {
             let examined = Store::examine(&path).unwrap();
-            let shared = lock.share().try_clone_to_owned().unwrap();
-            let adopted = Lock::adopt(shared, &path).unwrap();
+            let adopted = shared(&lock, &path);
             assert!(end(examined.start(adopted, KEEP_ALL).unwrap()));
             assert_eq!(contents(folder.path()), before);
         }
@@ -233,8 +244,7 @@ mod tests {
 
     #[test]
     fn who_is_to_park_again_before_it_has_begun_writes_what_it_was_given() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("hawk.db");
+        let (_folder, path) = place();
         drop(Store::open(path.clone()).unwrap());
         for round in 1..20 {
             let examined = Store::examine(&path).unwrap();
@@ -252,8 +262,7 @@ mod tests {
 
     #[test]
     fn what_it_could_not_go_on_with_is_refused_and_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("hawk.db");
+        let (folder, path) = place();
         let refused = |expected: &str| {
             let before = contents(folder.path());
             let error = Store::examine(&path).unwrap_err().to_string();
@@ -277,8 +286,7 @@ mod tests {
 
     #[test]
     fn a_store_that_cannot_be_opened_is_down_until_it_can() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("hawk.db");
+        let (_folder, path) = place();
         drop(Store::open(path.clone()).unwrap());
         let examined = Store::examine(&path).unwrap();
         let lock = Lock::take(&path).unwrap();
@@ -306,15 +314,13 @@ mod tests {
 
     #[test]
     fn the_log_stays_when_the_one_before_ends_and_goes_when_the_last_does() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("hawk.db");
+        let (folder, path) = place();
         let mut first = Store::open(path.clone()).unwrap().start(KEEP_ALL).unwrap();
         assert!(write(&mut first, 1));
         first.park();
         until(&mut first, |intake| intake.is_parked().then_some(()));
         let examined = Store::examine(&path).unwrap();
-        let shared = first.lock().share().try_clone_to_owned().unwrap();
-        let adopted = Lock::adopt(shared, &path).unwrap();
+        let adopted = shared(first.lock(), &path);
         let before = contents(folder.path());
         assert!(first.leave(PATIENCE));
         assert_eq!(contents(folder.path()), before);

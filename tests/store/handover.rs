@@ -17,6 +17,23 @@ use crate::place::*;
 use crate::support::*;
 use crate::turns::*;
 
+/// A first process that has had a report, and its agent.
+fn begun(place: &Place) -> (Turns, Session) {
+    let mut from = Turns::first(place, KEEP_ALL);
+    let mut session = Session::of(Some("web-01"));
+    from.report(&mut session, "1");
+    (from, session)
+}
+
+/// What goes on after `from`, which is to leave or to go on itself.
+fn moved(place: &Place, from: &mut Turns) -> Turns {
+    from.quiesce();
+    let mut to = from.successor(Store::examine(&place.store()).unwrap());
+    from.keeper.begin_copy();
+    move_the_rest(from, &mut to);
+    to
+}
+
 fn agents(place: &Place) -> Vec<String> {
     place.column(
         "SELECT coalesce(name, address) || ' ' || heartbeats || ' ' || reports || ' ' || state \
@@ -113,13 +130,9 @@ fn a_store_that_moves_has_each_report_once_and_knows_each_agent() {
 #[test]
 fn times_of_receipt_go_on_after_the_last_one_even_if_the_clock_is_behind_it() {
     let place = Place::new();
-    let mut from = Turns::first(&place, KEEP_ALL);
-    let session = &mut Session::of(Some("web-01"));
-    from.report(session, "1");
-    from.quiesce();
-    let mut to = from.successor(Store::examine(&place.store()).unwrap());
-    from.keeper.begin_copy();
-    move_the_rest(&mut from, &mut to);
+    let (mut from, mut session) = begun(&place);
+    let session = &mut session;
+    let mut to = moved(&place, &mut from);
     let mut state = from.keeper.state();
     let last = state.last_stamp.unwrap().after(Duration::from_millis(500));
     state.last_stamp = Some(last);
@@ -136,13 +149,9 @@ fn times_of_receipt_go_on_after_the_last_one_even_if_the_clock_is_behind_it() {
 #[test]
 fn what_was_done_is_counted_on() {
     let place = Place::new();
-    let mut from = Turns::first(&place, KEEP_ALL);
-    let session = &mut Session::of(Some("web-01"));
-    from.report(session, "1");
-    from.quiesce();
-    let mut to = from.successor(Store::examine(&place.store()).unwrap());
-    from.keeper.begin_copy();
-    move_the_rest(&mut from, &mut to);
+    let (mut from, mut session) = begun(&place);
+    let session = &mut session;
+    let mut to = moved(&place, &mut from);
     from.keeper.leave(PATIENCE);
     to.keeper.go_on();
     to.turn();
@@ -217,9 +226,8 @@ fn a_quiesce_that_is_broken_off_loses_nothing() {
 #[test]
 fn a_store_that_hangs_is_told_and_nothing_is_lost() {
     let place = Place::new();
-    let mut from = Turns::first(&place, KEEP_ALL);
-    let session = &mut Session::of(Some("web-01"));
-    from.report(session, "1");
+    let (mut from, mut session) = begun(&place);
+    let session = &mut session;
     from.quiesce();
     from.keeper.go_on();
     from.turn();
