@@ -131,14 +131,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
         Expression("{ let _ = bytes; None::<&mut Connection<K::Socket>> }"),
     ),
     mutant(
-        "hand-over: who is shown again has both states' bytes",
-        ADOPTION,
-        "when it was shown before.\n        self.adoption.unplaced.remove(&id.slot);",
-        Text(
-            "when it was shown before.\n        if !MUTANT { self.adoption.unplaced.remove(&id.slot); }",
-        ),
-    ),
-    mutant(
         "hand-over: what changes is not noted",
         NOTES,
         "self.changed.push(id);",

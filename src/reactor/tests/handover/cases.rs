@@ -174,6 +174,48 @@ fn frames_begun_fit_into_the_same_pool_in_any_order_and_into_a_smaller_one_or_no
 }
 
 #[test]
+fn bytes_for_which_there_was_no_room_go_with_the_state_that_had_them() {
+    let begun = [b"\xFF\xFF\xFF\xFD".as_slice(), &[b' '; 60_000]].concat();
+    let shown = states(64 << 20, &[begun.clone(), begun.clone(), begun, Vec::new()]);
+    let full = || {
+        let mut heir = reactor(MIN_POOL_LIMIT);
+        let all = shown[..3].iter().cloned();
+        let ids: Vec<_> = all
+            .map(|state| heir.adopt(End::default(), state).unwrap())
+            .collect();
+        (heir, ids[2])
+    };
+    let (mut heir, _) = full();
+    assert!(matches!(
+        heir.settle_in(),
+        Err(AdoptError::PoolTooSmall { .. })
+    ));
+
+    let (mut replaced, last) = full();
+    replaced.replace(last, shown[3].clone()).unwrap();
+    let (mut refilled, last) = full();
+    refilled.discard(last);
+    refilled.adopt(End::default(), shown[3].clone()).unwrap();
+    for mut heir in [replaced, refilled] {
+        heir.settle_in().unwrap();
+        let ids = heir.connections.ids();
+        let held: Vec<_> = ids
+            .iter()
+            .map(|id| {
+                heir.connections
+                    .look(*id)
+                    .unwrap()
+                    .export()
+                    .session
+                    .buffered
+                    .len()
+            })
+            .collect();
+        assert_eq!(held, [60_004, 60_004, 0]);
+    }
+}
+
+#[test]
 fn what_no_connection_can_hold_is_refused_and_so_is_who_was_never_adopted() {
     let mut state = states(64 << 20, &[b"\xFF\xFF".to_vec()]).remove(0);
     let mut heir = reactor(64 << 20);
