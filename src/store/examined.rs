@@ -14,7 +14,9 @@ use super::{Intake, Lock, OpenError, Retention, Store, Tray, Writer};
 ///
 /// It is open for reading, and stays so until it is open for writing: then the other
 /// process does not have it open last when it ends. Whoever does would move the log
-/// into the file and remove it (<https://sqlite.org/wal.html>, "The WAL File").
+/// into the file and remove it (<https://sqlite.org/wal.html>, "The WAL File"). Its
+/// descriptor is there as long as the other one: to close it would give up the locks of
+/// both (`fcntl(2)`, "Record locking"), and SQLite waits with it.
 #[derive(Debug)]
 pub struct Examined {
     path: PathBuf,
