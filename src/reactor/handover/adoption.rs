@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::super::Reactor;
-use super::super::connection::Connection;
+use super::super::connection::{Connection, Shop};
 use super::super::connections::ConnectionId;
 use super::super::input;
 use super::super::kernel::Kernel;
@@ -37,6 +37,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// [`AdoptError::PoolTooSmall`].
     pub fn settle_in(&mut self) -> Result<(), AdoptError> {
         self.place_all()?;
+        self.drop_idle();
         self.keep_order();
         Ok(())
     }
@@ -143,6 +144,20 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     fn longest_placed(&mut self, bytes: usize) -> Option<&mut Connection<K::Socket>> {
         let longest = self.connections.iter_mut().max_by_key(|c| c.capacity())?;
         (longest.window() > bytes).then_some(longest)
+    }
+
+    /// Takes those out of the run queue who had something to do as they were shown first,
+    /// and have not as they are now, or are gone.
+    fn drop_idle(&mut self) {
+        let Shop { limits, .. } = &self.shop;
+        let connections = &mut self.connections;
+        self.run_queue.retain(|id| {
+            let Some(connection) = connections.get(*id) else {
+                return false;
+            };
+            connection.queued = connection.wants_a_turn(limits);
+            connection.queued
+        });
     }
 
     /// Who waited for a buffer or for the store is served before the others, as it came;

@@ -1,9 +1,11 @@
 //! One thing at a time: who is shown, who is shut down, and what fits.
 
+use std::num::NonZeroU32;
+
 use super::super::*;
 use super::Heir;
 use crate::reactor::handover::{AdoptError, Change, ConnectionState, MovedId, MovedStanding};
-use crate::session::StopReason;
+use crate::session::{Bucket, Rate, StopReason};
 use crate::stats::Cause;
 use crate::wire::DecoderState;
 
@@ -271,4 +273,31 @@ fn those_who_waited_are_served_as_they_came_and_before_the_others() {
     heir.settle_in().unwrap();
     let slots: Vec<_> = heir.run_queue.iter().map(|id| id.slot).collect();
     assert_eq!(slots, [2, 3, 1, 0]);
+}
+
+/// What it had to do when it was shown first is done: it would count as slowed down twice.
+#[test]
+fn who_has_nothing_to_do_any_more_has_no_turn() {
+    let mut state = states(64 << 20, &[b"".to_vec()]).remove(0);
+    let rate = Rate::per_second(NonZeroU32::MIN);
+    let mut heir = reactor(64 << 20);
+    heir.shop.limits.rate = Some(rate);
+    state.undecoded = true;
+    let id = heir.adopt(End::default(), state.clone()).unwrap();
+    let gone = heir.adopt(End::default(), state.clone()).unwrap();
+    let now = heir.kernel.now();
+    state.session.clocks.stopped = Some((StopReason::Rate, now));
+    state.session.bucket = Bucket::from_full_at(now.after(Duration::from_secs(60)));
+    state.undecoded = false;
+    heir.replace(id, state).unwrap();
+    heir.discard(gone);
+    heir.settle_in().unwrap();
+    assert_eq!(heir.run_queue.len(), 0);
+    turn(&mut heir);
+    assert_eq!(heir.figures().counters.rate_limited, 0);
+    // Its next turn is that of its alarm.
+    heir.kernel.later = Duration::from_secs(61);
+    turn(&mut heir);
+    let connection = heir.connections.iter().next().unwrap();
+    assert_eq!(connection.session().stopped(), None);
 }
