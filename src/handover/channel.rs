@@ -186,17 +186,25 @@ impl Channel {
         let mut bytes = vec![0; MAX_MESSAGE];
         let mut space = [MaybeUninit::uninit(); CONTROL];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let came = again(|| {
-            recvmsg(
-                &self.socket,
-                &mut [IoSliceMut::new(&mut bytes)],
-                &mut control,
-                RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
-            )
-        });
+        let mut take = || {
+            again(|| {
+                recvmsg(
+                    &self.socket,
+                    &mut [IoSliceMut::new(&mut bytes)],
+                    &mut control,
+                    RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
+                )
+            })
+        };
+        // That it left without having read all that we sent is told once, and ahead of what
+        // it said before it left (`__skb_try_recv_datagram` in the kernel's
+        // net/core/datagram.c looks for an error first).
+        let came = match take() {
+            Err(Errno::CONNRESET) => take(),
+            came => came,
+        };
         let came = came.map_err(|error| match error {
             Errno::AGAIN => ReceiveError::Empty,
-            // It left without having read what we sent: nothing more comes.
             Errno::CONNRESET | Errno::NOTCONN => ReceiveError::Ended,
             error => ReceiveError::Failed(error.into()),
         })?;

@@ -11,7 +11,7 @@
 //! | `Copying` | `Freeze` | | `Frozen` |
 //! | `Frozen` | | `Ack` | `Frozen` |
 //! | `Frozen` | | `Committed` | `Over` |
-//! | any but `Silent` and `Over` | | `Refused` | `Over` |
+//! | any but `Over` | | `Refused` | `Over` |
 //! | `Frozen`, `Over` | `Stop` | | `Over` |
 //!
 //! Batches are numbered from 1 without a gap, and acknowledged in that order; no more than
@@ -134,10 +134,7 @@ impl Order {
                 "Committed",
                 self.phase == Phase::Frozen && self.unacknowledged() == 0,
             ),
-            ToPredecessor::Refused { .. } => (
-                "Refused",
-                !matches!(self.phase, Phase::Silent | Phase::Over),
-            ),
+            ToPredecessor::Refused { .. } => ("Refused", self.phase != Phase::Over),
         };
         self.expect(name, due)?;
         match message {

@@ -28,3 +28,37 @@ fn a_binary_that_cannot_take_over_changes_nothing() {
     agent.expect_alive();
     dynasty.stop();
 }
+
+#[test]
+fn one_with_other_sockets_or_another_store_changes_nothing() {
+    let mut dynasty = Dynasty::start(&[]);
+    let mut agent = dynasty.connect();
+    agent.expect_alive();
+    let binary = dynasty.folder().join("hawk");
+    let hawk = env!("CARGO_BIN_EXE_hawk");
+    let store = dynasty.store();
+    for (environment, why) in [
+        (
+            "unset HAWK_CONTROL".to_owned(),
+            "rolled back at pre-copy: the predecessor has a control socket, and this process \
+             has none",
+        ),
+        (
+            format!(
+                "for it; do shift; [ \"$it\" = none ] && it={}; set -- \"$@\" \"$it\"; done",
+                store.display()
+            ),
+            "rolled back at prepare: cannot use the store",
+        ),
+    ] {
+        let script = format!("#!/bin/sh\n{environment}\nexec {hawk} \"$@\"\n");
+        fs::write(&binary, script).unwrap();
+        fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
+        dynasty.expect_refusal(&["--binary", binary.to_str().unwrap()], why);
+        agent.expect_alive();
+    }
+    assert!(!store.exists(), "nobody makes a store before the commit");
+    dynasty.upgrade(&[]);
+    agent.expect_alive();
+    dynasty.stop();
+}

@@ -47,6 +47,16 @@ fn one_descriptor_more_is_refused() {
 }
 
 #[test]
+fn the_last_words_of_who_left_without_reading_are_heard() {
+    let (ours, theirs) = pair();
+    ours.send(b"unread", &[]).unwrap();
+    theirs.send(b"last words", &[]).unwrap();
+    drop(theirs);
+    assert_eq!(ours.receive().unwrap().bytes, b"last words");
+    assert!(matches!(ours.receive(), Err(ReceiveError::Ended)));
+}
+
+#[test]
 fn messages_keep_their_borders() {
     let (sender, receiver) = pair();
     for message in [&b"a"[..], b"bcd", &[7; MAX_MESSAGE]] {
