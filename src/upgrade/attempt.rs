@@ -5,6 +5,7 @@
 //! within its budget one way or the other.
 
 mod batch;
+mod freeze;
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,13 +14,14 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use self::batch::{sockets_of, write_changes};
-use super::{Failure, Progress, Report, Server};
+use self::batch::write_changes;
+use super::fault::{self, Point};
+use super::{Failure, Progress, Server};
 use crate::handover::{
-    Binary, Committed, Hello, Line, LineError, MAX_SOCKETS, Phase, Predecessor, Process,
-    ReceiveError, Sealed, SendError, Sending, Step, Taken, ToPredecessor, ToSuccessor, Token,
+    Binary, Hello, Line, LineError, MAX_SOCKETS, Predecessor, Process, ReceiveError, Sealed,
+    SendError, Sending, Step, ToPredecessor, ToSuccessor,
 };
-use crate::snapshot::{Freeze, Record, Writer};
+use crate::snapshot::{Record, Writer};
 use crate::store::Lock;
 use crate::time::Moment;
 
@@ -33,9 +35,6 @@ const PRE_COPY: Duration = Duration::from_secs(60);
 /// For the last commit. A disk that takes longer is one that hangs.
 const QUIESCE: Duration = Duration::from_secs(10);
 
-/// For the freeze: agents wait meanwhile, and none would take this for an outage.
-const FREEZE: Duration = Duration::from_millis(250);
-
 /// Records of agents in a batch: some 100 µs of work between two turns.
 const AGENTS: usize = 512;
 
@@ -44,6 +43,9 @@ const FEW_CHANGES: usize = 256;
 
 /// Under a load that changes everything all the time, more rounds do not bring fewer changes.
 const ROUNDS: u32 = 4;
+
+/// It has the same stderr.
+const SEE_LOG: &str = "; what it said, if anything, is in the log";
 
 /// An attempt that is under way.
 ///
@@ -78,6 +80,8 @@ enum Stage {
     PreCopy(Copying),
     /// The store finishes what it has.
     Quiesce(Moment),
+    /// This process stands still.
+    Freeze,
 }
 
 #[derive(Debug)]
@@ -122,7 +126,7 @@ impl Attempt {
             successor: Some(successor),
             generation,
             stage: Stage::Hello,
-            until: begun.after(SET_UP),
+            until: begun.after(fault::deadline(Step::Prepare, SET_UP)),
             format: 0,
             // All that may be under way together are half of what the kernel lets be.
             batch: usize::try_from(descriptors / 8)
@@ -132,9 +136,11 @@ impl Attempt {
             precopy: Duration::ZERO,
             bytes: 0,
         };
+        fault::at(Point::PredecessorSpawned, &attempt.line);
         attempt.say(&ToSuccessor::<BorrowedFd<'_>>::Hello(Hello::ours(
             descriptors,
         )))?;
+        fault::at(Point::PredecessorGreeted, &attempt.line);
         Ok(attempt)
     }
 
@@ -146,7 +152,7 @@ impl Attempt {
     pub fn go_on(&mut self, server: &mut Server, control: Option<BorrowedFd<'_>>) -> Progress {
         match self.try_to_go_on(server, control) {
             Ok(None) => Progress::Going,
-            Ok(Some(report)) => Progress::HandedOver(report),
+            Ok(Some(outcome)) => outcome,
             Err(failure) => {
                 self.roll_back(server);
                 Progress::RolledBack(failure)
@@ -193,7 +199,7 @@ impl Attempt {
         &mut self,
         server: &mut Server,
         control: Option<BorrowedFd<'_>>,
-    ) -> Result<Option<Report>, Failure> {
+    ) -> Result<Option<Progress>, Failure> {
         while let Some(message) = self.hear()? {
             self.take(message, server, control)?;
         }
@@ -230,10 +236,11 @@ impl Attempt {
                 self.stage = Stage::Prepare;
             }
             ToPredecessor::Ready => {
+                fault::at(Point::PredecessorReady, &self.line);
                 server.begin_copy();
                 server.handler_mut().begin_copy();
                 let begun = Moment::now();
-                self.until = begun.after(PRE_COPY);
+                self.until = begun.after(fault::deadline(Step::PreCopy, PRE_COPY));
                 self.stage = Stage::PreCopy(Copying {
                     begun,
                     connections: false,
@@ -259,6 +266,7 @@ impl Attempt {
         let Some(number) = self.line.next_batch() else {
             return Ok(());
         };
+        fault::at(Point::PredecessorBatch, &self.line);
         let Stage::PreCopy(copying) = &mut self.stage else {
             return Ok(());
         };
@@ -284,7 +292,8 @@ impl Attempt {
                 let now = Moment::now();
                 self.precopy = now.since(copying.begun);
                 self.stage = Stage::Quiesce(now);
-                self.until = now.after(QUIESCE);
+                self.until = now.after(fault::deadline(Step::Quiesce, QUIESCE));
+                fault::at(Point::PredecessorQuiesce, &self.line);
                 server.handler_mut().quiesce();
                 return Ok(());
             }
@@ -294,88 +303,10 @@ impl Attempt {
         self.send_batch(server, number, &opened)
     }
 
-    /// Stands still until the successor has taken the token, or cannot any more.
-    fn freeze(&mut self, server: &mut Server, quiesced: Moment) -> Result<Report, Failure> {
-        let begun = Moment::now();
-        self.until = begun.after(FREEZE);
-        let token = Token::new().map_err(|error| self.failure(&error))?;
-        let mut opened = Vec::new();
-        self.writer.clear();
-        write_changes(server, &mut self.writer, &mut opened);
-        let (counters, tally) = server.counts();
-        self.writer.push(&Record::Counts { counters, tally });
-        self.writer.push(&Record::Keeper(server.handler().state()));
-        let freeze = Freeze {
-            begun,
-            generation: self.generation,
-            precopy: self.precopy,
-            quiesce: begun.since(quiesced),
-            bytes: self.bytes,
-        };
-        self.writer.push(&Record::Freeze(freeze));
-        let records = self.seal()?;
-        let sockets = sockets_of(server, &opened);
-        self.say(&ToSuccessor::Freeze {
-            length: records.length(),
-            records: records.as_fd(),
-            token: token.as_fd(),
-            sockets,
-        })?;
-        let committed = self.wait_for_commit();
-        // Whatever was heard, the token knows who has the connections.
-        match token.take() {
-            Ok(Taken::Ours(_)) => Err(committed.err().unwrap_or_else(|| {
-                self.failure(&"the successor says that it has taken what it has not")
-            })),
-            Ok(Taken::Theirs) => {
-                if let Some(successor) = self.successor.take() {
-                    successor.release();
-                }
-                Ok(self.report(&freeze, committed.ok()))
-            }
-            Err(error) => Err(self.failure(&error)),
-        }
-    }
-
-    /// The successor's word that it has taken over.
-    fn wait_for_commit(&mut self) -> Result<Committed, Failure> {
-        loop {
-            match self.hear()? {
-                Some(ToPredecessor::Committed(committed)) => return Ok(committed),
-                Some(ToPredecessor::Refused { why }) => return Err(self.failure(&why)),
-                Some(_) => {}
-                None => {
-                    let heard = self.line.wait(self.until);
-                    if !heard.map_err(|error| self.failure(&error))? {
-                        return Err(self.too_late());
-                    }
-                }
-            }
-        }
-    }
-
-    fn report(&self, freeze: &Freeze, committed: Option<Committed>) -> Report {
-        Report {
-            successor: self.successor_id,
-            generation: self.generation,
-            connections: committed.map_or(0, |committed| committed.connections),
-            bytes: self.bytes,
-            precopy: self.precopy,
-            quiesce: freeze.quiesce,
-            freeze: committed.map_or_else(
-                || Moment::now().since(freeze.begun),
-                |committed| committed.resumed.since(freeze.begun),
-            ),
-        }
-    }
-
     fn hear(&mut self) -> Result<Option<ToPredecessor>, Failure> {
         match self.line.receive() {
             Ok(message) => Ok(message),
-            Err(LineError::Receive(ReceiveError::Ended)) => {
-                let how = self.how_it_ended();
-                Err(self.failure(&how))
-            }
+            Err(LineError::Receive(ReceiveError::Ended)) => Err(self.gone()),
             Err(error) => Err(self.failure(&error)),
         }
     }
@@ -387,27 +318,27 @@ impl Attempt {
             Ok(Sending::TooManyInFlight) => Err(self.failure(
                 &"too many descriptors of this user are on their way between processes; try again",
             )),
-            Err(LineError::Send(SendError::Gone)) => {
-                let how = self.how_it_ended();
-                Err(self.failure(&how))
-            }
+            Err(LineError::Send(SendError::Gone)) => Err(self.gone()),
             Err(error) => Err(self.failure(&error)),
         }
     }
 
-    /// It has closed the line without a word, most often because it ended.
-    fn how_it_ended(&mut self) -> String {
-        let ended = self.successor.take().map(Process::end);
-        match ended {
-            // That was we.
-            Some(Ok(status)) if status.signal() == Some(Signal::KILL.as_raw()) => {
-                "the successor said no more".to_owned()
+    /// It has left the line: why, if it has said so, or else how it ended.
+    fn gone(&mut self) -> Failure {
+        while let Ok(Some(message)) = self.line.receive() {
+            if let ToPredecessor::Refused { why } = message {
+                return self.failure(&why);
             }
-            Some(Ok(status)) => {
-                format!("the successor ended ({status}); what it said, if anything, is in the log")
-            }
-            _ => "the successor ended".to_owned(),
         }
+        let ended = self.successor.take().map(Process::end);
+        self.failure(&match ended {
+            // Perhaps by us, just now.
+            Some(Ok(status)) if status.signal() == Some(Signal::KILL.as_raw()) => {
+                format!("the successor was killed (SIGKILL), or said no more{SEE_LOG}")
+            }
+            Some(Ok(status)) => format!("the successor ended ({status}){SEE_LOG}"),
+            _ => format!("the successor ended{SEE_LOG}"),
+        })
     }
 
     /// What was written down, as a file to be sent.
@@ -423,8 +354,8 @@ impl Attempt {
             Stage::Hello => Step::Hello,
             Stage::Prepare => Step::Prepare,
             Stage::PreCopy(_) => Step::PreCopy,
-            Stage::Quiesce(_) if self.line.phase() == Phase::Frozen => Step::Freeze,
             Stage::Quiesce(_) => Step::Quiesce,
+            Stage::Freeze => Step::Freeze,
         }
     }
 

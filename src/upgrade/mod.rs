@@ -5,6 +5,7 @@
 //! between them; what is said on it, and why in that order, is in `docs/restart.md`.
 
 mod attempt;
+mod fault;
 mod outcome;
 mod succession;
 

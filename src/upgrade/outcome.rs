@@ -25,6 +25,9 @@ pub enum Progress {
     RolledBack(Failure),
     /// It is over, and the successor serves: this process must neither read nor write.
     HandedOver(Report),
+    /// It is over, and nobody is known to serve: the successor has taken over, and then
+    /// ended or said no more. This process must neither read nor write.
+    Lost(Failure),
 }
 
 /// How a hand-over went.

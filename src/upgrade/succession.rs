@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::Server;
+use super::fault::{self, Point};
 use crate::handover::{
     Channel, Committed, Hello, Line, LineError, Mismatch, Ownership, ReceiveError, SUCCESSOR,
     SealError, Sealed, Sending, Successor, Taken, ToPredecessor, ToSuccessor, Token,
@@ -106,12 +107,23 @@ impl Succession {
             snapshot: Vec::new(),
             told_to_stop: false,
         };
-        let ToSuccessor::Hello(hello) = succession.hear()? else {
+        match succession.greet(descriptors) {
+            Ok(()) => Ok(succession),
+            Err(error) => {
+                succession.refuse(&error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    fn greet(&mut self, descriptors: u64) -> Result<(), SuccessionError> {
+        let ToSuccessor::Hello(hello) = self.hear()? else {
             return Err(SuccessionError::Inconsistent("no hello before it"));
         };
-        succession.say(&ToPredecessor::Hello(Hello::ours(descriptors)))?;
+        fault::at(Point::SuccessorGreeted, &self.line);
+        self.say(&ToPredecessor::Hello(Hello::ours(descriptors)))?;
         hello.agree()?;
-        Ok(succession)
+        Ok(())
     }
 
     /// Tells the predecessor why this process does not take over.
@@ -126,9 +138,13 @@ impl Succession {
     /// # Errors
     /// [`SuccessionError`].
     pub fn ready(&mut self) -> Result<Inherited, SuccessionError> {
+        fault::at(Point::SuccessorReady, &self.line);
         self.say(&ToPredecessor::Ready)?;
         match self.hear()? {
-            ToSuccessor::Shared { lock, listeners } => Ok(Inherited { lock, listeners }),
+            ToSuccessor::Shared { lock, listeners } => {
+                fault::at(Point::SuccessorShared, &self.line);
+                Ok(Inherited { lock, listeners })
+            }
             _ => Err(SuccessionError::Inconsistent("nothing shared before it")),
         }
     }
@@ -148,7 +164,9 @@ impl Succession {
                     records,
                     sockets,
                 } => {
+                    fault::at(Point::SuccessorBatch, &self.line);
                     self.take_in(server, &Sealed::check(records, length)?, sockets)?;
+                    fault::at(Point::SuccessorAck, &self.line);
                     self.say(&ToPredecessor::Ack { number })?;
                 }
                 ToSuccessor::Freeze {
@@ -157,6 +175,7 @@ impl Succession {
                     token,
                     sockets,
                 } => {
+                    fault::at(Point::SuccessorFreeze, &self.line);
                     let token = Token::from_descriptor(token)?;
                     let freeze = self.take_in(server, &Sealed::check(records, length)?, sockets)?;
                     let freeze = freeze.ok_or(SuccessionError::Inconsistent("no end"))?;
@@ -175,10 +194,12 @@ impl Succession {
         length: u64,
     ) -> Result<Succeeded, SuccessionError> {
         server.settle_in()?;
+        fault::at(Point::SuccessorCommit, &self.line);
         let Taken::Ours(ownership) = token.take()? else {
             return Err(SuccessionError::GivenUp);
         };
         let committed = Moment::now();
+        fault::at(Point::SuccessorTaken, &self.line);
         serve(server, &ownership);
         let resumed = Moment::now();
         // Whether it hears that or not, the token is gone.
@@ -187,11 +208,12 @@ impl Succession {
             resumed,
             connections: u32::try_from(self.adopted.len()).unwrap_or(u32::MAX),
         }));
+        fault::at(Point::SuccessorCommitted, &self.line);
         Ok(Succeeded {
             freeze,
             pause: resumed.since(freeze.begun),
             connections: self.adopted.len(),
-            bytes: freeze.bytes + length,
+            bytes: freeze.bytes.saturating_add(length),
         })
     }
 

@@ -12,8 +12,8 @@ use crate::support::*;
 const AGENTS: usize = 10;
 
 /// Calls of epoll_ctl(2) in a successor before it has one of the agents: for signals, the
-/// control socket's own poll, the listener and the waker.
-pub(crate) const BEFORE_AGENTS: u32 = 4;
+/// waker, the listener, the control socket and its own poll, and the line.
+pub(crate) const BEFORE_AGENTS: u32 = 6;
 
 #[test]
 fn agents_come_and_go_while_the_successor_starts() {

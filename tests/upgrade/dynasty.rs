@@ -27,6 +27,14 @@ pub(crate) struct UnderWay {
     pub(crate) successor: Pid,
 }
 
+impl UnderWay {
+    /// Waits for the end of who has asked for it.
+    #[track_caller]
+    pub(crate) fn client_ends(&mut self) -> Exit {
+        self.client.wait_exit()
+    }
+}
+
 /// What `hawk upgrade` said of a hand-over.
 #[derive(Debug)]
 pub(crate) struct Succession {
@@ -43,10 +51,18 @@ impl Dynasty {
     /// With a store on a file.
     #[track_caller]
     pub(crate) fn start_with_store(args: &[&str]) -> Self {
+        Self::start_with_store_and(args, |launch| launch)
+    }
+
+    #[track_caller]
+    pub(crate) fn start_with_store_and(
+        args: &[&str],
+        prepare: impl FnOnce(Launch) -> Launch,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("hawk.db");
         let store = ["--store", store.to_str().unwrap()];
-        Self::start_in(folder, &[&store, args].concat(), |launch| launch)
+        Self::start_in(folder, &[&store, args].concat(), prepare)
     }
 
     #[track_caller]
@@ -191,6 +207,17 @@ impl Dynasty {
     pub(crate) fn succeed(&mut self, successor: Pid) {
         let before = std::mem::replace(&mut self.reigns, successor);
         self.expect_gone(before);
+    }
+
+    /// Another process serves, and the first one may be there or not.
+    pub(crate) const fn reigned_by(&mut self, successor: Pid) {
+        self.reigns = successor;
+    }
+
+    /// Waits for the end of the first; its exit code.
+    #[track_caller]
+    pub(crate) fn first_ends(&mut self) -> Option<i32> {
+        self.first.wait_end()
     }
 
     /// The server says no, or goes back to how it was, and does not end.

@@ -15,7 +15,7 @@ use crate::reactor::kernel::OtherToken;
 use crate::reactor::{Error, Stop};
 use crate::service::Notifier;
 use crate::time::Moment;
-use crate::upgrade::{Progress, Server, Succeeded, Succession, SuccessionError};
+use crate::upgrade::{Failure, Progress, Server, Succeeded, Succession, SuccessionError};
 
 /// How often `systemctl status` gets news, at most.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
@@ -43,12 +43,14 @@ pub(super) struct Driver {
 }
 
 /// How it ended.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) enum End {
     /// It was told to stop, and has.
     Stopped(Stop),
     /// Another process serves.
     HandedOver,
+    /// Another process has taken over, and is not known to serve.
+    Lost(Failure),
 }
 
 /// What `systemctl status` shows.
@@ -114,8 +116,8 @@ impl Driver {
             let now = Moment::now();
             let ready = self.reactor.take_others();
             // First, so that whoever asks for a hand-over finds the last one at its end.
-            if self.go_on_with_upgrade(now) {
-                return Ok(End::HandedOver);
+            if let Some(end) = self.go_on_with_upgrade(now) {
+                return Ok(end);
             }
             self.serve_control(ready.contains(&CONTROL), now);
             if self.reactor.upgrade_wanted() {
@@ -170,8 +172,8 @@ impl Driver {
         }
     }
 
-    /// Goes on with the hand-over; whether another process serves now.
-    fn go_on_with_upgrade(&mut self, now: Moment) -> bool {
+    /// Goes on with the hand-over; how this process ends, if it does not serve any more.
+    fn go_on_with_upgrade(&mut self, now: Moment) -> Option<End> {
         let control = self.control.as_ref().and_then(control::Server::listener);
         match self.upgrades.go_on(&mut self.reactor, control) {
             Progress::Going => {
@@ -181,29 +183,34 @@ impl Driver {
                         self.reactor.inherit_stop();
                     }
                 }
-                false
+                None
             }
             Progress::RolledBack(failure) => {
                 let asker = self.upgrade_for.take();
                 let why = format!("rolled back at {}: {failure}", failure.step);
                 self.conclude(asker, now, &Answer::Failed(why));
-                false
+                None
             }
             Progress::HandedOver(report) => {
                 self.notifier.main_pid(report.successor);
-                if let Some(control) = &mut self.control {
-                    control.leave();
-                    if let Some(asker) = self.upgrade_for.take() {
-                        control.answer(
-                            asker,
-                            now,
-                            &Answer::Done(vec![format!("upgraded {report}")]),
-                        );
-                    }
-                }
+                self.take_leave(now, &Answer::Done(vec![format!("upgraded {report}")]));
                 // Behind what the service manager was told: now the other process may speak.
                 self.upgrades.let_go(self.reactor.stop_came());
-                true
+                Some(End::HandedOver)
+            }
+            Progress::Lost(failure) => {
+                self.take_leave(now, &Answer::Failed(format!("lost: {failure}")));
+                Some(End::Lost(failure))
+            }
+        }
+    }
+
+    /// Tells who asked for the hand-over how it went. Nobody else is answered here any more.
+    fn take_leave(&mut self, now: Moment, answer: &Answer) {
+        if let Some(control) = &mut self.control {
+            control.leave();
+            if let Some(asker) = self.upgrade_for.take() {
+                control.answer(asker, now, answer);
             }
         }
     }

@@ -121,6 +121,10 @@ impl ServeArgs {
                 driver.leave().leave(self.drain_timeout);
                 Ok(())
             }
+            Ok(End::Lost(failure)) => {
+                driver.leave().leave(self.drain_timeout);
+                bail!("{failure}")
+            }
             Err(error) => {
                 drop(driver.into_reactor());
                 Err(error)

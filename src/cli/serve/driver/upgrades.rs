@@ -151,7 +151,8 @@ impl Upgrades {
         };
         let progress = attempt.go_on(server, control);
         match &progress {
-            Progress::Going => {}
+            // Whoever ends for that says so.
+            Progress::Going | Progress::Lost(_) => {}
             Progress::RolledBack(failure) => {
                 self.attempt = None;
                 self.failed(failure);
