@@ -35,8 +35,12 @@ const PRE_COPY: Duration = Duration::from_secs(60);
 /// For the last commit. A disk that takes longer is one that hangs.
 const QUIESCE: Duration = Duration::from_secs(10);
 
-/// Records of agents in a batch: some 100 µs of work between two turns.
-const AGENTS: usize = 512;
+/// Connections in a batch, and agents: some 100 µs of work between two turns, and some
+/// more for the successor. On a machine whose cores are all taken, agents, the store's
+/// thread and the kernel's own, who see to its disk, wait that long for a core, and not
+/// until the scheduler finds that somebody has had enough.
+const CONNECTIONS: usize = 64;
+const AGENTS: usize = 128;
 
 /// So many changes are few enough for the freeze.
 const FEW_CHANGES: usize = 256;
@@ -62,7 +66,7 @@ pub struct Attempt {
     until: Moment,
     /// The format of snapshots, once it is agreed.
     format: u16,
-    /// Sockets in a batch.
+    /// Sockets in a message, at most.
     batch: usize,
     writer: Writer,
     precopy: Duration,
@@ -87,14 +91,8 @@ enum Stage {
 #[derive(Debug)]
 struct Copying {
     begun: Moment,
-    /// Every connection was shown; new ones may have come since.
-    connections: bool,
-    /// Every agent was shown.
-    agents: bool,
     /// How often what has changed was copied again.
     rounds: u32,
-    /// Nothing is to be sent before what is under way is acknowledged.
-    waits: bool,
 }
 
 impl Attempt {
@@ -166,9 +164,7 @@ impl Attempt {
         match self.stage {
             // There is work at once, unless it waits for an acknowledgement. Turning on
             // and on for that would keep a successor on the same core from sending it.
-            Stage::PreCopy(Copying { waits: false, .. }) if self.line.next_batch().is_some() => {
-                Moment::from_nanos(0)
-            }
+            Stage::PreCopy(_) if self.line.unacknowledged() == 0 => Moment::from_nanos(0),
             _ => self.until,
         }
     }
@@ -241,13 +237,7 @@ impl Attempt {
                 server.handler_mut().begin_copy();
                 let begun = Moment::now();
                 self.until = begun.after(fault::deadline(Step::PreCopy, PRE_COPY));
-                self.stage = Stage::PreCopy(Copying {
-                    begun,
-                    connections: false,
-                    agents: false,
-                    rounds: 0,
-                    waits: false,
-                });
+                self.stage = Stage::PreCopy(Copying { begun, rounds: 0 });
                 let listener = server.listener().map(AsFd::as_fd);
                 self.say(&ToSuccessor::Shared {
                     lock: server.handler().store_lock().map(Lock::share),
@@ -261,8 +251,12 @@ impl Attempt {
         Ok(())
     }
 
-    /// Copies some more, and goes over to the last commit once there is little left.
+    /// Copies some more, and goes over to the last commit once there is little left. The
+    /// two processes take turns: while the successor adopts a batch, this one serves.
     fn copy(&mut self, server: &mut Server) -> Result<(), Failure> {
+        if self.line.unacknowledged() > 0 {
+            return Ok(());
+        }
         let Some(number) = self.line.next_batch() else {
             return Ok(());
         };
@@ -270,24 +264,19 @@ impl Attempt {
         let Stage::PreCopy(copying) = &mut self.stage else {
             return Ok(());
         };
-        copying.waits = false;
         let mut opened = Vec::new();
         let writer = &mut self.writer;
         writer.clear();
         // Agents come first, for sessions share their names.
-        copying.agents = server.handler_mut().copy_some(AGENTS, &mut |slot, state| {
+        server.handler_mut().copy_some(AGENTS, &mut |slot, state| {
             writer.push(&Record::Agent { slot, state });
         });
-        copying.connections = server.copy_some(self.batch, &mut |id, _, state| {
+        server.copy_some(self.batch.min(CONNECTIONS), &mut |id, _, state| {
             writer.push(&Record::Opened { id, state });
             opened.push(id);
         });
         if writer.is_empty() {
             let changes = server.changes() + server.handler().changes();
-            copying.waits = self.line.unacknowledged() > 0;
-            if copying.waits {
-                return Ok(());
-            }
             if changes <= FEW_CHANGES || copying.rounds == ROUNDS {
                 let now = Moment::now();
                 self.precopy = now.since(copying.begun);

@@ -120,6 +120,30 @@ fn whatever_agents_do_while_they_are_copied_moves_as_well() {
     dynasty.stop();
 }
 
+/// A loop that turned on and on would keep a successor on the same core from answering, and
+/// agents waiting.
+#[test]
+fn the_loop_sleeps_while_the_successor_owes_an_answer() {
+    let Some(halt) = Halt::behind("epoll_ctl", BEFORE_AGENTS + 3) else {
+        return;
+    };
+    let mut dynasty = Dynasty::start(&[]);
+    let mut agents: Vec<Agent> = (0..AGENTS).map(|_| dynasty.connect()).collect();
+    agents.iter_mut().for_each(Agent::expect_alive);
+    let binary = halt.binary();
+    let under_way = dynasty.begin(&["--binary", binary.to_str().unwrap()]);
+    halt.wait(under_way.successor);
+    for agent in &mut agents {
+        let asleep = eventually(|| is_asleep(dynasty.pid()).then_some(()));
+        assert!(asleep.is_some(), "it turns without anything to do");
+        agent.expect_alive();
+    }
+    halt.let_go(under_way.successor);
+    dynasty.expect_upgraded(under_way);
+    agents.iter_mut().for_each(Agent::expect_alive);
+    dynasty.stop();
+}
+
 #[test]
 fn a_second_one_is_refused_with_its_line() {
     let halt = Halt::at_the_door();
@@ -155,4 +179,11 @@ fn sockets_of(pid: Pid) -> usize {
     let names = descriptors.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
     let sockets = names.filter(|name| name.to_string_lossy().starts_with("socket:"));
     sockets.count()
+}
+
+/// Whether the first thread of a process, which has the loop, waits in the kernel
+/// (`proc_pid_stat(5)`). To look for events that may be there already is no such wait.
+fn is_asleep(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    stat.is_ok_and(|stat| stat.contains(") S "))
 }
