@@ -19,9 +19,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::handover::BUILD;
+
 /// Takes heartbeats and reports from a fleet's agents, and answers each
 #[derive(Debug, Parser)]
-#[command(name = "hawk", version, about)]
+#[command(name = "hawk", version = BUILD, about)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -65,11 +65,14 @@ layout! { Hello {
     0x84 descriptors: must,
 } }
 
+/// What there is to do then.
+const WAY_ROUND: &str = "go by way of a build between them, or restart";
+
 /// Why two builds cannot hand over to each other.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Mismatch {
     /// They have no version of the messages in common.
-    #[error("build {build} speaks protocols {theirs}, and build {BUILD} {PROTOCOLS}")]
+    #[error("build {build} speaks protocols {theirs}, and build {BUILD} {PROTOCOLS}; {WAY_ROUND}")]
     Protocol {
         /// The other build.
         build: String,
@@ -77,7 +80,10 @@ pub enum Mismatch {
         theirs: Versions,
     },
     /// They have no format of snapshots in common.
-    #[error("build {build} reads snapshots of formats {theirs}, and build {BUILD} {FORMATS}")]
+    #[error(
+        "build {build} reads snapshots of formats {theirs}, and build {BUILD} {FORMATS}; \
+             {WAY_ROUND}"
+    )]
     Format {
         /// The other build.
         build: String,

@@ -37,6 +37,8 @@ pub struct Report {
     pub successor: u32,
     /// Which of the processes, one after the other, that is; the first is 1.
     pub generation: u32,
+    /// The format of snapshots in which both processes understood each other.
+    pub format: u16,
     /// Connections that it has.
     pub connections: u32,
     /// Bytes of all snapshots.
@@ -64,7 +66,7 @@ impl fmt::Display for Report {
         write!(
             f,
             "generation={} pid={} connections={} pause_us={} precopy_ms={} quiesce_ms={} \
-             state_bytes={}",
+             state_bytes={} format={}",
             self.generation,
             self.successor,
             self.connections,
@@ -72,6 +74,7 @@ impl fmt::Display for Report {
             self.precopy.as_millis(),
             self.quiesce.as_millis(),
             self.bytes,
+            self.format,
         )
     }
 }

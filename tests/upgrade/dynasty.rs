@@ -116,6 +116,16 @@ impl Dynasty {
         self.asking(args).run()
     }
 
+    /// The line of its statistics about hand-overs, as `hawk stats` shows it.
+    #[track_caller]
+    pub(crate) fn restart_line(&self) -> String {
+        let control = self.control();
+        let told = Launch::hawk(&["stats", "--control", control.to_str().unwrap()]).run();
+        let mut lines = told.stdout.iter();
+        let line = lines.find(|line| line.starts_with("restart "));
+        line.unwrap_or_else(|| panic!("{told:?}")).clone()
+    }
+
     fn asking(&self, args: &[&str]) -> Launch {
         let control = self.control();
         let ask = ["upgrade", "--control", control.to_str().unwrap()];
@@ -243,6 +253,24 @@ impl Dynasty {
     pub(crate) fn wait_until(&self, expected: impl Fn(&Stats) -> bool) -> Stats {
         let found = eventually(|| Some(self.stats()).filter(&expected));
         found.unwrap_or_else(|| panic!("it never came to that:\n{:#?}", self.stats()))
+    }
+
+    /// Has `agent`, which does not read, send until some of its replies stay with the
+    /// server; all that it is owed.
+    #[track_caller]
+    pub(crate) fn back_up(&self, agent: &mut Agent) -> Vec<u8> {
+        let (frames, replies) = mixture(70);
+        let before = self.stats();
+        let (mut sent, mut owed) = (before.get("bytes_in"), Vec::new());
+        loop {
+            agent.send(&frames);
+            sent += frames.len() as u64;
+            owed.extend_from_slice(&replies);
+            let stats = self.wait_until(|stats| stats.get("bytes_in") == sent);
+            if stats.get("unsent") > before.get("unsent") + 4096 {
+                return owed;
+            }
+        }
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

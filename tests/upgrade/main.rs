@@ -12,6 +12,7 @@ mod support;
 
 mod binary;
 mod bounds;
+mod builds;
 mod chaos;
 mod during;
 mod dynasty;
@@ -22,4 +23,5 @@ mod moving;
 mod refusals;
 mod signals;
 mod store;
+mod versions;
 mod witnesses;

@@ -88,20 +88,7 @@ fn expect_any_cut(whole: &[u8], cuts: impl Iterator<Item = usize>) {
 fn replies_that_nobody_takes_move_to_the_byte() {
     let mut dynasty = Dynasty::start(&[]);
     let mut agents = [(); 2].map(|()| Agent::connect_narrow(dynasty.address()));
-    let (frames, replies) = mixture(70);
-    let mut rounds = [0; 2];
-    for (agent, rounds) in agents.iter_mut().zip(&mut rounds) {
-        let before = dynasty.stats();
-        loop {
-            agent.send(&frames);
-            *rounds += 1;
-            let sent = before.get("bytes_in") + (*rounds * frames.len()) as u64;
-            let stats = dynasty.wait_until(|stats| stats.get("bytes_in") == sent);
-            if stats.get("unsent") > before.get("unsent") + 4096 {
-                break;
-            }
-        }
-    }
+    let [replies, replies_too] = agents.each_mut().map(|agent| dynasty.back_up(agent));
     let [mut open, mut half_closed] = agents;
     half_closed.shutdown_write();
     half_closed.wait_delivered();
@@ -113,10 +100,10 @@ fn replies_that_nobody_takes_move_to_the_byte() {
         assert_eq!(dynasty.stats().get("unsent"), unsent);
     }
     open.widen();
-    open.expect_replies(&replies.repeat(rounds[0]));
+    open.expect_replies(&replies);
     open.expect_alive();
     half_closed.widen();
-    half_closed.expect_replies(&replies.repeat(rounds[1]));
+    half_closed.expect_replies(&replies_too);
     half_closed.expect_eof();
     let stats = dynasty.wait_until(|stats| stats.get("connections") == 1);
     assert_eq!((stats.get("unsent"), stats.in_use()), (0, vec![0; 5]));

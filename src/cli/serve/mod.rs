@@ -26,7 +26,7 @@ use crate::admission;
 use crate::control;
 use crate::descriptors;
 use crate::handler::{self, Ack, Keeper};
-use crate::handover::SUCCESSOR;
+use crate::handover::{BUILD, SUCCESSOR};
 use crate::hook::{self, Hook};
 use crate::log_sink::{LeftOut, LogSink};
 use crate::reactor::{
@@ -179,10 +179,9 @@ impl ServeArgs {
     /// Logs how it runs.
     fn tell_start(&self, address: SocketAddr, socket: &str, max_connections: usize) {
         log::info!(
-            "started version={} listen={address} socket={socket} max_connections={max_connections} pool_limit={} \
+            "started version={BUILD} listen={address} socket={socket} max_connections={max_connections} pool_limit={} \
              output_limit={} max_connections_per_ip={} rate_limit={} idle_timeout={} \
              frame_timeout={} store={} control={}",
-            env!("CARGO_PKG_VERSION"),
             self.pool_limit,
             self.output_limit,
             or_none(self.max_connections_per_ip),

@@ -165,7 +165,8 @@ fn builds_that_have_nothing_in_common_say_what_they_have() {
     assert_eq!(
         other.agree().unwrap_err().to_string(),
         format!(
-            "build 9.0 reads snapshots of formats {} to {}, and build {BUILD} {FORMATS}",
+            "build 9.0 reads snapshots of formats {} to {}, and build {BUILD} {FORMATS}; \
+             go by way of a build between them, or restart",
             newest + 1,
             newest + 2
         )
@@ -175,7 +176,10 @@ fn builds_that_have_nothing_in_common_say_what_they_have() {
     other.protocols = Versions::new(2, 3);
     assert_eq!(
         other.agree().unwrap_err().to_string(),
-        format!("build 9.0 speaks protocols 2 to 3, and build {BUILD} 1 to 1")
+        format!(
+            "build 9.0 speaks protocols 2 to 3, and build {BUILD} 1 to 1; go by way of a build \
+             between them, or restart"
+        )
     );
 }
 

@@ -148,6 +148,7 @@ impl Attempt {
         Report {
             successor: self.successor_id,
             generation: self.generation,
+            format: self.format,
             connections: committed.connections,
             bytes: self.bytes,
             precopy: self.precopy,

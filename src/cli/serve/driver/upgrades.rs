@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::LINE;
-use crate::handover::Binary;
+use crate::handover::{BUILD, Binary};
 use crate::service;
 use crate::time::Moment;
 use crate::upgrade::{Attempt, Failure, Progress, Server, Succeeded, Succession};
@@ -187,7 +187,7 @@ impl Upgrades {
     /// What has become of hand-overs, as a line of the statistics.
     pub(super) fn statistics(&self) -> String {
         let mut line = format!(
-            "restart generation={} rolled_back={}",
+            "restart version={BUILD} generation={} rolled_back={}",
             self.generation, self.rolled_back
         );
         if let Some(how) = &self.succeeded {
@@ -208,8 +208,7 @@ impl Upgrades {
 /// Logs how this process took over.
 fn tell(how: &Succeeded) {
     log::info!(
-        "took over version={} generation={}{}",
-        env!("CARGO_PKG_VERSION"),
+        "took over version={BUILD} generation={}{}",
         how.freeze.generation,
         figures(how),
     );

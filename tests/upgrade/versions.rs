@@ -1,0 +1,139 @@
+//! Builds that are not the same: upgrades, downgrades, and what two builds have not in
+//! common.
+
+use hawk::handover::BUILD;
+use hawk::wire::Encoding;
+use rusqlite::Connection;
+
+use crate::builds::{AFTER_NEXT, NEXT};
+use crate::dynasty::Dynasty;
+use crate::support::*;
+
+/// The build under test, by its path.
+const THIS: &str = env!("CARGO_BIN_EXE_hawk");
+
+/// The processes that follow one another: of which program, in which format it was told,
+/// and what it says it is.
+fn course() -> [(&'static str, u64, &'static str); 6] {
+    let [next, after_next] = [NEXT.binary(), AFTER_NEXT.binary()];
+    [
+        (next, 1, NEXT.stamp),
+        // Both know two formats: the newest is taken.
+        (next, 2, NEXT.stamp),
+        (after_next, 2, AFTER_NEXT.stamp),
+        // The way back is the same.
+        (next, 2, NEXT.stamp),
+        (THIS, 1, BUILD),
+        (THIS, 1, BUILD),
+    ]
+}
+
+const NAME: &str = "web-01";
+
+#[test]
+fn agents_go_on_through_upgrades_and_downgrades() {
+    let mut dynasty = Dynasty::start(&[]);
+    expect_nobody_notices(&mut dynasty);
+    dynasty.stop();
+}
+
+#[test]
+fn a_store_goes_on_through_upgrades_and_downgrades() {
+    let mut dynasty = Dynasty::start_with_store(&[]);
+    let reports = expect_nobody_notices(&mut dynasty);
+    let store = Connection::open(dynasty.store()).unwrap();
+    let query = format!(
+        "SELECT count(*) FROM reports JOIN agents ON agents.id = agent WHERE name = '{NAME}'"
+    );
+    let stored: i64 = store.query_row(&query, [], |row| row.get(0)).unwrap();
+    assert_eq!(usize::try_from(stored), Ok(reports));
+    dynasty.stop();
+}
+
+/// Has build follow build; how many reports of [`NAME`] were acknowledged.
+#[track_caller]
+fn expect_nobody_notices(dynasty: &mut Dynasty) -> usize {
+    let course = course();
+    let mut narrow = Agent::connect_narrow(dynasty.address());
+    let owed = dynasty.back_up(&mut narrow);
+    let mut named = dynasty.connect();
+    let report = report_packet("x", Encoding::Compact, Some(NAME));
+    named.exchange(&report, REPORT);
+    let mut in_mid_frame = dynasty.connect();
+    // Each process has a part of it.
+    let whole = self::report("begun in one build and ended in another");
+    let mut parts = whole.chunks(whole.len().div_ceil(course.len() + 1));
+    in_mid_frame.send(parts.next().unwrap());
+    in_mid_frame.wait_delivered();
+    let junk = dynasty.stats().get("junk_bytes");
+    for (generation, (binary, format, stamp)) in (2..).zip(course) {
+        let mark = dynasty.log().count();
+        let succession = dynasty.upgrade(&["--binary", binary]);
+        assert_eq!(succession.fields.get("generation"), generation);
+        assert_eq!(succession.fields.get("format"), format);
+        assert_eq!(succession.fields.get("connections"), 3);
+        let said = format!("version={stamp} generation={generation} ");
+        let took_over = format!("] took over {said}");
+        dynasty
+            .log()
+            .wait_for(mark, |line| line.contains(&took_over));
+        let line = dynasty.restart_line();
+        assert!(line.starts_with(&format!("restart {said}")), "{line}");
+        named.exchange(&report, REPORT);
+        in_mid_frame.send(parts.next().unwrap());
+        in_mid_frame.wait_delivered();
+    }
+    assert_eq!(parts.next(), None);
+    in_mid_frame.expect_line(REPORT);
+    in_mid_frame.expect_alive();
+    narrow.widen();
+    narrow.expect_replies(&owed);
+    narrow.expect_alive();
+    dynasty.connect().expect_alive();
+    assert_eq!(dynasty.stats().get("junk_bytes"), junk);
+    course.len() + 1
+}
+
+/// Either way round it is the predecessor that says so, for the operator.
+#[test]
+fn builds_without_a_format_in_common_do_not_hand_over() {
+    let mut dynasty = Dynasty::start(&[]);
+    let mut agent = dynasty.connect();
+    let mut in_mid_frame = dynasty.connect();
+    let whole = report("begun before a refusal");
+    let mut bytes = whole.chunks(1);
+    let mut expect_refusal = |dynasty: &Dynasty, binary: &str, why: &str| {
+        in_mid_frame.send(bytes.next().unwrap());
+        in_mid_frame.wait_delivered();
+        let why =
+            format!("rolled back at hello: {why}; go by way of a build between them, or restart");
+        for _ in 0..2 {
+            dynasty.expect_refusal(&["--binary", binary], &why);
+            agent.expect_alive();
+        }
+        assert_eq!(dynasty.family(), [dynasty.pid()], "and no other process");
+    };
+    let theirs = AFTER_NEXT.stamp;
+    let why = format!("build {theirs} reads snapshots of formats 2 to 2, and build {BUILD} 1 to 1");
+    expect_refusal(&dynasty, AFTER_NEXT.binary(), &why);
+    // The next attempt is a good one.
+    dynasty.upgrade(&["--binary", NEXT.binary()]);
+    dynasty.upgrade(&["--binary", AFTER_NEXT.binary()]);
+    let why = format!("build {BUILD} reads snapshots of formats 1 to 1, and build {theirs} 2 to 2");
+    expect_refusal(&dynasty, THIS, &why);
+    dynasty.upgrade(&["--binary", NEXT.binary()]);
+    dynasty.upgrade(&["--binary", THIS]);
+    in_mid_frame.send(&bytes.flatten().copied().collect::<Vec<_>>());
+    in_mid_frame.expect_line(REPORT);
+    agent.expect_alive();
+    dynasty.stop();
+}
+
+#[test]
+fn a_binary_says_which_build_it_is() {
+    for (binary, stamp) in [(THIS, BUILD), (NEXT.binary(), NEXT.stamp)] {
+        let output = std::process::Command::new(binary).arg("--version").output();
+        let told = output.unwrap().stdout;
+        assert_eq!(String::from_utf8_lossy(&told), format!("hawk {stamp}\n"));
+    }
+}
