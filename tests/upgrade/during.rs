@@ -91,7 +91,7 @@ fn whatever_agents_do_while_they_are_copied_moves_as_well() {
     let Some(halt) = Halt::behind("epoll_ctl", BEFORE_AGENTS + 3) else {
         return;
     };
-    let mut dynasty = Dynasty::start(&[]);
+    let mut dynasty = Dynasty::start(&["--frame-timeout", "5m", "--idle-timeout", "5m"]);
     let whole = report("cut");
     let mut agents: Vec<Agent> = (0..whole.len()).map(|_| dynasty.connect()).collect();
     // One half is in mid-frame when it is copied, and the other half is not.

@@ -134,8 +134,10 @@ fn a_signal_for_statistics_is_obeyed_by_whoever_serves() {
     for generation in 1..4 {
         let mark = dynasty.log().count();
         dynasty.signal(Signal::USR1);
-        let line = format!("] restart generation={generation} rolled_back=0");
-        dynasty.log().wait_for(mark, |said| said.contains(&line));
+        let line = format!(" generation={generation} rolled_back=0");
+        dynasty.log().wait_for(mark, |said| {
+            said.contains("] restart ") && said.contains(&line)
+        });
         dynasty.upgrade(&[]);
     }
     dynasty.stop();
