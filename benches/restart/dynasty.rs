@@ -1,5 +1,6 @@
 //! Servers that follow one another, each taking over from the one before.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -46,9 +47,9 @@ pub(crate) struct Dynasty {
 pub(crate) struct Upgrade {
     /// From the freeze to the first turn of the new process, in seconds.
     pub(crate) pause: f64,
-    /// How long state was copied before, in seconds, to a millisecond.
+    /// How long state was copied before, in seconds.
     pub(crate) precopy: f64,
-    /// The last commit before the freeze, in seconds, to a millisecond.
+    /// The last commit before the freeze, in seconds.
     pub(crate) quiesce: f64,
     pub(crate) state_bytes: f64,
 }
@@ -111,8 +112,8 @@ impl Dynasty {
         self.wait_gone(before)?;
         Ok(Upgrade {
             pause: number("pause_us")? * 1e-6,
-            precopy: number("precopy_ms")? * 1e-3,
-            quiesce: number("quiesce_ms")? * 1e-3,
+            precopy: number("precopy_us")? * 1e-6,
+            quiesce: number("quiesce_us")? * 1e-6,
             state_bytes: number("state_bytes")?,
         })
     }
@@ -137,6 +138,20 @@ impl Dynasty {
             self.log()
         );
         Ok(())
+    }
+
+    /// How many processes there are that have come of the first, that one included: each
+    /// has the arguments of the first.
+    pub(crate) fn processes(&self) -> anyhow::Result<usize> {
+        let control = self.folder.path().join("control");
+        let control = control.to_string_lossy().into_owned();
+        let is_one = |entry: &fs::DirEntry| {
+            let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let mut arguments = arguments.split(|byte| *byte == 0);
+            arguments.any(|argument| argument == control.as_bytes())
+        };
+        let all = fs::read_dir("/proc")?.filter_map(Result::ok);
+        Ok(all.filter(is_one).count())
     }
 
     /// Lines that say that something went wrong.

@@ -65,14 +65,14 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "generation={} pid={} connections={} pause_us={} precopy_ms={} quiesce_ms={} \
+            "generation={} pid={} connections={} pause_us={} precopy_us={} quiesce_us={} \
              state_bytes={} format={}",
             self.generation,
             self.successor,
             self.connections,
             self.freeze.as_micros(),
-            self.precopy.as_millis(),
-            self.quiesce.as_millis(),
+            self.precopy.as_micros(),
+            self.quiesce.as_micros(),
             self.bytes,
             self.format,
         )

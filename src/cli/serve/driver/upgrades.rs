@@ -216,11 +216,11 @@ fn tell(how: &Succeeded) {
 
 fn figures(how: &Succeeded) -> String {
     format!(
-        " moved={} state_bytes={} precopy_ms={} quiesce_ms={} pause_us={}",
+        " moved={} state_bytes={} precopy_us={} quiesce_us={} pause_us={}",
         how.connections,
         how.bytes,
-        how.freeze.precopy.as_millis(),
-        how.freeze.quiesce.as_millis(),
+        how.freeze.precopy.as_micros(),
+        how.freeze.quiesce.as_micros(),
         how.pause.as_micros(),
     )
 }
