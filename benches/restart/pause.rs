@@ -20,7 +20,7 @@ const P99: f64 = 25e-3;
 const AT: usize = 15_000;
 
 /// Between two upgrades: load for the process that serves.
-const BETWEEN: Duration = Duration::from_millis(50);
+pub(crate) const BETWEEN: Duration = Duration::from_millis(50);
 
 /// What goes on beside the agents that are quiet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,13 +55,13 @@ impl Load {
 pub(crate) struct Outcome {
     store: bool,
     load: &'static str,
-    connections: usize,
+    pub(crate) connections: usize,
     upgrades: usize,
     pub(crate) pause: Quantiles,
     precopy: Quantiles,
     quiesce: Quantiles,
     /// Pre-copy and pause together.
-    all: Quantiles,
+    pub(crate) all: Quantiles,
     state_bytes: f64,
     errors: f64,
 }
@@ -69,7 +69,7 @@ pub(crate) struct Outcome {
 #[derive(Clone, Copy, Serialize)]
 pub(crate) struct Quantiles {
     pub(crate) median: f64,
-    p99: f64,
+    pub(crate) p99: f64,
     max: f64,
 }
 
@@ -137,6 +137,11 @@ fn round(
 pub(crate) const LONG: Duration = GRACE.saturating_mul(30);
 
 impl Outcome {
+    /// Whether it was measured under this load, and without a store.
+    pub(crate) fn is_of(&self, load: Load) -> bool {
+        !self.store && self.load == load.name()
+    }
+
     fn of(
         keeping: Keeping,
         load: Load,
@@ -171,7 +176,7 @@ pub(crate) fn print(title: &str, outcomes: &[Outcome]) {
     for it in outcomes {
         let last_commit = if it.store {
             format!(
-                "{:.0} | {:.0}",
+                "{:.2} | {:.2}",
                 it.quiesce.median * 1e3,
                 it.quiesce.max * 1e3
             )
@@ -179,7 +184,7 @@ pub(crate) fn print(title: &str, outcomes: &[Outcome]) {
             " | ".to_owned()
         };
         say!(
-            "| {} | {} | {} | {:.2} | {:.2} | {:.2} | {last_commit} | {:.0} | {:.0} | {} |",
+            "| {} | {} | {} | {:.2} | {:.2} | {:.2} | {last_commit} | {:.1} | {:.0} | {} |",
             it.load,
             it.connections,
             it.upgrades,

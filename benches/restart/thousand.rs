@@ -1,15 +1,16 @@
 //! A long line of processes, each taking over from the one before under load: nothing
 //! is lost on the way, and nothing is left over.
 
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use serde::Serialize;
 
 use crate::dynasty::{Dynasty, Keeping};
 use crate::herd::Herd;
-use crate::pause::LONG;
-use crate::support::load::Client;
+use crate::pause::{BETWEEN, LONG};
+use crate::support::load::{Client, GRACE};
 use crate::support::spread::{met, quantile};
 use crate::support::{Setup, note, process, say};
 
@@ -23,6 +24,14 @@ const GROWTH: f64 = 1.2;
 /// How often it is told how far it is.
 const TOLD: u32 = 100;
 
+/// What an upgrade may take at most on the average, with the load between two: many times
+/// what it takes, so that only a server that hangs is given up.
+const EACH: Duration = Duration::from_millis(600);
+
+/// How long a process may take after an upgrade to let go of what it needed for that.
+const SETTLING: Duration = Duration::from_secs(1);
+const LOOKS: u32 = 20;
+
 #[derive(Serialize)]
 pub(crate) struct Outcome {
     upgrades: u32,
@@ -35,13 +44,18 @@ pub(crate) struct Outcome {
     answered: f64,
     /// Replies that were wrong, missing or out of order, and connections that broke.
     errors: f64,
-    /// Of reports in the store.
+    told_errors: String,
+    /// Reports that were acknowledged, if all were that were sent.
+    reports: f64,
+    /// Of these in the store.
     rows: i64,
-    /// Of these, such as there are more than one of.
+    /// Rows that say what another one says.
     repeated: i64,
     /// Of agents that came or went.
     events: i64,
     agents: i64,
+    /// At the end.
+    processes: usize,
     /// Of the second process and of the last: both took over.
     early: Left,
     last: Left,
@@ -56,24 +70,38 @@ struct Left {
 }
 
 impl Left {
+    /// Once it has let go of what it took over with.
     fn of(id: u32) -> anyhow::Result<Self> {
+        let mut files = process::open_files(id)?;
+        for _ in 0..LOOKS {
+            thread::sleep(SETTLING / LOOKS);
+            files = files.min(process::open_files(id)?);
+        }
         Ok(Self {
             resident_bytes: process::memory(id, "VmRSS")?,
-            files: process::open_files(id)?,
+            files,
         })
     }
+}
+
+/// What is demanded, and what came of it.
+struct Demand {
+    what: &'static str,
+    measured: String,
+    is_met: bool,
 }
 
 pub(crate) fn run(setup: &Setup, upgrades: u32) -> anyhow::Result<Outcome> {
     note!("{upgrades} upgrades in a row …");
     let mut dynasty = Dynasty::start(setup, Keeping::Reports)?;
     let herd = Herd::gather(dynasty.address(), QUIET)?;
-    let client = Client::start(setup, dynasty.address(), &["--reply-timeout", "20s"], LONG)?;
-    let mut client = client;
+    let mut client = Client::start(setup, dynasty.address(), &["--reply-timeout", "20s"], LONG)?;
     let begun = Instant::now();
     let mut pauses = Vec::new();
     let mut early = None;
+    let longest = EACH * upgrades + GRACE;
     for number in 1..=upgrades {
+        thread::sleep(BETWEEN);
         let upgrade = dynasty
             .upgrade()
             .with_context(|| format!("upgrade {number}"))?;
@@ -82,6 +110,12 @@ pub(crate) fn run(setup: &Setup, upgrades: u32) -> anyhow::Result<Outcome> {
         if early.is_none() {
             early = Some(Left::of(dynasty.id())?);
         }
+        ensure!(
+            begun.elapsed() < longest,
+            "only {number} of {upgrades} upgrades in {} s; one takes {:.0} ms, with the load before it",
+            longest.as_secs(),
+            1e3 * begun.elapsed().as_secs_f64() / f64::from(number)
+        );
         if number % TOLD == 0 {
             note!(
                 "{number} upgrades after {:.0} s",
@@ -91,6 +125,7 @@ pub(crate) fn run(setup: &Setup, upgrades: u32) -> anyhow::Result<Outcome> {
     }
     let seconds = begun.elapsed().as_secs_f64();
     let last = Left::of(dynasty.id())?;
+    let processes = dynasty.processes()?;
     let report = client.interrupt()?;
     let in_mid_frame = herd.check()?;
     let store = rusqlite::Connection::open_with_flags(
@@ -107,6 +142,8 @@ pub(crate) fn run(setup: &Setup, upgrades: u32) -> anyhow::Result<Outcome> {
         sent: report.sent.reports + report.sent.heartbeats,
         answered: report.answered,
         errors: report.errors(),
+        told_errors: report.told_errors(),
+        reports: report.sent.reports,
         rows: count("SELECT count(*) FROM reports")? - i64::try_from(in_mid_frame)?,
         repeated: count(
             "SELECT count(*) - (SELECT count(*) FROM (SELECT DISTINCT peer, content, rand, \
@@ -114,80 +151,113 @@ pub(crate) fn run(setup: &Setup, upgrades: u32) -> anyhow::Result<Outcome> {
         )?,
         events: count("SELECT count(*) FROM events")?,
         agents: count("SELECT count(*) FROM agents")?,
+        processes,
         early: early.context("no upgrade")?,
         last,
         complaints: dynasty.complaints(),
     };
-    outcome.print(report.sent.reports);
+    outcome.print();
     Ok(outcome)
 }
 
 impl Outcome {
-    #[allow(clippy::cast_precision_loss)] // far below 2^53
-    fn print(&self, reports: f64) {
+    fn print(&self) {
         say!("\n### {} upgrades in a row\n", self.upgrades);
         say!(
-            "The original's load, {QUIET} quiet connections, a store: {:.0} s, one upgrade after \
-             the other. Pause: median {:.2} ms, p99 {:.2} ms, at most {:.2} ms.\n",
+            "The original's load, {QUIET} quiet connections, a store: {:.0} s, {} ms of load before \
+             each upgrade. Pause: median {:.2} ms, p99 {:.2} ms, at most {:.2} ms.\n",
             self.seconds,
+            BETWEEN.as_millis(),
             self.pause_median * 1e3,
             self.pause_p99 * 1e3,
             self.pause_max * 1e3
         );
         say!("| figure | measured | target |\n|---|---|---|");
-        let row = |figure: &str, measured: &str, is_met: bool| {
-            say!("| {figure} | {measured} | {} |", met(is_met));
-        };
-        row(
-            "frames sent, answered rightly and in order",
-            &format!("{:.0}, {:.0}", self.sent, self.answered),
-            self.sent <= self.answered,
+        for Demand {
+            what,
+            measured,
+            is_met,
+        } in self.demands()
+        {
+            say!("| {what} | {measured} | {} |", met(is_met));
+        }
+    }
+
+    /// That nothing was lost, repeated or left over.
+    ///
+    /// # Errors
+    /// What was.
+    pub(crate) fn demand(&self) -> anyhow::Result<()> {
+        let missed = self.demands().into_iter().filter(|demand| !demand.is_met);
+        let missed = missed.map(|it| format!("{}: {}", it.what, it.measured));
+        let missed = missed.collect::<Vec<_>>().join("\n");
+        ensure!(
+            missed.is_empty(),
+            "{missed}\n{}\n{}",
+            self.told_errors,
+            self.complaints.join("\n")
         );
-        row(
+        Ok(())
+    }
+
+    #[allow(clippy::cast_precision_loss)] // far below 2^53
+    fn demands(&self) -> Vec<Demand> {
+        let Self { early, last, .. } = self;
+        let memory = [early, last].map(|left| left.resident_bytes as f64 / (1024.0 * 1024.0));
+        let [early_memory, last_memory] = memory;
+        let mut demands = Vec::new();
+        let mut demand = |what, measured, is_met| {
+            demands.push(Demand {
+                what,
+                measured,
+                is_met,
+            });
+        };
+        demand(
+            "frames sent, answered rightly and in order",
+            format!("{:.0}, {:.0}", self.sent, self.answered),
+            (self.sent - self.answered).abs() < 0.5,
+        );
+        demand(
             "connections reset, refused or made again, replies lost, repeated or out of order",
-            &format!("{:.0}", self.errors),
+            format!("{:.0}", self.errors),
             self.errors <= 0.0,
         );
-        row(
+        demand(
             "reports acknowledged, and in the store",
-            &format!("{reports:.0}, {}", self.rows),
-            (reports - self.rows as f64).abs() < 0.5,
+            format!("{:.0}, {}", self.reports, self.rows),
+            (self.reports - self.rows as f64).abs() < 0.5,
         );
-        row(
+        demand(
             "reports in the store twice",
-            &self.repeated.to_string(),
+            self.repeated.to_string(),
             self.repeated == 0,
         );
-        row(
-            "agents, and events of them",
-            &format!("{}, {}", self.agents, self.events),
+        demand(
+            "agents, and events of them: each came online once",
+            format!("{}, {}", self.agents, self.events),
             self.agents == self.events,
         );
-        row(
-            "processes left over",
-            "0: each has ended before the next upgrade",
-            true,
+        demand(
+            "processes at the end",
+            self.processes.to_string(),
+            self.processes == 1,
         );
-        row(
+        demand(
             "descriptors of the second process, of the last",
-            &format!("{}, {}", self.early.files, self.last.files),
-            self.last.files <= self.early.files,
+            format!("{}, {}", early.files, last.files),
+            last.files <= early.files,
         );
-        let (early, last) = (self.early.resident_bytes, self.last.resident_bytes);
-        row(
+        demand(
             "memory of the second process, of the last, MiB",
-            &format!("{:.1}, {:.1}", mebibytes(early), mebibytes(last)),
-            mebibytes(last) <= GROWTH * mebibytes(early),
+            format!("{early_memory:.1}, {last_memory:.1}"),
+            last_memory <= GROWTH * early_memory,
         );
-        row(
+        demand(
             "warnings and errors in the log",
-            &self.complaints.len().to_string(),
+            self.complaints.len().to_string(),
             self.complaints.is_empty(),
         );
+        demands
     }
-}
-
-#[allow(clippy::cast_precision_loss)] // far below 2^53
-fn mebibytes(bytes: u64) -> f64 {
-    bytes as f64 / (1024.0 * 1024.0)
 }

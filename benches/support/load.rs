@@ -138,6 +138,15 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    /// What went wrong, and how often.
+    pub(crate) fn told_errors(&self) -> String {
+        let told = self
+            .errors
+            .iter()
+            .map(|it| format!("{} {}: {}", it.count, it.fault, it.cause));
+        told.collect::<Vec<_>>().join(", ")
+    }
+
     /// Replies that were wrong or missing, and connections that broke.
     pub(crate) fn errors(&self) -> f64 {
         let counts = self.errors.iter().map(|error| error.count);
@@ -176,4 +185,6 @@ struct Itself {
 #[derive(Deserialize)]
 struct ErrorCount {
     count: f64,
+    fault: String,
+    cause: String,
 }

@@ -2,6 +2,7 @@
 //! rounds, and how figures are told.
 
 pub(crate) mod callgrind;
+pub(crate) mod chart;
 pub(crate) mod child;
 pub(crate) mod dial;
 pub(crate) mod files;

@@ -3,8 +3,8 @@
 
 use std::fmt::Write as _;
 
-use super::{MARGIN, WIDTH, file};
 use crate::growth::{Outcome, Point};
+use crate::support::chart::{MARGIN, WIDTH, file};
 
 const HEADING: f64 = 34.0;
 const CURVE: f64 = 144.0;

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::{MARGIN, file};
 use crate::contestants::Contestant;
 use crate::loads::CHARTED;
 use crate::side_by_side::{Entry, Outcome};
+use crate::support::chart::{MARGIN, file};
 
 /// Labels stand left of the bars, rates right of them.
 const LABELS: f64 = 170.0;
