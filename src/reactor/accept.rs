@@ -74,9 +74,14 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
     }
 
+    /// Connections that count for the limit: those who are being turned away do not.
+    #[must_use]
+    pub fn population(&self) -> usize {
+        self.connections.len() - self.turned_away.len()
+    }
+
     fn is_full(&self) -> bool {
-        let served = self.connections.len() - self.turned_away.len();
-        served >= self.config.max_connections
+        self.population() >= self.config.max_connections
     }
 
     fn turn_away(&mut self, id: ConnectionId, peer: SocketAddr, why: Busy) {

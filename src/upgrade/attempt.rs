@@ -21,6 +21,7 @@ use crate::handover::{
     Binary, Hello, Line, LineError, MAX_SOCKETS, Predecessor, Process, ReceiveError, Sealed,
     SendError, Sending, Step, ToPredecessor, ToSuccessor,
 };
+use crate::reactor::RESERVED_DESCRIPTORS;
 use crate::snapshot::{Record, Writer};
 use crate::store::Lock;
 use crate::time::Moment;
@@ -68,6 +69,8 @@ pub struct Attempt {
     format: u16,
     /// Sockets in a message, at most.
     batch: usize,
+    /// The successor's limit of open files, once it has told it.
+    room: u64,
     writer: Writer,
     precopy: Duration,
     /// Bytes of all snapshots so far.
@@ -130,6 +133,7 @@ impl Attempt {
             batch: usize::try_from(descriptors / 8)
                 .unwrap_or(MAX_SOCKETS)
                 .clamp(1, MAX_SOCKETS),
+            room: u64::MAX,
             writer: Writer::new(0),
             precopy: Duration::ZERO,
             bytes: 0,
@@ -205,6 +209,8 @@ impl Attempt {
         if Moment::now() >= self.until {
             return Err(self.too_late());
         }
+        // Agents connect all the time.
+        self.expect_room(server)?;
         if let Stage::PreCopy(_) = self.stage {
             self.copy(server)?;
         }
@@ -229,6 +235,8 @@ impl Attempt {
             ToPredecessor::Hello(hello) => {
                 self.format = hello.agree().map_err(|error| self.failure(&error))?;
                 self.writer = Writer::new(self.format);
+                self.room = hello.descriptors;
+                self.expect_room(server)?;
                 self.stage = Stage::Prepare;
             }
             ToPredecessor::Ready => {
@@ -249,6 +257,21 @@ impl Attempt {
             ToPredecessor::Ack { .. } | ToPredecessor::Committed(_) => {}
         }
         Ok(())
+    }
+
+    /// The successor may open a file for each connection, and those that it has besides.
+    fn expect_room(&self, server: &Server) -> Result<(), Failure> {
+        let connections = server.population();
+        let needed = connections + RESERVED_DESCRIPTORS;
+        if needed as u64 <= self.room {
+            return Ok(());
+        }
+        Err(self.failure(&format_args!(
+            "the successor may have {} files open and needs {needed}, one for each of \
+             {connections} connections and {RESERVED_DESCRIPTORS} more; raise its limit \
+             (ulimit -n)",
+            self.room
+        )))
     }
 
     /// Copies some more, and goes over to the last commit once there is little left. The
@@ -305,7 +328,8 @@ impl Attempt {
             Ok(Sending::Sent) => Ok(()),
             Ok(Sending::Full) => Err(self.failure(&"the successor takes no more messages")),
             Ok(Sending::TooManyInFlight) => Err(self.failure(
-                &"too many descriptors of this user are on their way between processes; try again",
+                &"too many descriptors of this user are on their way between processes; try again, \
+                  or raise the limit of open files",
             )),
             Err(LineError::Send(SendError::Gone)) => Err(self.gone()),
             Err(error) => Err(self.failure(&error)),

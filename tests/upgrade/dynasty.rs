@@ -1,7 +1,9 @@
 //! Servers that follow one another.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -275,6 +277,30 @@ impl Dynasty {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(self.reigns, signal).unwrap();
+    }
+
+    /// A program in its folder that says this to a shell.
+    pub(crate) fn script(&self, script: &str) -> String {
+        self.script_of("sh", script)
+    }
+
+    /// The same, to this shell.
+    pub(crate) fn script_of(&self, shell: &str, script: &str) -> String {
+        let path = self.folder().join("script");
+        let script = format!("#!/usr/bin/env {shell}\n{script}\n");
+        std::fs::write(&path, script).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// An attempt that has failed has left no process, and the one that serves no
+    /// descriptor beside those that it had `before`.
+    #[track_caller]
+    pub(crate) fn expect_nothing_of_the_attempt(&self, before: &HashSet<usize>) {
+        assert_eq!(self.family(), [self.pid()], "and no other process");
+        let now = descriptors_of(self.pid());
+        let more: Vec<_> = now.difference(before).collect();
+        assert!(more.is_empty(), "{more:?}");
     }
 
     /// All processes that are there and have come of the first, itself included: they

@@ -20,6 +20,7 @@ mod faults;
 mod generations;
 mod listener;
 mod moving;
+mod open_files;
 mod refusals;
 mod signals;
 mod store;

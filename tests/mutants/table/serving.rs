@@ -351,8 +351,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "accept: one connection too many",
         "src/reactor/accept.rs",
-        "served >= self.config.max_connections",
-        Expression("served > self.config.max_connections"),
+        "self.population() >= self.config.max_connections",
+        Expression("self.population() > self.config.max_connections"),
     ),
     mutant(
         "accept: a newcomer that cannot be watched is counted",

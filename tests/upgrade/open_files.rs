@@ -1,0 +1,194 @@
+//! Too few open files: in the successor, or under way to it.
+
+use std::fs::File;
+use std::os::fd::AsFd as _;
+
+use hawk::handover::{Channel, MAX_DESCRIPTORS};
+use hawk::reactor::RESERVED_DESCRIPTORS;
+use rustix::thread::{CapabilitySet, capabilities};
+
+use crate::during::BEFORE_AGENTS;
+use crate::dynasty::Dynasty;
+use crate::support::*;
+
+/// The build under test, by its path.
+const THIS: &str = env!("CARGO_BIN_EXE_hawk");
+
+#[test]
+fn a_successor_that_may_not_open_a_file_for_each_connection_is_refused() {
+    const AGENTS: usize = 20;
+    let mut dynasty = Dynasty::start(&[]);
+    let mut agents: Vec<Agent> = (0..AGENTS).map(|_| dynasty.connect()).collect();
+    agents.iter_mut().for_each(Agent::expect_alive);
+    let before = descriptors_of(dynasty.pid());
+    let needed = AGENTS + RESERVED_DESCRIPTORS;
+    for limit in [needed - 1, RESERVED_DESCRIPTORS, 40] {
+        let binary = dynasty.script(&format!("ulimit -n {limit}; exec {THIS} \"$@\""));
+        let why = format!(
+            "rolled back at hello: the successor may have {limit} files open and needs {needed}, \
+             one for each of {AGENTS} connections and {RESERVED_DESCRIPTORS} more; raise its limit"
+        );
+        dynasty.expect_refusal(&["--binary", &binary], &why);
+        dynasty.wait_until(|stats| stats.get("connections") == AGENTS as u64);
+        dynasty.expect_nothing_of_the_attempt(&before);
+    }
+    agents.iter_mut().for_each(Agent::expect_alive);
+    // The next may open as many as it needs, and not one more.
+    let binary = dynasty.script(&format!("ulimit -n {needed}; exec {THIS} \"$@\""));
+    let succession = dynasty.upgrade(&["--binary", &binary]);
+    assert_eq!(succession.fields.get("connections"), AGENTS as u64);
+    agents.iter_mut().for_each(Agent::expect_alive);
+    // It is full, and says so. The server before it would have had room.
+    let mut one_more = dynasty.connect();
+    one_more.expect_line("busy: too many connections");
+    drop(agents.pop());
+    dynasty.wait_until(|stats| stats.get("connections") == AGENTS as u64 - 1);
+    dynasty.connect().expect_alive();
+    dynasty.stop();
+}
+
+/// The limit is the same for all, and those who are turned away do not count for it.
+#[test]
+fn a_full_server_hands_over_to_one_with_the_same_limit() {
+    let limit = RESERVED_DESCRIPTORS + 20;
+    let mut dynasty = Dynasty::start_with(&[], |launch| limited(launch, limit));
+    let mut agents: Vec<Agent> = (0..20).map(|_| dynasty.connect()).collect();
+    agents.iter_mut().for_each(Agent::expect_alive);
+    let mut turned_away: Vec<Agent> = (0..30).map(|_| dynasty.connect()).collect();
+    let busy = "busy: too many connections";
+    turned_away
+        .iter_mut()
+        .for_each(|agent| agent.expect_line(busy));
+    for _ in 0..2 {
+        // They linger, for their sides are open.
+        assert_eq!(dynasty.stats().get("connections"), 50);
+        let succession = dynasty.upgrade(&[]);
+        assert_eq!(succession.fields.get("connections"), 50);
+    }
+    agents.iter_mut().for_each(Agent::expect_alive);
+    turned_away.iter_mut().for_each(Agent::expect_eof);
+    dynasty.stop();
+}
+
+#[test]
+fn a_crowd_that_connects_while_state_is_copied_counts() {
+    const AGENTS: usize = 4;
+    let Some(halt) = Halt::behind("epoll_ctl", BEFORE_AGENTS + 2) else {
+        return;
+    };
+    let mut dynasty = Dynasty::start(&[]);
+    let mut agents: Vec<Agent> = (0..AGENTS).map(|_| dynasty.connect()).collect();
+    agents.iter_mut().for_each(Agent::expect_alive);
+    let before = descriptors_of(dynasty.pid());
+    let limit = RESERVED_DESCRIPTORS + 2 * AGENTS;
+    let halting = halt.binary();
+    let binary = dynasty.script(&format!(
+        "ulimit -n {limit}; exec {} \"$@\"",
+        halting.display()
+    ));
+    let under_way = dynasty.begin(&["--binary", &binary]);
+    halt.wait(under_way.successor);
+    let mut crowd: Vec<Agent> = (0..2 * AGENTS).map(|_| dynasty.connect()).collect();
+    dynasty.wait_until(|stats| stats.get("connections") == 3 * AGENTS as u64);
+    let why =
+        format!("rolled back at pre-copy: the successor may have {limit} files open and needs ");
+    let none = dynasty.expect_some_end(under_way, &why);
+    assert!(none.is_none(), "{none:?}");
+    crowd.iter_mut().for_each(Agent::expect_alive);
+    drop(crowd);
+    dynasty.wait_until(|stats| stats.get("connections") == AGENTS as u64);
+    dynasty.expect_nothing_of_the_attempt(&before);
+    agents.iter_mut().for_each(Agent::expect_alive);
+    dynasty.upgrade(&[]);
+    agents.iter_mut().for_each(Agent::expect_alive);
+    dynasty.stop();
+}
+
+/// The limit would do, but for what the successor has open besides, of which nobody can
+/// know: the kernel leaves descriptors out of a message (`MSG_CTRUNC`).
+#[test]
+fn descriptors_that_are_lost_on_their_way_cost_nobody_anything() {
+    const AGENTS: usize = 100;
+    let limit = AGENTS + RESERVED_DESCRIPTORS;
+    let mut dynasty = Dynasty::start(&[]);
+    let mut agents: Vec<Agent> = (0..AGENTS).map(|_| dynasty.connect()).collect();
+    agents.iter_mut().for_each(Agent::expect_alive);
+    let whole = report("begun before descriptors were lost");
+    let (begun, rest) = whole.split_at(20);
+    agents[0].send(begun);
+    agents[0].wait_delivered();
+    let before = descriptors_of(dynasty.pid());
+    // Some forty are left to it. Only bash opens files under numbers of two digits.
+    let binary = dynasty.script_of(
+        "bash",
+        &format!(
+            "ulimit -n {limit}\nfor ((n = 10; n < 130; n++)); do eval \"exec $n</dev/null\"; done\n\
+             exec {THIS} \"$@\""
+        ),
+    );
+    for _ in 0..2 {
+        dynasty.expect_refusal(
+            &["--binary", &binary],
+            "rolled back at pre-copy: descriptors were lost on their way, because too many files \
+             are open; raise the limit of open files",
+        );
+        dynasty.wait_until(|stats| stats.get("connections") == AGENTS as u64);
+        dynasty.expect_nothing_of_the_attempt(&before);
+    }
+    agents[1..].iter_mut().for_each(Agent::expect_alive);
+    let succession = dynasty.upgrade(&[]);
+    assert_eq!(succession.fields.get("connections"), AGENTS as u64);
+    agents[0].send(rest);
+    agents[0].expect_line(REPORT);
+    agents.iter_mut().for_each(Agent::expect_alive);
+    dynasty.stop();
+}
+
+/// Another program of the same user has many descriptors under way (`ETOOMANYREFS`).
+#[test]
+fn descriptors_that_cannot_be_sent_now_are_for_the_next_attempt() {
+    const LIMIT: usize = 300;
+    let mut dynasty = Dynasty::start_with(&[], |launch| limited(without_privilege(launch), LIMIT));
+    let mut agents: Vec<Agent> = (0..50).map(|_| dynasty.connect()).collect();
+    agents.iter_mut().for_each(Agent::expect_alive);
+    let before = descriptors_of(dynasty.pid());
+    let (other, its_peer) = Channel::pair().unwrap();
+    let file = File::open("/dev/null").unwrap();
+    let many = [(); MAX_DESCRIPTORS].map(|()| file.as_fd());
+    for _ in 0..LIMIT.div_ceil(MAX_DESCRIPTORS) {
+        other.send(b"nobody takes them", &many).unwrap();
+    }
+    for _ in 0..2 {
+        dynasty.expect_refusal(
+            &[],
+            "rolled back at pre-copy: too many descriptors of this user are on their way between \
+             processes; try again, or raise the limit of open files",
+        );
+        dynasty.wait_until(|stats| stats.get("connections") == 50);
+        dynasty.expect_nothing_of_the_attempt(&before);
+    }
+    agents.iter_mut().for_each(Agent::expect_alive);
+    drop((other, its_peer));
+    let succession = dynasty.upgrade(&[]);
+    assert_eq!(succession.fields.get("connections"), 50);
+    agents.iter_mut().for_each(Agent::expect_alive);
+    dynasty.stop();
+}
+
+/// So many files may be open, and no more can be had.
+fn limited(launch: Launch, files: usize) -> Launch {
+    launch.under(
+        "sh",
+        &["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\"")],
+    )
+}
+
+/// Who may do all is not held to the limit of what is under way.
+fn without_privilege(launch: Launch) -> Launch {
+    let exempt = CapabilitySet::SYS_RESOURCE | CapabilitySet::SYS_ADMIN;
+    let has = capabilities(None).unwrap().effective;
+    match has.intersects(exempt) {
+        true => launch.under("setpriv", &["--bounding-set=-all", "--inh-caps=-all"]),
+        false => launch,
+    }
+}
