@@ -42,12 +42,13 @@ impl Binary {
     /// file that it runs.
     ///
     /// # Errors
-    /// That neither the current folder nor the running file can be had.
+    /// That the running file cannot be had.
     pub fn running() -> io::Result<Self> {
         let running = fs::metadata(RUNNING)?;
         let called_by = std::env::args_os().next().unwrap_or_default();
         let search = std::env::var_os("PATH").unwrap_or_default();
-        let folder = std::env::current_dir()?;
+        // It may be gone, which matters to a relative path only: that is not found then.
+        let folder = std::env::current_dir().unwrap_or_default();
         match find(&called_by, &search, &folder, &running) {
             Some(path) => Ok(Self(path)),
             None => std::env::current_exe().map(Self),
@@ -89,8 +90,8 @@ impl Binary {
 /// does it.
 fn find(called_by: &OsStr, search: &OsStr, folder: &Path, running: &Metadata) -> Option<PathBuf> {
     let is_running = |path: &PathBuf| {
-        let found = fs::metadata(path);
-        found.is_ok_and(|file| (file.dev(), file.ino()) == (running.dev(), running.ino()))
+        let is_it = |file: Metadata| (file.dev(), file.ino()) == (running.dev(), running.ino());
+        path.is_absolute() && fs::metadata(path).is_ok_and(is_it)
     };
     if called_by.is_empty() {
         return None;

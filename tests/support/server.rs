@@ -1,7 +1,6 @@
 //! The server as a process of its own.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
@@ -76,21 +75,9 @@ impl Launch {
     }
 
     /// Has `program` run it, which is to make way for it: the process is the server's.
-    pub(crate) fn under(self, program: &str, args: &[&str]) -> Self {
+    pub(crate) fn under(mut self, program: &str, args: &[&str]) -> Self {
         let mut command = Command::new(program);
         command.args(args).arg(self.command.get_program());
-        self.become_one_of(command)
-    }
-
-    /// Runs the same with another binary, called by this path, in this folder.
-    pub(crate) fn binary(self, path: &str, folder: &Path) -> Self {
-        let mut command = Command::new(path);
-        command.current_dir(folder);
-        self.become_one_of(command)
-    }
-
-    /// The same arguments and environment for another command.
-    fn become_one_of(mut self, mut command: Command) -> Self {
         command.args(self.command.get_args()).stdin(Stdio::null());
         for (key, value) in self.command.get_envs() {
             match value {

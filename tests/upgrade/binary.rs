@@ -1,122 +1,293 @@
-//! The file that a successor is made of, whatever is done to it meanwhile.
+//! What lies where a server was started from, when it is asked to hand over: not what lay
+//! there when it was started.
 
-use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::fs::{self, OpenOptions, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use rustix::process::Pid;
+use hawk::handover::BUILD;
+use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::builds::NEXT;
 use crate::dynasty::Dynasty;
+use crate::support::*;
 
-/// Puts a copy of hawk there, in one step, as `install` does.
-fn install(path: &Path) {
-    let fresh = path.with_extension("fresh");
-    fs::copy(env!("CARGO_BIN_EXE_hawk"), &fresh).unwrap();
-    fs::rename(fresh, path).unwrap();
-}
+/// The build under test, by its path.
+const THIS: &str = env!("CARGO_BIN_EXE_hawk");
 
-/// Which file it is, whatever its name.
-fn file(path: &Path) -> (u64, u64) {
-    let metadata = fs::metadata(path).unwrap();
-    (metadata.dev(), metadata.ino())
-}
+/// A folder with programs in it, which are links to builds.
+struct Place(TempDir);
 
-/// The file that a process runs.
-fn running(pid: Pid) -> (u64, u64) {
-    file(&PathBuf::from(format!(
-        "/proc/{}/exe",
-        pid.as_raw_nonzero()
-    )))
-}
-
-/// A server of a binary in a folder of its own, called by this name there.
-fn start(name: &str) -> (TempDir, PathBuf, Dynasty) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("hawk");
-    install(&path);
-    let dynasty = Dynasty::start_with(&[], |launch| launch.binary(name, folder.path()));
-    assert_eq!(running(dynasty.pid()), file(&path));
-    (folder, path, dynasty)
-}
-
-#[test]
-fn what_lies_there_by_then_takes_over() {
-    let (_folder, path, mut dynasty) = start("./hawk");
-    let mut agent = dynasty.connect();
-    for _ in 0..3 {
-        install(&path);
-        assert_ne!(running(dynasty.pid()), file(&path), "another file by now");
-        dynasty.upgrade(&[]);
-        assert_eq!(running(dynasty.pid()), file(&path));
-        agent.expect_alive();
+impl Place {
+    /// With the build under test as `hawk`.
+    fn new() -> Self {
+        // Where the builds are too: links do not go from one file system to another.
+        let place = Self(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
+        place.lay(THIS, "hawk");
+        place
     }
-    dynasty.stop();
-}
 
-#[test]
-fn a_link_may_be_pointed_elsewhere_and_back() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name);
-    let point = |to: &str| {
-        symlink(to, at("fresh")).unwrap();
-        fs::rename(at("fresh"), at("current")).unwrap();
-    };
-    install(&at("hawk-1"));
-    install(&at("hawk-2"));
-    point("hawk-1");
-    let current = at("current");
-    let name = current.to_str().unwrap();
-    let mut dynasty = Dynasty::start_with(&[], |launch| launch.binary(name, folder.path()));
-    let mut agent = dynasty.connect();
-    for to in ["hawk-2", "hawk-1"] {
-        point(to);
-        dynasty.upgrade(&[]);
-        assert_eq!(running(dynasty.pid()), file(&at(to)));
-        agent.expect_alive();
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
     }
-    dynasty.stop();
+
+    /// Has `build` lie there instead of what does, as a package manager does it.
+    fn lay(&self, build: &str, name: &str) {
+        let new = self.at("new");
+        fs::hard_link(build, &new).unwrap();
+        fs::rename(&new, self.at(name)).unwrap();
+        assert!(
+            !new.exists(),
+            "it was there already, and renaming did nothing"
+        );
+    }
+
+    /// The same for a symbolic link.
+    fn link(&self, target: &str, name: &str) {
+        let new = self.at("new");
+        symlink(target, &new).unwrap();
+        fs::rename(new, self.at(name)).unwrap();
+    }
+
+    /// A server that a shell has started here, by `command`.
+    fn start(&self, command: &str) -> Dynasty {
+        let script = format!("cd {}; {command} \"$@\"", self.0.path().display());
+        Dynasty::start_with(&[], |launch| launch.under("sh", &["-c", &script]))
+    }
+}
+
+impl Dynasty {
+    /// The build that serves is the one that is called so.
+    #[track_caller]
+    fn expect_build(&self, stamp: &str) {
+        let line = self.restart_line();
+        assert!(line.contains(&format!(" version={stamp}")), "{line}");
+    }
 }
 
 #[test]
-fn what_is_not_there_or_no_program_does_not_take_over_and_what_comes_next_does() {
-    let (_folder, path, mut dynasty) = start("./hawk");
-    let mut agent = dynasty.connect();
-    let write = |content: &[u8], mode: u32| {
-        fs::write(&path, content).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-    };
-    // For another machine: the ELF header's e_machine is its 19th and 20th byte.
-    let mut foreign = fs::read(&path).unwrap();
-    foreign[18..20].copy_from_slice(&0x00F3_u16.to_le_bytes());
-    type Attempt<'a> = (&'a dyn Fn(), &'a str);
-    let attempts: [Attempt<'_>; 6] = [
-        (&|| {}, "rolled back at preflight: there is no binary at"),
-        (&|| fs::create_dir(&path).unwrap(), "is not a file"),
-        (&|| write(&foreign, 0o644), "is not executable"),
-        (
-            &|| write(&foreign, 0o755),
-            "rolled back at spawn: cannot start",
-        ),
-        (&|| write(b"", 0o755), "rolled back at spawn: cannot start"),
-        (
-            &|| write(b"words", 0o755),
-            "rolled back at spawn: cannot start",
-        ),
-    ];
-    for (put, why) in attempts {
-        fs::remove_file(&path)
-            .or_else(|_| fs::remove_dir(&path))
-            .unwrap();
-        put();
-        dynasty.expect_refusal(&[], why);
-        agent.expect_alive();
-        if path.is_dir() {
-            fs::remove_dir(&path).unwrap();
+fn what_lies_there_now_is_taken_however_it_was_called() {
+    for command in [
+        "exec $PWD/hawk",
+        "exec ./hawk",
+        "exec bin/../hawk",
+        "PATH=$PWD:$PATH exec hawk",
+        "PATH=bin:.:$PATH exec hawk",
+    ] {
+        let place = Place::new();
+        fs::create_dir(place.at("bin")).unwrap();
+        let mut dynasty = place.start(command);
+        let mut agent = dynasty.connect();
+        dynasty.expect_build(BUILD);
+        for (build, stamp) in [(NEXT.binary(), NEXT.stamp), (THIS, BUILD)] {
+            place.lay(build, "hawk");
+            dynasty.upgrade(&[]);
+            dynasty.expect_build(stamp);
+            agent.expect_alive();
         }
-        install(&path);
+        place.lay(NEXT.binary(), "hawk");
+        let mark = dynasty.log().count();
+        dynasty.signal(Signal::USR2);
+        let successor = |line: &str| line.contains("] took over version=test-next ");
+        dynasty.log().wait_for(mark, successor);
+        agent.expect_alive();
+        dynasty.expect_successor_since(mark);
+        dynasty.stop();
+    }
+}
+
+#[test]
+fn a_link_is_followed_where_it_leads_now() {
+    for (link, to, command) in [
+        ("current", ["1", "2"], "exec ./current/hawk"),
+        ("hawk-1", ["1/hawk", "2/hawk"], "exec $PWD/hawk-1"),
+    ] {
+        let place = Place::new();
+        for (folder, build) in [("1", THIS), ("2", NEXT.binary())] {
+            fs::create_dir(place.at(folder)).unwrap();
+            place.lay(build, &format!("{folder}/hawk"));
+        }
+        place.link(to[0], link);
+        let mut dynasty = place.start(command);
+        let mut agent = dynasty.connect();
+        for (to, stamp) in [(to[1], NEXT.stamp), (to[0], BUILD)] {
+            place.link(to, link);
+            dynasty.upgrade(&[]);
+            dynasty.expect_build(stamp);
+            agent.expect_alive();
+        }
+        dynasty.stop();
+    }
+}
+
+/// What comes to lie at the path.
+type Mess = fn(&Path);
+
+/// What lies there, and how the attempt ends.
+const NO_SUCCESSORS: [(&str, Mess, &str); 11] = [
+    ("nothing", |_| {}, "preflight: there is no binary at"),
+    (
+        "a link to nothing",
+        |path| symlink("nowhere", path).unwrap(),
+        "preflight: there is no binary at",
+    ),
+    (
+        "a folder",
+        |path| fs::create_dir(path).unwrap(),
+        "preflight: {} is not a file",
+    ),
+    (
+        "a socket",
+        |path| drop(UnixListener::bind(path).unwrap()),
+        "preflight: {} is not a file",
+    ),
+    (
+        "a text",
+        |path| fs::write(path, "hawk\n").unwrap(),
+        "preflight: {} is not executable",
+    ),
+    (
+        "a text that claims to be a program",
+        |path| write_program(path, b"hawk\n"),
+        "spawn: cannot start {}: Exec format error",
+    ),
+    (
+        "a program for another machine",
+        |path| {
+            // The ELF header's e_machine is its 19th and 20th byte.
+            let mut program = fs::read(THIS).unwrap();
+            program[18..20].copy_from_slice(&0x00F3_u16.to_le_bytes());
+            write_program(path, &program);
+        },
+        "spawn: cannot start {}: Exec format error",
+    ),
+    (
+        "nothing but a name",
+        |path| write_program(path, b""),
+        "spawn: cannot start {}: Exec format error",
+    ),
+    (
+        "a script without an interpreter",
+        |path| write_program(path, b"#!/nowhere/sh\n"),
+        "spawn: cannot start {}: No such file or directory",
+    ),
+    (
+        "a program of which the end is missing",
+        |path| write_program(path, &fs::read(THIS).unwrap()[..1 << 20]),
+        "hello: the successor ended (signal: ",
+    ),
+    (
+        "another program",
+        |path| write_program(path, b"#!/bin/sh\nexit 3\n"),
+        "hello: the successor ended (exit status: 3)",
+    ),
+];
+
+fn write_program(path: &Path, bytes: &[u8]) {
+    fs::write(path, bytes).unwrap();
+    fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn what_is_no_successor_changes_nothing() {
+    let place = Place::new();
+    let path = place.at("hawk");
+    let mut dynasty = place.start("exec ./hawk");
+    let mut agent = dynasty.connect();
+    let mut in_mid_frame = dynasty.connect();
+    let whole = report("begun before many attempts");
+    let mut bytes = whole.chunks(1);
+    for (what, mess, why) in NO_SUCCESSORS {
+        in_mid_frame.send(bytes.next().unwrap());
+        in_mid_frame.wait_delivered();
+        fs::remove_file(&path).unwrap();
+        mess(&path);
+        let why = why.replace("{}", path.to_str().unwrap());
+        dynasty.expect_refusal(&[], &format!("rolled back at {why}"));
+        agent.expect_alive();
+        assert_eq!(dynasty.family(), [dynasty.pid()], "{what}");
+        // It does not stand in the way of the next.
+        match path.is_dir() {
+            true => fs::remove_dir(&path).unwrap(),
+            false => drop(fs::remove_file(&path)),
+        }
+        place.lay(THIS, "hawk");
         dynasty.upgrade(&[]);
         agent.expect_alive();
     }
+    in_mid_frame.send(&bytes.flatten().copied().collect::<Vec<_>>());
+    in_mid_frame.expect_line(REPORT);
+    dynasty.stop();
+}
+
+#[test]
+fn a_program_that_is_still_written_is_refused() {
+    let place = Place::new();
+    let mut dynasty = place.start("exec ./hawk");
+    let mut agent = dynasty.connect();
+    agent.expect_alive();
+    let half = place.at("half");
+    fs::copy("/bin/true", &half).unwrap();
+    let writer = OpenOptions::new().append(true).open(&half).unwrap();
+    fs::rename(half, place.at("hawk")).unwrap();
+    dynasty.expect_refusal(&[], "rolled back at spawn: cannot start");
+    drop(writer);
+    place.lay(NEXT.binary(), "hawk");
+    dynasty.upgrade(&[]);
+    dynasty.expect_build(NEXT.stamp);
+    agent.expect_alive();
+    dynasty.stop();
+}
+
+/// The path is that of the start, wherever its folder goes.
+#[test]
+fn a_folder_that_has_moved_is_not_looked_for() {
+    let place = Place::new();
+    fs::create_dir(place.at("1")).unwrap();
+    place.lay(THIS, "1/hawk");
+    let mut dynasty = place.start("cd 1; exec ./hawk");
+    let mut agent = dynasty.connect();
+    fs::rename(place.at("1"), place.at("2")).unwrap();
+    let path = place.at("1/hawk");
+    let why = format!("preflight: there is no binary at {}", path.display());
+    dynasty.expect_refusal(&[], &why);
+    agent.expect_alive();
+    fs::create_dir(place.at("1")).unwrap();
+    place.lay(NEXT.binary(), "1/hawk");
+    dynasty.upgrade(&[]);
+    dynasty.expect_build(NEXT.stamp);
+    agent.expect_alive();
+    dynasty.stop();
+}
+
+#[test]
+fn a_server_whose_folder_is_gone_hands_over_again_and_again() {
+    let place = Place::new();
+    fs::create_dir(place.at("gone")).unwrap();
+    let mut dynasty = place.start("hawk=$PWD/hawk; cd gone; exec $hawk");
+    let mut agent = dynasty.connect();
+    fs::remove_dir(place.at("gone")).unwrap();
+    for (build, stamp) in [(NEXT.binary(), NEXT.stamp), (THIS, BUILD)] {
+        place.lay(build, "hawk");
+        dynasty.upgrade(&[]);
+        dynasty.expect_build(stamp);
+        agent.expect_alive();
+    }
+    dynasty.stop();
+}
+
+/// Of whoever asks, that is, and not of the server.
+#[test]
+fn a_binary_that_is_named_counts_from_the_folder_of_who_names_it() {
+    let place = Place::new();
+    fs::create_dir(place.at("elsewhere")).unwrap();
+    place.lay(NEXT.binary(), "elsewhere/hawk");
+    let mut dynasty = place.start("exec ./hawk");
+    let mut agent = dynasty.connect();
+    dynasty.upgrade_from(&place.at("elsewhere"), &["--binary", "./hawk"]);
+    dynasty.expect_build(NEXT.stamp);
+    agent.expect_alive();
     dynasty.stop();
 }

@@ -186,6 +186,14 @@ impl Dynasty {
         self.succeeded(&told)
     }
 
+    /// The same, asked for in this folder.
+    #[track_caller]
+    pub(crate) fn upgrade_from(&mut self, folder: &Path, args: &[&str]) -> Succession {
+        let script = format!("cd {}; exec \"$0\" \"$@\"", folder.display());
+        let told = self.asking(args).under("sh", &["-c", &script]).run();
+        self.succeeded(&told)
+    }
+
     #[track_caller]
     fn succeeded(&mut self, told: &Exit) -> Succession {
         assert_eq!(told.code, Some(0), "{told:?}\n{:#?}", self.log().since(0));
@@ -208,9 +216,15 @@ impl Dynasty {
     /// Waits until the process that serves says that another does now.
     #[track_caller]
     pub(crate) fn expect_successor(&mut self) {
+        self.expect_successor_since(0);
+    }
+
+    /// The same, in what was logged since `mark`.
+    #[track_caller]
+    pub(crate) fn expect_successor_since(&mut self, mark: usize) {
         let (line, _) = self
             .log()
-            .wait_for(0, |line| line.contains(" handed over to process "));
+            .wait_for(mark, |line| line.contains(" handed over to process "));
         self.succeed(process_in(&line));
     }
 

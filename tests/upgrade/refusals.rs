@@ -3,31 +3,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::dynasty::Dynasty;
+use hawk::store::schema;
+use rusqlite::Connection;
 
-#[test]
-fn a_binary_that_cannot_take_over_changes_nothing() {
-    let mut dynasty = Dynasty::start(&[]);
-    let mut agent = dynasty.connect();
-    agent.expect_alive();
-    let binary = dynasty.folder().join("hawk");
-    let args = ["--binary", binary.to_str().unwrap()];
-    dynasty.expect_refusal(&args, "rolled back at preflight: there is no binary at");
-    fs::write(&binary, "#!/bin/sh\nexit 3\n").unwrap();
-    dynasty.expect_refusal(&args, "is not executable");
-    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
-    dynasty.expect_refusal(
-        &args,
-        "rolled back at hello: the successor ended (exit status: 3)",
-    );
-    fs::write(&binary, "no program at all").unwrap();
-    dynasty.expect_refusal(&args, "rolled back at spawn: cannot start");
-    agent.expect_alive();
-    // None of them stands in the way of the next.
-    dynasty.upgrade(&[]);
-    agent.expect_alive();
-    dynasty.stop();
-}
+use crate::dynasty::Dynasty;
+use crate::support::*;
 
 #[test]
 fn one_with_other_sockets_or_another_store_changes_nothing() {
@@ -60,5 +40,36 @@ fn one_with_other_sockets_or_another_store_changes_nothing() {
     assert!(!store.exists(), "nobody makes a store before the commit");
     dynasty.upgrade(&[]);
     agent.expect_alive();
+    dynasty.stop();
+}
+
+/// As an older build finds it after a downgrade, or before a newer one has gone.
+#[test]
+fn one_that_does_not_know_the_stores_tables_changes_nothing() {
+    let mut dynasty = Dynasty::start_with_store(&[]);
+    let mut agent = dynasty.connect();
+    agent.exchange(&report("before"), REPORT);
+    let store = Connection::open(dynasty.store()).unwrap();
+    let set_version = |version: i32| store.pragma_update(None, "user_version", version).unwrap();
+    set_version(schema::VERSION + 1);
+    let why = format!("has tables of version {}", schema::VERSION + 1);
+    for _ in 0..2 {
+        let told = dynasty.ask(&[]);
+        let said = told.stderr.concat();
+        assert!(
+            said.contains("rolled back at prepare: cannot use the store: "),
+            "{said}"
+        );
+        assert!(said.contains(&why), "{said}");
+        agent.exchange(&report("meanwhile"), REPORT);
+        assert_eq!(dynasty.family(), [dynasty.pid()], "and no other process");
+    }
+    set_version(schema::VERSION);
+    dynasty.upgrade(&[]);
+    agent.exchange(&report("after"), REPORT);
+    let rows: i64 = store
+        .query_row("SELECT count(*) FROM reports", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(rows, 4);
     dynasty.stop();
 }
