@@ -17,6 +17,10 @@ const LONGER: f64 = 30e-3;
 /// Upgrades are this far apart: there is one in every second, as seen by the load.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// Turns without and with upgrades in each round. The slowest of a thousand are few, and a
+/// disk or a machine that others use has bad moments: it takes many turns to tell.
+const TURNS: u32 = 2;
+
 /// In seconds, from when a report was due.
 #[derive(Serialize)]
 pub(crate) struct Outcome {
@@ -54,11 +58,14 @@ pub(crate) fn run(
     for &keeping in keepings {
         for &connections in connections {
             note!("round trips, {connections} connections, {keeping:?} kept …");
+            let mut dynasty = Dynasty::start(setup, keeping)?;
+            let herd = Herd::gather(dynasty.address(), connections)?;
             let mut rounds = Vec::new();
-            for _ in 0..setup.rounds {
-                let without = turn(setup, keeping, connections, false)?;
-                rounds.push((without, turn(setup, keeping, connections, true)?));
+            for _ in 0..setup.rounds * TURNS {
+                let without = turn(setup, &mut dynasty, false)?;
+                rounds.push((without, turn(setup, &mut dynasty, true)?));
             }
+            herd.check()?;
             outcomes.push(Outcome::of(keeping, connections, &rounds));
         }
     }
@@ -66,14 +73,7 @@ pub(crate) fn run(
     Ok(outcomes)
 }
 
-fn turn(
-    setup: &Setup,
-    keeping: Keeping,
-    connections: usize,
-    upgraded: bool,
-) -> anyhow::Result<Turn> {
-    let mut dynasty = Dynasty::start(setup, keeping)?;
-    let herd = Herd::gather(dynasty.address(), connections)?;
+fn turn(setup: &Setup, dynasty: &mut Dynasty, upgraded: bool) -> anyhow::Result<Turn> {
     let span = setup.duration;
     let mut client = Client::start(setup, dynasty.address(), &[], span + GRACE)?;
     let begun = Instant::now();
@@ -87,7 +87,6 @@ fn turn(
         client.still_runs()?;
     }
     let report = client.interrupt()?;
-    herd.check()?;
     Ok(Turn {
         p99_9: report.latency.from_intended.p99_9 * 1e-9,
         max: report.latency.from_intended.max * 1e-9,

@@ -6,8 +6,9 @@
 //! ```
 //!
 //! The servers, the old one and the new one, run on one core, and the agents on another.
-//! Each round starts with a fresh server and fresh agents, whose connections live through
-//! all upgrades of the round; at its end each agent is asked whether it still has its own.
+//! Each round, or all of `felt` with or without a store, starts with a fresh server and
+//! fresh agents, whose connections live through all upgrades; at the end each agent is
+//! asked whether it still has its own.
 //! Nothing is asserted but that, and that nothing is lost, repeated or left over in a
 //! thousand: other targets are printed beside the figures.
 
