@@ -86,7 +86,7 @@ bench-store: ## Measure the store beside Redis and the disk (ARGS="--soak 10m": 
 bench-limits: ## Measure hawk under bad conditions (ARGS="--only storm --rounds 3" for less)
 	$(CARGO) bench --locked --bench limits -- $(ARGS)
 
-bench-restart: ## Measure how a new process takes over (ARGS="--only thousand": 1,000 in a row)
+bench-restart: ## Measure how a new process takes over, 10 minutes (ARGS="--only thousand": 1,000 in a row)
 	$(CARGO) bench --locked --bench restart -- $(ARGS)
 
 bench-scale: ## Hold 300,000 connections in an emulated machine (ARGS="--connections 1000000")
