@@ -235,18 +235,7 @@ impl Channel {
     /// # Errors
     /// What `poll(2)` says.
     pub fn wait(&self, until: Moment) -> io::Result<bool> {
-        loop {
-            let left = until.since(Moment::now());
-            let timeout = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
-            let mut watched = [PollFd::new(&self.socket, PollFlags::IN)];
-            match poll(&mut watched, Some(&timeout)) {
-                Ok(0) if left.is_zero() => return Ok(false),
-                // A signal, or a wait that was rounded down: there may be time left.
-                Ok(0) | Err(Errno::INTR) => {}
-                Ok(_) => return Ok(true),
-                Err(error) => return Err(error.into()),
-            }
-        }
+        wait_readable(&self.socket, until)
     }
 }
 
@@ -258,6 +247,22 @@ impl AsFd for Channel {
 
 /// Bytes of the ancillary data that [`MAX_DESCRIPTORS`] take.
 const CONTROL: usize = rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS));
+
+/// Waits until there is something to read, or it is `until`; whether it was the former.
+pub(super) fn wait_readable(descriptor: &OwnedFd, until: Moment) -> io::Result<bool> {
+    loop {
+        let left = until.since(Moment::now());
+        let timeout = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let mut watched = [PollFd::new(descriptor, PollFlags::IN)];
+        match poll(&mut watched, Some(&timeout)) {
+            Ok(0) if left.is_zero() => return Ok(false),
+            // A signal, or a wait that was rounded down: there may be time left.
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => return Ok(true),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
 
 /// Asks again when a signal came in between.
 pub(super) fn again<T>(mut ask: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {

@@ -8,6 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::Binary;
+use super::channel::wait_readable;
+use crate::time::Moment;
 
 /// Set to 1 in the environment of a process that is started to take over: its stdin is
 /// the line to its predecessor.
@@ -70,6 +72,16 @@ impl Process {
     /// What `waitpid(2)` says.
     pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
         self.child.try_wait()
+    }
+
+    /// Waits for its end until then; how it ended, if it has. If not, it goes on alone.
+    ///
+    /// # Errors
+    /// What `poll(2)` and `waitpid(2)` say.
+    pub fn wait(mut self, until: Moment) -> io::Result<Option<ExitStatus>> {
+        self.released = true;
+        wait_readable(&self.watch, until)?;
+        self.ended()
     }
 
     /// Ends it, and waits until it has: it cannot catch the signal, and so that takes no
@@ -153,6 +165,20 @@ mod tests {
         let (process, _channel) = spawn("exit ${PATH:+1}${HOME:+2}").unwrap();
         wait(&process);
         assert_eq!(process.end().unwrap().code(), Some(1));
+    }
+
+    #[test]
+    fn one_that_is_waited_for_is_not_ended() {
+        let (process, _channel) = spawn("exit 7").unwrap();
+        let long = Moment::now().after(Duration::from_secs(20));
+        assert_eq!(process.wait(long).unwrap().unwrap().code(), Some(7));
+
+        let (process, _channel) = spawn("exec sleep 1000").unwrap();
+        let id = Pid::from_child(&process.child);
+        assert!(process.wait(Moment::now()).unwrap().is_none());
+        rustix::process::test_kill_process(id).expect("it is there");
+        rustix::process::kill_process(id, rustix::process::Signal::KILL).unwrap();
+        rustix::process::waitpid(Some(id), rustix::process::WaitOptions::empty()).unwrap();
     }
 
     #[test]

@@ -124,10 +124,13 @@ impl Attempt {
                 fault::at(Point::PredecessorHandedOver, &self.line);
                 return Progress::HandedOver(self.report(freeze, committed));
             }
-            Heard::NoMore(LineError::Receive(ReceiveError::Ended)) => match successor.end() {
-                Ok(status) => format!("ended ({status}); nobody serves"),
-                Err(error) => format!("ended ({error}); nobody serves"),
-            },
+            // Its descriptors are closed a moment before it has ended.
+            Heard::NoMore(LineError::Receive(ReceiveError::Ended)) => {
+                match successor.wait(Moment::now().after(WORD)) {
+                    Ok(Some(status)) => format!("ended ({status}); nobody serves"),
+                    _ => "closed the line; see whether it serves".to_owned(),
+                }
+            }
             // It has everything, and may yet serve: it is left alone.
             Heard::Nothing => {
                 successor.release();
