@@ -116,6 +116,7 @@ impl Attempt {
             .map_err(|error| step(Step::Preflight)(&error))?;
         let (line, theirs) = Line::open().map_err(|error| step(Step::Preflight)(&error))?;
         let arguments = std::env::args_os().skip(1);
+        fault::at(Point::PredecessorSpawn, &line);
         let successor = Process::spawn(binary, arguments, hidden, theirs).map_err(|error| {
             let path = binary.path().display();
             step(Step::Spawn)(&format_args!("cannot start {path}: {error}"))
@@ -251,6 +252,7 @@ impl Attempt {
                     lock: server.handler().store_lock().map(Lock::share),
                     listeners: listener.into_iter().chain(control).collect(),
                 })?;
+                fault::at(Point::PredecessorShared, &self.line);
             }
             ToPredecessor::Refused { why } => return Err(self.failure(&why)),
             // What they bring is in the line's order.
@@ -283,7 +285,7 @@ impl Attempt {
         let Some(number) = self.line.next_batch() else {
             return Ok(());
         };
-        fault::at(Point::PredecessorBatch, &self.line);
+        fault::at(Point::PredecessorBatch(number), &self.line);
         let Stage::PreCopy(copying) = &mut self.stage else {
             return Ok(());
         };

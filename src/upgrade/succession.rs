@@ -77,7 +77,7 @@ pub enum SuccessionError {
     #[error(transparent)]
     Seal(#[from] SealError),
     /// A snapshot makes no sense.
-    #[error(transparent)]
+    #[error("a snapshot is damaged")]
     Damage(#[from] Damage),
     /// A connection cannot be adopted.
     #[error(transparent)]
@@ -122,6 +122,7 @@ impl Succession {
         };
         fault::at(Point::SuccessorGreeted, &self.line);
         self.say(&ToPredecessor::Hello(Hello::ours(descriptors)))?;
+        fault::at(Point::SuccessorHello, &self.line);
         hello.agree()?;
         Ok(())
     }
@@ -164,9 +165,9 @@ impl Succession {
                     records,
                     sockets,
                 } => {
-                    fault::at(Point::SuccessorBatch, &self.line);
+                    fault::at(Point::SuccessorBatch(number), &self.line);
                     self.take_in(server, &Sealed::check(records, length)?, sockets)?;
-                    fault::at(Point::SuccessorAck, &self.line);
+                    fault::at(Point::SuccessorAck(number), &self.line);
                     self.say(&ToPredecessor::Ack { number })?;
                 }
                 ToSuccessor::Freeze {
@@ -296,7 +297,7 @@ impl Succession {
     }
 
     fn hear(&mut self) -> Result<ToSuccessor<OwnedFd>, SuccessionError> {
-        let until = Moment::now().after(PATIENCE);
+        let until = Moment::now().after(fault::patience(PATIENCE));
         loop {
             match self.line.receive() {
                 Ok(Some(message)) => return Ok(message),

@@ -128,7 +128,8 @@ impl Dynasty {
         line.unwrap_or_else(|| panic!("{told:?}")).clone()
     }
 
-    fn asking(&self, args: &[&str]) -> Launch {
+    /// What [`ask`](Self::ask) runs.
+    pub(crate) fn asking(&self, args: &[&str]) -> Launch {
         let control = self.control();
         let ask = ["upgrade", "--control", control.to_str().unwrap()];
         Launch::hawk(&[&ask, args].concat())

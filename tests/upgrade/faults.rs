@@ -4,41 +4,62 @@
 use crate::witnesses::{Scene, Store};
 
 /// Where a successor can fail before it has taken the token, and the step that this ends.
-const BEFORE_THE_COMMIT: [(&str, &str); 7] = [
+const BEFORE_THE_COMMIT: [(&str, &str); 10] = [
     ("greeted", "hello"),
+    ("hello", "prepare"),
     ("ready", "prepare"),
     ("shared", "pre-copy"),
-    ("batch", "pre-copy"),
-    ("ack", "pre-copy"),
+    ("batch-1", "pre-copy"),
+    ("ack-1", "pre-copy"),
+    ("batch-2", "pre-copy"),
+    ("ack-2", "pre-copy"),
     ("freeze", "freeze"),
     ("commit", "freeze"),
 ];
 
-/// What it does there, and what is told of it.
-const FAULTS: [(&str, &str); 4] = [
+/// How it ends there, and what is told of it.
+const ENDS: [(&str, &str); 2] = [
     ("abort", "the successor ended (signal: 6 (SIGABRT)"),
     (
         "kill",
         "the successor was killed (SIGKILL), or said no more",
     ),
+];
+
+/// What it does there instead of what is due, and what is told of it.
+const WORDS: [(&str, &str); 3] = [
     ("rubbish", "a message from the other process makes no sense"),
     ("untimely", "the message Ack is not due"),
+    (
+        "close",
+        "the successor was killed (SIGKILL), or said no more",
+    ),
 ];
 
 #[test]
-fn a_successor_that_fails_before_the_commit_changes_nothing() {
-    expect_rollbacks(Store::None);
+fn a_successor_that_ends_before_the_commit_changes_nothing() {
+    expect_rollbacks(Store::None, &ENDS);
 }
 
 #[test]
-fn a_successor_that_fails_before_the_commit_changes_nothing_in_a_store() {
-    expect_rollbacks(Store::File);
+fn a_successor_that_ends_before_the_commit_changes_nothing_in_a_store() {
+    expect_rollbacks(Store::File, &ENDS);
 }
 
-fn expect_rollbacks(store: Store) {
+#[test]
+fn a_successor_that_talks_nonsense_changes_nothing() {
+    expect_rollbacks(Store::None, &WORDS);
+}
+
+#[test]
+fn a_successor_that_talks_nonsense_changes_nothing_in_a_store() {
+    expect_rollbacks(Store::File, &WORDS);
+}
+
+fn expect_rollbacks(store: Store, faults: &[(&str, &str)]) {
     let mut scene = Scene::set(store);
     for (point, step) in BEFORE_THE_COMMIT {
-        for (fault, why) in FAULTS {
+        for (fault, why) in faults {
             scene.have(&format!("successor:{point} {fault}"));
             scene.expect_rollback(&format!("rolled back at {step}: "), why);
         }
@@ -49,14 +70,43 @@ fn expect_rollbacks(store: Store) {
 #[test]
 fn a_predecessor_that_talks_nonsense_is_refused() {
     let mut scene = Scene::set(Store::File);
-    for point in ["greeted", "batch", "freeze"] {
-        for (fault, why) in [
-            ("rubbish", "a message from the other process makes no sense"),
-            ("untimely", "the message Stop is not due"),
-        ] {
+    for (points, fault, why) in [
+        (
+            ["greeted", "batch-2", "freeze"],
+            "rubbish",
+            "a message from the other process makes no sense",
+        ),
+        (
+            ["greeted", "batch-2", "freeze"],
+            "untimely",
+            "the message Stop is not due",
+        ),
+        (
+            ["batch-1", "batch-2", "freeze"],
+            "damaged",
+            "a snapshot is damaged: it is no snapshot",
+        ),
+        (
+            ["batch-1", "batch-2", "freeze"],
+            "unsealed",
+            "the file with the state has not the seals it should have",
+        ),
+    ] {
+        for point in points {
             scene.have(&format!("predecessor:{point} {fault}"));
             scene.expect_rollback("rolled back at ", why);
         }
+    }
+    scene.end();
+}
+
+/// Its own successor knows nothing better than to end, by itself or by it.
+#[test]
+fn a_predecessor_whose_line_is_shut_goes_on() {
+    let mut scene = Scene::set(Store::File);
+    for point in ["greeted", "ready", "batch-2", "quiesce", "freeze"] {
+        scene.have(&format!("predecessor:{point} close"));
+        scene.expect_rollback("rolled back at ", "the successor ");
     }
     scene.end();
 }
@@ -82,13 +132,27 @@ fn a_successor_that_hangs_before_the_commit_is_ended() {
     scene.end();
 }
 
+/// From the start of the successor to the message that gives the token away.
+const BEFORE_THE_TOKEN: [&str; 9] = [
+    "spawn", "spawned", "greeted", "ready", "shared", "batch-1", "batch-2", "quiesce", "freeze",
+];
+
 #[test]
 fn a_predecessor_that_is_killed_before_the_freeze_leaves_nobody() {
-    for point in ["spawned", "greeted", "ready", "batch", "quiesce", "freeze"] {
-        let scene = Scene::set(Store::File);
-        scene.have(&format!("predecessor:{point} kill"));
-        scene.expect_end_of_all();
+    for store in [Store::None, Store::File] {
+        for point in BEFORE_THE_TOKEN {
+            let scene = Scene::set(store);
+            scene.have(&format!("predecessor:{point} kill"));
+            scene.expect_end_of_all();
+        }
     }
+}
+
+#[test]
+fn a_predecessor_that_hangs_is_left() {
+    let scene = Scene::set(Store::File);
+    scene.have("predecessor:spawned hang\ndeadline:patience 100");
+    scene.expect_to_be_given_up("the predecessor has said nothing for 90 s");
 }
 
 #[test]
@@ -98,6 +162,8 @@ fn a_successor_serves_whatever_becomes_of_a_predecessor_that_gave_the_token_away
             ("frozen", "kill"),
             ("frozen", "abort"),
             ("frozen", "hang"),
+            ("token", "kill"),
+            ("token", "hang"),
             ("handed-over", "kill"),
             ("handed-over", "hang"),
         ] {
@@ -116,11 +182,29 @@ fn a_successor_that_fails_after_the_commit_is_told_as_a_loss() {
     for (fault, why) in [
         ("abort", "ended (signal: 6 (SIGABRT)"),
         ("kill", "ended (signal: 9 (SIGKILL)); nobody serves"),
-        ("hang", "said nothing for 5 s; see whether it serves"),
+        ("close", "closed the line; see whether it serves"),
+        // That is long enough to take over, and short enough to wait for.
+        (
+            "hang\ndeadline:freeze 5000",
+            "said nothing for 5 s; see whether it serves",
+        ),
         ("rubbish", "went astray; see whether it serves"),
+        ("untimely", "went astray; see whether it serves"),
     ] {
         let scene = Scene::set(Store::File);
         scene.have(&format!("successor:taken {fault}"));
         scene.expect_loss(why);
+    }
+}
+
+/// It has said that it serves, and so it is told: this is as if it failed a day later.
+#[test]
+fn a_successor_that_fails_before_its_first_turn_has_succeeded() {
+    for store in [Store::None, Store::File] {
+        for fault in ["kill", "abort"] {
+            let scene = Scene::set(store);
+            scene.have(&format!("successor:committed {fault}"));
+            scene.expect_a_short_reign();
+        }
     }
 }

@@ -16,6 +16,9 @@ mod builds;
 mod chaos;
 mod during;
 mod dynasty;
+#[cfg(not(debug_assertions))]
+mod faultless;
+#[cfg(debug_assertions)]
 mod faults;
 mod generations;
 mod listener;

@@ -1,10 +1,14 @@
 //! A server with faults on demand, and agents who would notice if anything went wrong.
 
-use std::collections::HashSet;
-use std::path::PathBuf;
+#![cfg_attr(
+    not(debug_assertions),
+    allow(dead_code, reason = "there are no faults to be had then")
+)]
+
+use std::fs;
 
 use rusqlite::Connection;
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::NamedTempFile;
 
 use crate::dynasty::Dynasty;
@@ -13,6 +17,15 @@ use crate::support::*;
 /// Between the freeze's start and its end any machine finds the time for what has no
 /// fault. Tests of the budget itself set their own.
 const LONG_FREEZE: &str = "deadline:freeze 20000";
+
+/// Of a report that is sent in two parts, the bytes of the first.
+const BEGUN: usize = 20;
+
+/// So many agents do nothing: more than are copied in one batch.
+const CROWD: usize = 70;
+
+/// Those who do something, beside them.
+const WITNESSES: usize = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Store {
@@ -31,12 +44,16 @@ pub(crate) struct Scene {
     halfway: Agent,
     /// Has been answered, and has not read that yet.
     behind: Agent,
-    /// Reports that were acknowledged.
-    acknowledged: i64,
+    /// Reads nothing: some of its replies are with the server, in whichever process.
+    deaf: Agent,
+    /// So many it is to find there at the end.
+    unread: usize,
+    crowd: Vec<Agent>,
+    /// Attempts so far.
+    attempts: u32,
+    /// What was acknowledged of what was reported.
+    acknowledged: Vec<String>,
 }
-
-/// A report that is sent in two parts.
-const BEGUN: usize = 20;
 
 impl Scene {
     #[track_caller]
@@ -44,11 +61,16 @@ impl Scene {
         let faults = NamedTempFile::new().unwrap();
         let path = faults.path().to_str().unwrap().to_owned();
         let prepare = |launch: Launch| launch.env("HAWK_FAULT", &path).env("RUST_BACKTRACE", "0");
+        // However long the test takes, nobody is silent for too long.
+        let patient = ["--idle-timeout", "1h", "--frame-timeout", "1h"];
         let dynasty = match store {
-            Store::None => Dynasty::start_with(&[], prepare),
-            Store::File => Dynasty::start_with_store_and(&[], prepare),
+            Store::None => Dynasty::start_with(&patient, prepare),
+            Store::File => Dynasty::start_with_store_and(&patient, prepare),
         };
         let [idle, halfway, behind] = [(); 3].map(|()| dynasty.connect());
+        let mut crowd: Vec<Agent> = (0..CROWD).map(|_| dynasty.connect()).collect();
+        crowd.iter_mut().for_each(Agent::expect_alive);
+        let (deaf, unread) = deaf(&dynasty);
         Self {
             dynasty,
             faults,
@@ -56,42 +78,67 @@ impl Scene {
             idle,
             halfway,
             behind,
-            acknowledged: 0,
+            deaf,
+            unread,
+            crowd,
+            attempts: 0,
+            acknowledged: Vec::new(),
         }
     }
 
     /// Has the next attempt fail like this.
     pub(crate) fn have(&self, faults: &str) {
-        let freeze = match faults.contains("deadline:freeze") || faults.contains("hang") {
+        // Whoever hangs in the freeze is waited for as long as in earnest, or as the test says.
+        let in_earnest = [
+            "successor:freeze hang",
+            "successor:commit hang",
+            "deadline:freeze",
+        ];
+        let freeze = match in_earnest.iter().any(|word| faults.contains(word)) {
             true => "",
             false => LONG_FREEZE,
         };
-        std::fs::write(self.faults.path(), format!("{faults}\n{freeze}\n")).unwrap();
+        fs::write(self.faults.path(), format!("{faults}\n{freeze}\n")).unwrap();
     }
 
     /// The agents before an attempt: one in mid-frame, one that has not read its reply.
     fn before(&mut self) {
+        self.attempts += 1;
         self.idle.expect_alive();
-        let whole = report("halfway");
-        self.halfway.send(&whole[..BEGUN]);
+        let [halfway, behind] = self.contents();
+        self.halfway.send(&report(&halfway)[..BEGUN]);
         self.halfway.wait_delivered();
-        self.behind.send(&report("behind"));
-        self.acknowledged += 1;
+        self.behind.send(&report(&behind));
     }
 
     /// And after it: each goes on where it was.
     #[track_caller]
     fn after(&mut self) {
-        let whole = report("halfway");
-        self.halfway.send(&whole[BEGUN..]);
+        let [halfway, _] = self.contents();
+        self.halfway.send(&report(&halfway)[BEGUN..]);
         self.halfway.expect_line(REPORT);
-        self.acknowledged += 1;
-        self.behind.expect_line(REPORT);
+        self.expect_answer_behind();
+        self.acknowledged.push(halfway);
         self.idle.expect_alive();
         self.behind.expect_silence();
         self.dynasty.connect().expect_alive();
+        let all = (CROWD + WITNESSES) as u64;
         self.dynasty
-            .wait_until(|stats| stats.get("connections") == 3);
+            .wait_until(|stats| stats.get("connections") == all && stats.get("unsent") > 0);
+        let quiet = self.crowd.iter().all(|agent| !agent.has_input());
+        assert!(quiet, "nobody has asked for anything");
+    }
+
+    #[track_caller]
+    fn expect_answer_behind(&mut self) {
+        self.behind.expect_line(REPORT);
+        let [_, behind] = self.contents();
+        self.acknowledged.push(behind);
+    }
+
+    /// What is reported at this attempt, and at no other.
+    fn contents(&self) -> [String; 2] {
+        ["halfway", "behind"].map(|who| format!("{who} {}", self.attempts))
     }
 
     /// The attempt fails, with these words, and leaves nothing. The next one succeeds.
@@ -100,22 +147,31 @@ impl Scene {
         self.before();
         let pid = self.dynasty.pid();
         let descriptors = descriptors_of(pid);
+        let mark = self.dynasty.log().count();
         let told = self.dynasty.ask(&[]);
         let said = told.stderr.concat();
         assert_eq!(told.code, Some(1), "{told:?}");
         assert!(said.contains(step) && said.contains(why), "{said}");
+        assert_eq!(
+            children_of(pid),
+            [""; 0],
+            "not even one that is to be reaped"
+        );
         self.after();
-        assert_eq!(self.dynasty.family(), [pid], "and nobody else");
-        let now = descriptors_of(pid);
-        let more: HashSet<_> = now.difference(&descriptors).collect();
-        assert!(more.is_empty(), "{more:?}");
-        let log = self.dynasty.log().since(0);
+        self.dynasty.expect_nothing_of_the_attempt(&descriptors);
+        let log = self.dynasty.log().since(mark);
         let logged = log
             .iter()
             .any(|line| line.contains("upgrade rolled back step=") && line.contains(why));
         assert!(logged, "{log:#?}");
 
         self.have("");
+        self.expect_success();
+    }
+
+    /// Another process serves, and nobody notices.
+    #[track_caller]
+    pub(crate) fn expect_success(&mut self) {
         self.before();
         self.dynasty.upgrade(&[]);
         self.after();
@@ -125,18 +181,55 @@ impl Scene {
     #[track_caller]
     pub(crate) fn expect_end_of_all(mut self) {
         self.before();
-        self.behind.expect_line(REPORT);
+        self.expect_answer_behind();
         let told = self.dynasty.ask(&[]);
         assert_eq!(told.code, Some(1), "{told:?}");
+        self.expect_nobody();
+    }
+
+    /// The first process hangs, and the second one gives up with these words, while nobody
+    /// is told anything else.
+    #[track_caller]
+    pub(crate) fn expect_to_be_given_up(mut self, why: &str) {
+        self.before();
+        self.expect_answer_behind();
+        let first = self.dynasty.pid();
+        self.dynasty.signal(Signal::USR2);
+        let log = self.dynasty.log();
+        log.wait_for(0, |line| line.starts_with("hawk: ") && line.contains(why));
+        let alone = eventually(|| (self.dynasty.family() == [first]).then_some(()));
+        assert!(alone.is_some(), "{:?}", self.dynasty.family());
+        self.idle.expect_silence();
+        self.halfway.expect_silence();
+        kill_process(first, Signal::KILL).unwrap();
+        self.expect_nobody();
+    }
+
+    /// The new process serves, and is gone before it has done anything.
+    #[track_caller]
+    pub(crate) fn expect_a_short_reign(mut self) {
+        self.before();
+        self.expect_answer_behind();
+        let told = self.dynasty.ask(&[]);
+        assert_eq!(told.code, Some(0), "{told:?}");
+        assert_eq!(self.dynasty.first_ends(), Some(0));
+        self.expect_nobody();
+    }
+
+    /// All connections end with all processes, and the store is as it should be.
+    #[track_caller]
+    fn expect_nobody(mut self) {
         self.idle.expect_end();
         self.halfway.expect_end();
         let gone = eventually(|| self.dynasty.family().is_empty().then_some(()));
         assert!(gone.is_some(), "{:#?}", self.dynasty.log().since(0));
         self.expect_stored();
-        // Nothing is left that would keep another one from beginning.
-        let store = self.dynasty.store();
-        let next = Server::start(&["--store", store.to_str().unwrap()]);
-        next.connect().expect_alive();
+        if self.store == Store::File {
+            // Nothing is left that would keep another one from beginning.
+            let store = self.dynasty.store();
+            let next = Server::start(&["--store", store.to_str().unwrap()]);
+            next.connect().expect_alive();
+        }
     }
 
     /// The second process serves, although the first has not lived to tell.
@@ -144,25 +237,30 @@ impl Scene {
     pub(crate) fn expect_succession_without_a_word(&mut self) {
         self.before();
         let first = self.dynasty.pid();
-        let mut under_way = self.dynasty.begin(&[]);
+        let mut client = self.dynasty.asking(&[]).spawn();
         let log = self.dynasty.log();
         log.wait_for(0, |line| line.contains("] took over "));
-        self.dynasty.reigned_by(under_way.successor);
+        // What the first has said last may have died with it.
+        let mut family = self.dynasty.family();
+        family.retain(|pid| *pid != first);
+        assert_eq!(family.len(), 1, "{family:?}");
+        self.dynasty.reigned_by(family[0]);
         // One that hangs is not in the way, and neither is its end.
         self.after();
         kill_process(first, Signal::KILL).ok();
-        let told = under_way.client_ends();
+        let told = client.wait_exit();
         assert_eq!(told.code, Some(1), "{told:?}");
         self.have("");
         self.dynasty.first_ends();
         self.idle.expect_alive();
-        assert_eq!(self.dynasty.family(), [under_way.successor]);
+        assert_eq!(self.dynasty.family(), family);
     }
 
     /// Nobody is known to serve, and that is told.
     #[track_caller]
     pub(crate) fn expect_loss(mut self, why: &str) {
         self.before();
+        self.expect_answer_behind();
         let first = self.dynasty.pid();
         let mut under_way = self.dynasty.begin(&[]);
         let successor = under_way.successor;
@@ -170,34 +268,72 @@ impl Scene {
         let said = told.stderr.concat();
         assert_eq!(told.code, Some(1), "{told:?}");
         let lost = format!(
-            "lost: process {} took over, and then {why}",
+            "process {} took over, and then {why}",
             successor.as_raw_nonzero()
         );
-        assert!(said.contains(&lost), "{said}");
+        assert!(said.contains(&format!("lost: {lost}")), "{said}");
         assert_eq!(self.dynasty.first_ends(), Some(1));
+        let log = self.dynasty.log();
+        log.wait_for(0, |line| line.contains(&lost));
         let left = self.dynasty.family();
         assert!(!left.contains(&first));
         kill_process(successor, Signal::KILL).ok();
-        self.expect_stored();
+        self.expect_nobody();
     }
 
-    /// Everything that was acknowledged is stored, once; and an ordinary end.
+    /// Everybody has what is due, and it ends as any server does.
     #[track_caller]
-    pub(crate) fn end(self) {
-        if self.store == Store::File {
-            self.expect_stored();
-        }
+    pub(crate) fn end(mut self) {
+        self.crowd.iter_mut().for_each(Agent::expect_alive);
+        self.deaf.widen();
+        let replies = format!("{EMPTY}\n").repeat(self.unread);
+        self.deaf.expect_replies(replies.as_bytes());
+        self.deaf.expect_alive();
+        self.expect_stored();
         self.dynasty.stop();
     }
 
+    /// Everything that was acknowledged is stored, once, and nothing else.
     #[track_caller]
     fn expect_stored(&self) {
-        assert_eq!(reports_in(self.dynasty.store()), self.acknowledged);
+        if self.store == Store::None {
+            return;
+        }
+        let store = Connection::open(self.dynasty.store()).unwrap();
+        let mut all = store.prepare("SELECT content FROM reports").unwrap();
+        let rows = all.query_map([], |row| row.get(0)).unwrap();
+        let mut stored: Vec<String> = rows.map(Result::unwrap).collect();
+        let mut acknowledged = self.acknowledged.clone();
+        stored.sort();
+        acknowledged.sort();
+        assert_eq!(stored, acknowledged);
     }
 }
 
-fn reports_in(store: PathBuf) -> i64 {
-    let store = Connection::open(store).unwrap();
-    let count = "SELECT count(*) FROM reports";
-    store.query_row(count, [], |row| row.get(0)).unwrap()
+/// An agent that does not read, and how many replies it is owed; the server has some of them.
+fn deaf(dynasty: &Dynasty) -> (Agent, usize) {
+    const ROUND: usize = 3500;
+    let mut agent = Agent::connect_narrow(dynasty.address());
+    // The replies of a round are too few to keep the server from reading on.
+    let frames = frame(b"").repeat(ROUND);
+    let mut owed = 0;
+    let mut sent = dynasty.stats().get("bytes_in");
+    loop {
+        agent.send(&frames);
+        owed += ROUND;
+        sent += frames.len() as u64;
+        let stats = dynasty.wait_until(|stats| stats.get("bytes_in") == sent);
+        if stats.get("unsent") > 0 {
+            return (agent, owed);
+        }
+    }
+}
+
+/// Those that this process has started, the dead that it has not reaped included.
+fn children_of(pid: Pid) -> Vec<String> {
+    let pid = pid.as_raw_nonzero();
+    // proc_tid_children(5): of its first thread, which starts them.
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.unwrap();
+    children.split_whitespace().map(str::to_owned).collect()
 }

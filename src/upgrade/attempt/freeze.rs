@@ -67,6 +67,7 @@ impl Attempt {
         })?;
         fault::at(Point::PredecessorFrozen, &self.line);
         let heard = self.wait_for_commit(self.until);
+        fault::at(Point::PredecessorToken, &self.line);
         // Whatever was heard, the token knows who has the connections. The successor is not
         // ended before that: it may be the server by now.
         match token.take() {
