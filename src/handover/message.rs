@@ -34,11 +34,11 @@ pub const MAX_SOCKETS: usize = MAX_DESCRIPTORS - 2;
 /// Bytes of a build's name and of a reason, at most: a message has room for both.
 const MAX_TEXT: usize = 1024;
 
-/// Which build this is. Test builds may be called something else, by a variable that is
-/// read when they are compiled.
+/// Which build this is. One with debug assertions may be called something else, by a
+/// variable that is read when it is compiled.
 pub const BUILD: &str = match option_env!("HAWK_TEST_BUILD_STAMP") {
-    None => env!("CARGO_PKG_VERSION"),
-    Some(stamp) => stamp,
+    Some(stamp) if cfg!(debug_assertions) => stamp,
+    _ => env!("CARGO_PKG_VERSION"),
 };
 
 /// The versions of these messages that this build speaks. `Hello` and `Refused` are the

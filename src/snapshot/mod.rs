@@ -31,11 +31,11 @@ use fields::Fields;
 pub use record::{Freeze, Record};
 pub use versions::Versions;
 
-/// The formats that this build reads; it writes any of them. Test builds may say
-/// otherwise, as `2` or `1-2`, by a variable that is read when they are compiled.
+/// The formats that this build reads; it writes any of them. One with debug assertions may
+/// say otherwise, as `2` or `1-2`, by a variable that is read when it is compiled.
 pub const FORMATS: Versions = match option_env!("HAWK_TEST_SNAPSHOT_VERSION") {
-    None => Versions::new(1, 1),
-    Some(versions) => Versions::parse(versions),
+    Some(versions) if cfg!(debug_assertions) => Versions::parse(versions),
+    _ => Versions::new(1, 1),
 };
 
 const MAGIC: [u8; 8] = *b"HAWKSNAP";
