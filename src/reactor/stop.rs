@@ -42,7 +42,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     }
 
     /// Whether a signal to stop has come since the last turn: for whoever drives the loop,
-    /// if there will be none any more.
+    /// if there will be no turn any more, or was none yet.
     pub fn stop_came(&mut self) -> bool {
         self.kernel.signals().contains(&Signal::Stop)
     }

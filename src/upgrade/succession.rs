@@ -67,6 +67,10 @@ pub enum SuccessionError {
     /// The predecessor cannot hand over to this build.
     #[error(transparent)]
     Mismatch(#[from] Mismatch),
+    /// A signal to stop has come to this process. One that served would stop: nobody is to
+    /// be served by it.
+    #[error("the successor was told to stop")]
+    ToldToStop,
     /// It ended, or gave this process up.
     #[error("the predecessor has given up")]
     GivenUp,
@@ -196,6 +200,9 @@ impl Succession {
     ) -> Result<Succeeded, SuccessionError> {
         server.settle_in()?;
         fault::at(Point::SuccessorCommit, &self.line);
+        if server.stop_came() {
+            return Err(SuccessionError::ToldToStop);
+        }
         let Taken::Ours(ownership) = token.take()? else {
             return Err(SuccessionError::GivenUp);
         };

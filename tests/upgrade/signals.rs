@@ -24,6 +24,34 @@ enum Moved {
     Yes,
 }
 
+/// It serves nobody yet, and is not to begin with it.
+#[test]
+fn a_stop_of_the_successor_ends_the_hand_over_and_nothing_else() {
+    let Some(halt) = Halt::behind("epoll_ctl", BEFORE_AGENTS + 1) else {
+        return;
+    };
+    let mut dynasty = Dynasty::start(&[]);
+    let mut agents = [(); 3].map(|()| dynasty.connect());
+    agents.iter_mut().for_each(Agent::expect_alive);
+    let binary = halt.binary();
+    let mut under_way = dynasty.begin(&["--binary", binary.to_str().unwrap()]);
+    halt.wait(under_way.successor);
+    kill_process(under_way.successor, Signal::TERM).unwrap();
+    halt.let_go(under_way.successor);
+    let told = under_way.client_ends();
+    assert_eq!(told.code, Some(1), "{told:?}");
+    let said = told.stderr.concat();
+    let why = "rolled back at freeze: the successor was told to stop";
+    assert!(
+        said.contains(why) || said.contains("did not take over in time"),
+        "{said}"
+    );
+    agents.iter_mut().for_each(Agent::expect_alive);
+    dynasty.upgrade(&[]);
+    agents.iter_mut().for_each(Agent::expect_alive);
+    dynasty.stop();
+}
+
 #[test]
 fn a_server_that_is_told_to_stop_hands_nothing_over() {
     for (halt, moved) in halts() {
