@@ -200,6 +200,8 @@ impl Driver {
             }
             Progress::Lost(failure) => {
                 self.take_leave(now, &Answer::Failed(format!("lost: {failure}")));
+                // It may yet hear that, if it only hangs.
+                self.upgrades.let_go(self.reactor.stop_came());
                 Some(End::Lost(failure))
             }
         }

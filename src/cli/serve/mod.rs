@@ -122,8 +122,9 @@ impl ServeArgs {
                 Ok(())
             }
             Ok(End::Lost(failure)) => {
-                driver.leave().leave(self.drain_timeout);
-                bail!("{failure}")
+                // A supervisor is to know at once.
+                driver.leave().leave(Duration::ZERO);
+                bail!("lost: {failure}")
             }
             Err(error) => {
                 drop(driver.into_reactor());

@@ -73,7 +73,13 @@ impl Attempt {
         match token.take() {
             Ok(Taken::Ours(_)) => Err(self.not_taken(heard)),
             Ok(Taken::Theirs) => Ok(self.taken(&freeze, heard)),
-            Err(error) => Err(self.failure(&error)),
+            // Nobody can tell whose it is: two servers would be worse than none.
+            Err(error) => {
+                if let Some(successor) = self.successor.take() {
+                    successor.release();
+                }
+                Ok(Progress::Lost(self.failure(&error)))
+            }
         }
     }
 
