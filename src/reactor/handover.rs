@@ -160,6 +160,12 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         self.copying.as_ref().map_or(0, |notes| notes.unseen())
     }
 
+    /// How many of these have ended since they were shown.
+    #[must_use]
+    pub fn closed_untold(&self) -> usize {
+        self.copying.as_ref().map_or(0, |notes| notes.closed())
+    }
+
     /// Shows what has changed since it was shown: first who has ended, then who is not
     /// as it was, then who was never shown. All of it counts as shown then, so that it
     /// can be called again and again; only who is owed a reply stays among the

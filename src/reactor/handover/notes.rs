@@ -86,6 +86,11 @@ impl Notes {
         }
     }
 
+    /// How many were shown and are gone.
+    pub(super) fn closed(&self) -> usize {
+        self.closed.len()
+    }
+
     pub(super) fn take_closed(&mut self) -> Vec<ConnectionId> {
         std::mem::take(&mut self.closed)
     }

@@ -12,7 +12,8 @@ impl Attempt {
     /// Copies newcomers while the store commits, which may take long: the last message has
     /// room for the sockets of one batch.
     pub(super) fn copy_newcomers(&mut self, server: &mut Server) -> Result<(), Failure> {
-        while server.unseen() > self.batch
+        if server.unseen() > self.batch
+            && self.line.unacknowledged() == 0
             && let Some(number) = self.line.next_batch()
         {
             let mut opened = Vec::new();
