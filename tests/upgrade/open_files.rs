@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
+use std::sync::{Mutex, PoisonError};
 
 use hawk::handover::{Channel, MAX_DESCRIPTORS};
 use hawk::reactor::RESERVED_DESCRIPTORS;
@@ -50,6 +51,7 @@ fn a_successor_that_may_not_open_a_file_for_each_connection_is_refused() {
 /// The limit is the same for all, and those who are turned away do not count for it.
 #[test]
 fn a_full_server_hands_over_to_one_with_the_same_limit() {
+    let _alone = UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner);
     let limit = RESERVED_DESCRIPTORS + 20;
     let mut dynasty = Dynasty::start_with(&[], |launch| limited(launch, limit));
     let mut agents: Vec<Agent> = (0..20).map(|_| dynasty.connect()).collect();
@@ -148,6 +150,7 @@ fn descriptors_that_are_lost_on_their_way_cost_nobody_anything() {
 #[test]
 fn descriptors_that_cannot_be_sent_now_are_for_the_next_attempt() {
     const LIMIT: usize = 300;
+    let _alone = UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner);
     let mut dynasty = Dynasty::start_with(&[], |launch| limited(without_privilege(launch), LIMIT));
     let mut agents: Vec<Agent> = (0..50).map(|_| dynasty.connect()).collect();
     agents.iter_mut().for_each(Agent::expect_alive);
@@ -174,6 +177,9 @@ fn descriptors_that_cannot_be_sent_now_are_for_the_next_attempt() {
     agents.iter_mut().for_each(Agent::expect_alive);
     dynasty.stop();
 }
+
+/// What one test has under way counts for the other, whose limit is low.
+static UNDER_WAY: Mutex<()> = Mutex::new(());
 
 /// So many files may be open, and no more can be had.
 fn limited(launch: Launch, files: usize) -> Launch {

@@ -30,16 +30,19 @@ fn course() -> [(&'static str, u64, &'static str); 6] {
 
 const NAME: &str = "web-01";
 
+/// A frame may rest while a build is made.
+const PATIENT: [&str; 4] = ["--frame-timeout", "1h", "--idle-timeout", "1h"];
+
 #[test]
 fn agents_go_on_through_upgrades_and_downgrades() {
-    let mut dynasty = Dynasty::start(&[]);
+    let mut dynasty = Dynasty::start(&PATIENT);
     expect_nobody_notices(&mut dynasty);
     dynasty.stop();
 }
 
 #[test]
 fn a_store_goes_on_through_upgrades_and_downgrades() {
-    let mut dynasty = Dynasty::start_with_store(&[]);
+    let mut dynasty = Dynasty::start_with_store(&PATIENT);
     let reports = expect_nobody_notices(&mut dynasty);
     let store = Connection::open(dynasty.store()).unwrap();
     let query = format!(
@@ -97,7 +100,7 @@ fn expect_nobody_notices(dynasty: &mut Dynasty) -> usize {
 /// Either way round it is the predecessor that says so, for the operator.
 #[test]
 fn builds_without_a_format_in_common_do_not_hand_over() {
-    let mut dynasty = Dynasty::start(&[]);
+    let mut dynasty = Dynasty::start(&PATIENT);
     let mut agent = dynasty.connect();
     let mut in_mid_frame = dynasty.connect();
     let whole = report("begun before a refusal");
