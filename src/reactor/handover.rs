@@ -166,18 +166,22 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         self.copying.as_ref().map_or(0, |notes| notes.closed())
     }
 
-    /// Shows what has changed since it was shown: first who has ended, then who is not
-    /// as it was, then who was never shown. All of it counts as shown then, so that it
-    /// can be called again and again; only who is owed a reply stays among the
-    /// [changes](Self::changes), and has to be shown once it is not.
-    pub fn take_changes(&mut self, see: &mut dyn FnMut(MovedId, Change<'_, K::Socket>)) {
+    /// Shows what has changed since it was shown: first who has ended, then up to `most`
+    /// of those who are not as they were, longest first, then who was never shown. It
+    /// counts as shown then, so that this can be called again and again; only who is owed a
+    /// reply stays among the [changes](Self::changes), and has to be shown once it is not.
+    pub fn take_changes(
+        &mut self,
+        most: usize,
+        see: &mut dyn FnMut(MovedId, Change<'_, K::Socket>),
+    ) {
         let Some(notes) = &mut self.copying else {
             return;
         };
         for id in notes.take_closed() {
             see(moved(id), Change::Closed);
         }
-        for id in notes.take_changed() {
+        for id in notes.take_changed(most) {
             if let Some(connection) = self.connections.look(id) {
                 see(moved(id), Change::Changed(connection.export()));
                 notes.shown(id, connection.session().is_owed());

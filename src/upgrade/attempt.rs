@@ -44,11 +44,12 @@ const QUIESCE: Duration = Duration::from_secs(10);
 const CONNECTIONS: usize = 64;
 const AGENTS: usize = 128;
 
-/// So many changes are few enough for the freeze.
+/// So many changes are few enough for the freeze, and for a turn before it.
 const FEW_CHANGES: usize = 256;
 
-/// Under a load that changes everything all the time, more rounds do not bring fewer changes.
-const ROUNDS: u32 = 4;
+/// How often everything may be copied again. Under a load that changes it all the time, more
+/// does not bring fewer changes.
+const AGAIN: usize = 4;
 
 /// It has the same stderr.
 const SEE_LOG: &str = "; what it said, if anything, is in the log";
@@ -97,8 +98,8 @@ struct Copying {
     begun: Moment,
     /// Everybody was, who was there at the last look.
     all_shown: bool,
-    /// How often what has changed was copied again.
-    rounds: u32,
+    /// How many connections could be copied again until this goes on with what there is.
+    again: usize,
 }
 
 impl Attempt {
@@ -252,7 +253,7 @@ impl Attempt {
                 self.stage = Stage::PreCopy(Copying {
                     begun,
                     all_shown: false,
-                    rounds: 0,
+                    again: AGAIN * server.population(),
                 });
                 let listener = server.listener().map(AsFd::as_fd);
                 self.say(&ToSuccessor::Shared {
@@ -315,7 +316,7 @@ impl Attempt {
         }
         if writer.is_empty() {
             let changes = server.changes() + server.handler().changes();
-            if changes <= FEW_CHANGES || copying.rounds == ROUNDS {
+            if changes <= FEW_CHANGES || copying.again == 0 {
                 let now = Moment::now();
                 self.precopy = now.since(copying.begun);
                 self.stage = Stage::Quiesce(now);
@@ -324,8 +325,8 @@ impl Attempt {
                 server.handler_mut().quiesce();
                 return Ok(());
             }
-            copying.rounds += 1;
-            write_changes(server, writer, &mut opened);
+            copying.again = copying.again.saturating_sub(FEW_CHANGES);
+            write_changes(server, FEW_CHANGES, writer, &mut opened);
         }
         self.send_batch(server, number, &opened)
     }

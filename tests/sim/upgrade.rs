@@ -133,7 +133,7 @@ impl World {
                 break;
             }
             if all && self.dice.one_in(3) {
-                self.take_changes(successor);
+                self.take_changes(most, successor);
             }
             self.go_on()?;
         }
@@ -156,7 +156,7 @@ impl World {
             self.machine.borrow_mut().counts.saw(Event::NotQuiet);
             return Ok(false);
         }
-        self.take_changes(successor);
+        self.take_changes(usize::MAX, successor);
         let all = self.reactor.changes() == 0;
         let (counters, tally) = self.reactor.counts();
         successor.reactor.resume_counts(counters, tally);
@@ -211,9 +211,9 @@ impl World {
         self.turns()
     }
 
-    fn take_changes(&mut self, successor: &mut Successor) {
+    fn take_changes(&mut self, most: usize, successor: &mut Successor) {
         self.reactor
-            .take_changes(&mut |id, change| successor.change(id, change));
+            .take_changes(most, &mut |id, change| successor.change(id, change));
     }
 
     /// Whether all could be adopted; if not, for a reason that is one.

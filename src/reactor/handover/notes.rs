@@ -11,8 +11,9 @@ pub(in crate::reactor) struct Notes {
     marks: Vec<Mark>,
     /// Who was not shown yet, oldest first; and some who are gone.
     unseen: VecDeque<ConnectionId>,
-    /// Who is not as it was shown, and some who are gone.
-    changed: Vec<ConnectionId>,
+    /// Who is not as it was shown, in the order in which they changed, and some who are
+    /// gone.
+    changed: VecDeque<ConnectionId>,
     /// Who was shown and has ended.
     closed: Vec<ConnectionId>,
 }
@@ -32,7 +33,7 @@ impl Notes {
         let mut notes = Self {
             marks: Vec::new(),
             unseen: all.into(),
-            changed: Vec::new(),
+            changed: VecDeque::new(),
             closed: Vec::new(),
         };
         for place in 0..notes.unseen.len() {
@@ -48,7 +49,7 @@ impl Notes {
         match *mark {
             Mark::Shown => {
                 *mark = Mark::Changed;
-                self.changed.push(id);
+                self.changed.push_back(id);
             }
             Mark::Nobody => {
                 *mark = Mark::Unseen;
@@ -95,9 +96,10 @@ impl Notes {
         std::mem::take(&mut self.closed)
     }
 
-    /// Who is not as it was shown; each may be gone.
-    pub(super) fn take_changed(&mut self) -> Vec<ConnectionId> {
-        std::mem::take(&mut self.changed)
+    /// Up to `most` of those who are not as they were shown; each may be gone.
+    pub(super) fn take_changed(&mut self, most: usize) -> Vec<ConnectionId> {
+        let taken = most.min(self.changed.len());
+        self.changed.drain(..taken).collect()
     }
 
     /// How many there are to be shown, at most.
@@ -136,10 +138,29 @@ mod tests {
         for _ in 0..3 {
             notes.touched(id(1, 1));
         }
-        assert_eq!((notes.len(), notes.take_changed()), (1, vec![id(1, 1)]));
+        assert_eq!((notes.len(), notes.take_changed(9)), (1, vec![id(1, 1)]));
         notes.shown(id(1, 1), false);
         notes.touched(id(1, 1));
-        assert_eq!(notes.take_changed(), [id(1, 1)]);
+        assert_eq!(notes.take_changed(9), [id(1, 1)]);
+    }
+
+    #[test]
+    fn who_has_changed_longest_is_taken_first() {
+        let ids = [id(0, 0), id(1, 1), id(2, 2)];
+        let mut notes = Notes::new(ids.to_vec());
+        while let Some(next) = notes.next_unseen() {
+            notes.shown(next, false);
+        }
+        for changed in [ids[2], ids[0], ids[1], ids[2]] {
+            notes.touched(changed);
+        }
+        assert_eq!(notes.take_changed(2), [ids[2], ids[0]]);
+        notes.shown(ids[2], false);
+        notes.touched(ids[2]);
+        assert_eq!((notes.len(), notes.take_changed(1)), (2, vec![ids[1]]));
+        notes.shown(ids[1], false);
+        assert_eq!(notes.take_changed(1), [ids[2]]);
+        assert_eq!(notes.len(), 0);
     }
 
     #[test]
@@ -147,7 +168,7 @@ mod tests {
         let mut notes = Notes::new(vec![id(0, 0)]);
         assert_eq!(notes.next_unseen(), Some(id(0, 0)));
         notes.shown(id(0, 0), true);
-        assert_eq!(notes.take_changed(), [id(0, 0)]);
+        assert_eq!(notes.take_changed(9), [id(0, 0)]);
         notes.shown(id(0, 0), false);
         assert_eq!(notes.len(), 0);
     }

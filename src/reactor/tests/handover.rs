@@ -182,7 +182,7 @@ impl Place {
     fn show_changes(&mut self) {
         if let Some(heir) = &mut self.heir {
             self.reactor
-                .take_changes(&mut |id, change| heir.change(id, change));
+                .take_changes(usize::MAX, &mut |id, change| heir.change(id, change));
             assert_eq!(self.reactor.changes(), 0);
         }
     }

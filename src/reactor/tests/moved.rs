@@ -67,7 +67,7 @@ fn what_lies_in_the_socket_and_what_was_read_goes_on_and_what_is_ended_is_ended(
     stays.write_all(&frame[7..]).unwrap();
     let mut newcomer = connect();
     newcomer.write_all(&frame).unwrap();
-    old.take_changes(&mut |id: MovedId, change| match change {
+    old.take_changes(usize::MAX, &mut |id: MovedId, change| match change {
         Change::Closed => {
             let (_, adopted) = ids.iter().find(|(known, _)| *known == id).unwrap();
             new.discard(*adopted);

@@ -45,9 +45,14 @@ impl Attempt {
     }
 }
 
-/// Writes down what has changed since it was written down before. Who is new has a
-/// socket to be sent, and is noted in `opened`.
-pub(super) fn write_changes(server: &mut Server, writer: &mut Writer, opened: &mut Vec<MovedId>) {
+/// Writes down what has changed since it was written down before, of connections up to
+/// `most`. Who is new has a socket to be sent, and is noted in `opened`.
+pub(super) fn write_changes(
+    server: &mut Server,
+    most: usize,
+    writer: &mut Writer,
+    opened: &mut Vec<MovedId>,
+) {
     // Agents come first, for sessions share their names; and among them who was met when
     // all had been shown, in a frame that a connection had when it was closed.
     let handler = server.handler_mut();
@@ -60,7 +65,7 @@ pub(super) fn write_changes(server: &mut Server, writer: &mut Writer, opened: &m
             None => Record::Forgotten { slot },
         });
     });
-    server.take_changes(&mut |id, change| {
+    server.take_changes(most, &mut |id, change| {
         writer.push(&match change {
             Change::Opened(_, state) => {
                 opened.push(id);

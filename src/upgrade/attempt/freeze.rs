@@ -45,7 +45,7 @@ impl Attempt {
         let token = Token::new().map_err(|error| self.failure(&error))?;
         let mut opened = Vec::new();
         self.writer.clear();
-        write_changes(server, &mut self.writer, &mut opened);
+        write_changes(server, usize::MAX, &mut self.writer, &mut opened);
         let (counters, tally) = server.counts();
         self.writer.push(&Record::Counts { counters, tally });
         self.writer.push(&Record::Keeper(server.handler().state()));

@@ -133,8 +133,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "hand-over: what changes is not noted",
         NOTES,
-        "self.changed.push(id);",
+        "self.changed.push_back(id);",
         Statement(""),
+    ),
+    mutant(
+        "hand-over: of what changes no more is kept than is taken at once",
+        NOTES,
+        "self.changed.drain(..taken).collect()",
+        Expression("self.changed.drain(..).take(taken).collect()"),
     ),
     mutant(
         "hand-over: what changes is noted once and never again",

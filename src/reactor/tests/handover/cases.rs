@@ -45,7 +45,7 @@ fn who_was_shown_and_ends_is_shut_down_and_nobody_else() {
     assert_eq!(are_shut(&ends), [true, false, false]);
     assert_eq!(reactor.changes(), 2);
     let mut closed = Vec::new();
-    reactor.take_changes(&mut |id, change| {
+    reactor.take_changes(usize::MAX, &mut |id, change| {
         assert!(matches!(change, Change::Closed));
         closed.push(id);
     });
@@ -88,7 +88,7 @@ fn who_comes_to_the_place_of_one_that_is_gone_is_shown_and_so_is_what_it_does() 
     let changes = |reactor: &mut Reactor<Nurse, Fake>| {
         let mut opened = 0;
         let mut changed = Vec::new();
-        reactor.take_changes(&mut |id, change| match change {
+        reactor.take_changes(usize::MAX, &mut |id, change| match change {
             Change::Opened(..) => opened += 1,
             Change::Changed(_) => changed.push(id),
             Change::Closed => {}
