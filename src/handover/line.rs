@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::channel::{Channel, ReceiveError, Received, SendError};
 use super::message::{BadMessage, ToPredecessor, ToSuccessor};
-use super::order::{MAX_UNACKNOWLEDGED, Order, OutOfOrder, Phase};
+use super::order::{Order, OutOfOrder, Phase};
 use crate::time::Moment;
 
 /// The end that speaks as the predecessor.
@@ -88,14 +88,13 @@ impl Line<Predecessor> {
         Ok(Some(message))
     }
 
-    /// The number that the next batch is to have, if there may be one now: if fewer than
-    /// [`MAX_UNACKNOWLEDGED`] are under way.
+    /// The number that the next batch is to have, if there may be one now: if state is
+    /// copied, and none is under way. Nor may there be a freeze otherwise.
     #[must_use]
     pub const fn next_batch(&self) -> Option<u32> {
-        if self.order.unacknowledged() < MAX_UNACKNOWLEDGED {
-            Some(self.order.next_batch())
-        } else {
-            None
+        match self.order.phase() {
+            Phase::Copying => Some(self.order.next_batch()),
+            _ => None,
         }
     }
 }
@@ -144,12 +143,6 @@ impl<Role> Line<Role> {
     #[must_use]
     pub const fn phase(&self) -> Phase {
         self.order.phase()
-    }
-
-    /// Batches that are sent and not acknowledged.
-    #[must_use]
-    pub const fn unacknowledged(&self) -> u32 {
-        self.order.unacknowledged()
     }
 
     /// Waits for the other process to say something or to end; whether it did, before it

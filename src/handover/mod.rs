@@ -29,7 +29,7 @@ pub use message::{
     BUILD, BadMessage, Committed, Hello, MAX_SOCKETS, Mismatch, PROTOCOLS, ToPredecessor,
     ToSuccessor,
 };
-pub use order::{MAX_UNACKNOWLEDGED, OutOfOrder, Phase};
+pub use order::{OutOfOrder, Phase};
 pub use process::{Process, SUCCESSOR};
 pub use sealed::{SealError, Sealed};
 pub use step::Step;

@@ -7,24 +7,19 @@
 //! | `Greeted` | | `Hello` | `Preparing` |
 //! | `Preparing` | | `Ready` | `Ready` |
 //! | `Ready` | `Shared` | | `Copying` |
-//! | `Copying` | `Batch` | `Ack` | `Copying` |
+//! | `Copying` | `Batch` | | `Copied` |
+//! | `Copied` | | `Ack` | `Copying` |
 //! | `Copying` | `Freeze` | | `Frozen` |
-//! | `Frozen` | | `Ack` | `Frozen` |
 //! | `Frozen` | | `Committed` | `Over` |
 //! | any but `Over` | | `Refused` | `Over` |
 //! | `Frozen`, `Over` | `Stop` | | `Over` |
 //!
-//! Batches are numbered from 1 without a gap, and acknowledged in that order; no more than
-//! [`MAX_UNACKNOWLEDGED`] are under way. The successor says `Committed` once it has
-//! acknowledged them all. `Stop` is for a successor that has the token, which the
-//! predecessor knows even if it has not heard `Committed`.
+//! Batches are numbered from 1 without a gap, and one is under way at a time: the two
+//! processes take turns, and the descriptors that are under way are those of one message.
+//! `Stop` is for a successor that has the token, which the predecessor knows even if it has
+//! not heard `Committed`.
 
 use super::message::{ToPredecessor, ToSuccessor};
-
-/// Batches that may be under way: enough that the successor never waits for the next, and
-/// few enough that with 253 descriptors each they stay below a limit of 1,024 open files,
-/// beyond which descriptors in flight are refused (`ETOOMANYREFS`, `unix(7)`).
-pub const MAX_UNACKNOWLEDGED: u32 = 4;
 
 /// How far the conversation has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +34,8 @@ pub enum Phase {
     Ready,
     /// State is copied.
     Copying,
+    /// Some is under way.
+    Copied,
     /// The predecessor stands still, and the token is in the successor's hands.
     Frozen,
     /// Nothing more is to be said.
@@ -59,16 +56,14 @@ pub struct OutOfOrder {
 #[derive(Clone, Debug)]
 pub(super) struct Order {
     phase: Phase,
-    sent: u32,
-    acknowledged: u32,
+    batches: u32,
 }
 
 impl Order {
     pub(super) const fn new() -> Self {
         Self {
             phase: Phase::Silent,
-            sent: 0,
-            acknowledged: 0,
+            batches: 0,
         }
     }
 
@@ -76,14 +71,9 @@ impl Order {
         self.phase
     }
 
-    /// Batches that are under way.
-    pub(super) const fn unacknowledged(&self) -> u32 {
-        self.sent - self.acknowledged
-    }
-
     /// The number that the next batch is to have.
     pub(super) const fn next_batch(&self) -> u32 {
-        self.sent + 1
+        self.batches + 1
     }
 
     /// The predecessor says `message`.
@@ -99,9 +89,7 @@ impl Order {
             ToSuccessor::Shared { .. } => ("Shared", self.phase == Phase::Ready),
             ToSuccessor::Batch { number, .. } => (
                 "Batch",
-                self.phase == Phase::Copying
-                    && self.unacknowledged() < MAX_UNACKNOWLEDGED
-                    && *number == self.next_batch(),
+                self.phase == Phase::Copying && *number == self.next_batch(),
             ),
             ToSuccessor::Freeze { .. } => ("Freeze", self.phase == Phase::Copying),
             ToSuccessor::Stop => ("Stop", matches!(self.phase, Phase::Frozen | Phase::Over)),
@@ -110,7 +98,10 @@ impl Order {
         match message {
             ToSuccessor::Hello(_) => self.phase = Phase::Greeted,
             ToSuccessor::Shared { .. } => self.phase = Phase::Copying,
-            ToSuccessor::Batch { .. } => self.sent += 1,
+            ToSuccessor::Batch { .. } => {
+                self.batches += 1;
+                self.phase = Phase::Copied;
+            }
             ToSuccessor::Freeze { .. } => self.phase = Phase::Frozen,
             ToSuccessor::Stop => self.phase = Phase::Over,
         }
@@ -122,25 +113,21 @@ impl Order {
     /// # Errors
     /// That it is not due; then it counts as not said.
     pub(super) fn successor_says(&mut self, message: &ToPredecessor) -> Result<(), OutOfOrder> {
-        let copies = matches!(self.phase, Phase::Copying | Phase::Frozen);
         let (name, due) = match message {
             ToPredecessor::Hello(_) => ("Hello", self.phase == Phase::Greeted),
             ToPredecessor::Ready => ("Ready", self.phase == Phase::Preparing),
             ToPredecessor::Ack { number } => (
                 "Ack",
-                copies && self.unacknowledged() > 0 && *number == self.acknowledged + 1,
+                self.phase == Phase::Copied && *number == self.batches,
             ),
-            ToPredecessor::Committed(_) => (
-                "Committed",
-                self.phase == Phase::Frozen && self.unacknowledged() == 0,
-            ),
+            ToPredecessor::Committed(_) => ("Committed", self.phase == Phase::Frozen),
             ToPredecessor::Refused { .. } => ("Refused", self.phase != Phase::Over),
         };
         self.expect(name, due)?;
         match message {
             ToPredecessor::Hello(_) => self.phase = Phase::Preparing,
             ToPredecessor::Ready => self.phase = Phase::Ready,
-            ToPredecessor::Ack { .. } => self.acknowledged += 1,
+            ToPredecessor::Ack { .. } => self.phase = Phase::Copying,
             ToPredecessor::Committed(_) | ToPredecessor::Refused { .. } => {
                 self.phase = Phase::Over;
             }

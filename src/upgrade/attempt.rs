@@ -134,8 +134,8 @@ impl Attempt {
             stage: Stage::Hello,
             until: begun.after(fault::deadline(Step::Prepare, SET_UP)),
             format: 0,
-            // All that may be under way together are half of what the kernel lets be.
-            batch: usize::try_from(descriptors / 8)
+            // Half of what the kernel lets be under way.
+            batch: usize::try_from(descriptors / 2)
                 .unwrap_or(MAX_SOCKETS)
                 .clamp(1, MAX_SOCKETS),
             room: u64::MAX,
@@ -173,7 +173,7 @@ impl Attempt {
         match self.stage {
             // There is work at once, unless it waits for an acknowledgement. Turning on
             // and on for that would keep a successor on the same core from sending it.
-            Stage::PreCopy(_) if self.line.unacknowledged() == 0 => Moment::from_nanos(0),
+            Stage::PreCopy(_) if self.line.next_batch().is_some() => Moment::from_nanos(0),
             _ => self.until,
         }
     }
@@ -222,7 +222,8 @@ impl Attempt {
         if let Stage::Quiesce(begun) = self.stage {
             let quiet = server.handler().is_quiet();
             let quiet = quiet.map_err(|down| self.failure(&down))? && server.is_quiet();
-            if quiet && self.line.unacknowledged() == 0 && server.unseen() <= self.batch {
+            let none_is_under_way = self.line.next_batch().is_some();
+            if quiet && none_is_under_way && server.unseen() <= self.batch {
                 return self.freeze(server, begun).map(Some);
             }
             self.copy_newcomers(server)?;
@@ -288,9 +289,6 @@ impl Attempt {
     /// Copies some more, and goes over to the last commit once there is little left. The
     /// two processes take turns: while the successor adopts a batch, this one serves.
     fn copy(&mut self, server: &mut Server) -> Result<(), Failure> {
-        if self.line.unacknowledged() > 0 {
-            return Ok(());
-        }
         let Some(number) = self.line.next_batch() else {
             return Ok(());
         };

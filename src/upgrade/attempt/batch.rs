@@ -13,7 +13,6 @@ impl Attempt {
     /// room for the sockets of one batch.
     pub(super) fn copy_newcomers(&mut self, server: &mut Server) -> Result<(), Failure> {
         if server.unseen() > self.batch
-            && self.line.unacknowledged() == 0
             && let Some(number) = self.line.next_batch()
         {
             let mut opened = Vec::new();
