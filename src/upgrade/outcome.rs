@@ -47,7 +47,7 @@ pub struct Report {
     pub precopy: Duration,
     /// How long the store took to commit what it had, during which no packet was taken.
     pub quiesce: Duration,
-    /// From the moment at which this process stood still to the successor's first read.
+    /// From the moment at which this process stood still to the successor's first turn.
     pub freeze: Duration,
 }
 

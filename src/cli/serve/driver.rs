@@ -187,7 +187,7 @@ impl Driver {
             }
             Progress::RolledBack(failure) => {
                 let asker = self.upgrade_for.take();
-                let why = format!("rolled back at {}: {failure}", failure.step);
+                let why = upgrades::rolled_back(&failure);
                 self.conclude(asker, now, &Answer::Failed(why));
                 None
             }

@@ -201,8 +201,13 @@ impl Upgrades {
         self.rolled_back += 1;
         let Failure { step, .. } = failure;
         log::error!("upgrade rolled back step={step}: {failure}; this process goes on");
-        format!("rolled back at {step}: {failure}")
+        rolled_back(failure)
     }
+}
+
+/// For whoever asked.
+pub(super) fn rolled_back(failure: &Failure) -> String {
+    format!("rolled back at {}: {failure}", failure.step)
 }
 
 /// Logs how this process took over.
@@ -216,7 +221,7 @@ fn tell(how: &Succeeded) {
 
 fn figures(how: &Succeeded) -> String {
     format!(
-        " moved={} state_bytes={} precopy_us={} quiesce_us={} pause_us={}",
+        " connections={} state_bytes={} precopy_us={} quiesce_us={} pause_us={}",
         how.connections,
         how.bytes,
         how.freeze.precopy.as_micros(),
