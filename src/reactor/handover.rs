@@ -166,6 +166,14 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         self.copying.as_ref().map_or(0, |notes| notes.closed())
     }
 
+    /// Shows who has ended since they were shown; these are no [changes](Self::changes)
+    /// any more.
+    pub fn take_closed(&mut self, see: &mut dyn FnMut(MovedId)) {
+        if let Some(notes) = &mut self.copying {
+            notes.take_closed().into_iter().map(moved).for_each(see);
+        }
+    }
+
     /// Shows what has changed since it was shown: first who has ended, then up to `most`
     /// of those who are not as they were, longest first, then who was never shown. It
     /// counts as shown then, so that this can be called again and again; only who is owed a

@@ -42,7 +42,7 @@ use self::connection::{Outcome, Shop};
 use self::connections::{ConnectionId, Connections};
 pub use self::handover::{AdoptError, AdoptedId, Change, ConnectionState, MovedId, MovedStanding};
 use self::handover::{Adoption, Notes};
-use self::kernel::{Event, Kernel, OtherToken};
+use self::kernel::{Event, Kernel, OtherToken, Signal};
 use self::ledger::Ledger;
 pub use self::linux::Linux;
 use self::listener::Listener;
@@ -112,6 +112,8 @@ pub struct Reactor<H, K: Kernel> {
     others: Vec<OtherToken>,
     /// Whether signals wait to be obeyed; looking for them costs system calls.
     signalled: bool,
+    /// Some that came already.
+    signals: Vec<Signal>,
     /// Whether a signal asked for a new process.
     upgrade_wanted: bool,
     /// What a successor was shown, while it is.
@@ -203,6 +205,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             driver_line: None,
             others: Vec::new(),
             signalled: false,
+            signals: Vec::new(),
             upgrade_wanted: false,
             copying: None,
             adoption: Adoption::default(),

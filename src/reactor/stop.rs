@@ -41,10 +41,20 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         self.stop_at.is_some()
     }
 
-    /// Whether a signal to stop has come since the last turn: for whoever drives the loop,
-    /// if there will be no turn any more, or was none yet.
+    /// Whether a signal to stop has come since the last turn or call: for whoever drives
+    /// the loop, if there will be no turn any more, or was none yet. Other signals are kept
+    /// for the next turn.
     pub fn stop_came(&mut self) -> bool {
-        self.kernel.signals().contains(&Signal::Stop)
+        let mut stop_came = false;
+        for signal in self.kernel.signals() {
+            match signal {
+                Signal::Stop => stop_came = true,
+                other if self.signals.contains(&other) => {}
+                other => self.signals.push(other),
+            }
+        }
+        self.signalled |= !self.signals.is_empty();
+        stop_came
     }
 
     /// Stops in the next turn, because the process that served before this one was told
@@ -70,7 +80,9 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             self.inherited_stop = InheritedStop::Obeyed(self.shop.now.after(SAME_STOP));
             self.begin_stop();
         }
-        for signal in self.kernel.signals() {
+        let mut signals = std::mem::take(&mut self.signals);
+        signals.extend(self.kernel.signals());
+        for signal in signals {
             match signal {
                 Signal::Statistics => self.log_stats(true),
                 Signal::Upgrade => self.upgrade_wanted = true,

@@ -5,6 +5,7 @@
 //! within its budget one way or the other.
 
 mod batch;
+mod copying;
 mod freeze;
 
 use std::fmt;
@@ -14,7 +15,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use self::batch::write_changes;
+use self::copying::Copying;
+use self::freeze::FREEZE;
 use super::fault::{self, Point};
 use super::{Failure, Progress, Server};
 use crate::handover::{
@@ -22,7 +24,7 @@ use crate::handover::{
     SendError, Sending, Step, ToPredecessor, ToSuccessor,
 };
 use crate::reactor::RESERVED_DESCRIPTORS;
-use crate::snapshot::{Record, Writer};
+use crate::snapshot::Writer;
 use crate::store::Lock;
 use crate::time::Moment;
 
@@ -36,20 +38,6 @@ const PRE_COPY: Duration = Duration::from_secs(60);
 
 /// For the last commit. A disk that takes longer is one that hangs.
 const QUIESCE: Duration = Duration::from_secs(10);
-
-/// Connections in a batch, and agents: some 100 µs of work between two turns, and some
-/// more for the successor. On a machine whose cores are all taken, agents, the store's
-/// thread and the kernel's own, who see to its disk, wait that long for a core, and not
-/// until the scheduler finds that somebody has had enough.
-const CONNECTIONS: usize = 64;
-const AGENTS: usize = 128;
-
-/// So many changes are few enough for the freeze, and for a turn before it.
-const FEW_CHANGES: usize = 256;
-
-/// How often everything may be copied again. Under a load that changes it all the time, more
-/// does not bring fewer changes.
-const AGAIN: usize = 4;
 
 /// It has the same stderr.
 const SEE_LOG: &str = "; what it said, if anything, is in the log";
@@ -88,18 +76,13 @@ enum Stage {
     /// State is copied.
     PreCopy(Copying),
     /// The store finishes what it has.
-    Quiesce(Moment),
+    Quiesce {
+        begun: Moment,
+        /// It has.
+        is_quiet: bool,
+    },
     /// This process stands still.
     Freeze,
-}
-
-#[derive(Debug)]
-struct Copying {
-    begun: Moment,
-    /// Everybody was, who was there at the last look.
-    all_shown: bool,
-    /// How many connections could be copied again until this goes on with what there is.
-    again: usize,
 }
 
 impl Attempt {
@@ -219,11 +202,11 @@ impl Attempt {
         if let Stage::PreCopy(_) = self.stage {
             self.copy(server)?;
         }
-        if let Stage::Quiesce(begun) = self.stage {
-            let quiet = server.handler().is_quiet();
-            let quiet = quiet.map_err(|down| self.failure(&down))? && server.is_quiet();
+        if let Stage::Quiesce { begun, is_quiet } = self.stage {
+            let is_quiet = is_quiet || self.becomes_quiet(server, begun)?;
             let none_is_under_way = self.line.next_batch().is_some();
-            if quiet && none_is_under_way && server.unseen() <= self.batch {
+            let has_room = server.unseen() <= self.batch && !self.is_crowded(server);
+            if is_quiet && none_is_under_way && has_room {
                 return self.freeze(server, begun).map(Some);
             }
             self.copy_newcomers(server)?;
@@ -251,11 +234,7 @@ impl Attempt {
                 server.handler_mut().begin_copy();
                 let begun = Moment::now();
                 self.until = begun.after(fault::deadline(Step::PreCopy, PRE_COPY));
-                self.stage = Stage::PreCopy(Copying {
-                    begun,
-                    all_shown: false,
-                    again: AGAIN * server.population(),
-                });
+                self.stage = Stage::PreCopy(Copying::new(begun, server.population()));
                 let listener = server.listener().map(AsFd::as_fd);
                 self.say(&ToSuccessor::Shared {
                     lock: server.handler().store_lock().map(Lock::share),
@@ -270,10 +249,22 @@ impl Attempt {
         Ok(())
     }
 
-    /// The successor may open a file for each connection, and those that it has besides. It
-    /// has those open, too, that were closed and that it was not told of yet.
+    /// Whether the store has finished just now what it had. From then on agents wait for
+    /// nothing but this, and not longer than for a freeze.
+    fn becomes_quiet(&mut self, server: &Server, begun: Moment) -> Result<bool, Failure> {
+        let is_quiet = server.handler().is_quiet();
+        let is_quiet = is_quiet.map_err(|down| self.failure(&down))? && server.is_quiet();
+        if is_quiet {
+            self.stage = Stage::Quiesce { begun, is_quiet };
+            let soon = Moment::now().after(fault::deadline(Step::Freeze, FREEZE));
+            self.until = self.until.min(soon);
+        }
+        Ok(is_quiet)
+    }
+
+    /// The successor may open a file for each connection, and those that it has besides.
     fn expect_room(&self, server: &Server) -> Result<(), Failure> {
-        let connections = server.population() + server.closed_untold();
+        let connections = server.population();
         let needed = connections + RESERVED_DESCRIPTORS;
         if needed as u64 <= self.room {
             return Ok(());
@@ -284,49 +275,6 @@ impl Attempt {
              (ulimit -n)",
             self.room
         )))
-    }
-
-    /// Copies some more, and goes over to the last commit once there is little left. The
-    /// two processes take turns: while the successor adopts a batch, this one serves.
-    fn copy(&mut self, server: &mut Server) -> Result<(), Failure> {
-        let Some(number) = self.line.next_batch() else {
-            return Ok(());
-        };
-        fault::at(Point::PredecessorBatch(number), &self.line);
-        let Stage::PreCopy(copying) = &mut self.stage else {
-            return Ok(());
-        };
-        let mut opened = Vec::new();
-        let writer = &mut self.writer;
-        writer.clear();
-        let most = self.batch.min(CONNECTIONS);
-        // Who comes all the time must not keep this from ending.
-        if !copying.all_shown || server.unseen() > most {
-            // Agents come first, for sessions share their names.
-            let agents = server.handler_mut().copy_some(AGENTS, &mut |slot, state| {
-                writer.push(&Record::Agent { slot, state });
-            });
-            let connections = server.copy_some(most, &mut |id, _, state| {
-                writer.push(&Record::Opened { id, state });
-                opened.push(id);
-            });
-            copying.all_shown = agents && connections;
-        }
-        if writer.is_empty() {
-            let changes = server.changes() + server.handler().changes();
-            if changes <= FEW_CHANGES || copying.again == 0 {
-                let now = Moment::now();
-                self.precopy = now.since(copying.begun);
-                self.stage = Stage::Quiesce(now);
-                self.until = now.after(fault::deadline(Step::Quiesce, QUIESCE));
-                fault::at(Point::PredecessorQuiesce, &self.line);
-                server.handler_mut().quiesce();
-                return Ok(());
-            }
-            copying.again = copying.again.saturating_sub(FEW_CHANGES);
-            write_changes(server, FEW_CHANGES, writer, &mut opened);
-        }
-        self.send_batch(server, number, &opened)
     }
 
     fn hear(&mut self) -> Result<Option<ToPredecessor>, Failure> {
@@ -381,7 +329,7 @@ impl Attempt {
             Stage::Hello => Step::Hello,
             Stage::Prepare => Step::Prepare,
             Stage::PreCopy(_) => Step::PreCopy,
-            Stage::Quiesce(_) => Step::Quiesce,
+            Stage::Quiesce { .. } => Step::Quiesce,
             Stage::Freeze => Step::Freeze,
         }
     }
@@ -394,11 +342,17 @@ impl Attempt {
     }
 
     fn too_late(&self) -> Failure {
-        self.failure(&match self.step() {
-            Step::Freeze => "the successor did not take over in time",
-            Step::PreCopy => "copying took too long",
-            Step::Quiesce => "the store did not commit in time what it had",
-            _ => "the successor was not ready in time",
+        self.failure(&match self.stage {
+            Stage::Freeze => "the successor did not take over in time",
+            Stage::PreCopy(_) => "copying took too long",
+            Stage::Quiesce {
+                is_quiet: false, ..
+            } => "the store did not commit in time what it had",
+            Stage::Quiesce { .. } if self.line.next_batch().is_none() => {
+                "the successor did not acknowledge in time what was copied"
+            }
+            Stage::Quiesce { .. } => "agents connect faster than they can be copied",
+            Stage::Hello | Stage::Prepare => "the successor was not ready in time",
         })
     }
 }

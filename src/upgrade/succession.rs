@@ -171,6 +171,7 @@ impl Succession {
                 } => {
                     fault::at(Point::SuccessorBatch(number), &self.line);
                     self.take_in(server, &Sealed::check(records, length)?, sockets)?;
+                    expect_no_stop(server)?;
                     fault::at(Point::SuccessorAck(number), &self.line);
                     self.say(&ToPredecessor::Ack { number })?;
                 }
@@ -200,9 +201,7 @@ impl Succession {
     ) -> Result<Succeeded, SuccessionError> {
         server.settle_in()?;
         fault::at(Point::SuccessorCommit, &self.line);
-        if server.stop_came() {
-            return Err(SuccessionError::ToldToStop);
-        }
+        expect_no_stop(server)?;
         let Taken::Ours(ownership) = token.take()? else {
             return Err(SuccessionError::GivenUp);
         };
@@ -326,6 +325,14 @@ impl Succession {
             // It has room for hundreds of these.
             Sending::Full | Sending::TooManyInFlight => Err(SuccessionError::Silent),
         }
+    }
+}
+
+/// A process that serves would stop for that: nobody is to be served by this one.
+fn expect_no_stop(server: &mut Server) -> Result<(), SuccessionError> {
+    match server.stop_came() {
+        true => Err(SuccessionError::ToldToStop),
+        false => Ok(()),
     }
 }
 

@@ -132,8 +132,12 @@ impl World {
             if successor.failed.is_some() || (all && round >= later) {
                 break;
             }
-            if all && self.dice.one_in(3) {
-                self.take_changes(most, successor);
+            match self.dice.below(3) {
+                0 if all => self.take_changes(most, successor),
+                1 => self
+                    .reactor
+                    .take_closed(&mut |id| successor.change(id, Change::Closed)),
+                _ => {}
             }
             self.go_on()?;
         }

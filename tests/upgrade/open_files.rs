@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use hawk::handover::{Channel, MAX_DESCRIPTORS};
@@ -45,6 +46,63 @@ fn a_successor_that_may_not_open_a_file_for_each_connection_is_refused() {
     drop(agents.pop());
     dynasty.wait_until(|stats| stats.get("connections") == AGENTS as u64 - 1);
     dynasty.connect().expect_alive();
+    dynasty.stop();
+}
+
+/// Before it is told of those who have gone, a successor has their sockets as well as those
+/// of who came in their place.
+#[test]
+fn a_full_server_hands_over_while_all_its_agents_are_replaced() {
+    const AGENTS: usize = 60;
+    let _alone = UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(halt) = Halt::behind("epoll_ctl", BEFORE_AGENTS + 1) else {
+        return;
+    };
+    let mut dynasty =
+        Dynasty::start_with(&[], |launch| limited(launch, RESERVED_DESCRIPTORS + AGENTS));
+    let mut agents: Vec<Agent> = (0..AGENTS).map(|_| dynasty.connect()).collect();
+    agents.iter_mut().for_each(Agent::expect_alive);
+    let binary = halt.binary();
+    let under_way = dynasty.begin(&["--binary", binary.to_str().unwrap()]);
+    halt.wait(under_way.successor);
+    for place in &mut agents {
+        place.shutdown_write();
+        place.expect_eof();
+        *place = dynasty.connect();
+        place.expect_alive();
+    }
+    halt.let_go(under_way.successor);
+    let how = dynasty.expect_upgraded(under_way);
+    assert_eq!(how.fields.get("connections"), AGENTS as u64);
+    agents.iter_mut().for_each(Agent::expect_alive);
+    dynasty.stop();
+}
+
+#[test]
+fn a_full_server_hands_over_while_it_turns_newcomers_away() {
+    const AGENTS: usize = 300;
+    let _alone = UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut dynasty =
+        Dynasty::start_with(&[], |launch| limited(launch, RESERVED_DESCRIPTORS + AGENTS));
+    let mut agents: Vec<Agent> = (0..AGENTS).map(|_| dynasty.connect()).collect();
+    agents.iter_mut().for_each(Agent::expect_alive);
+    let address = dynasty.address();
+    let over = &AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    Agent::connect(address).expect_line("busy: too many connections");
+                }
+            });
+        }
+        for _ in 0..5 {
+            let how = dynasty.upgrade(&[]);
+            assert!(how.fields.get("connections") >= AGENTS as u64);
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    agents.iter_mut().for_each(Agent::expect_alive);
     dynasty.stop();
 }
 

@@ -41,14 +41,36 @@ fn a_stop_of_the_successor_ends_the_hand_over_and_nothing_else() {
     let told = under_way.client_ends();
     assert_eq!(told.code, Some(1), "{told:?}");
     let said = told.stderr.concat();
-    let why = "rolled back at freeze: the successor was told to stop";
-    assert!(
-        said.contains(why) || said.contains("did not take over in time"),
-        "{said}"
-    );
+    let why = "rolled back at pre-copy: the successor was told to stop";
+    assert!(said.contains(why), "{said}");
     agents.iter_mut().for_each(Agent::expect_alive);
     dynasty.upgrade(&[]);
     agents.iter_mut().for_each(Agent::expect_alive);
+    dynasty.stop();
+}
+
+/// They are for whoever serves by then.
+#[test]
+fn other_signals_to_the_successor_are_obeyed_once_it_serves() {
+    let Some(halt) = Halt::behind("epoll_ctl", BEFORE_AGENTS + 1) else {
+        return;
+    };
+    let mut dynasty = Dynasty::start(&[]);
+    let mut agent = dynasty.connect();
+    agent.expect_alive();
+    let binary = halt.binary();
+    let under_way = dynasty.begin(&["--binary", binary.to_str().unwrap()]);
+    halt.wait(under_way.successor);
+    let mark = dynasty.log().count();
+    for _ in 0..3 {
+        kill_process(under_way.successor, Signal::USR1).unwrap();
+    }
+    halt.let_go(under_way.successor);
+    dynasty.expect_upgraded(under_way);
+    agent.expect_alive();
+    dynasty.log().wait_for(mark, |said| {
+        said.contains("] restart ") && said.contains(" generation=2 ")
+    });
     dynasty.stop();
 }
 

@@ -1,5 +1,6 @@
 //! A store that goes from process to process, under load.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -9,9 +10,10 @@ use hawk::handover::MAX_SOCKETS;
 use hawk::wire::{AgentName, Encoding, Packet, Report, encode_packet};
 use rusqlite::Connection;
 use rustix::fs::{FlockOperation, flock};
+use tempfile::NamedTempFile;
 
 use crate::during::BEFORE_AGENTS;
-use crate::dynasty::Dynasty;
+use crate::dynasty::{Dynasty, UnderWay};
 use crate::support::*;
 
 const AGENTS: usize = 5;
@@ -67,22 +69,7 @@ fn a_crowd_that_comes_while_the_last_batch_is_committed_moves_as_well() {
     let moved = eventually(|| {
         crowd.clear();
         dynasty.wait_until(|stats| stats.get("connections") == 2);
-        let halt = Halt::behind("epoll_ctl", BEFORE_AGENTS + 1).unwrap();
-        let binary = halt.binary();
-        let under_way = dynasty.begin(&["--binary", binary.to_str().unwrap()]);
-        halt.wait(under_way.successor);
-        writer.execute_batch("BEGIN IMMEDIATE").unwrap();
-        reporter.send(&report("the last one"));
-        let held = dynasty.stats().get("held");
-        halt.let_go(under_way.successor);
-        // Once no packet is taken, nobody is shown but those who come now.
-        let mut asked = 0;
-        let quiet = eventually(|| {
-            probe.send(&heartbeat());
-            asked += 1;
-            (dynasty.stats().get("held") > held).then_some(())
-        });
-        assert!(quiet.is_some(), "packets are taken on and on");
+        let (under_way, asked) = hold_up(&dynasty, &writer, &mut reporter, &mut probe);
         crowd.extend((0..CROWD).map(|_| dynasty.connect()));
         dynasty.wait_until(|stats| stats.get("connections") == CROWD as u64 + 2);
         writer.execute_batch("ROLLBACK").unwrap();
@@ -94,6 +81,64 @@ fn a_crowd_that_comes_while_the_last_batch_is_committed_moves_as_well() {
     assert_eq!(moved.unwrap().fields.get("connections"), CROWD as u64 + 2);
     crowd.iter_mut().for_each(Agent::expect_alive);
     dynasty.stop();
+}
+
+/// Nothing is taken from agents any more, and the store is not what they wait for.
+#[test]
+fn a_successor_that_hangs_while_the_last_batch_is_committed_holds_nobody_up() {
+    if !can_trace() {
+        return;
+    }
+    let faults = NamedTempFile::new().unwrap();
+    let path = faults.path().to_str().unwrap().to_owned();
+    let mut dynasty = Dynasty::start_with_store_and(&[], |launch| launch.env("HAWK_FAULT", &path));
+    let [mut reporter, mut probe] = [(); 2].map(|()| dynasty.connect());
+    let writer = Connection::open(dynasty.store()).unwrap();
+    fs::write(&path, "successor:batch-2 hang\ndeadline:quiesce 3600000\n").unwrap();
+    let (mut under_way, asked) = hold_up(&dynasty, &writer, &mut reporter, &mut probe);
+    let mut crowd: Vec<Agent> = (0..=MAX_SOCKETS).map(|_| dynasty.connect()).collect();
+    dynasty.wait_until(|stats| stats.get("connections") == crowd.len() as u64 + 2);
+    writer.execute_batch("ROLLBACK").unwrap();
+    let told = under_way.client_ends();
+    assert_eq!(told.code, Some(1), "{told:?}");
+    let why = "rolled back at quiesce: the successor did not acknowledge in time what was copied";
+    assert!(told.stderr.concat().contains(why), "{told:?}");
+    reporter.expect_line(REPORT);
+    (0..asked).for_each(|_| probe.expect_line(HEARTBEAT));
+    crowd.iter_mut().for_each(Agent::expect_alive);
+    fs::write(&path, "").unwrap();
+    dynasty.upgrade(&[]);
+    crowd.iter_mut().for_each(Agent::expect_alive);
+    dynasty.stop();
+}
+
+/// An attempt that has come to the last commit, which `writer` holds up until its `ROLLBACK`,
+/// with a report of `reporter` in it; and how often `probe` has asked until nothing was taken
+/// from agents any more.
+#[track_caller]
+fn hold_up(
+    dynasty: &Dynasty,
+    writer: &Connection,
+    reporter: &mut Agent,
+    probe: &mut Agent,
+) -> (UnderWay, usize) {
+    let halt = Halt::behind("epoll_ctl", BEFORE_AGENTS + 1).unwrap();
+    let binary = halt.binary();
+    let under_way = dynasty.begin(&["--binary", binary.to_str().unwrap()]);
+    halt.wait(under_way.successor);
+    writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+    reporter.send(&report("the last one"));
+    let held = dynasty.stats().get("held");
+    halt.let_go(under_way.successor);
+    // Once no packet is taken, nobody is shown but those who come now.
+    let mut asked = 0;
+    let quiet = eventually(|| {
+        probe.send(&heartbeat());
+        asked += 1;
+        (dynasty.stats().get("held") > held).then_some(())
+    });
+    assert!(quiet.is_some(), "packets are taken on and on");
+    (under_way, asked)
 }
 
 /// Has process follow process while agents report; how many reports each was told are

@@ -274,7 +274,7 @@ impl Scene {
         assert!(said.contains(&format!("lost: {lost}")), "{said}");
         assert_eq!(self.dynasty.first_ends(), Some(1));
         let log = self.dynasty.log();
-        log.wait_for(0, |line| line.contains(&lost));
+        log.wait_for(0, |line| line.contains(&format!("lost: {lost}")));
         let left = self.dynasty.family();
         assert!(!left.contains(&first));
         kill_process(successor, Signal::KILL).ok();

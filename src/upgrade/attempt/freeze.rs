@@ -14,7 +14,7 @@ use crate::upgrade::fault::{self, Point};
 use crate::upgrade::{Failure, Progress, Report, Server};
 
 /// Agents wait meanwhile, and none would take this for an outage.
-const FREEZE: Duration = Duration::from_millis(250);
+pub(super) const FREEZE: Duration = Duration::from_millis(250);
 
 /// From the commit on the successor serves, and this process has nothing to do but to hear
 /// that it does: whoever asked is to be told the truth. It says so at once; one that does
