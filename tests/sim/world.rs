@@ -200,11 +200,13 @@ impl World {
                 }
             }
             self.turns()?;
-            if self
-                .upgrades
-                .is_some_and(|upgrades| self.dice.one_in(upgrades))
-            {
-                self.upgrade()?;
+            if let Some(upgrades) = self.upgrades {
+                // Those who wait for a buffer move as well, and are seldom there.
+                let crowded = self.reactor.waiters().next().is_some();
+                let upgrades = if crowded { upgrades / 15 } else { upgrades };
+                if self.dice.one_in(upgrades) {
+                    self.upgrade()?;
+                }
             }
         }
         if self.dice.one_in(3) {
