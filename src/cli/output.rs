@@ -37,6 +37,14 @@ pub(super) fn visible(text: &str) -> String {
     if plain { text.to_owned() } else { quoted }
 }
 
+/// Says something on stderr that is no failure.
+pub(super) fn note(text: &str) {
+    // Without stderr there is nobody to tell.
+    let _untold = io::stderr()
+        .lock()
+        .write_all(format!("hawk: {text}\n").as_bytes());
+}
+
 /// Ends a command: says in one line on stderr what went wrong, if anything.
 pub(super) fn conclude(outcome: anyhow::Result<()>) -> ExitCode {
     conclude_on(io::stderr().lock(), outcome)

@@ -1,6 +1,8 @@
 //! The client's half: one request, and its answer.
 
+use std::fs;
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -20,9 +22,9 @@ pub enum AskError {
     Request(#[from] RequestError),
     /// Nobody takes requests there.
     #[error(
-        "cannot connect to the control socket {}: {error}; is the server running, with --control, \
-         as the same user?",
-        path.display()
+        "cannot connect to the control socket {}: {error}{}",
+        path.display(),
+        hint(path, error)
     )]
     Unreachable {
         /// Where it was looked for.
@@ -31,7 +33,11 @@ pub enum AskError {
         error: io::Error,
     },
     /// It took too long.
-    #[error("the server at {} did not answer in time", .0.display())]
+    #[error(
+        "the server at {} did not answer in time; see whether it is stopped, or has many clients \
+         there that ask for nothing",
+        .0.display()
+    )]
     TimedOut(PathBuf),
     /// The connection ended before the answer did.
     #[error("the server at {} ended before it had answered", .0.display())]
@@ -39,6 +45,19 @@ pub enum AskError {
     /// The server's own words.
     #[error("{0}")]
     Failed(String),
+}
+
+/// What to do about it.
+fn hint(path: &Path, error: &io::Error) -> &'static str {
+    let is_socket = || fs::metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    match error.kind() {
+        // connect(2) says so of any other file.
+        io::ErrorKind::ConnectionRefused if !is_socket() => "; it is no socket",
+        io::ErrorKind::PermissionDenied => "; it is for the user that the server has",
+        // What socket2 says of a path that does not fit `sun_path`, unix(7).
+        io::ErrorKind::InvalidInput => " (107 bytes at most)",
+        _ => "; is the server running, with --control?",
+    }
 }
 
 /// Asks the server at `path`; the lines of its answer. All of it takes no longer than

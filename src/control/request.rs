@@ -46,6 +46,8 @@ impl Request {
     /// [`RequestError::Unknown`].
     pub fn parse(line: &[u8]) -> Result<Self, RequestError> {
         match line {
+            // Some terminals and tools end a line with two bytes, and no path is cut for it.
+            b"stats\r" | b"upgrade\r" => Self::parse(&line[..line.len() - 1]),
             b"stats" => Ok(Self::Statistics),
             b"upgrade" => Ok(Self::Upgrade { binary: None }),
             _ => match line.strip_prefix(b"upgrade ") {
@@ -144,6 +146,7 @@ mod tests {
             assert_eq!(line, written);
             assert_eq!(Request::parse(&line[..line.len() - 1]), Ok(request));
         }
+        assert_eq!(Request::parse(b"stats\r"), Ok(Request::Statistics));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use mio::net::{UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::socket::{self, FileId, ListenError};
 use super::{Answer, LONGEST_REQUEST, Request, RequestError};
@@ -301,6 +302,8 @@ impl Client {
             Stage::Waiting => return Outcome::Stays,
             Stage::Asking { request, .. } => match read_line(&mut self.socket, request) {
                 Ok(None) => Ok(Outcome::Stays),
+                // Nobody would be told what became of it, or has given it up.
+                Ok(Some(Ok(_))) if is_gone(&self.socket) => Err(io::ErrorKind::BrokenPipe.into()),
                 Ok(Some(Ok(request))) => {
                     self.stage = Stage::Waiting;
                     return Outcome::Asked(request);
@@ -326,6 +329,13 @@ impl Client {
         log::debug!("a client of the control socket is dropped: {why}");
         Outcome::Ended
     }
+}
+
+/// Whether the other end is closed, and not just done with speaking (poll(2)).
+fn is_gone(socket: &UnixStream) -> bool {
+    let mut end = [PollFd::new(socket, PollFlags::empty())];
+    let found = poll(&mut end, Some(&Timespec::default()));
+    found.is_ok() && end[0].revents().contains(PollFlags::HUP)
 }
 
 /// Reads on in a request, and takes it when it is whole. What follows it is left unread.

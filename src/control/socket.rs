@@ -25,7 +25,7 @@ pub enum ListenError {
     Taken(PathBuf),
     /// The path is that of something else.
     #[error(
-        "{} is there and is no socket; give --control another path, or remove it",
+        "{} is there and is no socket; give --control another path",
         .0.display()
     )]
     NoSocket(PathBuf),

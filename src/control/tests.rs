@@ -1,5 +1,6 @@
 use std::fs;
 use std::io::{self, Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -337,6 +338,23 @@ fn only_the_owner_of_the_file_removes_it() {
     drop(successor);
 }
 
+/// They were interrupted while they waited for a busy server: a request to a person who has
+/// gone is none.
+#[test]
+fn who_is_gone_before_a_request_is_read_has_asked_for_nothing() {
+    let mut desk = Desk::new();
+    drop(desk.say(b"upgrade\n"));
+    let half_closed = desk.say(b"stats\n");
+    half_closed.shutdown(Shutdown::Write).unwrap();
+    let asked = desk.wait_for_requests(1);
+    assert!(desk.asked.is_empty());
+    for (asker, request) in asked {
+        assert_eq!(request, Request::Statistics, "who only hears is there");
+        desk.answer(asker, &lines(&["here"]));
+    }
+    assert_eq!(all_of(half_closed), "here\ndone\n");
+}
+
 #[test]
 fn another_process_goes_on_with_the_socket() {
     let mut desk = Desk::new();
@@ -376,6 +394,13 @@ fn a_client_says_what_it_met() {
     let ask = |patience| ask(&path, &Request::Statistics, patience);
     let nobody = ask(PATIENCE).unwrap_err();
     assert!(matches!(nobody, AskError::Unreachable { .. }), "{nobody}");
+    fs::write(&path, "").unwrap();
+    let no_socket = ask(PATIENCE).unwrap_err();
+    assert!(
+        no_socket.to_string().ends_with("; it is no socket"),
+        "{no_socket}"
+    );
+    fs::remove_file(&path).unwrap();
     let listener = UnixListener::bind(&path).unwrap();
     let silent = ask(Duration::from_millis(50)).unwrap_err();
     assert!(matches!(silent, AskError::TimedOut(_)), "{silent}");

@@ -167,6 +167,17 @@ fn watched_without_a_terminal_they_are_blocks_of_lines() {
     }
 }
 
+/// A server that does not turn, such as one that was stopped with `kill -STOP`.
+#[test]
+fn whoever_waits_long_for_a_hand_over_is_told_that_it_waits() {
+    let place = Place::new();
+    let _deaf = UnixListener::bind(place.path()).unwrap();
+    let client = Launch::hawk(&["upgrade", "--control", place.path().to_str().unwrap()]);
+    let client = client.spawn();
+    let told = "hawk: no outcome after 10 s; waiting for one, up to 120 s in all";
+    client.stderr.wait_for(0, |line| line == told);
+}
+
 #[test]
 fn without_a_server_or_a_path_it_says_so() {
     let place = Place::new();
