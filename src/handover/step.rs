@@ -12,7 +12,7 @@ pub enum Step {
     Spawn,
     /// Both say which versions they understand.
     Hello,
-    /// The successor sets itself up: arguments, log, a look at the store.
+    /// The successor sets itself up: its limits, a look at the store, the event loop.
     Prepare,
     /// Connections and agents are copied while the predecessor serves.
     PreCopy,

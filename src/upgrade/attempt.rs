@@ -9,6 +9,7 @@ mod copying;
 mod freeze;
 
 use std::fmt;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
@@ -48,6 +49,9 @@ const SEE_LOG: &str = "; what it said, if anything, is in the log";
 #[derive(Debug)]
 pub struct Attempt {
     line: Line<Predecessor>,
+    binary: Binary,
+    /// The successor's build, once it has told it.
+    build: String,
     /// `None`: it is ended, or on its own.
     successor: Option<Process>,
     successor_id: u32,
@@ -106,11 +110,18 @@ impl Attempt {
         fault::at(Point::PredecessorSpawn, &line);
         let successor = Process::spawn(binary, arguments, hidden, theirs).map_err(|error| {
             let path = binary.path().display();
-            step(Step::Spawn)(&format_args!("cannot start {path}: {error}"))
+            // It was there just now, and what executes it is not (execve(2)).
+            let what = match error.kind() {
+                io::ErrorKind::NotFound => "; its interpreter or its loader is missing",
+                _ => "",
+            };
+            step(Step::Spawn)(&format_args!("cannot start {path}: {error}{what}"))
         })?;
         let begun = Moment::now();
         let mut attempt = Self {
             line,
+            binary: binary.clone(),
+            build: String::new(),
             successor_id: successor.id(),
             successor: Some(successor),
             generation,
@@ -225,6 +236,7 @@ impl Attempt {
                 self.format = hello.agree().map_err(|error| self.failure(&error))?;
                 self.writer = Writer::new(self.format);
                 self.room = hello.descriptors;
+                self.build = hello.build;
                 self.expect_room(server)?;
                 self.stage = Stage::Prepare;
             }
@@ -242,7 +254,7 @@ impl Attempt {
                 })?;
                 fault::at(Point::PredecessorShared, &self.line);
             }
-            ToPredecessor::Refused { why } => return Err(self.failure(&why)),
+            ToPredecessor::Refused { why } => return Err(self.refused(&why)),
             // What they bring is in the line's order.
             ToPredecessor::Ack { .. } | ToPredecessor::Committed(_) => {}
         }
@@ -302,7 +314,7 @@ impl Attempt {
     fn gone(&mut self) -> Failure {
         while let Ok(Some(message)) = self.line.receive() {
             if let ToPredecessor::Refused { why } = message {
-                return self.failure(&why);
+                return self.refused(&why);
             }
         }
         let ended = self.successor.take().map(Process::end);
@@ -341,19 +353,29 @@ impl Attempt {
         }
     }
 
+    /// In the successor's own words.
+    fn refused(&self, why: &str) -> Failure {
+        self.failure(&format_args!("the successor says: {why}"))
+    }
+
     fn too_late(&self) -> Failure {
-        self.failure(&match self.stage {
-            Stage::Freeze => "the successor did not take over in time",
-            Stage::PreCopy(_) => "copying took too long",
+        match self.stage {
+            Stage::Hello | Stage::Prepare => self.overdue("the successor was not ready", SET_UP),
+            Stage::PreCopy(_) => self.overdue("the state was not copied", PRE_COPY),
             Stage::Quiesce {
                 is_quiet: false, ..
-            } => "the store did not commit in time what it had",
+            } => self.overdue("the store did not commit what it had", QUIESCE),
             Stage::Quiesce { .. } if self.line.next_batch().is_none() => {
-                "the successor did not acknowledge in time what was copied"
+                self.overdue("the successor did not acknowledge what was copied", FREEZE)
             }
-            Stage::Quiesce { .. } => "agents connect faster than they can be copied",
-            Stage::Hello | Stage::Prepare => "the successor was not ready in time",
-        })
+            Stage::Quiesce { .. } => self.overdue("more and more agents connected", FREEZE),
+            Stage::Freeze => self.overdue("the successor did not take over", FREEZE),
+        }
+    }
+
+    fn overdue(&self, what: &str, allowed: Duration) -> Failure {
+        let allowed = humantime::format_duration(allowed);
+        self.failure(&format_args!("{what} in time ({allowed})"))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What becomes of an attempt.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::handover::Step;
@@ -31,10 +32,14 @@ pub enum Progress {
 }
 
 /// How a hand-over went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// The process that serves now.
     pub successor: u32,
+    /// Which build it is.
+    pub build: String,
+    /// What it was started from.
+    pub binary: PathBuf,
     /// Which of the processes, one after the other, that is; the first is 1.
     pub generation: u32,
     /// The format of snapshots in which both processes understood each other.
@@ -65,10 +70,12 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "generation={} pid={} connections={} pause_us={} precopy_us={} quiesce_us={} \
+            "generation={} pid={} version={} binary={:?} connections={} pause_us={} precopy_us={} quiesce_us={} \
              state_bytes={} format={}",
             self.generation,
             self.successor,
+            self.build,
+            self.binary,
             self.connections,
             self.freeze.as_micros(),
             self.precopy.as_micros(),

@@ -69,7 +69,7 @@ pub enum SuccessionError {
     Mismatch(#[from] Mismatch),
     /// A signal to stop has come to this process. One that served would stop: nobody is to
     /// be served by it.
-    #[error("the successor was told to stop")]
+    #[error("it was told to stop")]
     ToldToStop,
     /// It ended, or gave this process up.
     #[error("the predecessor has given up")]

@@ -167,6 +167,12 @@ impl Fields {
             .map_or(0, |value| value.parse().expect("a whole number"))
     }
 
+    /// The text under `key`, which is there.
+    #[track_caller]
+    pub(crate) fn text(&self, key: &str) -> &str {
+        self.0.get(key).expect("the key is there")
+    }
+
     /// The sum of all numbers whose key begins with `prefix`.
     pub(crate) fn sum(&self, prefix: &str) -> u64 {
         let keys = self.0.keys().filter(|key| key.starts_with(prefix));

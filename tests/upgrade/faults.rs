@@ -119,7 +119,7 @@ fn a_successor_that_hangs_before_the_commit_is_ended() {
         // the successor need for what is before the fault.
         let (late, deadline) = match step {
             "freeze" => ("the successor did not take over in time", ""),
-            "pre-copy" => ("copying took too long", "deadline:pre-copy 100"),
+            "pre-copy" => ("the state was not copied in time", "deadline:pre-copy 100"),
             _ => (
                 "the successor was not ready in time",
                 "deadline:prepare 100",

@@ -189,8 +189,8 @@ fn descriptors_that_are_lost_on_their_way_cost_nobody_anything() {
     for _ in 0..2 {
         dynasty.expect_refusal(
             &["--binary", &binary],
-            "rolled back at pre-copy: descriptors were lost on their way, because too many files \
-             are open; raise the limit of open files",
+            "rolled back at pre-copy: the successor says: descriptors were lost on their way, \
+             because too many files are open; raise the limit of open files",
         );
         dynasty.wait_until(|stats| stats.get("connections") == AGENTS as u64);
         dynasty.expect_nothing_of_the_attempt(&before);

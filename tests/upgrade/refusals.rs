@@ -20,15 +20,15 @@ fn one_with_other_sockets_or_another_store_changes_nothing() {
     for (environment, why) in [
         (
             "unset HAWK_CONTROL".to_owned(),
-            "rolled back at pre-copy: the predecessor has a control socket, and this process \
-             has none",
+            "rolled back at pre-copy: the successor says: the predecessor has a control socket, \
+             and this process has none",
         ),
         (
             format!(
                 "for it; do shift; [ \"$it\" = none ] && it={}; set -- \"$@\" \"$it\"; done",
                 store.display()
             ),
-            "rolled back at prepare: cannot use the store",
+            "rolled back at prepare: the successor says: cannot use the store",
         ),
     ] {
         let script = format!("#!/bin/sh\n{environment}\nexec {hawk} \"$@\"\n");
@@ -57,7 +57,7 @@ fn one_that_does_not_know_the_stores_tables_changes_nothing() {
         let told = dynasty.ask(&[]);
         let said = told.stderr.concat();
         assert!(
-            said.contains("rolled back at prepare: cannot use the store: "),
+            said.contains("rolled back at prepare: the successor says: cannot use the store: "),
             "{said}"
         );
         assert!(said.contains(&why), "{said}");

@@ -41,7 +41,7 @@ fn a_stop_of_the_successor_ends_the_hand_over_and_nothing_else() {
     let told = under_way.client_ends();
     assert_eq!(told.code, Some(1), "{told:?}");
     let said = told.stderr.concat();
-    let why = "rolled back at pre-copy: the successor was told to stop";
+    let why = "rolled back at pre-copy: the successor says: it was told to stop";
     assert!(said.contains(why), "{said}");
     agents.iter_mut().for_each(Agent::expect_alive);
     dynasty.upgrade(&[]);

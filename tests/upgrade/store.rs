@@ -101,7 +101,7 @@ fn a_successor_that_hangs_while_the_last_batch_is_committed_holds_nobody_up() {
     writer.execute_batch("ROLLBACK").unwrap();
     let told = under_way.client_ends();
     assert_eq!(told.code, Some(1), "{told:?}");
-    let why = "rolled back at quiesce: the successor did not acknowledge in time what was copied";
+    let why = "rolled back at quiesce: the successor did not acknowledge what was copied in time";
     assert!(told.stderr.concat().contains(why), "{told:?}");
     reporter.expect_line(REPORT);
     (0..asked).for_each(|_| probe.expect_line(HEARTBEAT));

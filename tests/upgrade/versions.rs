@@ -74,6 +74,8 @@ fn expect_nobody_notices(dynasty: &mut Dynasty) -> usize {
         let succession = dynasty.upgrade(&["--binary", binary]);
         assert_eq!(succession.fields.get("generation"), generation);
         assert_eq!(succession.fields.get("format"), format);
+        assert_eq!(succession.fields.text("version"), stamp);
+        assert_eq!(succession.fields.text("binary"), format!("{binary:?}"));
         assert_eq!(succession.fields.get("connections"), 3);
         let said = format!("version={stamp} generation={generation} ");
         let took_over = format!("] took over {said}");

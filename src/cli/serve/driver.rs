@@ -101,8 +101,14 @@ impl Driver {
     }
 
     /// Knows how this process took over, and waits for the other to go.
-    pub(super) fn has_succeeded(&mut self, how: Succeeded, succession: Succession) {
-        self.upgrades.has_succeeded(how, succession);
+    pub(super) fn has_succeeded(
+        &mut self,
+        how: Succeeded,
+        succession: Succession,
+        max_connections: usize,
+    ) {
+        self.upgrades
+            .has_succeeded(how, succession, max_connections);
         self.reactor
             .tell_with_statistics(self.upgrades.statistics());
     }

@@ -21,12 +21,14 @@ impl ServeArgs {
     pub(super) fn take_over(&self, log_left_out: LeftOut) -> anyhow::Result<()> {
         let descriptors = descriptors::raise_limit();
         let mut succession = Succession::begin(descriptors).context("cannot take over")?;
-        let taken = self
-            .config(descriptors, log_left_out)
-            .and_then(|config| self.succeed(&mut succession, config, descriptors));
+        let taken = self.config(descriptors, log_left_out).and_then(|config| {
+            let max_connections = config.max_connections;
+            let taken = self.succeed(&mut succession, config, descriptors);
+            taken.map(|(driver, how)| (driver, how, max_connections))
+        });
         match taken {
-            Ok((mut driver, how)) => {
-                driver.has_succeeded(how, succession);
+            Ok((mut driver, how, max_connections)) => {
+                driver.has_succeeded(how, succession, max_connections);
                 self.serve(driver, Ok(()))
             }
             Err(error) => {

@@ -106,7 +106,7 @@ impl Attempt {
     fn not_taken(&mut self, heard: Heard) -> Failure {
         match heard {
             Heard::Nothing => self.too_late(),
-            Heard::Refused(why) => self.failure(&why),
+            Heard::Refused(why) => self.refused(&why),
             Heard::NoMore(LineError::Receive(ReceiveError::Ended)) => self.gone(),
             Heard::NoMore(error) => self.failure(&error),
             Heard::Committed(_) => {
@@ -154,9 +154,11 @@ impl Attempt {
         Progress::Lost(self.failure(&format_args!("process {id} took over, and then {what}")))
     }
 
-    fn report(&self, freeze: &Freeze, committed: Committed) -> Report {
+    fn report(&mut self, freeze: &Freeze, committed: Committed) -> Report {
         Report {
             successor: self.successor_id,
+            build: std::mem::take(&mut self.build),
+            binary: self.binary.path().to_owned(),
             generation: self.generation,
             format: self.format,
             connections: committed.connections,

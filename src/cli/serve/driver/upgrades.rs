@@ -54,8 +54,13 @@ impl Upgrades {
     }
 
     /// This process took over from another, which has not told the service manager yet.
-    pub(super) fn has_succeeded(&mut self, how: Succeeded, succession: Succession) {
-        tell(&how);
+    pub(super) fn has_succeeded(
+        &mut self,
+        how: Succeeded,
+        succession: Succession,
+        max_connections: usize,
+    ) {
+        tell(&how, max_connections);
         self.generation = how.freeze.generation;
         self.succeeded = Some(how);
         self.introduction = Some((succession, Moment::now().after(INTRODUCTION)));
@@ -127,7 +132,7 @@ impl Upgrades {
         let generation = self.generation.saturating_add(1);
         let hidden = &service::VARIABLES_OF_THIS_PROCESS;
         let begun = Attempt::begin(&binary, generation, self.descriptors, hidden);
-        let attempt = begun.map_err(|failure| self.failed(&failure))?;
+        let attempt = begun.map_err(|failure| self.failed(&failure, server))?;
         log::info!(
             "handing over to process {} generation={generation} binary={:?}",
             attempt.successor(),
@@ -155,7 +160,7 @@ impl Upgrades {
             Progress::Going | Progress::Lost(_) => {}
             Progress::RolledBack(failure) => {
                 self.attempt = None;
-                self.failed(failure);
+                self.failed(failure, server);
             }
             Progress::HandedOver(report) => {
                 log::info!("handed over to process {} {report}", report.successor);
@@ -197,10 +202,16 @@ impl Upgrades {
     }
 
     /// Logs that an attempt has failed, which has changed nothing; the same in short.
-    fn failed(&mut self, failure: &Failure) -> String {
+    fn failed(&mut self, failure: &Failure, server: &Server) -> String {
         self.rolled_back += 1;
         let Failure { step, .. } = failure;
-        log::error!("upgrade rolled back step={step}: {failure}; this process goes on");
+        if server.is_stopping() {
+            // It is what was asked for last.
+            log::info!("upgrade rolled back step={step}: {failure}");
+        } else {
+            let id = std::process::id();
+            log::error!("upgrade rolled back step={step}: {failure}; process {id} serves on");
+        }
         rolled_back(failure)
     }
 }
@@ -211,9 +222,9 @@ pub(super) fn rolled_back(failure: &Failure) -> String {
 }
 
 /// Logs how this process took over.
-fn tell(how: &Succeeded) {
+fn tell(how: &Succeeded, max_connections: usize) {
     log::info!(
-        "took over version={BUILD} generation={}{}",
+        "took over version={BUILD} generation={} max_connections={max_connections}{}",
         how.freeze.generation,
         figures(how),
     );
