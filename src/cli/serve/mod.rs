@@ -36,6 +36,7 @@ use crate::roster;
 use crate::service;
 use crate::session::{Limits, Rate};
 use crate::store::{Retention, Store};
+use crate::upgrade::give_way;
 
 /// Agents that are remembered, at most, unless more of them may be connected:
 /// with some 300 bytes each this is 30 MB, should something make names up.
@@ -118,6 +119,7 @@ impl ServeArgs {
         match announced.and_then(|()| Ok(driver.run()?)) {
             Ok(End::Stopped(stop)) => self.finish(driver.into_reactor(), stop),
             Ok(End::HandedOver) => {
+                give_way();
                 driver.leave().leave(self.drain_timeout);
                 Ok(())
             }
