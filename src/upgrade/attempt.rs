@@ -84,6 +84,8 @@ enum Stage {
         begun: Moment,
         /// It has.
         is_quiet: bool,
+        /// How many connections may be copied again meanwhile.
+        again: usize,
     },
     /// This process stands still.
     Freeze,
@@ -205,22 +207,33 @@ impl Attempt {
         if server.is_stopping() {
             return Err(self.failure(&"the server was told to stop"));
         }
-        if Moment::now() >= self.until {
-            return Err(self.too_late());
-        }
+        let is_late = Moment::now() >= self.until;
         // Agents connect all the time.
         self.expect_room(server)?;
-        if let Stage::PreCopy(_) = self.stage {
+        if let Stage::PreCopy(_) = self.stage
+            && !is_late
+        {
             self.copy(server)?;
         }
-        if let Stage::Quiesce { begun, is_quiet } = self.stage {
-            let is_quiet = is_quiet || self.becomes_quiet(server, begun)?;
+        if let Stage::Quiesce {
+            begun, is_quiet, ..
+        } = self.stage
+        {
+            let is_quiet = is_quiet || self.becomes_quiet(server)?;
             let none_is_under_way = self.line.next_batch().is_some();
-            let has_room = server.unseen() <= self.batch && !self.is_crowded(server);
-            if is_quiet && none_is_under_way && has_room {
+            // Even if it is late: it would take as long to give up.
+            if is_quiet && none_is_under_way && server.unseen() <= self.room_for_newcomers(server) {
                 return self.freeze(server, begun).map(Some);
             }
-            self.copy_newcomers(server)?;
+        }
+        if is_late {
+            return Err(self.too_late());
+        }
+        if let Stage::Quiesce { again, .. } = self.stage {
+            let left = self.copy_meanwhile(server, again)?;
+            if let Stage::Quiesce { again, .. } = &mut self.stage {
+                *again = left;
+            }
         }
         Ok(None)
     }
@@ -246,7 +259,7 @@ impl Attempt {
                 server.handler_mut().begin_copy();
                 let begun = Moment::now();
                 self.until = begun.after(fault::deadline(Step::PreCopy, PRE_COPY));
-                self.stage = Stage::PreCopy(Copying::new(begun, server.population()));
+                self.stage = Stage::PreCopy(Copying::new(begun));
                 let listener = server.listener().map(AsFd::as_fd);
                 self.say(&ToSuccessor::Shared {
                     lock: server.handler().store_lock().map(Lock::share),
@@ -263,15 +276,20 @@ impl Attempt {
 
     /// Whether the store has finished just now what it had. From then on agents wait for
     /// nothing but this, and not longer than for a freeze.
-    fn becomes_quiet(&mut self, server: &Server, begun: Moment) -> Result<bool, Failure> {
-        let is_quiet = server.handler().is_quiet();
-        let is_quiet = is_quiet.map_err(|down| self.failure(&down))? && server.is_quiet();
-        if is_quiet {
-            self.stage = Stage::Quiesce { begun, is_quiet };
+    fn becomes_quiet(&mut self, server: &Server) -> Result<bool, Failure> {
+        let now_quiet = server.handler().is_quiet();
+        let now_quiet = now_quiet.map_err(|down| self.failure(&down))? && server.is_quiet();
+        if now_quiet
+            && let Stage::Quiesce {
+                is_quiet, again, ..
+            } = &mut self.stage
+        {
+            *is_quiet = true;
+            *again = 0;
             let soon = Moment::now().after(fault::deadline(Step::Freeze, FREEZE));
             self.until = self.until.min(soon);
         }
-        Ok(is_quiet)
+        Ok(now_quiet)
     }
 
     /// The successor may open a file for each connection, and those that it has besides.
@@ -368,7 +386,9 @@ impl Attempt {
             Stage::Quiesce { .. } if self.line.next_batch().is_none() => {
                 self.overdue("the successor did not acknowledge what was copied", FREEZE)
             }
-            Stage::Quiesce { .. } => self.overdue("more and more agents connected", FREEZE),
+            Stage::Quiesce { .. } => {
+                self.failure(&"agents connected faster than they could be copied")
+            }
             Stage::Freeze => self.overdue("the successor did not take over", FREEZE),
         }
     }

@@ -21,6 +21,7 @@ mod server;
 mod stats;
 mod trace;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -54,6 +55,16 @@ pub(crate) fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
             return found;
         }
         std::thread::park_timeout(LOOK_EVERY);
+    }
+}
+
+/// Says to threads that it is over when this ends, also when it fails: who waits for them
+/// would wait for ever.
+pub(crate) struct SetAtEnd<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

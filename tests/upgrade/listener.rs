@@ -43,6 +43,7 @@ fn whoever_connects_meanwhile_is_served() {
     let address = dynasty.address();
     let over = AtomicBool::new(false);
     let served: u64 = std::thread::scope(|scope| {
+        let end = SetAtEnd(&over);
         let come_and_go = || {
             let mut served = 0;
             while !over.load(Ordering::Relaxed) {
@@ -59,7 +60,7 @@ fn whoever_connects_meanwhile_is_served() {
         for _ in 0..10 {
             dynasty.upgrade(&[]);
         }
-        over.store(true, Ordering::Relaxed);
+        drop(end);
         threads.into_iter().map(|one| one.join().unwrap()).sum()
     });
     assert!(served > 0);

@@ -1,6 +1,7 @@
 //! Too few open files: in the successor, or under way to it.
 
 use std::fs::File;
+use std::net::TcpStream;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -78,21 +79,27 @@ fn a_full_server_hands_over_while_all_its_agents_are_replaced() {
     dynasty.stop();
 }
 
+/// Crowds come and go all the time, and most of them are turned away.
 #[test]
-fn a_full_server_hands_over_while_it_turns_newcomers_away() {
-    const AGENTS: usize = 300;
+fn a_full_server_hands_over_while_crowds_come_and_go() {
+    const AGENTS: usize = 280;
+    const PLACES: usize = 20;
+    // Addresses are not used up by so many.
+    const CROWDS: usize = 50;
     let _alone = UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut dynasty =
-        Dynasty::start_with(&[], |launch| limited(launch, RESERVED_DESCRIPTORS + AGENTS));
+    let limit = RESERVED_DESCRIPTORS + AGENTS + PLACES;
+    let mut dynasty = Dynasty::start_with(&[], |launch| limited(launch, limit));
     let mut agents: Vec<Agent> = (0..AGENTS).map(|_| dynasty.connect()).collect();
     agents.iter_mut().for_each(Agent::expect_alive);
     let address = dynasty.address();
     let over = &AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _end = SetAtEnd(over);
         for _ in 0..2 {
             scope.spawn(move || {
-                while !over.load(Ordering::Relaxed) {
-                    Agent::connect(address).expect_line("busy: too many connections");
+                for _ in (0..CROWDS).take_while(|_| !over.load(Ordering::Relaxed)) {
+                    let crowd = (0..2 * PLACES).map(|_| TcpStream::connect(address).unwrap());
+                    drop(crowd.collect::<Vec<_>>());
                 }
             });
         }
@@ -100,7 +107,6 @@ fn a_full_server_hands_over_while_it_turns_newcomers_away() {
             let how = dynasty.upgrade(&[]);
             assert!(how.fields.get("connections") >= AGENTS as u64);
         }
-        over.store(true, Ordering::Relaxed);
     });
     agents.iter_mut().for_each(Agent::expect_alive);
     dynasty.stop();

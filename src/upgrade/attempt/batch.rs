@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::copying::{FEW_CHANGES, Next};
+use super::copying::{Amount, FEW_CHANGES, Next};
 use super::{Attempt, QUIESCE, Stage};
 use crate::handover::{Step, ToSuccessor};
 use crate::reactor::{Change, MovedId, RESERVED_DESCRIPTORS};
@@ -29,67 +29,86 @@ impl Attempt {
         let Some(number) = self.next_batch() else {
             return Ok(());
         };
+        let room = self.room_for_newcomers(server);
         self.writer.clear();
         let mut opened = Vec::new();
-        if self.is_crowded(server) {
-            return self.send_batch(server, number, &opened);
-        }
         while let Stage::PreCopy(copying) = &mut self.stage {
-            let changes = server.changes() + server.handler().changes();
+            let now = Moment::now();
+            let there = amount(server);
             let writer = &mut self.writer;
-            match copying.next(server.unseen(), changes, self.batch) {
+            match copying.next(there, self.batch, now) {
                 Next::Show => {
-                    // Agents come first, for sessions share their names.
-                    let agents = server.handler_mut().copy_some(AGENTS, &mut |slot, state| {
-                        writer.push(&Record::Agent { slot, state });
-                    });
-                    let most = self.batch.min(CONNECTIONS);
-                    copying.shown(write_newcomers(server, most, writer, &mut opened) && agents);
+                    let most = match copying.all_shown() {
+                        true => self.batch,
+                        false => CONNECTIONS,
+                    };
+                    let agents = write_new_agents(server, writer);
+                    let connections = write_newcomers(server, most.min(room), writer, &mut opened);
+                    copying.shown(agents && connections);
                 }
-                Next::ShowAgain => write_changes(server, FEW_CHANGES, writer, &mut opened),
+                // Who is new goes with what has changed.
+                Next::ShowAgain if there.unseen <= room => {
+                    write_changes(server, FEW_CHANGES, writer, &mut opened);
+                }
+                Next::ShowAgain => {}
                 Next::Quiesce => {
-                    let now = Moment::now();
                     self.precopy = now.since(copying.begun);
                     self.stage = Stage::Quiesce {
                         begun: now,
                         is_quiet: false,
+                        again: there.population,
                     };
                     self.until = now.after(fault::deadline(Step::Quiesce, QUIESCE));
                     fault::at(Point::PredecessorQuiesce, &self.line);
                     server.handler_mut().quiesce();
+                    return Ok(());
                 }
             }
-            if !self.writer.is_empty() {
+            // Without room there is none before the successor knows who has ended.
+            if !self.writer.is_empty() || there.unseen > room {
                 return self.send_batch(server, number, &opened);
             }
         }
         Ok(())
     }
 
-    /// Copies newcomers while the store commits, which may take long, if they do not all go
-    /// with the last message.
-    pub(super) fn copy_newcomers(&mut self, server: &mut Server) -> Result<(), Failure> {
-        let is_crowded = self.is_crowded(server);
-        if !is_crowded && server.unseen() <= self.batch {
-            return Ok(());
+    /// Copies while the store commits, which may take long: newcomers, if they do not all go
+    /// with the last message, and up to `again` who have changed. Everybody does once more,
+    /// as nothing is read, and everybody is told how it went. How many may change yet.
+    pub(super) fn copy_meanwhile(
+        &mut self,
+        server: &mut Server,
+        again: usize,
+    ) -> Result<usize, Failure> {
+        let room = self.room_for_newcomers(server);
+        let there = amount(server);
+        let newcomers = there.unseen > room;
+        let changed = again > 0 && there.changes > FEW_CHANGES;
+        if !newcomers && !changed {
+            return Ok(again);
         }
         let Some(number) = self.next_batch() else {
-            return Ok(());
+            return Ok(again);
         };
         self.writer.clear();
         let mut opened = Vec::new();
-        if !is_crowded {
-            write_newcomers(server, self.batch, &mut self.writer, &mut opened);
+        if newcomers {
+            write_newcomers(server, room, &mut self.writer, &mut opened);
+        } else {
+            write_changes(server, FEW_CHANGES, &mut self.writer, &mut opened);
         }
-        self.send_batch(server, number, &opened)
+        self.send_batch(server, number, &opened)?;
+        Ok(again.saturating_sub(FEW_CHANGES))
     }
 
-    /// Whether the successor could run out of files, if it was sent sockets before it closes
-    /// those that have ended here.
-    pub(super) fn is_crowded(&self, server: &Server) -> bool {
-        let closed = server.closed_untold();
-        let needed = server.population() + RESERVED_DESCRIPTORS + closed;
-        closed > SPARE_DESCRIPTORS && needed as u64 > self.room
+    /// How many sockets a message may bring: the successor has those open that it was sent,
+    /// until it is told that they have ended.
+    pub(super) fn room_for_newcomers(&self, server: &Server) -> usize {
+        let open = server.population() + server.closed_untold();
+        let open = open.saturating_sub(server.unseen());
+        let room = usize::try_from(self.room).unwrap_or(usize::MAX);
+        let room = room.saturating_sub(RESERVED_DESCRIPTORS - SPARE_DESCRIPTORS);
+        room.saturating_sub(open).min(self.batch)
     }
 
     fn next_batch(&self) -> Option<u32> {
@@ -118,6 +137,22 @@ impl Attempt {
     }
 }
 
+/// All that the server has to show.
+fn amount(server: &Server) -> Amount {
+    Amount {
+        population: server.population(),
+        unseen: server.unseen(),
+        changes: server.changes() + server.handler().changes(),
+    }
+}
+
+/// Writes down some of the agents who never were; whether there are none left.
+fn write_new_agents(server: &mut Server, writer: &mut Writer) -> bool {
+    server.handler_mut().copy_some(AGENTS, &mut |slot, state| {
+        writer.push(&Record::Agent { slot, state });
+    })
+}
+
 /// Writes down up to `most` of those who never were; whether there are none left.
 fn write_newcomers(
     server: &mut Server,
@@ -131,21 +166,20 @@ fn write_newcomers(
     })
 }
 
-/// Writes down what has changed since it was written down before, of connections up to
-/// `most`. Who is new has a socket to be sent, and is noted in `opened`.
+/// Writes down what has changed since it was written down before: up to `most` connections,
+/// and as many agents. Who is new has a socket to be sent, and is noted in `opened`.
 pub(super) fn write_changes(
     server: &mut Server,
     most: usize,
     writer: &mut Writer,
     opened: &mut Vec<MovedId>,
 ) {
-    // Agents come first, for sessions share their names; and among them who was met when
-    // all had been shown, in a frame that a connection had when it was closed.
+    // Agents may be met after all were shown.
     let handler = server.handler_mut();
-    handler.copy_some(usize::MAX, &mut |slot, state| {
+    handler.copy_some(most, &mut |slot, state| {
         writer.push(&Record::Agent { slot, state });
     });
-    handler.take_changes(usize::MAX, &mut |slot, state| {
+    handler.take_changes(most, &mut |slot, state| {
         writer.push(&match state {
             Some(state) => Record::Agent { slot, state },
             None => Record::Forgotten { slot },
