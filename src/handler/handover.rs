@@ -111,18 +111,22 @@ impl Keeper {
         self.books.as_ref().map(|books| books.lock())
     }
 
-    /// Leaves everything to the process that goes on. The store is not touched. The
-    /// commands for changes run to their end; those that take longer than
-    /// `for_commands` are given up, which is logged.
-    pub fn leave(mut self, for_commands: Duration) {
-        if let Some(hook) = &self.hook {
-            hook.stop_within(for_commands);
-        }
+    /// Leaves the store to the process that goes on, as it is.
+    pub fn leave_store(&mut self) {
         if let Some(books) = self.books.take()
             && !books.leave(LEAVE_TIME)
         {
             log::error!("the store's thread has not ended, although it was to be idle");
         }
+    }
+
+    /// Leaves everything to the process that goes on. The commands for changes run to their
+    /// end; those that take longer than `for_commands` are given up, which is logged.
+    pub fn leave(mut self, for_commands: Duration) {
+        if let Some(hook) = &self.hook {
+            hook.stop_within(for_commands);
+        }
+        self.leave_store();
         if let Some(hook) = self.hook.take() {
             hook.finish();
         }

@@ -211,7 +211,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     }
 
     /// Whether no reply waits for a commit, so that [`take_changes`](Self::take_changes)
-    /// shows all there is.
+    /// of as many as there are shows all there is.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.shop.ledger.owed() == 0

@@ -281,6 +281,22 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         self.shop.desk.handler
     }
 
+    /// The handler, and the connections, which take a while to close where there are many.
+    /// The kernel's half and the listener are gone.
+    #[must_use]
+    pub fn into_parts(self) -> (H, impl Sized + use<H, K>) {
+        let Self {
+            kernel,
+            listener,
+            connections,
+            shop,
+            ..
+        } = self;
+        drop(kernel);
+        drop(listener);
+        (shop.desk.handler, connections)
+    }
+
     fn wait(&mut self, until: Option<Moment>) -> io::Result<()> {
         self.kernel.wait(self.timeout(until))?;
         self.shop.now = self.kernel.now();
@@ -436,9 +452,8 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         let Some(mut connection) = self.connections.remove(id) else {
             return;
         };
-        if let Some(notes) = &mut self.copying
-            && notes.ended(id)
-        {
+        let is_shown = self.copying.as_mut().is_some_and(|notes| notes.ended(id));
+        if is_shown || self.adoption.is_shared(self.shop.now) {
             connection.shut_down();
         }
         self.wheel.disarm(id.slot);

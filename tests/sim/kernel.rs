@@ -343,7 +343,7 @@ impl Machine {
     fn end_both(&mut self, slot: usize) -> io::Result<()> {
         let link = &mut self.links[slot];
         let port = link.peer.port();
-        let shared = link.holders > 1;
+        let shared = link.holders > 1 || self.now < self.shared_until;
         self.demand(
             shared,
             port,

@@ -55,6 +55,9 @@ pub struct Machine {
     pub process: u32,
     /// What its poll still tells of although it has closed it.
     pub phantoms: Vec<SocketToken>,
+    /// Until then the process before this one may have its sockets, for all that this one
+    /// knows.
+    pub shared_until: u64,
     pub now: u64,
     /// A wait ends by then: something comes from outside.
     pub until: u64,
@@ -128,6 +131,7 @@ impl Machine {
         Self {
             process: 0,
             phantoms: Vec::new(),
+            shared_until: 0,
             now: 1_000_000_000_000 + seed % 1_000_000_000,
             until: 0,
             jump: 0,

@@ -14,13 +14,16 @@ use super::counts::Event;
 use super::kernel::{SimKernel, SimListener, SimSocket};
 use super::machine::{Machine, Shared};
 use super::store::Counter;
-use super::world::{Broken, MS, World};
+use super::world::{Broken, MS, SECOND, World};
 
 /// Rounds that an upgrade has for what is to be over by then.
 const ROUNDS: usize = 40;
 
 /// Rounds that commits have to come to their end.
 const QUIET_ROUNDS: usize = 100;
+
+/// How long a process takes it that the one before has its sockets.
+const SHARED: u64 = 60 * SECOND;
 
 /// The process that is to go on.
 struct Successor {
@@ -104,6 +107,7 @@ impl Successor {
 impl World {
     /// The server is replaced by another process, or goes on because that came to nothing.
     pub(super) fn upgrade(&mut self) -> Result<(), Broken> {
+        self.leaving = None;
         let config = self.next_config();
         let process = self.machine.borrow().process + 1;
         let mut successor = Successor::new(&self.machine, config, process);
@@ -193,7 +197,8 @@ impl World {
             machine.output_limit = config.output_limit;
         }
         std::mem::swap(&mut self.reactor, &mut successor.reactor);
-        drop(successor.reactor);
+        let (_counter, connections) = successor.reactor.into_parts();
+        self.leaving = Some(Box::new(connections));
         self.checks.moved(&self.reactor, &config);
         self.config = config;
         self.tell_if_broken()
@@ -270,6 +275,7 @@ impl Machine {
         self.phantoms.clear();
         self.store.quiesced = false;
         self.counts.saw(Event::Upgraded);
+        self.shared_until = self.now + SHARED;
         self.trace(0, "process takes over", process.into());
         // Nobody tells it that somebody waits to be accepted: it is to look.
         self.newcomers = false;

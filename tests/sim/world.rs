@@ -1,5 +1,6 @@
 //! One world: a server, its agents and their fate, all of it from one seed.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::num::NonZeroU32;
 use std::rc::Rc;
@@ -22,7 +23,7 @@ use super::patience::Terms;
 use super::store::{Counter, Manners, Store};
 
 pub const MS: u64 = 1_000_000;
-const SECOND: u64 = 1_000 * MS;
+pub const SECOND: u64 = 1_000 * MS;
 
 /// More replies than any world has.
 const UNLIMITED: usize = 1 << 40;
@@ -62,6 +63,8 @@ pub struct World {
     pub dice: Dice,
     /// It is replaced between two turns in so many, or never.
     upgrades: Option<u64>,
+    /// The sockets of the process before this one, which takes its time to close them.
+    pub(super) leaving: Option<Box<dyn Any>>,
     /// Steps between two turns, at most.
     batch: usize,
     /// How much time goes by between two turns, as a rule.
@@ -171,6 +174,7 @@ impl World {
             reactor: reactor.unwrap(),
             config,
             machine,
+            leaving: None,
             upgrades: *dice.pick(&[None, None, Some(300), Some(30)]),
             agents,
             checks,
@@ -209,6 +213,7 @@ impl World {
                 }
             }
         }
+        self.leaving = None;
         if self.dice.one_in(3) {
             self.everybody_leaves()?;
         } else {
@@ -267,6 +272,9 @@ impl World {
     pub fn turns(&mut self) -> Result<(), Broken> {
         let idle = self.machine.borrow().terms.idle;
         let mut passes = true;
+        if self.dice.one_in(8) || self.machine.borrow().jump > 0 {
+            self.leaving = None;
+        }
         let span = match self.dice.below(1024) {
             0 => self.dice.below_u64(3 * idle / 2),
             1..6 => self.dice.below_u64(SECOND),
@@ -277,6 +285,8 @@ impl World {
             }
         };
         if passes {
+            // It has all the time it needs.
+            self.leaving = None;
             self.machine.borrow_mut().counts.saw(Event::TimePasses);
         }
         let until = self.machine.borrow().now + span;

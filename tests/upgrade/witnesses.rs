@@ -245,8 +245,11 @@ impl Scene {
         family.retain(|pid| *pid != first);
         assert_eq!(family.len(), 1, "{family:?}");
         self.dynasty.reigned_by(family[0]);
-        // One that hangs is not in the way, and neither is its end.
+        // One that hangs is not in the way, though it has all sockets, and neither is its end.
         self.after();
+        let mut leaver = self.crowd.pop().unwrap();
+        leaver.shutdown_write();
+        leaver.expect_eof();
         kill_process(first, Signal::KILL).ok();
         let told = client.wait_exit();
         assert_eq!(told.code, Some(1), "{told:?}");

@@ -144,9 +144,13 @@ impl Driver {
         self.reactor
     }
 
-    /// Lets go of everything that another process has; what is left is this one's own.
-    pub(super) fn leave(self) -> Keeper {
-        self.reactor.into_handler()
+    /// Lets go of what another process has and others may want; what is left are the
+    /// connections, and what is this process's own.
+    pub(super) fn leave(self) -> (Keeper, impl Sized) {
+        drop(self.control);
+        let (mut keeper, connections) = self.reactor.into_parts();
+        keeper.leave_store();
+        (keeper, connections)
     }
 
     /// When there is something to do here at the latest.

@@ -119,13 +119,16 @@ impl ServeArgs {
         match announced.and_then(|()| Ok(driver.run()?)) {
             Ok(End::Stopped(stop)) => self.finish(driver.into_reactor(), stop),
             Ok(End::HandedOver) => {
+                let (keeper, connections) = driver.leave();
                 give_way();
-                driver.leave().leave(self.drain_timeout);
+                drop(connections);
+                keeper.leave(self.drain_timeout);
                 Ok(())
             }
             Ok(End::Lost(failure)) => {
                 // A supervisor is to know at once.
-                driver.leave().leave(Duration::ZERO);
+                let (keeper, _connections) = driver.leave();
+                keeper.leave(Duration::ZERO);
                 bail!("lost: {failure}")
             }
             Err(error) => {

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::super::Reactor;
 use super::super::connection::{Connection, Shop};
@@ -11,6 +12,11 @@ use super::super::kernel::Kernel;
 use super::{AdoptError, ConnectionState, MovedStanding};
 use crate::session::{Handler, Session, StopReason};
 use crate::stats::Cause;
+use crate::time::Moment;
+
+/// How long the predecessor may have the sockets open after it has given them up: it closes
+/// them when nobody else wants its core. Who ends meanwhile costs one system call more.
+const SHARED: Duration = Duration::from_secs(60);
 
 /// What is left to be done for those who were adopted.
 #[derive(Debug, Default)]
@@ -19,12 +25,19 @@ pub(in crate::reactor) struct Adoption {
     /// that it may have to hold more of them for a while than ever at once before.
     /// By slot: in a pool that is full, there may be as many as connections.
     unplaced: BTreeMap<u32, Vec<u8>>,
+    /// Until then the predecessor may have the sockets, too.
+    shared_until: Option<Moment>,
 }
 
 impl Adoption {
     /// Whether nothing is left to be done.
     pub(in crate::reactor) fn is_over(&self) -> bool {
         self.unplaced.is_empty()
+    }
+
+    /// Whether closing a socket may not end its connection yet.
+    pub(in crate::reactor) fn is_shared(&self, now: Moment) -> bool {
+        self.shared_until.is_some_and(|until| now < until)
     }
 }
 
@@ -39,6 +52,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         self.place_all()?;
         self.drop_idle();
         self.keep_order();
+        self.adoption.shared_until = Some(self.kernel.now().after(SHARED));
         Ok(())
     }
 
@@ -160,15 +174,15 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         });
     }
 
-    /// Who waited for a buffer or for the store is served before the others, as it came;
-    /// and who was turned away first is the first to make room.
+    /// Who waited for a buffer is served first, as it came, for others read no further than
+    /// to the end of their frames while somebody does; then who waited for the store, and
+    /// then the others. Who was turned away first is the first to make room.
     fn keep_order(&mut self) {
         let connections = &self.connections;
-        let waits = |id: &ConnectionId| {
-            let stopped = connections.look(*id)?.session().clocks().stopped;
-            stopped
-                .filter(|(reason, _)| matches!(reason, StopReason::Buffer | StopReason::Store))
-                .map(|(_, since)| since)
+        let waits = |id: &ConnectionId| match connections.look(*id)?.session().clocks().stopped? {
+            (StopReason::Buffer, since) => Some((0, since)),
+            (StopReason::Store, since) => Some((1, since)),
+            _ => None,
         };
         let (mut waiters, others): (Vec<_>, Vec<_>) =
             self.run_queue.drain(..).partition(|id| waits(id).is_some());

@@ -170,6 +170,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         Statement(""),
     ),
     mutant(
+        "hand-over: who ends while the predecessor leaves is not shut down",
+        "src/reactor/handover/adoption.rs",
+        "self.shared_until.is_some_and(|until| now < until)",
+        Expression("{ let _ = now; false }"),
+    ),
+    mutant(
         "hand-over: after a rollback everybody who ends is shut down",
         HANDOVER,
         "pub fn end_copy(&mut self) {\n        self.copying = None;",
