@@ -281,8 +281,8 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         self.shop.desk.handler
     }
 
-    /// The handler, and the connections, which take a while to close where there are many.
-    /// The kernel's half and the listener are gone.
+    /// The handler, and the poll with the connections, which take a while to close where
+    /// there are many. The listener is gone.
     #[must_use]
     pub fn into_parts(self) -> (H, impl Sized + use<H, K>) {
         let Self {
@@ -292,9 +292,9 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             shop,
             ..
         } = self;
-        drop(kernel);
         drop(listener);
-        (shop.desk.handler, connections)
+        // Dropped in this order.
+        (shop.desk.handler, (kernel, connections))
     }
 
     fn wait(&mut self, until: Option<Moment>) -> io::Result<()> {

@@ -33,7 +33,7 @@ use crate::time::Moment;
 /// take it seconds.
 const SET_UP: Duration = Duration::from_secs(30);
 
-/// For the copy while agents are served. It takes some 3 µs for each connection on a core
+/// For the copy while agents are served. It takes 3 to 5 µs for each connection on a core
 /// with nothing else to do, and many times that on a busy one.
 const PRE_COPY: Duration = Duration::from_secs(60);
 
