@@ -83,7 +83,8 @@ impl Buffer {
     }
 
     /// Whether this is the pool's reserve, which the next in the queue may need.
-    pub(crate) fn is_reserved(&self) -> bool {
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
         let block = self.0.as_ref();
         block.is_some_and(|block| block.origin == Origin::Reserve)
     }

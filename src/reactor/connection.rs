@@ -379,7 +379,21 @@ impl<S: Socket> Connection<S> {
         }
     }
 
-    /// No turn ends with more buffer than the bytes held need.
+    /// Whether it has the pool's reserve, although its turn is over: it holds that many
+    /// bytes, or there was no room for a smaller buffer.
+    pub(super) fn has_reserve(&self) -> bool {
+        self.input.has_reserve()
+    }
+
+    /// Takes no more buffer than it needs, between two turns; whether it gives the reserve
+    /// back.
+    pub(super) fn give_reserve_back(&mut self) -> bool {
+        let had_reserve = self.input.has_reserve();
+        self.input.settle();
+        had_reserve && !self.input.has_reserve()
+    }
+
+    /// No turn ends with more buffer than the bytes held need, unless it is the reserve.
     fn end_turn(&mut self, outcome: Outcome) -> Outcome {
         self.input.settle();
         outcome

@@ -39,6 +39,11 @@ impl Input {
         &self.buffer[self.buffer.held()]
     }
 
+    /// Whether it holds the pool's reserve.
+    pub(super) fn has_reserve(&self) -> bool {
+        self.buffer.is_reserved()
+    }
+
     /// Bytes of the buffer that it holds.
     pub(super) fn capacity(&self) -> usize {
         self.buffer.len()

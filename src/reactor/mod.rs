@@ -91,6 +91,8 @@ pub struct Reactor<H, K: Kernel> {
     waiters: VecDeque<ConnectionId>,
     /// Whether there may be a buffer for the first of them.
     waiters_go_on: bool,
+    /// Who had the pool's reserve last when a turn ended.
+    reserve_with: Option<ConnectionId>,
     /// Who is not read from before the handler takes packets again, first come
     /// first served.
     held: VecDeque<ConnectionId>,
@@ -175,6 +177,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             run_queue: VecDeque::new(),
             waiters: VecDeque::new(),
             waiters_go_on: false,
+            reserve_with: None,
             held: VecDeque::new(),
             turned_away: VecDeque::new(),
             admission: Admission::new(config.admission.clone()),
@@ -414,6 +417,9 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         let Some(connection) = self.connections.get(id) else {
             return;
         };
+        if connection.has_reserve() {
+            self.reserve_with = Some(id);
+        }
         if let Some(notes) = &mut self.copying {
             // Only who is there: another may have come to the place of who is not.
             notes.touched(id);

@@ -1,7 +1,7 @@
 //! The queue for a receive buffer.
 
 use super::Reactor;
-use super::connection::Outcome;
+use super::connection::{Connection, Outcome};
 use super::connections::ConnectionId;
 use super::kernel::Kernel;
 use crate::session::Handler;
@@ -22,12 +22,24 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
                 None => Some(Outcome::Idle),
             };
             let Some(outcome) = outcome else {
+                if self.free_reserve() {
+                    continue;
+                }
                 break;
             };
             self.waiters.pop_front();
             self.conclude(id, outcome);
         }
         self.deliver();
+    }
+
+    /// Whoever has the reserve may need less, and have found no room for a smaller buffer
+    /// when its turn ended. It may have none before its agent reads; whether there is room
+    /// now.
+    fn free_reserve(&mut self) -> bool {
+        let holder = self.reserve_with;
+        let connection = holder.and_then(|id| self.connections.get(id));
+        connection.is_some_and(Connection::give_reserve_back)
     }
 
     /// Has a connection wait for a buffer behind the others. Those that have ended

@@ -151,6 +151,11 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             };
             connection.hold(buffer, &bytes);
         }
+        let mut all = self.connections.ids().into_iter();
+        self.reserve_with = all.find(|id| {
+            let connection = self.connections.look(*id);
+            connection.is_some_and(Connection::has_reserve)
+        });
         Ok(())
     }
 

@@ -392,8 +392,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "connection: it keeps more buffer than it needs",
         CONNECTION,
-        "self.input.settle();",
-        Statement(""),
+        "self.input.settle();\n        outcome",
+        Expression("outcome"),
     ),
     mutant(
         "connection: a look that had to wait saves from the deadline",

@@ -36,6 +36,10 @@ const TURNED_AWAY: usize = 32;
 /// A newcomer may wait so long: as long as the server rests after a failure.
 const BACKLOG_PATIENCE: u64 = 110 * MS;
 
+/// Turns for which the reserve may be kept by whom less would do: those who wait are
+/// served some at a time.
+const KEPT: usize = 8;
+
 /// What is kept between two looks.
 pub struct Checks {
     config: Config,
@@ -49,6 +53,8 @@ pub struct Checks {
     longest: u64,
     /// Turns in which somebody waited for a buffer although there was room.
     idle_room: usize,
+    /// Turns in which somebody waited for the reserve, and whoever has it could do with less.
+    kept: usize,
     /// Lines said so far, and bytes of replies to come after the last turn, at most.
     lines: u64,
     output: usize,
@@ -65,6 +71,7 @@ impl Checks {
             waiting: Vec::new(),
             longest: 0,
             idle_room: 0,
+            kept: 0,
             lines: 0,
             output: 0,
         }
@@ -75,6 +82,7 @@ impl Checks {
         reactor.figures().pool.read_stats(&mut self.stats);
         self.longest = self.stats.classes.last().map_or(0, |class| class.checkouts);
         self.idle_room = 0;
+        self.kept = 0;
         // Those who began to wait in the same turn may have changed places.
         self.waiters.clear();
         // What is kept was kept under the limits there were.
@@ -100,6 +108,7 @@ impl Checks {
         machine.wake_by = (machine.store.hand_over_at().unwrap_or(u64::MAX), 0);
         let mut in_use = [0; CLASSES.len()];
         let mut surplus = 0;
+        let mut too_long = None;
         let mut connections = 0;
         for view in reactor.connections() {
             connections += 1;
@@ -120,11 +129,25 @@ impl Checks {
                 }
                 let fits = CLASSES.iter().find(|class| **class >= view.buffered);
                 surplus += usize::from(fits != Some(&view.buffer) || view.buffered == 0);
+                if fits != Some(&view.buffer) {
+                    too_long = fits;
+                }
                 if view.buffered == 0 || (fits != Some(&view.buffer) && view.buffer != LONGEST) {
                     machine.demand(false, view.peer.port(), "more buffer than its bytes need");
                 }
             }
         }
+        let limit = reactor.figures().pool.limit();
+        let somebody_waits = reactor.waiters().next().is_some();
+        self.kept = match could_be_less(&in_use, limit, too_long) && somebody_waits {
+            true => self.kept + 1,
+            false => 0,
+        };
+        machine.demand(
+            self.kept <= KEPT,
+            0,
+            "the reserve is with whom less would do, and others wait for it",
+        );
         machine.demand(
             surplus <= 1,
             0,
@@ -315,4 +338,15 @@ impl Checks {
         let bytes = [counters.bytes_in, counters.bytes_out] == machine.bytes;
         machine.demand(bytes, 0, "the counts of bytes");
     }
+}
+
+/// Whether there is room for a buffer of the class that `fits` what the reserve holds.
+fn could_be_less(in_use: &[usize], limit: usize, fits: Option<&usize>) -> bool {
+    let spent = CLASSES
+        .iter()
+        .zip(in_use)
+        .map(|(class, count)| class * count);
+    // The reserve is one of those in use, and is set aside.
+    let general = spent.sum::<usize>().saturating_sub(LONGEST);
+    fits.is_some_and(|fits| general + fits + LONGEST <= limit)
 }
