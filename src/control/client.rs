@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::request::{Answer, Request, RequestError};
+use super::socket::TOO_LONG;
 
 /// More than any answer has: some lines of a few hundred bytes. What goes on beyond is
 /// not of this protocol.
@@ -54,8 +55,7 @@ fn hint(path: &Path, error: &io::Error) -> &'static str {
         // connect(2) says so of any other file.
         io::ErrorKind::ConnectionRefused if !is_socket() => "; it is no socket",
         io::ErrorKind::PermissionDenied => "; it is for the user that the server has",
-        // What socket2 says of a path that does not fit `sun_path`, unix(7).
-        io::ErrorKind::InvalidInput => " (107 bytes at most)",
+        io::ErrorKind::InvalidInput => TOO_LONG,
         _ => "; is the server running, with --control?",
     }
 }

@@ -13,6 +13,9 @@ use socket2::{Domain, SockAddr, Socket, Type};
 /// Clients that may wait to be accepted: more than ever come together.
 const BACKLOG: i32 = 16;
 
+/// What to say when socket2 calls a path invalid: it does not fit `sun_path`, unix(7).
+pub(super) const TOO_LONG: &str = " (107 bytes at most)";
+
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -50,8 +53,7 @@ impl ListenError {
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => "; make its folder first",
-        // What socket2 says of a path that does not fit `sun_path`, unix(7).
-        io::ErrorKind::InvalidInput => " (107 bytes at most)",
+        io::ErrorKind::InvalidInput => TOO_LONG,
         _ => "",
     }
 }

@@ -128,7 +128,8 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
                 if let Some(left_out) = self.refusals.full.allow(now) {
                     log::warn!(
                         "too many connections: turned away peer={peer} limit={limit} \
-                         left_out={left_out} (raise --max-connections, or the limit of open files that bounds it)"
+                         left_out={left_out} (raise --max-connections, or the limit of open \
+                         files that bounds it)"
                     );
                 }
             }

@@ -234,6 +234,22 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     pub const fn counts(&self) -> (Counters, Tally) {
         (self.shop.counters, self.shop.desk.tally)
     }
+
+    /// The handler, and the poll with the connections, which take a while to close where
+    /// there are many. The listener is gone.
+    #[must_use]
+    pub fn into_parts(self) -> (H, impl Sized + use<H, K>) {
+        let Self {
+            kernel,
+            listener,
+            connections,
+            shop,
+            ..
+        } = self;
+        drop(listener);
+        // Dropped in this order.
+        (shop.desk.handler, (kernel, connections))
+    }
 }
 
 /// The successor's half, all of it before its first turn.

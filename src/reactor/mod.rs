@@ -284,22 +284,6 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         self.shop.desk.handler
     }
 
-    /// The handler, and the poll with the connections, which take a while to close where
-    /// there are many. The listener is gone.
-    #[must_use]
-    pub fn into_parts(self) -> (H, impl Sized + use<H, K>) {
-        let Self {
-            kernel,
-            listener,
-            connections,
-            shop,
-            ..
-        } = self;
-        drop(listener);
-        // Dropped in this order.
-        (shop.desk.handler, (kernel, connections))
-    }
-
     fn wait(&mut self, until: Option<Moment>) -> io::Result<()> {
         self.kernel.wait(self.timeout(until))?;
         self.shop.now = self.kernel.now();

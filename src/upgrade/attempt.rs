@@ -229,12 +229,7 @@ impl Attempt {
         if is_late {
             return Err(self.too_late());
         }
-        if let Stage::Quiesce { again, .. } = self.stage {
-            let left = self.copy_meanwhile(server, again)?;
-            if let Stage::Quiesce { again, .. } = &mut self.stage {
-                *again = left;
-            }
-        }
+        self.copy_meanwhile(server)?;
         Ok(None)
     }
 

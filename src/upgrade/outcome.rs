@@ -70,8 +70,8 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "generation={} pid={} version={} binary={:?} connections={} pause_us={} precopy_us={} quiesce_us={} \
-             state_bytes={} format={}",
+            "generation={} pid={} version={} binary={:?} connections={} pause_us={} \
+             precopy_us={} quiesce_us={} state_bytes={} format={}",
             self.generation,
             self.successor,
             self.build,

@@ -43,9 +43,7 @@ fn expect_comings_and_goings(mut dynasty: Dynasty, halt: &Halt, duplicates: usiz
     all.for_each(Agent::expect_alive);
     let [mut half_closed, mut junk, mut slow, lost] = go;
 
-    let binary = halt.binary();
-    let under_way = dynasty.begin(&["--binary", binary.to_str().unwrap()]);
-    halt.wait(under_way.successor);
+    let under_way = dynasty.begin_up_to(halt);
     assert!(sockets_of(under_way.successor) >= duplicates);
 
     half_closed.send(&report("the last one"));
@@ -99,9 +97,7 @@ fn whatever_agents_do_while_they_are_copied_moves_as_well() {
         agent.send(&whole[..1]);
         agent.wait_delivered();
     }
-    let binary = halt.binary();
-    let under_way = dynasty.begin(&["--binary", binary.to_str().unwrap()]);
-    halt.wait(under_way.successor);
+    let under_way = dynasty.begin_up_to(&halt);
     for (cut, agent) in agents.iter_mut().enumerate() {
         if cut % 2 == 0 {
             agent.exchange(&whole[1..], REPORT);
@@ -130,9 +126,7 @@ fn the_loop_sleeps_while_the_successor_owes_an_answer() {
     let mut dynasty = Dynasty::start(&[]);
     let mut agents: Vec<Agent> = (0..AGENTS).map(|_| dynasty.connect()).collect();
     agents.iter_mut().for_each(Agent::expect_alive);
-    let binary = halt.binary();
-    let under_way = dynasty.begin(&["--binary", binary.to_str().unwrap()]);
-    halt.wait(under_way.successor);
+    let under_way = dynasty.begin_up_to(&halt);
     for agent in &mut agents {
         let asleep = eventually(|| is_asleep(dynasty.pid()).then_some(()));
         assert!(asleep.is_some(), "it turns without anything to do");
@@ -149,9 +143,7 @@ fn a_second_one_is_refused_with_its_line() {
     let halt = Halt::at_the_door();
     let mut dynasty = Dynasty::start(&[]);
     let mut agent = dynasty.connect();
-    let binary = halt.binary();
-    let under_way = dynasty.begin(&["--binary", binary.to_str().unwrap()]);
-    halt.wait(under_way.successor);
+    let under_way = dynasty.begin_up_to(&halt);
     let why = format!(
         "refused: another one is under way, to process {}; wait for its end",
         under_way.successor.as_raw_nonzero()

@@ -154,6 +154,14 @@ impl Dynasty {
         }
     }
 
+    /// The same, with a successor that has come to this halt.
+    #[track_caller]
+    pub(crate) fn begin_up_to(&self, halt: &Halt) -> UnderWay {
+        let under_way = self.begin(&["--binary", halt.binary().to_str().unwrap()]);
+        halt.wait(under_way.successor);
+        under_way
+    }
+
     /// The hand-over that is under way comes to its end.
     #[track_caller]
     pub(crate) fn expect_upgraded(&mut self, mut under_way: UnderWay) -> Succession {

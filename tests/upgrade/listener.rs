@@ -80,9 +80,7 @@ fn the_backlog_keeps_those_who_come_after_the_commit() {
     let mut dynasty = Dynasty::start(&[]);
     let mut before = dynasty.connect();
     before.expect_alive();
-    let binary = halt.binary();
-    let under_way = dynasty.begin(&["--binary", binary.to_str().unwrap()]);
-    halt.wait(under_way.successor);
+    let under_way = dynasty.begin_up_to(&halt);
     let mut newcomers: Vec<Agent> = (0..100).map(|_| dynasty.connect()).collect();
     for agent in newcomers.iter_mut().chain([&mut before]) {
         agent.send(&report("while nobody was there"));

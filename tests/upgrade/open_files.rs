@@ -63,9 +63,7 @@ fn a_full_server_hands_over_while_all_its_agents_are_replaced() {
         Dynasty::start_with(&[], |launch| limited(launch, RESERVED_DESCRIPTORS + AGENTS));
     let mut agents: Vec<Agent> = (0..AGENTS).map(|_| dynasty.connect()).collect();
     agents.iter_mut().for_each(Agent::expect_alive);
-    let binary = halt.binary();
-    let under_way = dynasty.begin(&["--binary", binary.to_str().unwrap()]);
-    halt.wait(under_way.successor);
+    let under_way = dynasty.begin_up_to(&halt);
     for place in &mut agents {
         place.shutdown_write();
         place.expect_eof();

@@ -1,8 +1,5 @@
 //! Hand-overs that do not come about, after which the server serves on.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-
 use hawk::store::schema;
 use rusqlite::Connection;
 
@@ -14,7 +11,6 @@ fn one_with_other_sockets_or_another_store_changes_nothing() {
     let mut dynasty = Dynasty::start(&[]);
     let mut agent = dynasty.connect();
     agent.expect_alive();
-    let binary = dynasty.folder().join("hawk");
     let hawk = env!("CARGO_BIN_EXE_hawk");
     let store = dynasty.store();
     for (environment, why) in [
@@ -31,10 +27,8 @@ fn one_with_other_sockets_or_another_store_changes_nothing() {
             "rolled back at prepare: the successor says: cannot use the store",
         ),
     ] {
-        let script = format!("#!/bin/sh\n{environment}\nexec {hawk} \"$@\"\n");
-        fs::write(&binary, script).unwrap();
-        fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
-        dynasty.expect_refusal(&["--binary", binary.to_str().unwrap()], why);
+        let binary = dynasty.script(&format!("{environment}\nexec {hawk} \"$@\""));
+        dynasty.expect_refusal(&["--binary", &binary], why);
         agent.expect_alive();
     }
     assert!(!store.exists(), "nobody makes a store before the commit");

@@ -33,9 +33,7 @@ fn a_stop_of_the_successor_ends_the_hand_over_and_nothing_else() {
     let mut dynasty = Dynasty::start(&[]);
     let mut agents = [(); 3].map(|()| dynasty.connect());
     agents.iter_mut().for_each(Agent::expect_alive);
-    let binary = halt.binary();
-    let mut under_way = dynasty.begin(&["--binary", binary.to_str().unwrap()]);
-    halt.wait(under_way.successor);
+    let mut under_way = dynasty.begin_up_to(&halt);
     kill_process(under_way.successor, Signal::TERM).unwrap();
     halt.let_go(under_way.successor);
     let told = under_way.client_ends();
@@ -58,9 +56,7 @@ fn other_signals_to_the_successor_are_obeyed_once_it_serves() {
     let mut dynasty = Dynasty::start(&[]);
     let mut agent = dynasty.connect();
     agent.expect_alive();
-    let binary = halt.binary();
-    let under_way = dynasty.begin(&["--binary", binary.to_str().unwrap()]);
-    halt.wait(under_way.successor);
+    let under_way = dynasty.begin_up_to(&halt);
     let mark = dynasty.log().count();
     for _ in 0..3 {
         kill_process(under_way.successor, Signal::USR1).unwrap();
@@ -83,9 +79,7 @@ fn a_server_that_is_told_to_stop_hands_nothing_over() {
         let dynasty = Dynasty::start(&[]);
         let mut agent = dynasty.connect();
         agent.expect_alive();
-        let binary = halt.binary();
-        let under_way = dynasty.begin(&["--binary", binary.to_str().unwrap()]);
-        halt.wait(under_way.successor);
+        let _under_way = dynasty.begin_up_to(&halt);
         agent.send(&report("the last one"));
         agent.wait_delivered();
         dynasty.signal(Signal::TERM);
@@ -104,9 +98,7 @@ fn an_interrupt_of_all_processes_leaves_none() {
         let group = dynasty.pid();
         let mut agent = dynasty.connect();
         agent.expect_alive();
-        let binary = halt.binary();
-        let under_way = dynasty.begin(&["--binary", binary.to_str().unwrap()]);
-        halt.wait(under_way.successor);
+        let under_way = dynasty.begin_up_to(&halt);
         kill_process_group(group, Signal::INT).unwrap();
         if moved == Moved::Yes {
             halt.let_go(under_way.successor);

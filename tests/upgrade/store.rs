@@ -131,9 +131,7 @@ fn hold_up(
     probe: &mut Agent,
 ) -> (UnderWay, usize) {
     let halt = Halt::behind("epoll_ctl", BEFORE_AGENTS + 1).unwrap();
-    let binary = halt.binary();
-    let under_way = dynasty.begin(&["--binary", binary.to_str().unwrap()]);
-    halt.wait(under_way.successor);
+    let under_way = dynasty.begin_up_to(&halt);
     writer.execute_batch("BEGIN IMMEDIATE").unwrap();
     reporter.send(&report("the last one"));
     let held = dynasty.stats().get("held");

@@ -42,7 +42,7 @@ impl Attempt {
                         true => self.batch,
                         false => CONNECTIONS,
                     };
-                    let agents = write_new_agents(server, writer);
+                    let agents = write_new_agents(server, AGENTS, writer);
                     let connections = write_newcomers(server, most.min(room), writer, &mut opened);
                     copying.shown(agents && connections);
                 }
@@ -73,23 +73,25 @@ impl Attempt {
     }
 
     /// Copies while the store commits, which may take long: newcomers, if they do not all go
-    /// with the last message, and up to `again` who have changed. Everybody does once more,
-    /// as nothing is read, and everybody is told how it went. How many may change yet.
-    pub(super) fn copy_meanwhile(
-        &mut self,
-        server: &mut Server,
-        again: usize,
-    ) -> Result<usize, Failure> {
+    /// with the last message, and who has changed. Everybody does once more, as nothing is
+    /// read, and everybody is told how it went.
+    pub(super) fn copy_meanwhile(&mut self, server: &mut Server) -> Result<(), Failure> {
+        let Stage::Quiesce { again, .. } = self.stage else {
+            return Ok(());
+        };
         let room = self.room_for_newcomers(server);
         let there = amount(server);
         let newcomers = there.unseen > room;
         let changed = again > 0 && there.changes > FEW_CHANGES;
         if !newcomers && !changed {
-            return Ok(again);
+            return Ok(());
         }
         let Some(number) = self.next_batch() else {
-            return Ok(again);
+            return Ok(());
         };
+        if let Stage::Quiesce { again, .. } = &mut self.stage {
+            *again = again.saturating_sub(FEW_CHANGES);
+        }
         self.writer.clear();
         let mut opened = Vec::new();
         if newcomers {
@@ -97,8 +99,7 @@ impl Attempt {
         } else {
             write_changes(server, FEW_CHANGES, &mut self.writer, &mut opened);
         }
-        self.send_batch(server, number, &opened)?;
-        Ok(again.saturating_sub(FEW_CHANGES))
+        self.send_batch(server, number, &opened)
     }
 
     /// How many sockets a message may bring: the successor has those open that it was sent,
@@ -146,9 +147,9 @@ fn amount(server: &Server) -> Amount {
     }
 }
 
-/// Writes down some of the agents who never were; whether there are none left.
-fn write_new_agents(server: &mut Server, writer: &mut Writer) -> bool {
-    server.handler_mut().copy_some(AGENTS, &mut |slot, state| {
+/// Writes down up to `most` of the agents who never were; whether there are none left.
+fn write_new_agents(server: &mut Server, most: usize, writer: &mut Writer) -> bool {
+    server.handler_mut().copy_some(most, &mut |slot, state| {
         writer.push(&Record::Agent { slot, state });
     })
 }
@@ -175,11 +176,8 @@ pub(super) fn write_changes(
     opened: &mut Vec<MovedId>,
 ) {
     // Agents may be met after all were shown.
-    let handler = server.handler_mut();
-    handler.copy_some(most, &mut |slot, state| {
-        writer.push(&Record::Agent { slot, state });
-    });
-    handler.take_changes(most, &mut |slot, state| {
+    write_new_agents(server, most, writer);
+    server.handler_mut().take_changes(most, &mut |slot, state| {
         writer.push(&match state {
             Some(state) => Record::Agent { slot, state },
             None => Record::Forgotten { slot },
