@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A point on the machine's monotonic clock, in nanoseconds.
@@ -136,11 +138,100 @@ impl From<UnixNanos> for SystemTime {
     }
 }
 
+/// The clocks that a part of the program reads: the machine's, or manual ones, which
+/// tests and the simulator set.
+#[derive(Clone, Debug, Default)]
+pub enum Clock {
+    /// `CLOCK_MONOTONIC` and `CLOCK_REALTIME`.
+    #[default]
+    System,
+    /// Clocks that stand still between two settings.
+    Manual(Arc<ManualClock>),
+}
+
+impl Clock {
+    /// The present on the monotonic clock.
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        match self {
+            Self::System => Moment::now(),
+            Self::Manual(manual) => manual.now(),
+        }
+    }
+
+    /// The present on the wall clock.
+    #[must_use]
+    pub fn wall(&self) -> UnixNanos {
+        match self {
+            Self::System => UnixNanos::now(),
+            Self::Manual(manual) => manual.wall(),
+        }
+    }
+}
+
+/// A monotonic clock and a wall clock that stand still between two settings.
+#[derive(Debug)]
+pub struct ManualClock {
+    now: AtomicU64,
+    wall: AtomicI64,
+}
+
+impl ManualClock {
+    /// Clocks that show these times.
+    #[must_use]
+    pub const fn new(now: Moment, wall: UnixNanos) -> Self {
+        Self {
+            now: AtomicU64::new(now.as_nanos()),
+            wall: AtomicI64::new(wall.as_nanos()),
+        }
+    }
+
+    /// The present on the monotonic clock.
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        Moment::from_nanos(self.now.load(Ordering::Relaxed))
+    }
+
+    /// The present on the wall clock.
+    #[must_use]
+    pub fn wall(&self) -> UnixNanos {
+        UnixNanos::from_nanos(self.wall.load(Ordering::Relaxed))
+    }
+
+    /// Moves both clocks on by `span`.
+    pub fn advance(&self, span: Duration) {
+        self.set(self.now().after(span), self.wall().after(span));
+    }
+
+    /// Sets both clocks. Only the wall clock may be set back.
+    pub fn set(&self, now: Moment, wall: UnixNanos) {
+        self.now.fetch_max(now.as_nanos(), Ordering::Relaxed);
+        self.wall.store(wall.as_nanos(), Ordering::Relaxed);
+    }
+}
+
 const NANOS_PER_SEC: u64 = 1_000_000_000;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_manual_clock_stands_still_until_it_is_set() {
+        let second = Duration::from_secs(1);
+        let (now, wall) = (Moment::from_nanos(5), UnixNanos::from_nanos(7));
+        let manual = Arc::new(ManualClock::new(now, wall));
+        let clock = Clock::Manual(Arc::clone(&manual));
+        assert_eq!((clock.now(), clock.wall()), (now, wall));
+        manual.advance(second);
+        assert_eq!(
+            (clock.now(), clock.wall()),
+            (now.after(second), wall.after(second))
+        );
+        manual.set(now, wall.before(second));
+        let (kept, stepped) = (now.after(second), wall.before(second));
+        assert_eq!((clock.now(), clock.wall()), (kept, stepped));
+    }
 
     #[test]
     fn the_clock_does_not_run_backwards() {

@@ -159,8 +159,8 @@ impl Keeper {
     /// All agents are there, as of the same moment as `state`. No packet is taken
     /// before [`go_on`](Self::go_on).
     pub fn resume(&mut self, state: KeeperState) {
-        self.now = Moment::now();
-        self.wall = UnixNanos::now();
+        self.now = self.clock.now();
+        self.wall = self.clock.wall();
         let waiting_since = state.held_since.unwrap_or(self.now);
         self.quiet_since = Some(waiting_since);
         self.roster

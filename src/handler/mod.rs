@@ -15,7 +15,7 @@ use crate::roster::{self, AgentKey, Entry, Identity, Roster};
 use crate::session::{Answer, CommitId, Handler, Sender, Settled, Tag, Wake};
 use crate::store::{self, Intake};
 use crate::throttle::Throttle;
-use crate::time::{Moment, UnixNanos};
+use crate::time::{Clock, Moment, UnixNanos};
 use crate::wire::{AgentName, Busy, Packet, Reply};
 use books::Books;
 pub use books::{StoreDown, Unfinished};
@@ -53,6 +53,7 @@ pub struct Config {
 /// Takes every packet: notes its agent as alive, and has reports kept.
 pub struct Keeper {
     config: Config,
+    clock: Clock,
     roster: Roster,
     /// `None`: nothing is stored.
     books: Option<Books>,
@@ -74,7 +75,13 @@ impl Keeper {
     /// A handler that stores nothing.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        let now = Moment::now();
+        Self::with_clock(config, Clock::System)
+    }
+
+    /// A handler that stores nothing, and reads this clock.
+    #[must_use]
+    pub fn with_clock(config: Config, clock: Clock) -> Self {
+        let now = clock.now();
         Self {
             config,
             roster: Roster::new(config.roster, now),
@@ -86,7 +93,8 @@ impl Keeper {
             moved: None,
             wake: None,
             now,
-            wall: UnixNanos::now(),
+            wall: clock.wall(),
+            clock,
         }
     }
 
@@ -245,7 +253,7 @@ impl Handler for Keeper {
 
     fn begin_turn(&mut self, now: Moment) {
         self.now = now;
-        self.wall = UnixNanos::now();
+        self.wall = self.clock.wall();
         let mut waiting_since = self.quiet_since;
         if let Some(books) = &mut self.books {
             books.collect(now);

@@ -18,6 +18,7 @@ mod writer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::Connection;
 
@@ -32,7 +33,7 @@ pub use reader::{
 pub use retention::Retention;
 pub use tray::{Counters, Health};
 
-use crate::time::UnixNanos;
+use crate::time::{Clock, UnixNanos};
 use tray::Tray;
 use writer::Writer;
 
@@ -121,8 +122,35 @@ impl Store {
         spawn(tray, self.lock, move |_| writer.run(connection))
     }
 
+    /// Prepares a writer that runs on the caller's thread and reads `clock`: for a
+    /// simulation. Its reactor's half must never wait for it.
+    #[must_use]
+    pub fn on_this_thread(self, retention: Retention, clock: Clock) -> (Intake, WriterHere) {
+        let tray = Arc::new(Tray::default());
+        let writer = Writer::new(self.path, retention, Arc::clone(&tray)).with_clock(clock);
+        let here = WriterHere {
+            writer,
+            connection: self.connection,
+        };
+        (Intake::new(tray, Arc::new(self.lock)), here)
+    }
+
     fn unreadable(&self, error: rusqlite::Error) -> OpenError {
         OpenError::Sqlite(self.path.clone(), error)
+    }
+}
+
+/// A writer for the caller's thread: see [`Store::on_this_thread`].
+pub struct WriterHere {
+    writer: Writer,
+    connection: Connection,
+}
+
+impl WriterHere {
+    /// Commits what comes until the reactor's half ends it. Calls `idle` wherever it would
+    /// wait for a batch, with the time it would wait for.
+    pub fn run(self, idle: impl FnMut(Duration)) {
+        self.writer.run_here(self.connection, idle);
     }
 }
 

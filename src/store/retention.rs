@@ -1,10 +1,10 @@
 //! What is too old, or too much, goes: a little with each batch.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Statement};
 
-use crate::time::UnixNanos;
+use crate::time::{Clock, Moment};
 
 /// How long what is stored is kept.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +41,7 @@ const MAX_EVENTS: i64 = 1_000_000;
 /// Removes what is too old or too much.
 pub(super) struct Retainer<'c> {
     limits: Retention,
+    clock: Clock,
     page_size: u64,
     pages: Statement<'c>,
     free_pages: Statement<'c>,
@@ -50,8 +51,8 @@ pub(super) struct Retainer<'c> {
     next_agents: Statement<'c>,
     delete_agents: Statement<'c>,
     delete_events: Statement<'c>,
-    next_look: Instant,
-    next_slow_look: Instant,
+    next_look: Moment,
+    next_slow_look: Moment,
     /// The agent that was looked at last; those with higher numbers are next.
     looked_at: i64,
     /// Reports that were added since the last look, or are still to be made up for.
@@ -62,13 +63,18 @@ pub(super) struct Retainer<'c> {
 }
 
 impl<'c> Retainer<'c> {
-    pub(super) fn prepare(connection: &'c Connection, limits: Retention) -> rusqlite::Result<Self> {
-        let now = Instant::now();
+    pub(super) fn prepare(
+        connection: &'c Connection,
+        limits: Retention,
+        clock: Clock,
+    ) -> rusqlite::Result<Self> {
+        let now = clock.now();
         let mut pages = connection.prepare("PRAGMA page_count")?;
         let page_size: u64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
         let all: u64 = pages.query_row([], |row| row.get(0))?;
         Ok(Self {
             limits,
+            clock,
             page_size,
             pages,
             free_pages: connection.prepare("PRAGMA freelist_count")?,
@@ -108,7 +114,7 @@ impl<'c> Retainer<'c> {
 
     /// Whether there is something to remove that need not wait for a batch.
     pub(super) fn is_behind(&self) -> bool {
-        let now = Instant::now();
+        let now = self.clock.now();
         self.behind || now >= self.next_slow_look || (self.added > 0 && now >= self.next_look)
     }
 
@@ -116,14 +122,14 @@ impl<'c> Retainer<'c> {
     /// were added; how many it removed.
     pub(super) fn step(&mut self, added: usize) -> rusqlite::Result<u64> {
         self.added += added as u64;
-        let now = Instant::now();
+        let now = self.clock.now();
         if !self.behind && now < self.next_look {
             return Ok(0);
         }
-        self.next_look = now + INTERVAL;
-        let horizon = UnixNanos::now().before(self.limits.age).as_nanos();
+        self.next_look = now.after(INTERVAL);
+        let horizon = self.clock.wall().before(self.limits.age).as_nanos();
         if now >= self.next_slow_look {
-            self.next_slow_look = now + SLOW_INTERVAL;
+            self.next_slow_look = now.after(SLOW_INTERVAL);
             self.look_at_agents(horizon)?;
             self.delete_events
                 .execute((horizon, MAX_EVENTS, SLOW_STEP))?;
@@ -179,6 +185,7 @@ impl<'c> Retainer<'c> {
 mod tests {
     use super::*;
     use crate::store::schema;
+    use crate::time::UnixNanos;
 
     fn open() -> Connection {
         let mut connection = Connection::open_in_memory().unwrap();
@@ -212,7 +219,7 @@ mod tests {
             age: YEAR,
             size: u64::MAX,
         };
-        let mut retainer = Retainer::prepare(&connection, limits).unwrap();
+        let mut retainer = Retainer::prepare(&connection, limits, Clock::System).unwrap();
         let mut steps = Vec::new();
         while steps.last() != Some(&0) {
             steps.push(retainer.step(0).unwrap());
@@ -237,7 +244,7 @@ mod tests {
             age: YEAR,
             size: 8 << 20,
         };
-        let mut retainer = Retainer::prepare(&connection, limits).unwrap();
+        let mut retainer = Retainer::prepare(&connection, limits, Clock::System).unwrap();
         let removed = retainer.step(10_000).unwrap();
         assert!(!retainer.is_behind());
         assert!(retainer.bytes() <= limits.size);
@@ -265,7 +272,7 @@ mod tests {
             age: YEAR,
             size: u64::MAX,
         };
-        let mut retainer = Retainer::prepare(&connection, limits).unwrap();
+        let mut retainer = Retainer::prepare(&connection, limits, Clock::System).unwrap();
         retainer.step(0).unwrap();
         assert_eq!(count(&connection, "agents"), 2);
         assert_eq!(count(&connection, "agents WHERE last_seen < 9e18"), 1);
@@ -285,10 +292,10 @@ mod tests {
             age: YEAR,
             size: u64::MAX,
         };
-        let mut retainer = Retainer::prepare(&connection, limits).unwrap();
+        let mut retainer = Retainer::prepare(&connection, limits, Clock::System).unwrap();
         let mut left = Vec::new();
         for _ in 0..5 {
-            let now = Instant::now();
+            let now = Moment::now();
             (retainer.next_look, retainer.next_slow_look) = (now, now);
             retainer.step(0).unwrap();
             left.push(count(&connection, "agents"));

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
@@ -17,7 +17,7 @@ use super::statements::Statements;
 use super::tray::{Next, Stop, Tray};
 use super::{Batch, Counters, Health};
 use crate::throttle::Throttle;
-use crate::time::Moment;
+use crate::time::Clock;
 
 /// Pages in the log at which they are moved into the file: 8 MiB. The log is
 /// then written from its start again, over pages that are on disk already, which
@@ -49,6 +49,7 @@ pub(super) struct Writer {
     path: PathBuf,
     retention: Retention,
     tray: Arc<Tray>,
+    clock: Clock,
     counters: Counters,
     /// The file that is open.
     file: Option<Identity>,
@@ -61,6 +62,9 @@ pub(super) struct Writer {
     complaints: Throttle,
     recoveries: Throttle,
 }
+
+/// How the writer waits for its next task, at most for a given time.
+type Wait<'w> = dyn FnMut(&Tray, Duration) -> Next + 'w;
 
 /// How a time of serving ended.
 enum End {
@@ -85,6 +89,7 @@ impl Writer {
             path,
             retention,
             tray,
+            clock: Clock::System,
             counters: Counters::default(),
             file: None,
             witness: None,
@@ -94,9 +99,24 @@ impl Writer {
         }
     }
 
+    /// Reads this clock instead of the machine's.
+    pub(super) fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
     /// Commits what comes until it is told to stop.
     pub(super) fn run(self, connection: Connection) {
-        self.write(Some(connection));
+        self.write(Some(connection), &mut Tray::take);
+    }
+
+    /// Commits what comes until it is told to stop, on a thread that `idle` lends it:
+    /// instead of waiting for a batch it calls `idle` with the time it would wait for.
+    pub(super) fn run_here(self, connection: Connection, mut idle: impl FnMut(Duration)) {
+        self.write(Some(connection), &mut |tray, patience| {
+            idle(patience);
+            tray.take(Duration::ZERO)
+        });
     }
 
     /// Waits to be unparked, `begin`s, opens the file, and commits what comes until it is
@@ -111,18 +131,18 @@ impl Writer {
             self.complain(failure);
             self.tray.give_back(None, Health::Down, self.counters);
         });
-        self.write(opened.ok());
+        self.write(opened.ok(), &mut Tray::take);
     }
 
-    fn write(mut self, mut connection: Option<Connection>) {
+    fn write(mut self, mut connection: Option<Connection>, wait: &mut Wait<'_>) {
         let how = loop {
             let end = connection
                 .as_ref()
-                .map_or(End::Failed, |connection| self.serve(connection));
+                .map_or(End::Failed, |connection| self.serve(connection, wait));
             if let End::Stopped(how) = end {
                 break how;
             }
-            if let Err(how) = self.recover(&mut connection) {
+            if let Err(how) = self.recover(&mut connection, wait) {
                 break how;
             }
         };
@@ -134,12 +154,14 @@ impl Writer {
     }
 
     /// Commits what comes for as long as that succeeds.
-    fn serve(&mut self, connection: &Connection) -> End {
+    fn serve(&mut self, connection: &Connection, wait: &mut Wait<'_>) -> End {
         if self.file.is_none() {
             self.file = self.identity().ok();
         }
         let prepared = Statements::prepare(connection).and_then(|statements| {
-            Ok((statements, Retainer::prepare(connection, self.retention)?))
+            let clock = self.clock.clone();
+            let retainer = Retainer::prepare(connection, self.retention, clock)?;
+            Ok((statements, retainer))
         });
         let (mut statements, mut retainer) = match prepared {
             Ok(prepared) => prepared,
@@ -156,7 +178,7 @@ impl Writer {
             } else {
                 IDLE
             };
-            let (batch, outcome) = match self.tray.take(patience) {
+            let (batch, outcome) = match wait(&self.tray, patience) {
                 Next::Stop(how) => {
                     if how == Stop::Finish {
                         // So that no log is left for the next one to read. If that
@@ -248,15 +270,20 @@ impl Writer {
 
     /// Tries again and again until the store can be written, or until there is no
     /// more need to. What lies ready meanwhile is discarded.
-    fn recover(&mut self, connection: &mut Option<Connection>) -> Result<(), Stop> {
-        let down_since = Instant::now();
+    fn recover(
+        &mut self,
+        connection: &mut Option<Connection>,
+        wait: &mut Wait<'_>,
+    ) -> Result<(), Stop> {
+        let down_since = self.clock.now();
         let mut reminded = down_since;
         loop {
             match self.try_again(connection) {
                 Ok(()) => {
                     self.tray.give_back(None, Health::Up, self.counters);
-                    let down = humantime::format_duration(round(down_since.elapsed()));
-                    if let Some(left_out) = self.recoveries.allow(Moment::now()) {
+                    let down =
+                        humantime::format_duration(round(self.clock.now().since(down_since)));
+                    if let Some(left_out) = self.recoveries.allow(self.clock.now()) {
                         log::info!(
                             "store available again after {down} store={:?} discarded={} \
                              left_out={left_out}",
@@ -266,20 +293,19 @@ impl Writer {
                     }
                     return Ok(());
                 }
-                Err(failure) if reminded.elapsed() >= REMIND => {
-                    reminded = Instant::now();
+                Err(failure) if self.clock.now().since(reminded) >= REMIND => {
+                    reminded = self.clock.now();
                     self.complain(&failure);
                 }
                 Err(failure) => log::debug!("store still unavailable: {failure}"),
             }
-            let retry_at = Instant::now() + RETRY;
+            let retry_at = self.clock.now().after(RETRY);
             loop {
                 self.tray.give_back(None, Health::Down, self.counters);
-                match self
-                    .tray
-                    .take(retry_at.saturating_duration_since(Instant::now()))
-                {
-                    Next::Nothing => break,
+                let left = retry_at.since(self.clock.now());
+                match wait(&self.tray, left) {
+                    Next::Nothing if self.clock.now() >= retry_at => break,
+                    Next::Nothing => {}
                     Next::Park => {
                         self.tray.park_writer();
                     }
@@ -338,7 +364,7 @@ impl Writer {
     }
 
     fn complain(&mut self, failure: &Failure) {
-        if let Some(left_out) = self.complaints.allow(Moment::now()) {
+        if let Some(left_out) = self.complaints.allow(self.clock.now()) {
             log::warn!(
                 "store unavailable, reports are answered busy: {failure} store={:?} \
                  left_out={left_out}",
