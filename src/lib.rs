@@ -13,15 +13,16 @@
 //! wheel       → time
 //! throttle    → time
 //! log_sink    → nothing                   (log lines on their way to stderr)
-//! admission   → nothing                   (who may connect)
+//! network     → nothing                   (the unit in which addresses are counted)
+//! admission   → network                   (which connections are accepted)
 //! hook        → throttle, time            (a command for each change; JSON, processes)
 //! wire        → nothing: no I/O, no clock, no pool, no connection
 //! session     → wire, time                (time comes in as an argument)
-//! roster      → time, wheel               (who is alive)
-//! handler     → wire, session's traits, hook, roster, store, throttle, time (packets; no sockets)
+//! roster      → network, time, wheel      (who is alive)
+//! handler     → wire, session's traits, hook, network, roster, store, throttle, time (packets; no sockets)
 //! store       → throttle, time            (records; no connections, no packets)
 //! stats       → hawk-pool, wire, session, time
-//! reactor     → hawk-pool, admission, log_sink's count, session, stats, throttle, time, wheel, wire's replies (sockets, buffers; no JSON)
+//! reactor     → hawk-pool, admission, log_sink's count, network, session, stats, throttle, time, wheel, wire's replies (sockets, buffers; no JSON)
 //! snapshot    → stats, time, wire, and the plain data of handler, reactor, roster, session and store (to bytes and back; no I/O)
 //! handover    → snapshot, time            (two processes: sockets, descriptors, files in memory)
 //! upgrade     → handover, snapshot, reactor, handler, roster, store, time (a new process takes over)
@@ -47,6 +48,7 @@ pub mod handover;
 pub mod hook;
 pub mod load;
 pub mod log_sink;
+pub mod network;
 pub mod reactor;
 pub mod roster;
 pub mod service;

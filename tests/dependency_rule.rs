@@ -14,7 +14,8 @@ const RULE: &[(&str, &[&str])] = &[
     ("time", &[]),
     ("wheel", &["time"]),
     ("throttle", &["time"]),
-    ("admission", &[]),
+    ("network", &[]),
+    ("admission", &["network"]),
     (
         "hook",
         &[
@@ -29,11 +30,11 @@ const RULE: &[(&str, &[&str])] = &[
     ("log_sink", &["std::io"]),
     ("wire", &["serde", "serde_json"]),
     ("session", &["time", "wire"]),
-    ("roster", &["time", "wheel"]),
+    ("roster", &["network", "time", "wheel"]),
     (
         "handler",
         &[
-            "hook", "roster", "session", "store", "throttle", "time", "wire",
+            "hook", "network", "roster", "session", "store", "throttle", "time", "wire",
         ],
     ),
     ("store", &["throttle", "time", "rusqlite", "std::io"]),
@@ -44,6 +45,7 @@ const RULE: &[(&str, &[&str])] = &[
             "hawk_pool",
             "admission",
             "log_sink",
+            "network",
             "session",
             "stats",
             "throttle",
