@@ -124,6 +124,7 @@ pub(crate) fn heartbeat() -> Vec<u8> {
         version: "1.0".into(),
         timestamp: 1_475_249_220,
         agent: Some(AgentName::new("crowd").expect("a good name")),
+        probe: false,
     });
     let mut out = Vec::new();
     encode_packet(&heartbeat, Encoding::Classic, &mut out).expect("it fits a frame");

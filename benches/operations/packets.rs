@@ -62,6 +62,7 @@ pub(super) fn heartbeat() -> Packet<'static> {
         version: "1.0".into(),
         timestamp: 1_475_249_220,
         agent: None,
+        probe: false,
     })
 }
 

@@ -98,6 +98,7 @@ fn heartbeat(name: &str) -> anyhow::Result<Vec<u8>> {
         version: "1.0".into(),
         timestamp: 1_475_249_220,
         agent: Some(AgentName::new(name).context("a bad name")?),
+        probe: false,
     }))
 }
 

@@ -73,6 +73,7 @@ pub(crate) fn owned(packet: &Packet<'_>) -> Packet<'static> {
             version: heartbeat.version.clone().into_owned().into(),
             timestamp: heartbeat.timestamp,
             agent,
+            probe: heartbeat.probe,
         }),
         Packet::Report(report) => Packet::Report(Report {
             content: report.content.clone().into_owned().into(),

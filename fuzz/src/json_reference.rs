@@ -51,11 +51,12 @@ fn inner(kind: PacketKind, json: &[u8]) -> Result<Packet<'static>, Refusal> {
         return Err(Refusal::Empty);
     }
     let (mut version, mut content, mut agent) = (String::new(), String::new(), None);
-    let (mut rand, mut timestamp) = (0, 0);
+    let (mut rand, mut timestamp, mut probe) = (0, 0, false);
     let mut faults = Faults::default();
     for (key, value) in members(json)? {
         match (kind, key.as_str()) {
             (PacketKind::Heartbeat, "version") => version = string(value)?.unwrap_or(version),
+            (PacketKind::Heartbeat, "probe") => probe = boolean(value)?.unwrap_or(probe),
             (PacketKind::Report, "content") => content = string(value)?.unwrap_or(content),
             (PacketKind::Report, "rand") => faults.note(integer(value), &mut rand),
             (_, "timestamp") => faults.note(integer(value), &mut timestamp),
@@ -76,6 +77,7 @@ fn inner(kind: PacketKind, json: &[u8]) -> Result<Packet<'static>, Refusal> {
             version: version.into(),
             timestamp,
             agent,
+            probe,
         }),
         PacketKind::Report => Packet::Report(Report {
             content: Cow::Owned(content),
@@ -162,6 +164,16 @@ fn integer(value: &[u8]) -> Result<Option<i64>, Refusal> {
     }
     let number = std::str::from_utf8(value).unwrap().parse();
     number.map(Some).map_err(|_| Refusal::OutOfRange)
+}
+
+/// A value that should be a boolean; nothing if it is `null`.
+fn boolean(value: &[u8]) -> Result<Option<bool>, Refusal> {
+    match value {
+        b"null" => Ok(None),
+        b"true" => Ok(Some(true)),
+        b"false" => Ok(Some(false)),
+        _ => Err(Refusal::WrongType),
+    }
 }
 
 /// A value that should be a string; nothing if it is `null`.

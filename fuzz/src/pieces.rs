@@ -126,6 +126,7 @@ fn packet(input: &mut Bytes<'_>, stream: &mut Vec<u8>) {
             version: "1.0".into(),
             timestamp,
             agent,
+            probe: false,
         })
     } else {
         let content = String::from_utf8_lossy(input.text());

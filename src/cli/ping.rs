@@ -33,6 +33,7 @@ impl PingArgs {
             version: "1.0".into(),
             timestamp: unix_seconds(),
             agent: None,
+            probe: true,
         });
         encode_packet(&heartbeat, Encoding::Classic, &mut frame)?;
         let mut client = Client::connect(&self.address, self.timeout)?;

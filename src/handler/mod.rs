@@ -269,6 +269,9 @@ impl Handler for Keeper {
         if self.config.log_packets {
             packet_log::log(sender, packet);
         }
+        if packet.is_probe() {
+            return Answer::Now(Reply::Heartbeat);
+        }
         let key = self.recognise(sender, tag);
         let address = sender.peer.ip().to_canonical();
         let came = self.roster.heard(key, address, self.now, self.wall);

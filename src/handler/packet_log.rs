@@ -9,7 +9,12 @@ pub(super) fn log(sender: Sender<'_>, packet: &Packet<'_>) {
     let agent = sender.agent.map_or("", AsRef::as_ref);
     match packet {
         Packet::Heartbeat(heartbeat) => log::info!(
-            "heartbeat peer={peer} agent={agent:?} version={:?} timestamp={}",
+            "{} peer={peer} agent={agent:?} version={:?} timestamp={}",
+            if heartbeat.probe {
+                "probe"
+            } else {
+                "heartbeat"
+            },
             heartbeat.version,
             heartbeat.timestamp,
         ),

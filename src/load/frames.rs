@@ -72,6 +72,7 @@ impl Generator {
                 version: "1.0".into(),
                 timestamp,
                 agent: None,
+                probe: false,
             }),
             PacketKind::Report => {
                 let size = match self.size {

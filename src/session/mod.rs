@@ -30,7 +30,9 @@ use self::clocks::Marks;
 use self::peer::Peer;
 use self::restraint::Restraint;
 use crate::time::Moment;
-use crate::wire::{Decoder, FRAME_OVERHEAD, Input, MAX_REPLY_LINE, Packet, Refusal, Reply, Step};
+use crate::wire::{
+    Decoder, FRAME_OVERHEAD, Heartbeat, Input, MAX_REPLY_LINE, Packet, Refusal, Reply, Step,
+};
 
 /// Unsent bytes above which no more is read from an agent: some 2,800 replies
 /// to reports, so that a slow reader is noticed early and a fleet of them costs
@@ -347,11 +349,12 @@ impl Session {
         match &desk.packets.decode(data) {
             Ok(packet) => {
                 if let Some(name) = packet.agent()
+                    && !packet.is_probe()
                     && self.agent.as_deref() != Some(name.as_str())
                 {
                     rename(&mut self.agent, name.as_str(), &mut desk.handler);
                 }
-                if let Packet::Heartbeat(_) = packet {
+                if let Packet::Heartbeat(Heartbeat { probe: false, .. }) = packet {
                     self.marks.heartbeat(now);
                 }
                 let sender = Sender {

@@ -108,6 +108,7 @@ fn heartbeat(agent: Option<&'static str>) -> Vec<u8> {
         version: "1.0".into(),
         timestamp: 1,
         agent: agent.map(|name| AgentName::new(name).unwrap()),
+        probe: false,
     });
     encode_packet(&packet, Encoding::Compact, &mut frame).unwrap();
     frame
@@ -176,6 +177,27 @@ fn a_name_sticks_to_the_connection_until_another_is_given() {
         Some("web-02"),
     ];
     assert_eq!(agents, expected);
+}
+
+#[test]
+fn a_probe_changes_no_name_and_no_rhythm() {
+    let mut driver = Driver::new();
+    driver.receive(&heartbeat(Some("web-01")));
+    let clocks = driver.session.clocks();
+    driver.now = at(30);
+    let probe = frame(b"\x00{\"version\":\"9\",\"agent\":\"ping\",\"probe\":true}");
+    driver.receive(&probe);
+    assert_eq!(driver.answered, b"heartBeat\nheartBeat\n");
+    assert_eq!(driver.session.sender().agent, Some(&"web-01".into()));
+    assert_eq!(
+        driver.session.clocks().last_heartbeat,
+        clocks.last_heartbeat
+    );
+    assert_eq!(
+        driver.session.deadline(&LIMITS),
+        Some(at(120)),
+        "it is no silence"
+    );
 }
 
 #[test]

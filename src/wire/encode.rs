@@ -55,6 +55,8 @@ fn inner_object(packet: &Packet<'_>) -> Vec<u8> {
         timestamp: i64,
         #[serde(skip_serializing_if = "Option::is_none")]
         agent: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        probe: Option<bool>,
     }
     let agent = packet.agent().map(AgentName::as_str);
     let inner = match packet {
@@ -64,6 +66,7 @@ fn inner_object(packet: &Packet<'_>) -> Vec<u8> {
             rand: None,
             timestamp: heartbeat.timestamp,
             agent,
+            probe: heartbeat.probe.then_some(true),
         },
         Packet::Report(report) => Inner {
             version: None,
@@ -71,6 +74,7 @@ fn inner_object(packet: &Packet<'_>) -> Vec<u8> {
             rand: Some(report.rand),
             timestamp: report.timestamp,
             agent,
+            probe: None,
         },
     };
     serde_json::to_vec(&inner).expect("strings and integers always serialize into memory")
@@ -86,6 +90,7 @@ mod tests {
             version: "1.0".into(),
             timestamp: 1_475_249_220,
             agent: None,
+            probe: false,
         })
     }
 

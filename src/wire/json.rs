@@ -32,6 +32,7 @@ pub(super) struct Inner<'a> {
     pub(super) rand: i64,
     pub(super) timestamp: i64,
     pub(super) agent: Option<Cow<'a, str>>,
+    pub(super) probe: bool,
 }
 
 /// Reads an object of type `T`, of which `empty` makes an empty one, that fills
@@ -139,6 +140,11 @@ impl<'de> Object<'de> for InnerObject<'de> {
     ) -> Result<Option<Refusal>, A::Error> {
         match (self, key) {
             (Self::Heartbeat(inner), Key::Version) => text(map, &mut inner.version),
+            (Self::Heartbeat(inner), Key::Probe) => {
+                let probe: Option<bool> = map.next_value()?;
+                inner.probe = probe.unwrap_or(inner.probe);
+                Ok(None)
+            }
             (Self::Report(inner), Key::Content) => text(map, &mut inner.content),
             (Self::Report(inner), Key::Rand) => I::read(map, &mut inner.rand),
             (Self::Heartbeat(inner) | Self::Report(inner), Key::Timestamp) => {
@@ -321,6 +327,7 @@ pub(super) enum Key {
     Rand,
     Timestamp,
     Agent,
+    Probe,
     Unknown,
 }
 
@@ -344,6 +351,7 @@ impl<'de> Deserialize<'de> for Key {
                     b"rand" => Key::Rand,
                     b"timestamp" => Key::Timestamp,
                     b"agent" => Key::Agent,
+                    b"probe" => Key::Probe,
                     _ => Key::Unknown,
                 })
             }

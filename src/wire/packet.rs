@@ -30,6 +30,8 @@ pub struct Heartbeat<'a> {
     pub timestamp: i64,
     /// The agent's name, where it gives one.
     pub agent: Option<AgentName<'a>>,
+    /// A health check: the server answers it and otherwise ignores it.
+    pub probe: bool,
 }
 
 /// A report's content.
@@ -97,6 +99,12 @@ impl Packet<'_> {
             Self::Heartbeat(heartbeat) => heartbeat.agent.as_ref(),
             Self::Report(report) => report.agent.as_ref(),
         }
+    }
+
+    /// Returns whether the packet is a health check, which changes nothing.
+    #[must_use]
+    pub const fn is_probe(&self) -> bool {
+        matches!(self, Self::Heartbeat(Heartbeat { probe: true, .. }))
     }
 }
 

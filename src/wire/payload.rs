@@ -79,6 +79,7 @@ pub(super) fn parse_inner(kind: PacketKind, json: &[u8]) -> Result<Packet<'_>, R
             version: inner.version,
             timestamp: inner.timestamp,
             agent: agent_name(inner.agent)?,
+            probe: inner.probe,
         })),
         InnerObject::Report(inner) => Ok(Packet::Report(Report {
             content: inner.content,
@@ -175,6 +176,7 @@ mod tests {
                 version: "1.0 <&>\u{2028}".into(),
                 timestamp: i64::MIN,
                 agent: None,
+                probe: true,
             }),
             Packet::Report(Report {
                 content: "line\nbreak \"quoted\" \u{1F600}".into(),
@@ -211,11 +213,12 @@ mod tests {
             rand in any::<i64>(),
             timestamp in any::<i64>(),
             heartbeat in any::<bool>(),
+            probe in any::<bool>(),
             compact in any::<bool>(),
         ) {
             let agent = agent.map(|name| AgentName::new(name).unwrap());
             let packet = if heartbeat {
-                Packet::Heartbeat(Heartbeat { version: content.into(), timestamp, agent })
+                Packet::Heartbeat(Heartbeat { version: content.into(), timestamp, agent, probe })
             } else {
                 Packet::Report(Report { content: content.into(), rand, timestamp, agent })
             };
@@ -428,6 +431,39 @@ mod tests {
         assert_eq!(
             decode(r#"{"PacketType":9,"PacketContent":"e30="}"#),
             Err(Refusal::UnknownPacketType)
+        );
+    }
+
+    #[test]
+    fn a_probe_is_a_heartbeat_with_a_true_key() {
+        let mut decoder = PacketDecoder::default();
+        for (inner, expected) in [
+            (r#"{"version":"1.0","timestamp":1,"probe":true}"#, Ok(true)),
+            (
+                r#"{"version":"1.0","timestamp":1,"agent":"a","probe":true}"#,
+                Ok(true),
+            ),
+            (r#"{"probe":false,"\u0070robe":true}"#, Ok(true)),
+            (r#"{"probe":true,"probe":null}"#, Ok(true)),
+            (r#"{"probe":true,"probe":false}"#, Ok(false)),
+            (r#"{"probe":null}"#, Ok(false)),
+            (r#"{"Probe":true}"#, Ok(false)),
+            (r#"{"probe":1}"#, Err(Refusal::WrongType)),
+            (r#"{"probe":"true"}"#, Err(Refusal::WrongType)),
+            (r#"{"timestamp":1e99,"probe":[]}"#, Err(Refusal::WrongType)),
+            (r#"{"probe":tru}"#, Err(Refusal::Malformed)),
+            (r#"{"probe":1,"x":}"#, Err(Refusal::Malformed)),
+        ] {
+            for data in [classic(0, inner.as_bytes()), compact(0, inner.as_bytes())] {
+                let is_probe = decoder.decode(&data).map(|packet| packet.is_probe());
+                assert_eq!(is_probe, expected, "{inner}");
+            }
+        }
+        // A report does not know the key.
+        let report = compact(1, br#"{"probe":7}"#);
+        assert_eq!(
+            decoder.decode(&report).map(|packet| packet.is_probe()),
+            Ok(false)
         );
     }
 

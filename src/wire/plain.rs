@@ -33,6 +33,7 @@ pub(super) fn packet(kind: PacketKind, json: &[u8]) -> Option<Packet<'_>> {
                 version: version.into(),
                 timestamp,
                 agent: last_field(rest)?,
+                probe: false,
             }))
         }
         PacketKind::Report => {
@@ -239,6 +240,7 @@ mod tests {
             version: "1.0".into(),
             timestamp: 1_475_249_220,
             agent: Some(AgentName::new("web-01").unwrap()),
+            probe: false,
         });
         assert_eq!(packet(PacketKind::Heartbeat, json), Some(expected));
     }
@@ -324,7 +326,7 @@ mod tests {
             content in prop_oneof!["[ -~]{0,20}", "\\PC{0,20}"],
             rand in prop_oneof!["-?[0-9]{1,20}", any::<i64>().prop_map(|number| number.to_string())],
             timestamp in "-?[0-9]{1,20}",
-            more in prop_oneof![Just(String::new()), ",\"agent\":\"\\PC{0,130}\"", "\\PC{0,9}"],
+            more in prop_oneof![Just(String::new()), Just(",\"probe\":true".to_owned()), ",\"agent\":\"\\PC{0,130}\"", "\\PC{0,9}"],
             edit in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
             heartbeat in any::<bool>(),
         ) {

@@ -86,6 +86,12 @@ pub(crate) fn differences() -> Vec<Difference> {
             "err",
             "the optional key is ours",
         ),
+        raw(
+            Input::Heartbeat(br#"{"probe":1}"#.to_vec()),
+            "hb x 0",
+            "err",
+            "the optional key is ours",
+        ),
         report(
             r#"{"agent":""}"#,
             "rp x 0 0",

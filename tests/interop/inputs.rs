@@ -106,6 +106,7 @@ const OBJECTS: &[&[u8]] = &[
     br#"{"content":"x","more":1e999,"even":-1E-999}"#, br#"{"more":99999999999999999999999999,"content":"x"}"#,
     br#"{"more":"\ud800\udc","content":"x"}"#, br#"{"more":"\q"}"#, b"{\"more\":\"\n\"}", b"{\"more\":\"\x80\",\"content\":\"x\"}",
     br#"{"content":"x","agent":null}"#, br#"{"content":"x","agent":"web-01"}"#,
+    br#"{"version":"x","probe":null}"#, br#"{"version":"x","probe":true}"#, br#"{"probe":true,"probe":false,"version":"x"}"#,
 ];
 
 /// Whole envelopes; `e30=` is `{}` in base64.

@@ -130,6 +130,7 @@ fn packet(number: u8, length: usize) -> Sample {
             version: "1.0".into(),
             timestamp: 1_700_000_000 + i64::from(number),
             agent,
+            probe: false,
         }),
         _ => Packet::Report(Report {
             content: "<x> ".repeat(length / 4).into(),

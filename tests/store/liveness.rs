@@ -44,6 +44,33 @@ fn silence_makes_offline_and_a_packet_online_again() {
 }
 
 #[test]
+fn a_ping_leaves_no_agent_and_no_event() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    for _ in 0..2 {
+        let ping = Launch::hawk(&["ping", &server.address.to_string()]).run();
+        assert_eq!(ping.code, Some(0), "{:?}", ping.stderr);
+    }
+    // In the other encoding, and under a name.
+    let mut agent = server.connect();
+    agent.exchange(
+        &frame(b"\x00{\"agent\":\"web-01\",\"probe\":true}"),
+        HEARTBEAT,
+    );
+    assert_eq!(server.stats().agents.get("known"), 0);
+    // An agent that was heard is not seen anew by a probe.
+    agent.exchange(&named_heartbeat("web-02"), HEARTBEAT);
+    let last_seen = || place.column::<i64>("SELECT last_seen FROM agents");
+    let seen = eventually(|| (last_seen().len() == 1).then(&last_seen)).unwrap();
+    agent.exchange(&frame(b"\x00{\"probe\":true}"), HEARTBEAT);
+    server.signal(Signal::TERM);
+    server.wait_exit();
+    assert_eq!(last_seen(), seen);
+    assert_eq!(place.column::<i64>("SELECT heartbeats FROM agents"), [1]);
+    assert_eq!(place.column::<String>(EVENTS), ["web-02 online"]);
+}
+
+#[test]
 fn a_reconnect_is_no_event() {
     let place = Place::new();
     let server = place.serve(&[]);

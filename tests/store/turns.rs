@@ -124,6 +124,7 @@ impl Turns {
             version: "1.0".into(),
             timestamp: 0,
             agent: session.name.map(|name| AgentName::new(name).unwrap()),
+            probe: false,
         });
         assert_eq!(
             self.hand_in(session, &packet),

@@ -50,6 +50,7 @@ pub(crate) fn heartbeat_packet(encoding: Encoding, agent: Option<&str>) -> Vec<u
             version: "1.0".into(),
             timestamp: 1_475_249_220,
             agent: agent.map(agent_name),
+            probe: false,
         }),
         encoding,
     )

@@ -275,6 +275,7 @@ impl Draw {
                 version: "1.0".into(),
                 timestamp,
                 agent,
+                probe: false,
             })
         } else {
             let size = match self.content {
