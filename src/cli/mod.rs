@@ -1,14 +1,17 @@
 //! The command line: one binary, a subcommand for each job.
 
 mod agents;
+mod environment;
 mod events;
 mod journal;
 mod load;
+mod log_level;
 mod output;
 mod ping;
 mod reports;
 mod send;
 mod serve;
+mod settings;
 mod stats;
 mod store_args;
 mod upgrade;
@@ -17,8 +20,10 @@ mod wire_args;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, FromArgMatches as _, Parser, Subcommand};
 
+use self::log_level::LogLevel;
+use self::settings::Settings;
 use crate::handover::BUILD;
 
 /// Takes heartbeats and reports from a fleet's agents, and answers each
@@ -52,14 +57,23 @@ enum Other {
 /// stderr, 2 for a command line that makes no sense.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let default = env_logger::Env::default().default_filter_or("info");
-    let mut logger = env_logger::Builder::from_env(default);
+    let matches = environment::parse();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    let level = LogLevel::from_env();
+    let mut notes: Vec<_> = level.complaint.iter().cloned().collect();
+    notes.extend(environment::unknown_variables());
     let other = match cli.command {
-        Command::Serve(args) => return args.main(logger),
+        Command::Serve(args) => {
+            let settings = settings_of_serve(&matches, &level);
+            return args.main(level.logger(), settings, &notes);
+        }
         Command::Other(other) => other,
     };
-    logger.init();
+    level.logger().init();
+    notes.iter().for_each(|note| output::note(note));
     output::conclude(match other {
         Other::Agents(args) => args.run(),
         Other::Events(args) => args.run(),
@@ -70,4 +84,18 @@ pub fn main() -> ExitCode {
         Other::Upgrade(args) => args.run(),
         Other::Stats(args) => args.run(),
     })
+}
+
+/// The settings that `hawk serve` logs.
+fn settings_of_serve(matches: &ArgMatches, level: &LogLevel) -> Settings {
+    let command = environment::command();
+    let found = matches.subcommand();
+    let serve = found.and_then(|(name, matches)| {
+        let command = command.find_subcommand(name)?;
+        Some(Settings::of(command, matches))
+    });
+    let mut settings = serve.unwrap_or_default();
+    let origin = level.is_given.then_some(settings::ENVIRONMENT);
+    settings.add("rust_log", &level.filter, origin);
+    settings
 }

@@ -167,4 +167,8 @@ pub enum Signal {
     Statistics,
     /// Hand everything over to a new process.
     Upgrade,
+    /// Read the configuration again. There is none yet.
+    Reload,
+    /// None: a signal of this number, which would otherwise end the process.
+    Meaningless(i32),
 }

@@ -1,6 +1,7 @@
 //! The operating system, by way of mio.
 
 mod listen;
+pub(super) mod signals;
 
 use std::fmt;
 use std::io;
@@ -12,7 +13,6 @@ use mio::event::Event as Happened;
 use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook_mio::v1_0::Signals;
 
 use super::kernel::{Accept, Event, Kernel, OtherToken, Readiness, Signal, Socket, SocketToken};
@@ -48,7 +48,7 @@ impl Linux {
     /// Whatever `epoll_create(2)` and sigaction(2) have to say.
     pub fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1, SIGUSR2])?;
+        let mut signals = signals::catch()?;
         poll.registry()
             .register(&mut signals, SIGNALS, Interest::READABLE)?;
         Ok(Self {
@@ -166,14 +166,7 @@ impl Kernel for Linux {
     }
 
     fn signals(&mut self) -> Vec<Signal> {
-        let pending = self.signals.pending();
-        pending
-            .map(|signal| match signal {
-                SIGUSR1 => Signal::Statistics,
-                SIGUSR2 => Signal::Upgrade,
-                _ => Signal::Stop,
-            })
-            .collect()
+        self.signals.pending().map(signals::meaning).collect()
     }
 }
 

@@ -45,6 +45,7 @@ use self::handover::{Adoption, Notes};
 use self::kernel::{Event, Kernel, OtherToken, Signal};
 use self::ledger::Ledger;
 pub use self::linux::Linux;
+pub use self::linux::signals::catch_signals;
 use self::listener::Listener;
 use self::outbox::Outbox;
 use self::output_limit::OutputLimit;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::connection::Outcome;
 use super::kernel::{BACKLOG, Kernel, Signal};
+use super::linux::signals::log_meaningless;
 use super::{Reactor, Stop};
 use crate::session::Handler;
 use crate::stats::Cause;
@@ -86,6 +87,10 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             match signal {
                 Signal::Statistics => self.log_stats(true),
                 Signal::Upgrade => self.upgrade_wanted = true,
+                Signal::Reload => log::info!(
+                    "SIGHUP: there is no configuration file to read again; nothing has changed"
+                ),
+                Signal::Meaningless(number) => log_meaningless(number),
                 Signal::Stop if self.is_inherited_stop() => {}
                 Signal::Stop if self.stop_at.is_some() => self.interrupted = true,
                 Signal::Stop => self.begin_stop(),

@@ -26,6 +26,7 @@ mod output_limit;
 mod packet_log;
 mod pool;
 mod replies;
+mod signals;
 mod startup;
 mod statistics;
 mod stop;

@@ -138,24 +138,127 @@ fn bad_values_in_the_environment_are_told_too() {
     assert_eq!(exit.code, Some(2));
     expect_told(&exit, "ages");
     expect_told(&exit, "--idle-timeout");
+    expect_told(&exit, "environment variable HAWK_IDLE_TIMEOUT");
+    // A value on the command line is not the variable's.
+    let launch = Launch::serve(&["--idle-timeout", "aeons"]);
+    let exit = launch.env("HAWK_IDLE_TIMEOUT", "1m").run();
+    assert_eq!(exit.code, Some(2));
+    assert!(
+        !exit.stderr.iter().any(|line| line.contains("variable")),
+        "{exit:?}"
+    );
 }
 
 #[test]
-fn an_empty_variable_is_answered_with_what_to_give() {
-    for (variable, told) in [
-        (
-            "HAWK_MAX_CONNECTIONS",
-            "write it as a whole number from 1 to",
-        ),
-        ("HAWK_LOG_PACKETS", "write it as true or false"),
-        ("HAWK_IDLE_TIMEOUT", "write it like 90s"),
-        ("HAWK_ALLOW", "write it like 10.0.0.0/8"),
-        ("HAWK_ACK", "possible values: committed, received"),
-        ("HAWK_ON_EVENT", "give a command"),
+fn an_empty_variable_counts_as_unset() {
+    let variables = [
+        "HAWK_LISTEN",
+        "HAWK_MAX_CONNECTIONS",
+        "HAWK_LOG_PACKETS",
+        "HAWK_IDLE_TIMEOUT",
+        "HAWK_ALLOW",
+        "HAWK_ACK",
+        "HAWK_ON_EVENT",
+        "HAWK_STORE",
+        "HAWK_CONTROL",
+        "HAWK_NO_SUCH_OPTION",
+    ];
+    let launch = |launch: Launch| {
+        variables
+            .iter()
+            .fold(launch, |launch, name| launch.env(name, ""))
+    };
+    let server = launch(Launch::serve(&[])).start();
+    server.connect().expect_alive();
+    let (started, _) = server.log().wait_for(0, |line| line.contains("] started "));
+    let started = Fields::parse(&started);
+    assert_eq!(started.text("idle_timeout"), "90s");
+    assert_eq!(started.text("on_event"), "none");
+    assert_eq!(server.count_logged("not known"), 0);
+    // In the clients as well.
+    let exit = launch(Launch::hawk(&["stats", "--control", "/nowhere"])).run();
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+}
+
+#[test]
+fn an_unknown_variable_is_a_warning_with_the_nearest_name() {
+    let told =
+        "\"HAWK_IDLE_TIMEOT\" is not known and has no effect; did you mean HAWK_IDLE_TIMEOUT?";
+    let server = Launch::serve(&[]).env("HAWK_IDLE_TIMEOT", "1s").start();
+    server
+        .log()
+        .wait_for(0, |line| line.contains("WARN") && line.contains(told));
+    let launch = Launch::hawk(&["agents", "--store", "/nowhere/x.db"]);
+    expect_told(&launch.env("HAWK_IDLE_TIMEOT", "1s").run(), told);
+}
+
+#[test]
+fn the_line_started_has_every_option_and_its_origin() {
+    let launch = Launch::serve(&["--rate-limit", "7", "--on-event", "cat >/dev/null"]);
+    let launch = launch
+        .env("HAWK_IDLE_TIMEOUT", "5m")
+        .env("HAWK_RATE_LIMIT", "9");
+    let server = launch.env("RUST_LOG", "info").start();
+    let (line, _) = server.log().wait_for(0, |line| line.contains("] started "));
+    assert!(
+        line.contains(" on_event=\"cat >/dev/null\" on_event_from=command-line "),
+        "{line}"
+    );
+    let started = Fields::parse(&line);
+    let help = Launch::hawk(&["serve", "--help"]).run().stdout;
+    let options = help.iter().filter_map(|line| {
+        let rest = line
+            .trim_start()
+            .strip_prefix("--")
+            .or_else(|| line.split_once(", --").map(|(_, rest)| rest))?;
+        rest.split([' ', ',']).next()
+    });
+    let options: Vec<_> = options.filter(|name| *name != "help").collect();
+    assert!(options.len() > 20, "{options:?}");
+    for option in options {
+        started.text(&option.replace('-', "_"));
+    }
+    for (key, value) in [
+        ("listen", server.address.to_string().as_str()),
+        ("listen_from", "command-line"),
+        ("rate_limit", "7"),
+        ("rate_limit_from", "command-line"),
+        ("idle_timeout", "5m"),
+        ("idle_timeout_from", "environment"),
+        ("frame_timeout", "10s"),
+        ("pool_limit", "64MiB"),
+        ("control", "none"),
+        ("log_packets", "false"),
+        ("rust_log", "info"),
+        ("rust_log_from", "environment"),
     ] {
-        let exit = Launch::serve(&[]).env(variable, "").run();
-        assert_eq!(exit.code, Some(2), "{variable}");
-        expect_told(&exit, told);
+        assert_eq!(started.text(key), value, "{key} in {line}");
+    }
+    assert!(started.get("max_connections") > 0);
+    assert!(!line.contains("frame_timeout_from"), "{line}");
+}
+
+#[test]
+fn a_log_level_that_makes_no_sense_is_a_warning_and_the_default() {
+    for (level, complaint) in [
+        ("", None),
+        ("infos", Some("\"infos\" is neither a level")),
+        ("warning", Some("\"warning\" is neither a level")),
+        ("hawk=loud", Some("\"hawk=loud\" is neither a level")),
+    ] {
+        let server = Launch::serve(&[]).env("RUST_LOG", level).start();
+        server.log().wait_for(0, |line| line.contains("] started "));
+        let complaints = server.count_logged("RUST_LOG is not used, and the level is info");
+        assert_eq!(complaints, usize::from(complaint.is_some()), "{level}");
+        if let Some(complaint) = complaint {
+            assert_eq!(server.count_logged(complaint), 1);
+        }
+        let mut agent = server.connect();
+        agent.send(b"junk");
+        drop(agent);
+        server
+            .log()
+            .wait_for(0, |line| line.contains("WARN") && line.contains("junk: "));
     }
 }
 

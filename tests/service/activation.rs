@@ -29,7 +29,7 @@ fn it_serves_on_the_socket_that_is_passed() {
     early.expect_line(HEARTBEAT);
     server.connect().expect_alive();
     let (started, _) = server.log().wait_for(0, |line| line.contains("] started "));
-    let expected = format!(" listen={address} socket=passed ");
+    let expected = format!(" socket=passed listen={address} listen_from=service-manager ");
     assert!(started.contains(&expected), "{started}");
     let own = std::fs::read_link(format!("/proc/{}/fd/3", server.pid().as_raw_nonzero()));
     assert_eq!(own.unwrap().to_str(), Some(&*format!("socket:[{inode}]")));

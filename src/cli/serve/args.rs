@@ -27,9 +27,9 @@ pub(super) enum AckArg {
 /// Take heartbeats and reports, and answer each
 ///
 /// Prints `listening on ADDR:PORT` on stdout when it is ready, and logs on
-/// stderr (RUST_LOG=debug for more). SIGTERM or SIGINT stops it gently, a second
+/// stderr (RUST_LOG=debug for more). SIGTERM, SIGINT or SIGQUIT stops it gently, a second
 /// one at once; SIGUSR1 logs the statistics; SIGUSR2 hands over to a new process (see
-/// hawk upgrade).
+/// hawk upgrade); SIGHUP is logged and changes nothing.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ServeArgs {
     /// Where to listen; port 0 picks a free one [default: 127.0.0.1:9876, or the socket

@@ -6,20 +6,18 @@ mod take_over;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::num::NonZeroU32;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anstream::{AutoStream, ColorChoice};
 use anyhow::{Context as _, bail};
 use env_logger::{DEFAULT_WRITE_STYLE_ENV as STYLE, Target, WriteStyle};
-use humantime::format_duration;
 
 use self::args::AckArg;
 pub(super) use self::args::ServeArgs;
 use self::driver::{Driver, End};
 use super::output;
+use super::settings::Settings;
 use super::values::{self, StorePath};
 use super::wire_args::DEFAULT_ADDRESS;
 use crate::admission;
@@ -31,6 +29,7 @@ use crate::hook::{self, Hook};
 use crate::log_sink::{LeftOut, LogSink};
 use crate::reactor::{
     Config, Error, Linux, MIN_POOL_LIMIT, PhaseBudget, RESERVED_DESCRIPTORS, Reactor, Stop,
+    catch_signals,
 };
 use crate::roster;
 use crate::service;
@@ -56,7 +55,14 @@ const NOT_FOR_COMMANDS: [&str; service::VARIABLES.len() + 1] = {
 impl ServeArgs {
     /// Serves, and logs by way of a queue: whoever reads stderr must not hold up the
     /// event loop, nor the end.
-    pub(super) fn main(&self, mut logger: env_logger::Builder) -> ExitCode {
+    ///
+    /// `settings` are those of the line `started`; `notes` are logged first.
+    pub(in crate::cli) fn main(
+        &self,
+        mut logger: env_logger::Builder,
+        settings: Settings,
+        notes: &[String],
+    ) -> ExitCode {
         // Before anything else is opened, as it has to be.
         let passed = match service::listener() {
             Ok(passed) => passed,
@@ -75,15 +81,22 @@ impl ServeArgs {
             logger.write_style(WriteStyle::Always);
         }
         logger.target(Target::Pipe(Box::new(sink.writer()))).init();
-        let outcome = match std::env::var_os(SUCCESSOR) {
+        notes.iter().for_each(|note| log::warn!("{note}"));
+        let caught = catch_signals().context("cannot catch signals");
+        let outcome = caught.and_then(|()| match std::env::var_os(SUCCESSOR) {
             Some(_) => self.take_over(sink.left_out()),
-            None => self.start(passed, sink.left_out()),
-        };
+            None => self.start(passed, settings, sink.left_out()),
+        });
         output::conclude_on(sink.writer(), outcome)
     }
 
     /// Begins to serve, on the socket that was passed, if one was.
-    fn start(&self, passed: Option<TcpListener>, log_left_out: LeftOut) -> anyhow::Result<()> {
+    fn start(
+        &self,
+        passed: Option<TcpListener>,
+        settings: Settings,
+        log_left_out: LeftOut,
+    ) -> anyhow::Result<()> {
         let descriptors = descriptors::raise_limit();
         let config = self.config(descriptors, log_left_out)?;
         if passed.is_none() {
@@ -91,12 +104,10 @@ impl ServeArgs {
             let address = config.listen;
             Linux::try_bind(address).map_err(|error| Error::Listen(address, error))?;
         }
-        // Before signals are taken over: opening a store may take a while, and a signal
-        // is to end it.
-        let keeper = self.keeper_with_store(config.max_connections)?;
+        let (keeper, kernel) = self.keeper_with_store(config.max_connections)?;
         let socket = passed.as_ref().map_or("own", |_| "passed");
         let max_connections = config.max_connections;
-        let reactor = reactor(config, keeper, passed)?;
+        let reactor = reactor(config, keeper, kernel, passed)?;
         let address = reactor.local_addr().context("cannot tell the address")?;
         if socket == "passed"
             && let Some(listen) = self.listen
@@ -108,7 +119,7 @@ impl ServeArgs {
         }
         let control = self.control.as_deref().map(control::Server::listen);
         let control = control.transpose()?;
-        self.tell_start(address, socket, max_connections);
+        self.log_start(settings, address, socket, max_connections);
         let driver = Driver::new(reactor, control, address, descriptors)?;
         let announced = output::print(&format!("listening on {address}\n"));
         self.serve(driver, announced)
@@ -182,24 +193,26 @@ impl ServeArgs {
         })
     }
 
-    /// Logs how it runs.
-    fn tell_start(&self, address: SocketAddr, socket: &str, max_connections: usize) {
-        log::info!(
-            "started version={BUILD} listen={address} socket={socket} max_connections={max_connections} pool_limit={} \
-             output_limit={} max_connections_per_ip={} rate_limit={} idle_timeout={} \
-             frame_timeout={} store={} control={}",
-            self.pool_limit,
-            self.output_limit,
-            or_none(self.max_connections_per_ip),
-            or_none(self.rate_limit),
-            format_duration(self.idle_timeout),
-            format_duration(self.frame_timeout),
-            match &self.store {
-                StorePath::Nowhere => none(),
-                StorePath::File(path) => quoted(path),
-            },
-            self.control.as_deref().map_or_else(none, quoted),
-        );
+    /// Logs how the server runs: each option's effective value.
+    fn log_start(
+        &self,
+        mut settings: Settings,
+        address: SocketAddr,
+        socket: &str,
+        max_connections: usize,
+    ) {
+        match socket {
+            "passed" => settings.replace("listen", &address, "service-manager"),
+            _ => settings.resolve("listen", &address),
+        }
+        settings.resolve("max_connections", &max_connections);
+        if self.allow.is_empty() {
+            settings.resolve("allow", &"all");
+        }
+        if self.offline_after.is_none() {
+            settings.resolve("offline_after", &"learnt");
+        }
+        log::info!("started version={BUILD} socket={socket} {settings}");
     }
 
     fn listen_address(&self) -> anyhow::Result<SocketAddr> {
@@ -209,11 +222,20 @@ impl ServeArgs {
         }
     }
 
-    /// What takes the packets, with its store open.
-    fn keeper_with_store(&self, max_connections: usize) -> anyhow::Result<Keeper> {
+    /// What takes the packets, with its store open, and the kernel with every signal caught.
+    ///
+    /// Until the store is open, a signal to stop ends the process by its default action:
+    /// opening may take a while, for example to recover a long log.
+    fn keeper_with_store(&self, max_connections: usize) -> anyhow::Result<(Keeper, Linux)> {
         let mut keeper = self.keeper(max_connections)?;
-        if let StorePath::File(path) = &self.store {
-            let store = Store::open(path.clone()).context("cannot use the store")?;
+        let opened = match &self.store {
+            StorePath::Nowhere => None,
+            StorePath::File(path) => {
+                Some(Store::open(path.clone()).context("cannot use the store")?)
+            }
+        };
+        let kernel = Linux::new().context("cannot make the event loop")?;
+        if let Some(store) = opened {
             let last = store.last_received()?;
             let capacity = capacity(max_connections);
             store.agents(capacity, |agent| keeper.remember(agent))?;
@@ -222,7 +244,7 @@ impl ServeArgs {
                 .context("cannot start the store's thread")?;
             keeper.store_in(intake, last);
         }
-        Ok(keeper)
+        Ok((keeper, kernel))
     }
 
     fn retention(&self) -> Retention {
@@ -286,9 +308,9 @@ impl ServeArgs {
 fn reactor(
     config: Config,
     keeper: Keeper,
+    kernel: Linux,
     passed: Option<TcpListener>,
 ) -> Result<Reactor<Keeper, Linux>, Error> {
-    let kernel = Linux::new()?;
     match passed {
         None => Reactor::new(config, keeper, kernel),
         Some(listener) => {
@@ -301,17 +323,4 @@ fn reactor(
 /// Agents that are remembered, at most.
 fn capacity(max_connections: usize) -> usize {
     MOST_AGENTS.max(2 * max_connections)
-}
-
-/// A limit as the log has it.
-fn or_none(limit: Option<NonZeroU32>) -> String {
-    limit.map_or_else(none, |limit| limit.to_string())
-}
-
-fn none() -> String {
-    "none".to_owned()
-}
-
-fn quoted(path: &Path) -> String {
-    format!("{path:?}")
 }
