@@ -12,6 +12,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Throttle {
     burst: u32,
+    interval: Duration,
     /// The end of the interval at hand, and the lines that are left in it.
     until: Option<Moment>,
     left: u32,
@@ -30,17 +31,26 @@ impl Throttle {
     pub const fn bursts_of(burst: u32) -> Self {
         Self {
             burst,
+            interval: INTERVAL,
             until: None,
             left: 0,
             left_out: 0,
         }
     }
 
+    /// Lets one line through in each interval of this length.
+    #[must_use]
+    pub const fn every(interval: Duration) -> Self {
+        let mut throttle = Self::bursts_of(1);
+        throttle.interval = interval;
+        throttle
+    }
+
     /// Whether to log an occurrence now: how many were left out since the last
     /// line, if so.
     pub fn allow(&mut self, now: Moment) -> Option<u64> {
         if self.until.is_none_or(|until| until <= now) {
-            self.until = Some(now.after(INTERVAL));
+            self.until = Some(now.after(self.interval));
             self.left = self.burst;
         }
         if self.left == 0 {

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::hook::{Event, Hook};
-use crate::roster::{self, AgentKey, Entry, Identity, Roster};
+use crate::roster::{self, AgentKey, Entry, Identity, NoPlace, Roster};
 use crate::session::{Answer, CommitId, Handler, Sender, Settled, Tag, Wake};
 use crate::store::{self, Intake};
 use crate::throttle::Throttle;
@@ -27,6 +27,9 @@ const CHANGES_LOGGED: u32 = 50;
 
 /// Between two looks for agents that need not be remembered any more.
 const FORGET_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The interval of log lines about what bounds remove.
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// When a report is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +63,9 @@ pub struct Keeper {
     /// `None`: no command is run for changes.
     hook: Option<Hook>,
     changes: Throttle,
+    /// Log lines about new agents that got no place, and about agents that made room.
+    refusals: Throttle,
+    evictions: Throttle,
     next_forget: Moment,
     /// Since when no packet is taken, so that all that was taken can be kept.
     quiet_since: Option<Moment>,
@@ -88,6 +94,8 @@ impl Keeper {
             books: None,
             hook: None,
             changes: Throttle::bursts_of(CHANGES_LOGGED),
+            refusals: Throttle::default(),
+            evictions: Throttle::every(HOUR),
             next_forget: now.after(FORGET_INTERVAL),
             quiet_since: None,
             moved: None,
@@ -161,8 +169,9 @@ impl Keeper {
         stored
     }
 
-    /// The agent that this session speaks for.
-    fn recognise(&mut self, sender: Sender<'_>, tag: &mut Option<Tag>) -> AgentKey {
+    /// Returns the agent that this session speaks for. `None`: it is a new one, for which
+    /// there is no place.
+    fn recognise(&mut self, sender: Sender<'_>, tag: &mut Option<Tag>) -> Option<AgentKey> {
         let address = sender.peer.ip().to_canonical();
         let known = tag.map(|Tag(number)| AgentKey::from_number(number));
         let identity = match sender.agent {
@@ -176,35 +185,80 @@ impl Keeper {
                 Identity::Address(_) => true,
             })
         {
-            return key;
+            return Some(key);
         }
         let key = match self.roster.find(identity) {
             Some(key) => key,
-            None => self.meet(sender, identity),
+            None => self.meet(sender, identity)?,
         };
         self.roster.attach(key);
         if let Some(before) = known {
             self.roster.detach(before);
         }
         *tag = Some(Tag(key.get()));
-        key
+        Some(key)
     }
 
-    /// Remembers a new agent, and forgets another if there are too many.
+    /// Inserts a new agent, and removes another one first if there are too many. `None`:
+    /// there is no place for it.
     #[cold]
-    fn meet(&mut self, sender: Sender<'_>, identity: Identity<'_>) -> AgentKey {
-        if let Some(surplus) = self.roster.surplus() {
-            if self.roster.get(surplus).is_some_and(|entry| entry.online) {
-                self.roster.give_up(surplus, self.wall);
-                self.tell(surplus);
-            }
-            self.roster.remove(surplus);
-        }
+    fn meet(&mut self, sender: Sender<'_>, identity: Identity<'_>) -> Option<AgentKey> {
         let address = sender.peer.ip().to_canonical();
+        match self.roster.make_room(address, self.now) {
+            Ok(None) => {}
+            Ok(Some(surplus)) => self.evict(surplus),
+            Err(reason) => {
+                self.log_refusal(sender, reason);
+                return None;
+            }
+        }
         let mut entry = Entry::new(identity, address, self.now, self.wall);
         // The session's own, so that there is no other.
         entry.name = sender.agent.cloned();
-        self.roster.insert(entry, self.now)
+        Some(self.roster.insert(entry, self.now))
+    }
+
+    /// Removes an agent to make room for another one, from the store as well; its reports
+    /// stay.
+    fn evict(&mut self, key: AgentKey) {
+        if self.roster.get(key).is_some_and(|entry| entry.online) {
+            self.roster.give_up(key, self.wall);
+            self.tell(key);
+        }
+        self.roster.remove(key);
+        if let Some(left_out) = self.evictions.allow(self.now) {
+            log::warn!(
+                "too many agents: one that is not established and silent longest was removed \
+                 to make room; if these are agents of yours, raise --max-agents \
+                 max_agents={} established={} evicted={} left_out={left_out}",
+                self.config.roster.capacity,
+                self.roster.established(),
+                self.roster.counters().evicted,
+            );
+        }
+    }
+
+    #[cold]
+    fn log_refusal(&mut self, sender: Sender<'_>, reason: NoPlace) {
+        let Some(left_out) = self.refusals.allow(self.now) else {
+            return;
+        };
+        let why = match reason {
+            NoPlace::TooFast => "its address brings too many new ones at once",
+            NoPlace::ShareTaken => {
+                "its address has its share of the places; to enlarge it, raise --max-agents"
+            }
+            NoPlace::Full => {
+                "all places are taken by agents that are established or connected; raise \
+                 --max-agents"
+            }
+        };
+        log::warn!(
+            "new agent refused: {why} peer={} agent={:?} max_agents={} left_out={left_out}",
+            sender.peer,
+            sender.agent.map_or("", |name| &**name),
+            self.config.roster.capacity,
+        );
     }
 
     /// An agent has come online or gone offline.
@@ -272,7 +326,9 @@ impl Handler for Keeper {
         if packet.is_probe() {
             return Answer::Now(Reply::Heartbeat);
         }
-        let key = self.recognise(sender, tag);
+        let Some(key) = self.recognise(sender, tag) else {
+            return Answer::Now(Reply::Busy(Busy::TooManyAgents));
+        };
         let address = sender.peer.ip().to_canonical();
         let came = self.roster.heard(key, address, self.now, self.wall);
         if let Packet::Heartbeat(heartbeat) = packet {
@@ -325,7 +381,12 @@ impl Handler for Keeper {
         if self.quiet_since.is_some() {
             return self.settle_down();
         }
-        while let Some(key) = self.roster.expire(self.now, self.wall) {
+        // Established agents first: others wait while the batch at hand is full.
+        loop {
+            let others = self.books.as_ref().is_none_or(Books::is_ready);
+            let Some(key) = self.roster.expire(self.now, self.wall, others) else {
+                break;
+            };
             self.tell(key);
         }
         if self.now >= self.next_forget {
@@ -349,7 +410,12 @@ impl Handler for Keeper {
 
     fn statistics(&mut self, lines: &mut Vec<String>) {
         let (known, online) = (self.roster.len(), self.roster.online());
-        lines.push(format!("agents known={known} online={online}"));
+        let roster::Counters { refused, evicted } = self.roster.counters();
+        let established = self.roster.established();
+        lines.push(format!(
+            "agents known={known} online={online} established={established} \
+             refused={refused} evicted={evicted}"
+        ));
         if let Some(books) = &self.books {
             lines.push(books.statistics(self.now));
         }

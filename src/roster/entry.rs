@@ -4,12 +4,20 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{AgentState, Identity};
+use super::places::Tenant;
+use super::{AgentKey, AgentState, Identity};
+use crate::network::Network;
 use crate::time::{Moment, UnixNanos};
 
 /// Bytes of an agent's version that are remembered: as many as its name may have.
 /// A frame is all that limits it on the wire, and there may be many agents.
 pub const MAX_VERSION: usize = 128;
+
+/// An agent is established once it has been heard in so many different hours.
+pub const ESTABLISHED_HOURS: u32 = 3;
+
+/// An hour, in nanoseconds.
+const HOUR: i64 = 3_600_000_000_000;
 
 /// What is known of an agent.
 #[derive(Clone, Debug)]
@@ -44,6 +52,12 @@ pub struct Entry {
     pub(super) shown: bool,
     /// Tells it from others that had the same slot.
     pub(super) generation: u32,
+    /// Different hours in which it was heard, up to [`ESTABLISHED_HOURS`].
+    hours: u32,
+    /// The last of these hours, counted from 1970.
+    last_hour: i64,
+    /// The network that brought it.
+    network: Network,
     last_heartbeat: Option<Moment>,
     /// The last two intervals between its heartbeats, in milliseconds, latest
     /// first. Two, so that a pair sent in one go does not hide the rhythm.
@@ -82,6 +96,9 @@ impl Entry {
             sessions: 0,
             shown: false,
             generation: 0,
+            hours: 1,
+            last_hour: hour_of(wall),
+            network: Network::of(address),
             last_heartbeat: None,
             intervals: [0; 2],
         }
@@ -105,6 +122,12 @@ impl Entry {
             sessions: state.sessions,
             shown: false,
             generation: 0,
+            hours: match state.hours {
+                0 if looks_established(state.first_seen, state.last_seen) => ESTABLISHED_HOURS,
+                hours => hours.clamp(1, ESTABLISHED_HOURS),
+            },
+            last_hour: state.last_hour,
+            network: Network::of(state.address),
             last_heartbeat: state.last_heartbeat,
             intervals: state.intervals,
         }
@@ -137,6 +160,62 @@ impl Entry {
             heard_at: self.heard_at,
             last_heartbeat: self.last_heartbeat,
             intervals: self.intervals,
+            hours: self.hours,
+            last_hour: self.last_hour,
+        }
+    }
+
+    /// Whether it is established: only agents that are not make room for new ones.
+    #[must_use]
+    pub const fn is_established(&self) -> bool {
+        self.hours >= ESTABLISHED_HOURS
+    }
+
+    /// Different hours in which it was heard, up to [`ESTABLISHED_HOURS`].
+    #[must_use]
+    pub const fn hours(&self) -> u32 {
+        self.hours
+    }
+
+    /// The last of these hours, counted from 1970.
+    #[must_use]
+    pub const fn last_hour(&self) -> i64 {
+        self.last_hour
+    }
+
+    /// Resumes the count of hours in which the agent was heard, the last being
+    /// `last_hour`. `None`: they were not counted.
+    pub fn resume_hours(&mut self, hours: Option<u32>, last_hour: i64) {
+        self.hours = match hours {
+            None if looks_established(self.first_seen, self.last_seen) => ESTABLISHED_HOURS,
+            None => 1,
+            Some(hours) => hours.clamp(1, ESTABLISHED_HOURS),
+        };
+        self.last_hour = last_hour;
+    }
+
+    /// Whether a packet at `wall` makes the agent heard in another hour. Only later hours
+    /// count: a clock that is set back and forth makes no agent established.
+    pub(super) const fn counts_hour(&self, wall: UnixNanos) -> bool {
+        !self.is_established() && hour_of(wall) > self.last_hour
+    }
+
+    /// Counts the hour of `wall`, if it is another one.
+    pub(super) const fn count_hour(&mut self, wall: UnixNanos) {
+        if self.counts_hour(wall) {
+            self.hours += 1;
+            self.last_hour = hour_of(wall);
+        }
+    }
+
+    /// What decides about its place.
+    pub(super) fn tenant(&self, key: AgentKey) -> Tenant {
+        Tenant {
+            slot: key.number(),
+            established: self.is_established(),
+            idle: self.sessions == 0,
+            network: self.network,
+            last_seen: self.last_seen,
         }
     }
 
@@ -189,6 +268,16 @@ impl Entry {
         let interval = u32::try_from(interval.as_millis()).unwrap_or(u32::MAX);
         self.intervals = [interval; 2];
     }
+}
+
+const fn hour_of(wall: UnixNanos) -> i64 {
+    wall.as_nanos().div_euclid(HOUR)
+}
+
+/// Whether an agent whose hours were not counted passes for established: it was heard
+/// over two hours or more, and so in three different ones if it was heard throughout.
+const fn looks_established(first_seen: UnixNanos, last_seen: UnixNanos) -> bool {
+    last_seen.as_nanos().saturating_sub(first_seen.as_nanos()) >= 2 * HOUR
 }
 
 /// As many whole characters as [`MAX_VERSION`] bytes have.

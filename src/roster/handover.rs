@@ -40,13 +40,18 @@ pub struct AgentState {
     pub last_heartbeat: Option<Moment>,
     /// The last two intervals between its heartbeats, in milliseconds, latest first.
     pub intervals: [u32; 2],
+    /// Different hours in which it was heard, as far as they are counted; 0 if they
+    /// were not.
+    pub hours: u32,
+    /// The last of these hours, counted from 1970.
+    pub last_hour: i64,
 }
 
-/// Slots that are in use are fewer than the capacity and the sessions together, and a
-/// capacity of more than the sessions is what the server sets. Beyond some times that,
-/// a number is a mistake, for which no memory is to be taken.
+/// Slots in use are about as many as the capacity of the process before, which may have
+/// been greater. A number far beyond the capacity and [`LEAST_SLOTS`] is a mistake, for
+/// which no memory is to be taken.
 const SLOTS_PER_CAPACITY: usize = 4;
-const LEAST_SLOTS: usize = 1024;
+const LEAST_SLOTS: usize = 1 << 20;
 
 /// What a copy has shown.
 #[derive(Debug, Default)]
@@ -168,8 +173,8 @@ impl Roster {
         match self.get_mut(key) {
             Some(present) if present.identity() == entry.identity() => {
                 let before = present.online;
-                present.go_on_as(entry);
-                let after = present.online;
+                let after = entry.online;
+                self.update_place(key, |present| present.go_on_as(entry));
                 self.online = self.online + usize::from(after) - usize::from(before);
             }
             _ => {

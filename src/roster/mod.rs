@@ -7,8 +7,10 @@
 //! A packet costs an index and a few stores. Alarms are left alone as deadlines
 //! move on; see [`TimerWheel`].
 
+mod arrivals;
 mod entry;
 mod handover;
+mod places;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -16,10 +18,13 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::time::Duration;
 
-pub use entry::{Entry, MAX_VERSION, Mark};
+pub use entry::{ESTABLISHED_HOURS, Entry, MAX_VERSION, Mark};
 use handover::Notes;
 pub use handover::{AgentState, StrangeSlot};
+pub use places::NoPlace;
+use places::Places;
 
+use crate::network::Network;
 use crate::time::{Moment, UnixNanos};
 use crate::wheel::TimerWheel;
 
@@ -36,7 +41,7 @@ const MOST_SILENCE: Duration = Duration::from_secs(60 * 60);
 /// stood still: what agents sent meanwhile may not have been read yet.
 const LATE: Duration = Duration::from_secs(1);
 
-/// How many entries are looked at to find one that can make room.
+/// Entries that one call of [`Roster::forget_some`] looks at.
 const SAMPLE: usize = 64;
 
 /// How agents are judged.
@@ -47,8 +52,17 @@ pub struct Config {
     pub offline_after: Option<Duration>,
     /// After the start nobody is declared offline for this long.
     pub start_grace: Duration,
-    /// Agents that are remembered, at most, beyond those that are connected.
+    /// Agents that are remembered, at most.
     pub capacity: usize,
+}
+
+/// What the bound on the number of agents has caused since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets of agents that got no place.
+    pub refused: u64,
+    /// Agents that were removed to make room.
+    pub evicted: u64,
 }
 
 /// Who an agent is.
@@ -103,7 +117,12 @@ pub struct Roster {
     names: HashMap<Rc<str>, AgentKey>,
     addresses: HashMap<IpAddr, AgentKey>,
     wheel: TimerWheel,
+    /// Slots whose alarms rang and that were not looked at yet: of established agents,
+    /// and of others.
     due: Vec<u32>,
+    due_others: Vec<u32>,
+    places: Places,
+    counters: Counters,
     /// Before this nobody is declared offline.
     amnesty: Moment,
     held_since: Option<Moment>,
@@ -129,6 +148,9 @@ impl Roster {
             addresses: HashMap::new(),
             wheel: TimerWheel::new(now),
             due: Vec::new(),
+            due_others: Vec::new(),
+            places: Places::new(config.capacity),
+            counters: Counters::default(),
             amnesty: now.after(config.start_grace),
             held_since: None,
             looked_at: now,
@@ -189,18 +211,33 @@ impl Roster {
         key
     }
 
-    /// Someone to forget, if there are as many as there may be: one that nobody
-    /// speaks for, offline if possible, silent for longer than most.
-    pub fn surplus(&mut self) -> Option<AgentKey> {
-        if self.len() < self.config.capacity {
-            return None;
+    /// Finds a place for a new agent from `address`. Returns the agent that is to be
+    /// removed first, if one is: it is not established, no session speaks for it, and it
+    /// is silent longest, of all such agents or of those of its network if that has its
+    /// share of the places.
+    ///
+    /// # Errors
+    /// [`NoPlace`]: the new agent cannot be taken now. That is counted.
+    pub fn make_room(&mut self, address: IpAddr, now: Moment) -> Result<Option<AgentKey>, NoPlace> {
+        let found = self.places.find(Network::of(address), now);
+        match found {
+            Ok(None) => {}
+            Ok(Some(_)) => self.counters.evicted += 1,
+            Err(_) => self.counters.refused += 1,
         }
-        let look_around = (0..SAMPLE.min(self.entries.len())).filter_map(|_| {
-            self.hand = (self.hand + 1) % self.entries.len();
-            let entry = self.entries[self.hand].as_ref()?;
-            (entry.sessions == 0).then_some((entry.online, entry.heard_at, self.hand))
-        });
-        look_around.min().map(|(_, _, slot)| AgentKey::new(slot))
+        found.map(|slot| slot.map(|slot| AgentKey::new(slot as usize)))
+    }
+
+    /// Agents that are established: heard in [`ESTABLISHED_HOURS`] different hours.
+    #[must_use]
+    pub const fn established(&self) -> usize {
+        self.places.established()
+    }
+
+    /// What the bound on the number of agents has caused.
+    #[must_use]
+    pub const fn counters(&self) -> Counters {
+        self.counters
     }
 
     /// Agents among the next few that are offline, that nobody speaks for, and
@@ -227,16 +264,14 @@ impl Roster {
 
     /// A session speaks for the agent from now on.
     pub fn attach(&mut self, key: AgentKey) {
-        if let Some(entry) = self.get_mut(key) {
-            entry.sessions += 1;
-        }
+        self.update_place(key, |entry| entry.sessions += 1);
     }
 
     /// A session that spoke for the agent has ended, or speaks for another.
     pub fn detach(&mut self, key: AgentKey) {
-        if let Some(entry) = self.get_mut(key) {
+        self.update_place(key, |entry| {
             entry.sessions = entry.sessions.saturating_sub(1);
-        }
+        });
     }
 
     /// The agent was heard; true if that makes it online.
@@ -248,6 +283,10 @@ impl Roster {
             return self.note_and_hear(key, address, now, wall);
         }
         entry.heard_at = now;
+        let is_new_hour = entry.counts_hour(wall);
+        if is_new_hour || entry.sessions == 0 {
+            return self.place_and_hear(key, address, now, wall);
+        }
         entry.last_seen = wall;
         if entry.name.is_some() {
             entry.address = address;
@@ -279,6 +318,28 @@ impl Roster {
         self.heard(key, address, now, wall)
     }
 
+    /// Apart, because it happens once an hour.
+    #[cold]
+    #[inline(never)]
+    fn place_and_hear(
+        &mut self,
+        key: AgentKey,
+        address: IpAddr,
+        now: Moment,
+        wall: UnixNanos,
+    ) -> bool {
+        let mut sessions = 0;
+        self.update_place(key, |entry| {
+            entry.count_hour(wall);
+            entry.last_seen = wall;
+            // In use for a moment, so that it is not taken for idle meanwhile.
+            sessions = std::mem::replace(&mut entry.sessions, 1);
+        });
+        let came = self.heard(key, address, now, wall);
+        self.update_place(key, |entry| entry.sessions = sessions);
+        came
+    }
+
     /// The agent, just heard, has sent a heartbeat.
     pub fn beat(&mut self, key: AgentKey, version: &str, now: Moment) {
         if let Some(entry) = self.get_mut(key) {
@@ -288,21 +349,32 @@ impl Roster {
         }
     }
 
-    /// The next agent that has been silent for too long; it is offline now.
-    pub fn expire(&mut self, now: Moment, wall: UnixNanos) -> Option<AgentKey> {
+    /// The next agent that has been silent for too long; it is offline now. Established
+    /// agents come first, others only if `others`: they wait for a later call.
+    pub fn expire(&mut self, now: Moment, wall: UnixNanos, others: bool) -> Option<AgentKey> {
         if self.held_since.is_some() {
             return None;
         }
-        if self.due.is_empty() {
-            let next = self.wheel.next()?;
+        if self.due.is_empty()
+            && let Some(next) = self.wheel.next()
+        {
             let late = now.since(next.max(self.looked_at));
             self.looked_at = now;
             if late > LATE {
                 self.pardon(now, late);
             }
             self.wheel.expire(now, &mut self.due);
+            let entries = &self.entries;
+            let is_other = |slot: &mut u32| {
+                let entry = entries.get(*slot as usize).and_then(Option::as_ref);
+                !entry.is_some_and(Entry::is_established)
+            };
+            self.due_others.extend(self.due.extract_if(.., is_other));
         }
-        while let Some(slot) = self.due.pop() {
+        while let Some(slot) = match self.due.pop() {
+            None if others => self.due_others.pop(),
+            due => due,
+        } {
             let key = AgentKey::new(slot as usize);
             if self.is_silent(key, now) {
                 self.give_up(key, wall);
@@ -434,6 +506,7 @@ impl Roster {
             None => drop(self.addresses.insert(entry.address, key)),
         }
         self.online += usize::from(entry.online);
+        self.places.enter(entry.tenant(key));
         self.entries[key.slot()] = Some(entry);
         Notes::add(&mut self.notes, key);
     }
@@ -448,9 +521,24 @@ impl Roster {
             None => drop(self.addresses.remove(&entry.address)),
         }
         self.online -= usize::from(entry.online);
+        self.places.leave(entry.tenant(key));
         self.wheel.disarm(key.number());
         self.free.insert(key.number());
         Notes::add(&mut self.notes, key);
+    }
+
+    /// Changes what decides about an agent's place.
+    fn update_place(&mut self, key: AgentKey, change: impl FnOnce(&mut Entry)) {
+        let Some(entry) = self.get_mut(key) else {
+            return;
+        };
+        let before = entry.tenant(key);
+        change(entry);
+        let after = entry.tenant(key);
+        if before != after {
+            self.places.leave(before);
+            self.places.enter(after);
+        }
     }
 
     fn arm(&mut self, key: AgentKey) {

@@ -39,7 +39,7 @@ fn hear(roster: &mut Roster, key: AgentKey, millis: u64) -> bool {
 }
 
 fn expired(roster: &mut Roster, millis: u64) -> Vec<AgentKey> {
-    std::iter::from_fn(|| roster.expire(at(millis), wall(millis))).collect()
+    std::iter::from_fn(|| roster.expire(at(millis), wall(millis), true)).collect()
 }
 
 /// Looks every half a second, as a reactor with something to do would.
@@ -142,7 +142,7 @@ fn a_process_that_stood_still_declares_nobody_offline_for_that() {
 }
 
 #[test]
-fn at_capacity_who_is_gone_the_longest_makes_room() {
+fn at_capacity_the_agent_that_is_silent_longest_makes_room() {
     let config = Config {
         capacity: 3,
         ..config()
@@ -154,15 +154,80 @@ fn at_capacity_who_is_gone_the_longest_makes_room() {
         hear(&mut roster, key, millis);
     }
     roster.attach(keys[1]);
-    assert_eq!(roster.surplus(), Some(keys[2]), "somebody speaks for b");
+    let make_room = |roster: &mut Roster| roster.make_room(address(2), at(400));
+    assert_eq!(
+        make_room(&mut roster),
+        Ok(Some(keys[2])),
+        "a session speaks for b"
+    );
     let reference = roster.reference(keys[2]);
     assert_eq!(roster.resolve(reference), Some(keys[2]));
     roster.remove(keys[2]);
-    assert_eq!(roster.surplus(), None);
+    assert_eq!(make_room(&mut roster), Ok(None));
     let another = add(&mut roster, Identity::Name("d"), 400);
     assert_eq!(another, keys[2], "the same place");
     assert_eq!(roster.resolve(reference), None, "and another agent");
     assert_eq!(roster.find(Identity::Name("c")), None);
+}
+
+/// Hears an agent in so many hours, the first of which is the one at hand.
+fn hear_hourly(roster: &mut Roster, key: AgentKey, hours: u64) {
+    (0..hours).for_each(|hour| {
+        hear(roster, key, hour * 3_600_000);
+    });
+}
+
+#[test]
+fn an_agent_heard_in_three_hours_is_established_and_makes_no_room() {
+    let config = Config {
+        capacity: 2,
+        ..config()
+    };
+    let mut roster = Roster::new(config, at(0));
+    let [steady, brief] = ["steady", "brief"].map(|name| {
+        let key = add(&mut roster, Identity::Name(name), 0);
+        roster.attach(key);
+        key
+    });
+    hear_hourly(&mut roster, steady, 3);
+    hear_hourly(&mut roster, brief, 2);
+    // The clock is set back and forth.
+    hear_hourly(&mut roster, brief, 2);
+    assert_eq!(roster.established(), 1);
+    for key in [steady, brief] {
+        roster.detach(key);
+    }
+    assert_eq!(roster.make_room(address(2), at(9)), Ok(Some(brief)));
+    roster.remove(brief);
+    let another = add(&mut roster, Identity::Name("another"), 9);
+    roster.attach(another);
+    assert_eq!(roster.make_room(address(2), at(9)), Err(NoPlace::Full));
+    let expected = Counters {
+        refused: 1,
+        evicted: 1,
+    };
+    assert_eq!(roster.counters(), expected);
+}
+
+#[test]
+fn established_agents_are_declared_offline_first() {
+    let mut roster = Roster::new(config(), at(0));
+    let keys = [("a", 1), ("b", 3), ("c", 2)].map(|(name, hours)| {
+        let mut entry = Entry::new(Identity::Name(name), address(1), at(0), wall(0));
+        entry.resume_hours(Some(hours), 0);
+        roster.insert(entry, at(0))
+    });
+    for key in keys {
+        hear(&mut roster, key, 0);
+    }
+    let (late, wall) = (at(10_500), wall(10_500));
+    assert_eq!(expired(&mut roster, 10_000), []);
+    assert_eq!(roster.expire(late, wall, false), Some(keys[1]));
+    assert_eq!(roster.expire(late, wall, false), None, "others wait");
+    assert_eq!(roster.online(), 2);
+    hear(&mut roster, keys[0], 10_500);
+    assert_eq!(expired(&mut roster, 11_000), [keys[2]]);
+    assert_eq!(expired(&mut roster, 21_000), [keys[0]]);
 }
 
 #[test]

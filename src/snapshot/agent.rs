@@ -21,6 +21,8 @@ layout! { AgentState {
     0x8B heard_at: must,
     0x8C last_heartbeat: may,
     0x8D intervals: may,
+    0x21 hours: may,
+    0x22 last_hour: may,
 } }
 
 layout! { KeeperState {

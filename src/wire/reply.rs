@@ -50,6 +50,8 @@ pub enum Busy {
     TooManyFromAddress,
     /// The store does not take reports at present; the connection stays.
     StoreUnavailable,
+    /// The agent is a new one, for which there is no place; the connection stays.
+    TooManyAgents,
 }
 
 /// Bytes of the longest reply line, newline included.
@@ -57,7 +59,7 @@ pub const MAX_REPLY_LINE: usize = 32;
 
 impl Reply {
     /// Every reply there is, for whoever must know them all.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Heartbeat,
         Self::Report,
         Self::Error(Refusal::ChecksumMismatch),
@@ -73,6 +75,7 @@ impl Reply {
         Self::Busy(Busy::TooManyConnections),
         Self::Busy(Busy::TooManyFromAddress),
         Self::Busy(Busy::StoreUnavailable),
+        Self::Busy(Busy::TooManyAgents),
     ];
 
     /// The line as it goes over the wire, its newline included.
@@ -85,6 +88,7 @@ impl Reply {
             Self::Busy(Busy::TooManyConnections) => b"busy: too many connections\n",
             Self::Busy(Busy::TooManyFromAddress) => b"busy: too many from one address\n",
             Self::Busy(Busy::StoreUnavailable) => b"busy: store unavailable\n",
+            Self::Busy(Busy::TooManyAgents) => b"busy: too many agents\n",
         }
     }
 
@@ -193,6 +197,6 @@ mod tests {
         for refusal in Refusal::ALL {
             assert!(Reply::ALL.contains(&Reply::Error(refusal)));
         }
-        assert_eq!(Reply::ALL.len(), Refusal::ALL.len() + 5);
+        assert_eq!(Reply::ALL.len(), Refusal::ALL.len() + 6);
     }
 }

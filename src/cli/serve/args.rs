@@ -108,6 +108,11 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(long, env = "HAWK_RETAIN_SIZE", value_name = "SIZE", default_value = "10GiB", value_parser = values::store_size)]
     pub(super) retain_size: usize,
 
+    /// Remember this many agents at most. A new one takes the place of one that is not
+    /// established (heard in 3 different hours) and silent longest
+    #[arg(long, env = "HAWK_MAX_AGENTS", value_name = "N", default_value = "100000", value_parser = values::number(1..=10_000_000_u32))]
+    pub(super) max_agents: u32,
+
     /// An agent that is silent for longer than this is offline [default: three times
     /// the interval of its own heartbeats, at least 10s and at most 1h]
     #[arg(long, env = "HAWK_OFFLINE_AFTER", value_name = "TIME", value_parser = values::period)]

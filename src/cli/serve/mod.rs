@@ -37,10 +37,6 @@ use crate::session::{Limits, Rate};
 use crate::store::{Retention, Store};
 use crate::upgrade::give_way;
 
-/// Agents that are remembered, at most, unless more of them may be connected:
-/// with some 300 bytes each this is 30 MB, should something make names up.
-const MOST_AGENTS: usize = 100_000;
-
 /// When agents have used up all of the drain timeout, the store still has this long
 /// to commit what it was given: many times what that takes, unless the disk hangs.
 const STORE_TIME: Duration = Duration::from_secs(3);
@@ -104,7 +100,7 @@ impl ServeArgs {
             let address = config.listen;
             Linux::try_bind(address).map_err(|error| Error::Listen(address, error))?;
         }
-        let (keeper, kernel) = self.keeper_with_store(config.max_connections)?;
+        let (keeper, kernel) = self.keeper_with_store()?;
         let socket = passed.as_ref().map_or("own", |_| "passed");
         let max_connections = config.max_connections;
         let reactor = reactor(config, keeper, kernel, passed)?;
@@ -226,8 +222,8 @@ impl ServeArgs {
     ///
     /// Until the store is open, a signal to stop ends the process by its default action:
     /// opening may take a while, for example to recover a long log.
-    fn keeper_with_store(&self, max_connections: usize) -> anyhow::Result<(Keeper, Linux)> {
-        let mut keeper = self.keeper(max_connections)?;
+    fn keeper_with_store(&self) -> anyhow::Result<(Keeper, Linux)> {
+        let mut keeper = self.keeper()?;
         let opened = match &self.store {
             StorePath::Nowhere => None,
             StorePath::File(path) => {
@@ -237,8 +233,7 @@ impl ServeArgs {
         let kernel = Linux::new().context("cannot make the event loop")?;
         if let Some(store) = opened {
             let last = store.last_received()?;
-            let capacity = capacity(max_connections);
-            store.agents(capacity, |agent| keeper.remember(agent))?;
+            store.agents(self.max_agents as usize, |agent| keeper.remember(agent))?;
             let intake = store
                 .start(self.retention())
                 .context("cannot start the store's thread")?;
@@ -255,7 +250,7 @@ impl ServeArgs {
     }
 
     /// What takes the packets, and stores nothing.
-    fn keeper(&self, max_connections: usize) -> anyhow::Result<Keeper> {
+    fn keeper(&self) -> anyhow::Result<Keeper> {
         let mut keeper = Keeper::new(handler::Config {
             ack: match self.ack {
                 AckArg::Committed => Ack::Committed,
@@ -264,7 +259,7 @@ impl ServeArgs {
             roster: roster::Config {
                 offline_after: self.offline_after,
                 start_grace: self.start_grace,
-                capacity: capacity(max_connections),
+                capacity: self.max_agents as usize,
             },
             remember: self.retain,
             log_packets: self.log_packets,
@@ -320,7 +315,3 @@ fn reactor(
     }
 }
 
-/// Agents that are remembered, at most.
-fn capacity(max_connections: usize) -> usize {
-    MOST_AGENTS.max(2 * max_connections)
-}

@@ -46,7 +46,7 @@ impl ServeArgs {
         config: Config,
         descriptors: u64,
     ) -> anyhow::Result<(Driver, Succeeded)> {
-        let keeper = self.keeper(config.max_connections)?;
+        let keeper = self.keeper()?;
         let store = match &self.store {
             StorePath::Nowhere => None,
             StorePath::File(path) => Some(Store::examine(path).context("cannot use the store")?),

@@ -129,7 +129,7 @@ fn act(roster: &mut Roster, deed: &Deed, now: &mut u64) -> BTreeSet<(u64, u32, b
                 *now += 100;
                 // Deadlines are tenths of seconds, and alarms less than this late.
                 let look = *now + 50;
-                while let Some(key) = roster.expire(at(look), wall(look)) {
+                while let Some(key) = roster.expire(at(look), wall(look), true) {
                     changes.insert((*now, key.number(), false));
                 }
             }
@@ -287,10 +287,10 @@ fn a_moment_without_the_server_is_held_against_nobody_and_hides_nobody() {
     assert_eq!(to.deadline(), None);
     to.resume(at(10_010));
     assert_eq!(
-        to.expire(at(10_200), wall(10_200)),
+        to.expire(at(10_200), wall(10_200), true),
         None,
         "it may have spoken"
     );
-    let gone = to.expire(at(11_100), wall(11_100));
+    let gone = to.expire(at(11_100), wall(11_100), true);
     assert_eq!(gone, from.find(identity(0)), "not its start's grace");
 }

@@ -107,6 +107,8 @@ prop_compose! {
         heard_at in moment(),
         last_heartbeat in prop::option::of(moment()),
         intervals in any::<[u32; 2]>(),
+        hours in any::<u32>(),
+        last_hour in any::<i64>(),
     ) -> AgentState {
         AgentState {
             name,
@@ -122,6 +124,8 @@ prop_compose! {
             heard_at,
             last_heartbeat,
             intervals,
+            hours,
+            last_hour,
         }
     }
 }

@@ -88,6 +88,8 @@ pub(super) fn quiet_agent() -> AgentState {
         heard_at: at(3),
         last_heartbeat: None,
         intervals: [0; 2],
+        hours: 0,
+        last_hour: 0,
     }
 }
 
