@@ -2,7 +2,9 @@
 //! kept.
 
 mod books;
+mod eviction;
 mod handover;
+mod newcomers;
 mod packet_log;
 mod stamp;
 
@@ -11,7 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::hook::{Event, Hook};
-use crate::roster::{self, AgentKey, Entry, Identity, NoPlace, Roster};
+use crate::roster::{self, AgentKey, Entry, Identity, Roster};
 use crate::session::{Answer, CommitId, Handler, Sender, Settled, Tag, Wake};
 use crate::store::{self, Intake};
 use crate::throttle::Throttle;
@@ -27,9 +29,6 @@ const CHANGES_LOGGED: u32 = 50;
 
 /// Between two looks for agents that need not be remembered any more.
 const FORGET_INTERVAL: Duration = Duration::from_secs(1);
-
-/// The interval of log lines about what bounds remove.
-const HOUR: Duration = Duration::from_secs(3600);
 
 /// When a report is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +62,9 @@ pub struct Keeper {
     /// `None`: no command is run for changes.
     hook: Option<Hook>,
     changes: Throttle,
-    /// Log lines about new agents that got no place, and about agents that made room.
+    /// About new agents that got no place.
     refusals: Throttle,
+    /// About agents that were removed to make room.
     evictions: Throttle,
     next_forget: Moment,
     /// Since when no packet is taken, so that all that was taken can be kept.
@@ -95,7 +95,7 @@ impl Keeper {
             hook: None,
             changes: Throttle::bursts_of(CHANGES_LOGGED),
             refusals: Throttle::default(),
-            evictions: Throttle::every(HOUR),
+            evictions: Throttle::every(eviction::LOG_INTERVAL),
             next_forget: now.after(FORGET_INTERVAL),
             quiet_since: None,
             moved: None,
@@ -197,68 +197,6 @@ impl Keeper {
         }
         *tag = Some(Tag(key.get()));
         Some(key)
-    }
-
-    /// Inserts a new agent, and removes another one first if there are too many. `None`:
-    /// there is no place for it.
-    #[cold]
-    fn meet(&mut self, sender: Sender<'_>, identity: Identity<'_>) -> Option<AgentKey> {
-        let address = sender.peer.ip().to_canonical();
-        match self.roster.make_room(address, self.now) {
-            Ok(None) => {}
-            Ok(Some(surplus)) => self.evict(surplus),
-            Err(reason) => {
-                self.log_refusal(sender, reason);
-                return None;
-            }
-        }
-        let mut entry = Entry::new(identity, address, self.now, self.wall);
-        // The session's own, so that there is no other.
-        entry.name = sender.agent.cloned();
-        Some(self.roster.insert(entry, self.now))
-    }
-
-    /// Removes an agent to make room for another one, from the store as well; its reports
-    /// stay.
-    fn evict(&mut self, key: AgentKey) {
-        if self.roster.get(key).is_some_and(|entry| entry.online) {
-            self.roster.give_up(key, self.wall);
-            self.tell(key);
-        }
-        self.roster.remove(key);
-        if let Some(left_out) = self.evictions.allow(self.now) {
-            log::warn!(
-                "too many agents: one that is not established and silent longest was removed \
-                 to make room; if these are agents of yours, raise --max-agents \
-                 max_agents={} established={} evicted={} left_out={left_out}",
-                self.config.roster.capacity,
-                self.roster.established(),
-                self.roster.counters().evicted,
-            );
-        }
-    }
-
-    #[cold]
-    fn log_refusal(&mut self, sender: Sender<'_>, reason: NoPlace) {
-        let Some(left_out) = self.refusals.allow(self.now) else {
-            return;
-        };
-        let why = match reason {
-            NoPlace::TooFast => "its address brings too many new ones at once",
-            NoPlace::ShareTaken => {
-                "its address has its share of the places; to enlarge it, raise --max-agents"
-            }
-            NoPlace::Full => {
-                "all places are taken by agents that are established or connected; raise \
-                 --max-agents"
-            }
-        };
-        log::warn!(
-            "new agent refused: {why} peer={} agent={:?} max_agents={} left_out={left_out}",
-            sender.peer,
-            sender.agent.map_or("", |name| &**name),
-            self.config.roster.capacity,
-        );
     }
 
     /// An agent has come online or gone offline.

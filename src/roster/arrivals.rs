@@ -1,9 +1,9 @@
 //! How fast one network may bring new agents.
 
-use crate::network::Network;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crate::network::Network;
 use crate::time::Moment;
 
 /// New agents of one network at once: a site of thousands of machines behind one
@@ -29,7 +29,7 @@ pub(super) struct Arrivals {
 
 impl Arrivals {
     /// Counts a new agent of `network`, if it may bring one now.
-    pub(super) fn allow(&mut self, network: Network, now: Moment) -> bool {
+    pub(super) fn admit(&mut self, network: Network, now: Moment) -> bool {
         if self.full_at.len() >= FEW.max(2 * self.left) {
             self.full_at.retain(|_, full_at| *full_at > now);
             self.left = self.full_at.len();
@@ -50,18 +50,18 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    fn allowed(arrivals: &mut Arrivals, last: u8, at: u64) -> usize {
+    fn admitted(arrivals: &mut Arrivals, last: u8, at: u64) -> usize {
         let (network, now) = (Network::V4([10, 0, 0, last]), Moment::from_nanos(at));
-        (0..20_000).filter(|_| arrivals.allow(network, now)).count()
+        (0..20_000).filter(|_| arrivals.admit(network, now)).count()
     }
 
     #[test]
     fn a_network_brings_a_burst_and_then_so_many_a_second() {
         let mut arrivals = Arrivals::default();
-        assert_eq!(allowed(&mut arrivals, 1, SECOND), 5000);
-        assert_eq!(allowed(&mut arrivals, 2, SECOND), 5000, "of its own");
-        assert_eq!(allowed(&mut arrivals, 1, 2 * SECOND), 100);
-        assert_eq!(allowed(&mut arrivals, 1, 90 * SECOND), 5000);
+        assert_eq!(admitted(&mut arrivals, 1, SECOND), 5000);
+        assert_eq!(admitted(&mut arrivals, 2, SECOND), 5000, "of its own");
+        assert_eq!(admitted(&mut arrivals, 1, 2 * SECOND), 100);
+        assert_eq!(admitted(&mut arrivals, 1, 90 * SECOND), 5000);
     }
 
     #[test]
@@ -69,7 +69,7 @@ mod tests {
         let mut arrivals = Arrivals::default();
         for second in 1..200_000_u32 {
             let network = Network::V4(second.to_be_bytes());
-            assert!(arrivals.allow(network, Moment::from_nanos(u64::from(second) * SECOND)));
+            assert!(arrivals.admit(network, Moment::from_nanos(u64::from(second) * SECOND)));
         }
         assert!(arrivals.full_at.len() <= FEW);
     }

@@ -83,7 +83,7 @@ impl Places {
         } else {
             None
         };
-        if !self.arrivals.allow(network, now) {
+        if !self.arrivals.admit(network, now) {
             return Err(NoPlace::TooFast);
         }
         Ok(room)

@@ -25,7 +25,7 @@ struct Kind {
     count: fn(&Stats) -> u64,
 }
 
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 8] = [
     Kind {
         line: "cannot accept connections:",
         burst: 1,
@@ -107,6 +107,20 @@ const KINDS: [Kind; 7] = [
         count: |stats| stats.get("junk_bytes"),
     },
     Kind {
+        line: "new agent refused: ",
+        burst: 1,
+        args: &["--max-agents", "1"],
+        bring_about: |server, number| {
+            let mut agent = server.connect();
+            let reply = ["heartBeat", "busy: too many agents"];
+            let name = format!("web-{number}");
+            let heartbeat = heartbeat_packet(Encoding::Compact, Some(&name));
+            agent.exchange(&heartbeat, reply[usize::from(number > 0)]);
+            (number == 0).then_some(agent)
+        },
+        count: |stats| stats.agents.get("refused"),
+    },
+    Kind {
         line: "agent online agent=",
         burst: 50,
         args: &[],
@@ -168,18 +182,20 @@ fn whatever_agents_do_is_logged_now_and_then_with_a_count_of_what_was_left_out()
 
 /// Lines at a limited rate that agents can bring about, by the file that has them. A
 /// new one belongs into [`KINDS`], and into docs/limits.md.
-const LIMITED: [(&str, usize); 4] = [
+const LIMITED: [(&str, usize); 5] = [
     ("handler/mod.rs", 1),
+    ("handler/newcomers.rs", 1),
     ("reactor/accept.rs", 3),
     ("reactor/connection/intake.rs", 2),
     ("reactor/listener.rs", 1),
 ];
 
 /// Those that other tests have: of commands on events, in tests/hook; of replies that
-/// are not read, in tests/server/output_limit.rs; of the store, in tests/store. Those of
-/// the control socket no agent can bring about.
-const ELSEWHERE: [(&str, usize); 5] = [
+/// are not read, in tests/server/output_limit.rs; of the store, in tests/store; of agents
+/// that make room, in names.rs. Those of the control socket no agent can bring about.
+const ELSEWHERE: [(&str, usize); 6] = [
     ("control/server.rs", 1),
+    ("handler/eviction.rs", 1),
     ("hook/mod.rs", 1),
     ("hook/runner.rs", 2),
     ("reactor/output_limit.rs", 1),

@@ -19,6 +19,7 @@ mod descriptors;
 mod flood;
 mod junk;
 mod loris;
+mod names;
 mod pool;
 mod readers;
 mod storm;

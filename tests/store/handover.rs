@@ -164,7 +164,7 @@ fn what_was_done_is_counted_on() {
         .find(|line| line.starts_with("store "))
         .unwrap();
     assert!(store.contains(" commits=2 reports=2 failed=0 "), "{store}");
-    assert!(lines.contains(&"agents known=1 online=1".to_owned()));
+    assert!(lines.contains(&"agents known=1 online=1 established=0 refused=0 evicted=0".to_owned()));
     to.finish();
 }
 
@@ -354,7 +354,7 @@ fn no_agent_is_blamed_for_silence_while_nothing_is_taken() {
         turns.turn();
         let mut lines = Vec::new();
         turns.keeper.statistics(&mut lines);
-        assert!(lines.contains(&"agents known=1 online=1".to_owned()));
+        assert!(lines.contains(&"agents known=1 online=1 established=0 refused=0 evicted=0".to_owned()));
         turns.ahead += 60 * SILENCE;
         turns.turn();
         turns.quiesce();
@@ -386,13 +386,13 @@ fn an_agent_whose_connection_moved_is_not_forgotten() {
         turns.keeper.statistics(&mut lines);
         lines[0].clone()
     };
-    assert_eq!(known(&mut to), "agents known=3 online=3");
+    assert_eq!(known(&mut to), "agents known=3 online=3 established=0 refused=0 evicted=0");
     // Nobody speaks for the first any more.
     to.keeper.depart(sessions[0].tag.unwrap());
     to.heartbeat(&mut Session::of(Some("web-04")));
-    assert_eq!(known(&mut to), "agents known=3 online=3");
+    assert_eq!(known(&mut to), "agents known=3 online=3 established=0 refused=0 evicted=0");
     let tag = sessions[1].tag;
     to.heartbeat(&mut sessions[1]);
     assert_eq!(sessions[1].tag, tag);
-    assert_eq!(known(&mut to), "agents known=3 online=3");
+    assert_eq!(known(&mut to), "agents known=3 online=3 established=0 refused=0 evicted=0");
 }

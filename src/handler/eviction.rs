@@ -1,0 +1,31 @@
+//! Agents that are removed to make room for others.
+
+use std::time::Duration;
+
+use super::Keeper;
+use crate::roster::AgentKey;
+
+/// The interval of log lines about agents that a bound removes.
+pub(super) const LOG_INTERVAL: Duration = Duration::from_secs(3600);
+
+impl Keeper {
+    /// Removes an agent to make room for another one, from the store as well; its reports
+    /// stay.
+    pub(super) fn evict(&mut self, key: AgentKey) {
+        if self.roster.get(key).is_some_and(|entry| entry.online) {
+            self.roster.give_up(key, self.wall);
+            self.tell(key);
+        }
+        self.roster.remove(key);
+        if let Some(left_out) = self.evictions.allow(self.now) {
+            log::warn!(
+                "too many agents: one that is not established and silent longest was removed \
+                 to make room; if these are agents of yours, raise --max-agents \
+                 max_agents={} established={} evicted={} left_out={left_out}",
+                self.config.roster.capacity,
+                self.roster.established(),
+                self.roster.counters().evicted,
+            );
+        }
+    }
+}
