@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use super::{Keeper, StoreDown};
-use crate::roster::{AgentState, StrangeSlot};
+use crate::roster::{self, AgentState, StrangeSlot};
 use crate::store;
 use crate::time::{Moment, UnixNanos};
 
@@ -28,6 +28,8 @@ pub struct KeeperState {
     pub held_since: Option<Moment>,
     /// What the store has done since the first start; all zero without a store.
     pub store: store::Counters,
+    /// What the bound on the number of agents has caused since the first start.
+    pub agents: roster::Counters,
 }
 
 /// In the process that is left.
@@ -102,6 +104,7 @@ impl Keeper {
             amnesty: self.roster.amnesty(),
             held_since: Some(self.roster.held_since().unwrap_or(self.now)),
             store: books.map(|books| books.counters()).unwrap_or_default(),
+            agents: self.roster.counters(),
         }
     }
 
@@ -165,6 +168,7 @@ impl Keeper {
         self.quiet_since = Some(waiting_since);
         self.roster
             .go_on_from(state.amnesty, Some(waiting_since), self.now);
+        self.roster.resume_counters(state.agents);
         if let Some(books) = &mut self.books {
             books.go_on_after(&state);
         }

@@ -234,6 +234,11 @@ impl Roster {
         self.places.established()
     }
 
+    /// Continues these counts.
+    pub const fn resume_counters(&mut self, counters: Counters) {
+        self.counters = counters;
+    }
+
     /// What the bound on the number of agents has caused.
     #[must_use]
     pub const fn counters(&self) -> Counters {

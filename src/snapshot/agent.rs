@@ -3,7 +3,7 @@
 use super::Damage;
 use super::fields::layout;
 use crate::handler::KeeperState;
-use crate::roster::{AgentState, MAX_VERSION};
+use crate::roster::{AgentState, Counters as AgentCounters, MAX_VERSION};
 use crate::store::Counters as StoreCounters;
 use crate::wire::AgentName;
 
@@ -30,6 +30,12 @@ layout! { KeeperState {
     0x82 amnesty: must,
     0x83 held_since: may,
     0x84 store: may,
+    0x05 agents: may,
+} }
+
+layout! { AgentCounters {
+    0x01 refused: may,
+    0x02 evicted: may,
 } }
 
 layout! { StoreCounters {

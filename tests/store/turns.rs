@@ -119,17 +119,18 @@ impl Turns {
         self.turn_with(|keeper| keeper.handle(sender, &mut session.tag, packet))
     }
 
-    pub(crate) fn heartbeat(&mut self, session: &mut Session) {
+    pub(crate) fn try_heartbeat(&mut self, session: &mut Session) -> Answer {
         let packet = Packet::Heartbeat(Heartbeat {
             version: "1.0".into(),
             timestamp: 0,
             agent: session.name.map(|name| AgentName::new(name).unwrap()),
             probe: false,
         });
-        assert_eq!(
-            self.hand_in(session, &packet),
-            Answer::Now(Reply::Heartbeat)
-        );
+        self.hand_in(session, &packet)
+    }
+
+    pub(crate) fn heartbeat(&mut self, session: &mut Session) {
+        assert_eq!(self.try_heartbeat(session), Answer::Now(Reply::Heartbeat));
     }
 
     /// Hands a report in; the commit that it waits for.

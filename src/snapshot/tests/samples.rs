@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::{Freeze, Record};
 use crate::handler::KeeperState;
 use crate::reactor::{ConnectionState, MovedId, MovedStanding};
-use crate::roster::AgentState;
+use crate::roster::{self, AgentState};
 use crate::session::{Bucket, Clocks, SessionState, StopReason, Tag, Tally};
 use crate::stats::{Cause, Counters};
 use crate::store;
@@ -179,6 +179,7 @@ pub(super) fn samples() -> Vec<Record> {
                 bytes: 6,
                 wal_bytes: 7,
             },
+            agents: roster::Counters::default(),
         }),
         counts(),
         Record::Freeze(Freeze {
