@@ -371,12 +371,13 @@ fn no_agent_is_blamed_for_silence_while_nothing_is_taken() {
 
 #[test]
 fn an_agent_whose_connection_moved_is_not_forgotten() {
-    let mut from = Turns::new(2);
+    // A quarter of the places is for one address.
+    let mut from = Turns::new(8);
     let mut sessions = ["web-01", "web-02"].map(|name| Session::of(Some(name)));
     sessions
         .iter_mut()
         .for_each(|session| from.heartbeat(session));
-    let mut to = Turns::new(2);
+    let mut to = Turns::new(8);
     from.keeper.begin_copy();
     from.quiesce();
     move_the_rest(&mut from, &mut to);
