@@ -2,6 +2,12 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+/// The soft limit of open files as it is now; `None` if there is none.
+#[must_use]
+pub fn soft_limit() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}
+
 /// Raises this process's soft limit of open files to the hard one, as far as
 /// the system lets it; the limit as it is then, `u64::MAX` if there is none.
 #[must_use]

@@ -15,11 +15,12 @@
 //! log_sink    → nothing                   (log lines on their way to stderr)
 //! network     → nothing                   (the unit in which addresses are counted)
 //! admission   → network                   (which connections are accepted)
-//! hook        → throttle, time            (a command for each change; JSON, processes)
+//! children    → nothing                   (processes that were started here; orphans)
+//! notify      → children, store's events, throttle, time (a command for changes; JSON, processes)
 //! wire        → nothing: no I/O, no clock, no pool, no connection
 //! session     → wire, time                (time comes in as an argument)
 //! roster      → network, time, wheel      (who is alive)
-//! handler     → wire, session's traits, hook, network, roster, store, throttle, time (packets; no sockets)
+//! handler     → wire, session's traits, notify, network, roster, store, throttle, time (packets; no sockets)
 //! store       → throttle, time            (records; no connections, no packets)
 //! stats       → hawk-pool, wire, session, time
 //! reactor     → hawk-pool, admission, log_sink's count, network, session, stats, throttle, time, wheel, wire's replies (sockets, buffers; no JSON)
@@ -38,6 +39,7 @@
 #![cfg_attr(not(test), deny(clippy::expect_used, clippy::unreachable))]
 
 pub mod admission;
+pub mod children;
 pub mod cli;
 pub mod client;
 pub mod control;
@@ -45,10 +47,10 @@ pub mod descriptors;
 pub mod dial;
 pub mod handler;
 pub mod handover;
-pub mod hook;
 pub mod load;
 pub mod log_sink;
 pub mod network;
+pub mod notify;
 pub mod reactor;
 pub mod roster;
 pub mod service;

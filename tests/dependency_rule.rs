@@ -16,9 +16,12 @@ const RULE: &[(&str, &[&str])] = &[
     ("throttle", &["time"]),
     ("network", &[]),
     ("admission", &["network"]),
+    ("children", &["std::io", "std::process"]),
     (
-        "hook",
+        "notify",
         &[
+            "children",
+            "store",
             "throttle",
             "time",
             "std::io",
@@ -34,7 +37,7 @@ const RULE: &[(&str, &[&str])] = &[
     (
         "handler",
         &[
-            "hook", "network", "roster", "session", "store", "throttle", "time", "wire",
+            "network", "notify", "roster", "session", "store", "throttle", "time", "wire",
         ],
     ),
     ("store", &["throttle", "time", "rusqlite", "std::io"]),
@@ -92,14 +95,15 @@ const RULE: &[(&str, &[&str])] = &[
         "cli",
         &[
             "admission",
+            "children",
             "client",
             "control",
             "descriptors",
             "handler",
             "handover",
-            "hook",
             "load",
             "log_sink",
+            "notify",
             "reactor",
             "roster",
             "service",

@@ -10,6 +10,7 @@
 use std::time::Duration;
 
 use super::{Keeper, StoreDown};
+use crate::notify::Notifier;
 use crate::roster::{self, AgentState, StrangeSlot};
 use crate::store;
 use crate::time::{Moment, UnixNanos};
@@ -30,12 +31,19 @@ pub struct KeeperState {
     pub store: store::Counters,
     /// What the bound on the number of agents has caused since the first start.
     pub agents: roster::Counters,
+    /// The soft limit of open files with which hawk was first started, if it is raised and
+    /// commands are to have it back.
+    pub open_files: Option<u64>,
 }
 
 /// In the process that is left.
 impl Keeper {
     /// Has it noted from now on which agents change after they were shown.
     pub fn begin_copy(&mut self) {
+        // What is delivered at the freeze is delivered again by the process that goes on.
+        if let Some(notifier) = self.notifier.as_ref().filter(|one| !one.wants_events()) {
+            notifier.pause();
+        }
         self.roster.begin_copy();
     }
 
@@ -86,6 +94,9 @@ impl Keeper {
     /// Takes packets. Nobody is blamed for silence while none were taken.
     pub fn go_on(&mut self) {
         self.quiet_since = None;
+        if let Some(notifier) = &self.notifier {
+            notifier.resume();
+        }
         if let Some(books) = &self.books {
             books.go_on();
         }
@@ -105,6 +116,7 @@ impl Keeper {
             held_since: Some(self.roster.held_since().unwrap_or(self.now)),
             store: books.map(|books| books.counters()).unwrap_or_default(),
             agents: self.roster.counters(),
+            open_files: self.notifier.as_ref().and_then(Notifier::open_files),
         }
     }
 
@@ -126,12 +138,12 @@ impl Keeper {
     /// Leaves everything to the process that goes on. The commands for changes run to their
     /// end; those that take longer than `for_commands` are given up, which is logged.
     pub fn leave(mut self, for_commands: Duration) {
-        if let Some(hook) = &self.hook {
-            hook.stop_within(for_commands);
+        if let Some(notifier) = &self.notifier {
+            notifier.leave_within(for_commands);
         }
         self.leave_store();
-        if let Some(hook) = self.hook.take() {
-            hook.finish();
+        if let Some(notifier) = self.notifier.take() {
+            notifier.finish();
         }
     }
 
@@ -171,6 +183,9 @@ impl Keeper {
         self.roster.resume_counters(state.agents);
         if let Some(books) = &mut self.books {
             books.go_on_after(&state);
+        }
+        if let (Some(notifier), Some(limit)) = (&self.notifier, state.open_files) {
+            notifier.set_open_files(limit);
         }
         self.moved = Some(state);
     }

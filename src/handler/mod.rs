@@ -8,11 +8,11 @@ mod newcomers;
 mod packet_log;
 mod stamp;
 
-use std::borrow::Cow;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::hook::{Event, Hook};
+use crate::notify::{self, Notifier};
 use crate::roster::{self, AgentKey, Entry, Identity, Roster};
 use crate::session::{Answer, CommitId, Handler, Sender, Settled, Tag, Wake};
 use crate::store::{self, Intake};
@@ -60,7 +60,7 @@ pub struct Keeper {
     /// `None`: nothing is stored.
     books: Option<Books>,
     /// `None`: no command is run for changes.
-    hook: Option<Hook>,
+    notifier: Option<Notifier>,
     changes: Throttle,
     /// About new agents that got no place.
     refusals: Throttle,
@@ -92,7 +92,7 @@ impl Keeper {
             config,
             roster: Roster::new(config.roster, now),
             books: None,
-            hook: None,
+            notifier: None,
             changes: Throttle::bursts_of(CHANGES_LOGGED),
             refusals: Throttle::default(),
             evictions: Throttle::every(eviction::LOG_INTERVAL),
@@ -141,9 +141,12 @@ impl Keeper {
         self.books = Some(books);
     }
 
-    /// Has a command run for each change of an agent's state.
-    pub fn run_on_changes(&mut self, hook: Hook) {
-        self.hook = Some(hook);
+    /// Runs commands for changes of agents' states.
+    pub fn notify_with(&mut self, notifier: Notifier) {
+        if let Some(limit) = self.moved.and_then(|state| state.open_files) {
+            notifier.set_open_files(limit);
+        }
+        self.notifier = Some(notifier);
     }
 
     /// Has the store keep all it was given, and the commands for changes run. Those
@@ -153,8 +156,8 @@ impl Keeper {
     /// [`Unfinished`] if the store takes longer than `patience`.
     pub fn finish(mut self, patience: Duration, for_commands: Duration) -> Result<(), Unfinished> {
         // Both do what is left at the same time.
-        if let Some(hook) = &self.hook {
-            hook.stop_within(for_commands);
+        if let Some(notifier) = &self.notifier {
+            notifier.stop_within(for_commands);
         }
         let stored = match self.books.take() {
             Some(mut books) => {
@@ -163,8 +166,8 @@ impl Keeper {
             }
             None => Ok(()),
         };
-        if let Some(hook) = self.hook.take() {
-            hook.finish();
+        if let Some(notifier) = self.notifier.take() {
+            notifier.finish();
         }
         stored
     }
@@ -217,10 +220,11 @@ impl Keeper {
                 None => log::info!("agent {state} agent={address} address={address}{left_out}"),
             }
         }
-        if let Some(hook) = &mut self.hook
+        if let Some(notifier) = &mut self.notifier
+            && notifier.wants_events()
             && let Some(entry) = self.roster.get(key)
         {
-            hook.tell(&event_of(entry), self.now);
+            notifier.put(event_of(entry), self.now);
         }
         if let Some(books) = &mut self.books {
             books.enter_event(&mut self.roster, key);
@@ -357,25 +361,30 @@ impl Handler for Keeper {
         if let Some(books) = &self.books {
             lines.push(books.statistics(self.now));
         }
-        if let Some(hook) = &self.hook {
-            lines.push(hook.statistics());
+        if let Some(notifier) = &self.notifier {
+            lines.extend(notifier.statistics());
         }
     }
 }
 
 /// The last change of an agent's state.
-fn event_of(entry: &Entry) -> Event<'_> {
-    Event {
+fn event_of(entry: &Entry) -> notify::Event {
+    let text = match &entry.name {
+        Some(name) => Arc::from(&**name),
+        None => Arc::from(entry.address.to_string()),
+    };
+    notify::Event {
+        seq: 0,
         at: entry.changed_at,
-        agent: match &entry.name {
-            Some(name) => Cow::Borrowed(name),
-            None => Cow::Owned(entry.address.to_string()),
+        agent: notify::Agent {
+            text,
+            named: entry.name.is_some(),
         },
-        named: entry.name.is_some(),
         address: entry.address,
-        version: &entry.version,
+        version: Arc::from(&*entry.version),
         online: entry.online,
         last_seen: entry.last_seen,
+        established: true,
     }
 }
 

@@ -12,12 +12,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::sockopt::{socket_domain, socket_type};
+use rustix::net::sockopt::{socket_domain, socket_peercred, socket_type};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
     sendmsg, socketpair,
 };
+use rustix::process::Pid;
 
 use crate::time::Moment;
 
@@ -129,6 +130,14 @@ impl Channel {
         }
         rustix::io::ioctl_fionbio(&socket, true)?;
         Ok(Self { socket })
+    }
+
+    /// The process that made the pair, as the kernel noted it then (`SO_PEERCRED`).
+    ///
+    /// # Errors
+    /// What `getsockopt(2)` says.
+    pub fn maker(&self) -> io::Result<Pid> {
+        Ok(socket_peercred(&self.socket)?.pid)
     }
 
     /// The end that this process was started with as its stdin, which is /dev/null

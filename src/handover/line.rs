@@ -5,6 +5,8 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::process::Pid;
+
 use super::channel::{Channel, ReceiveError, Received, SendError};
 use super::message::{BadMessage, ToPredecessor, ToSuccessor};
 use super::order::{Order, OutOfOrder, Phase};
@@ -104,6 +106,14 @@ impl Line<Successor> {
     #[must_use]
     pub const fn new(channel: Channel) -> Self {
         Self::over(channel)
+    }
+
+    /// The predecessor's process.
+    ///
+    /// # Errors
+    /// What `getsockopt(2)` says.
+    pub fn predecessor(&self) -> io::Result<Pid> {
+        self.channel.maker()
     }
 
     /// Sends `message`.

@@ -31,6 +31,7 @@ layout! { KeeperState {
     0x83 held_since: may,
     0x84 store: may,
     0x05 agents: may,
+    0x11 open_files: may,
 } }
 
 layout! { AgentCounters {

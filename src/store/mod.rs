@@ -5,6 +5,7 @@
 //! other. Knows records, and neither packets nor connections.
 
 mod batch;
+mod delivery;
 mod examined;
 mod intake;
 mod lock;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 pub use batch::{Agent, AgentIndex, Batch, Report};
+pub use delivery::{Lane, Opening, Progress};
 pub use examined::Examined;
 pub use intake::Intake;
 pub use lock::{Lock, LockError};

@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::process::{PidfdFlags, pidfd_open};
+
 use super::Server;
 use super::fault::{self, Point};
 use crate::handover::{
@@ -129,6 +131,16 @@ impl Succession {
         fault::at(Point::SuccessorHello, &self.line);
         hello.agree()?;
         Ok(())
+    }
+
+    /// The predecessor's process: readable once it has ended.
+    ///
+    /// # Errors
+    /// [`SuccessionError::System`] if the kernel does not give it.
+    pub fn predecessor(&self) -> Result<OwnedFd, SuccessionError> {
+        let pid = self.line.predecessor()?;
+        let end = pidfd_open(pid, PidfdFlags::empty()).map_err(std::io::Error::from)?;
+        Ok(end)
     }
 
     /// Tells the predecessor why this process does not take over.

@@ -142,3 +142,11 @@ fn state_and_parent(pid: Pid) -> Option<(String, i32)> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
 }
+
+/// The process that has taken over, as `hawk upgrade` prints it.
+#[track_caller]
+pub(crate) fn successor_of(upgrade: &Exit) -> Pid {
+    let text = upgrade.stdout.concat();
+    let pid = text.split(' ').find_map(|field| field.strip_prefix("pid="));
+    Pid::from_raw(pid.expect("it is printed").parse().unwrap()).unwrap()
+}

@@ -17,7 +17,7 @@ fn a_command_that_fails_is_logged_and_counted() {
         let server = desk.serve(command, &[]);
         come(&server, "web-01");
         let line = format!(
-            "WARN  hawk::hook::runner] the on-event command ended with {outcome} \
+            "WARN  hawk::notify::runner] the on-event command ended with {outcome} \
              agent=\"web-01\" state=online left_out=0"
         );
         server.log().wait_for(0, |logged| logged.contains(&line));

@@ -9,5 +9,6 @@ mod support;
 mod desk;
 mod events;
 mod failures;
+mod gathered;
 mod processes;
 mod stop;

@@ -45,22 +45,54 @@ fn what_a_command_says_goes_to_the_log() {
 }
 
 #[test]
-fn a_command_has_the_environment_but_for_what_the_service_manager_set() {
+fn a_command_has_the_environment_but_for_what_the_service_manager_set_and_our_options() {
     let desk = Desk::new();
     let launch = desk.launch("env >> $DESK/env; echo >> $DESK/events", &[]);
+    // None of them makes sense, which is logged and does no harm.
     let names = hawk::service::VARIABLES;
-    // None of them makes sense, which is told and does no harm.
     let launch = names
         .iter()
         .fold(launch, |launch, name| launch.env(name, "7"));
-    let server = launch.env("LISTEN_PID", "1").start();
+    let launch = launch.env("LISTEN_PID", "1").env("WATCHDOG_X", "7");
+    let server = launch.env("HAWK_DRAIN_TIMEOUT", "9s").start();
     let _agent = come(&server, "web-01");
     server.wait_until(|stats| stats.hook("run") == 1);
     let env = desk.text("env");
     assert!(env.contains("DESK="), "{env}");
-    for name in names {
-        assert!(!env.contains(name), "{name} {env}");
+    for line in env.lines() {
+        for hidden in ["NOTIFY_SOCKET=", "WATCHDOG_", "LISTEN_", "HAWK_"] {
+            assert!(!line.starts_with(hidden), "{env}");
+        }
     }
+}
+
+/// The limit is raised for connections alone, also by a process that takes over: it is
+/// started with the raised one.
+#[test]
+fn a_command_has_the_limit_of_open_files_with_which_hawk_was_started() {
+    let desk = Desk::new();
+    let control = desk.path("control");
+    let control = control.to_str().unwrap();
+    let command = "ulimit -Sn >> $DESK/limits; cat >> $DESK/events";
+    let launch = desk.launch(command, &["--control", control]);
+    let launch = launch.under("prlimit", &["--nofile=512:1024"]);
+    let mut server = launch.start();
+    let _first = come(&server, "web-01");
+    desk.wait_for(1);
+    let mut pid = None;
+    for generation in 2..4 {
+        let upgrade = Launch::hawk(&["upgrade", "--control", control]).run();
+        assert_eq!(upgrade.code, Some(0), "{upgrade:?}");
+        if pid.is_none() {
+            assert_eq!(server.wait_end(), Some(0));
+        }
+        pid = Some(successor_of(&upgrade));
+        let _agent = come(&server, &format!("web-0{generation}"));
+        desk.wait_for(generation);
+    }
+    assert_eq!(desk.text("limits"), "512\n".repeat(3));
+    rustix::process::kill_process(pid.unwrap(), rustix::process::Signal::TERM).unwrap();
+    server.wait_stdout_end();
 }
 
 #[test]
@@ -81,10 +113,8 @@ fn a_command_of_a_server_that_took_over_is_not_told_to_take_over() {
         "{env}"
     );
 
-    let told = told.stdout.concat();
-    let pid = told.split(' ').find_map(|field| field.strip_prefix("pid="));
-    let pid = rustix::process::Pid::from_raw(pid.unwrap().parse().unwrap());
-    rustix::process::kill_process(pid.unwrap(), rustix::process::Signal::TERM).unwrap();
+    let pid = successor_of(&told);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     server.wait_stdout_end();
 }
 
@@ -129,4 +159,34 @@ fn a_command_has_signals_as_any_program_expects_them() {
     let pipe = 1_u64 << (rustix::process::Signal::PIPE.as_raw() - 1);
     assert_eq!(set("SigBlk:"), 0, "none is blocked");
     assert_eq!(set("SigIgn:") & pipe, 0, "SIGPIPE ends it");
+}
+
+/// As process 1 the server is the parent of every process whose own has ended.
+#[test]
+fn as_process_1_it_leaves_no_zombies_and_the_statuses_of_its_commands_to_itself() {
+    if !rustix::process::geteuid().is_root() {
+        return skip("a PID namespace takes the superuser");
+    }
+    let desk = Desk::new();
+    // Its background process outlives it.
+    let command = "read -r event; echo \"$event\" >> $DESK/events; (sleep 0.05 &); \
+                   case $event in *agent-7*) exit 3 ;; esac";
+    let launch = desk.launch(command, &["--drain-timeout", "1s"]);
+    let launch = launch.under(
+        "unshare",
+        &["--pid", "--fork", "--mount-proc", "--kill-child"],
+    );
+    let server = launch.start();
+    let server_pid = eventually(|| children_of(server.pid()).first().copied()).unwrap();
+    let _agents = come_all(&server, 8);
+    desk.wait_for(8);
+    let stats = || {
+        let mark = server.log().count();
+        rustix::process::kill_process(server_pid, rustix::process::Signal::USR1).unwrap();
+        Stats::wait_for(server.log(), mark)
+    };
+    let stats = eventually(|| Some(stats()).filter(|stats| stats.hook("run") == 8)).unwrap();
+    assert_eq!((stats.hook("delivered"), stats.hook("failed")), (7, 1));
+    let gone = eventually(|| children_of(server_pid).is_empty().then_some(()));
+    assert!(gone.is_some(), "{:?}", children_of(server_pid));
 }

@@ -196,8 +196,8 @@ const LIMITED: [(&str, usize); 5] = [
 const ELSEWHERE: [(&str, usize); 6] = [
     ("control/server.rs", 1),
     ("handler/eviction.rs", 1),
-    ("hook/mod.rs", 1),
-    ("hook/runner.rs", 2),
+    ("notify/mod.rs", 1),
+    ("notify/runner.rs", 5),
     ("reactor/output_limit.rs", 1),
     ("store/writer.rs", 2),
 ];

@@ -14,6 +14,8 @@ pub(crate) struct Stats {
     pub(crate) store: Option<Fields>,
     /// `None`: it runs no command on events.
     pub(crate) hook: Option<Fields>,
+    /// `None`: it runs no command on gathered events.
+    pub(crate) events: Option<Fields>,
     pub(crate) pool: Vec<Fields>,
 }
 
@@ -37,6 +39,7 @@ impl Stats {
             agents: Fields::parse(&agents),
             store: find("] store state=").map(parse),
             hook: find("] hook running=").map(parse),
+            events: find("] events running=").map(parse),
             pool,
         }
     }
@@ -57,6 +60,12 @@ impl Stats {
     #[track_caller]
     pub(crate) fn hook(&self, key: &str) -> u64 {
         self.hook.as_ref().expect("it runs a command").get(key)
+    }
+
+    /// A number from the line about commands on gathered events.
+    #[track_caller]
+    pub(crate) fn events(&self, key: &str) -> u64 {
+        self.events.as_ref().expect("it runs a command").get(key)
     }
 
     /// Buffers in use, per class.

@@ -127,7 +127,17 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(long, env = "HAWK_ON_EVENT", value_name = "CMD", value_parser = OsStringValueParser::new().try_map(values::command))]
     pub(super) on_event: Option<OsString>,
 
-    /// Kill such a command, and all it has started, when it takes longer than this
+    /// Run this with sh -c for changes of agents' states, with all events of a window on its
+    /// stdin, each as one line of JSON; one call at a time
+    #[arg(long, env = "HAWK_ON_EVENTS", value_name = "CMD", value_parser = OsStringValueParser::new().try_map(values::command))]
+    pub(super) on_events: Option<OsString>,
+
+    /// Gather events for the --on-events command for this long
+    #[arg(long, env = "HAWK_ON_EVENTS_WINDOW", value_name = "TIME", default_value = "1s", value_parser = values::period)]
+    pub(super) on_events_window: Duration,
+
+    /// Kill a command of --on-event or --on-events, and all it has started, when it takes
+    /// longer than this
     #[arg(long, env = "HAWK_ON_EVENT_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = values::period)]
     pub(super) on_event_timeout: Duration,
 

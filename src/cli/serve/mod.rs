@@ -4,6 +4,7 @@ mod args;
 mod driver;
 mod take_over;
 
+use std::ffi::OsString;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
@@ -21,12 +22,13 @@ use super::settings::Settings;
 use super::values::{self, StorePath};
 use super::wire_args::DEFAULT_ADDRESS;
 use crate::admission;
+use crate::children;
 use crate::control;
 use crate::descriptors;
 use crate::handler::{self, Ack, Keeper};
 use crate::handover::{BUILD, SUCCESSOR};
-use crate::hook::{self, Hook};
 use crate::log_sink::{LeftOut, LogSink};
+use crate::notify::{self, Calls, Consumer, Notifier, Predecessor};
 use crate::reactor::{
     Config, Error, Linux, MIN_POOL_LIMIT, PhaseBudget, RESERVED_DESCRIPTORS, Reactor, Stop,
     catch_signals,
@@ -41,12 +43,7 @@ use crate::upgrade::give_way;
 /// to commit what it was given: many times what that takes, unless the disk hangs.
 const STORE_TIME: Duration = Duration::from_secs(3);
 
-/// What is between this process and others in its environment, and not for commands that
-/// it runs: such a command could be a hawk itself.
-const NOT_FOR_COMMANDS: [&str; service::VARIABLES.len() + 1] = {
-    let [a, b, c, d, e, f] = service::VARIABLES;
-    [a, b, c, d, e, f, SUCCESSOR]
-};
+const NO_NOTIFIER: &str = "cannot start the thread for notification";
 
 impl ServeArgs {
     /// Serves, and logs by way of a queue: whoever reads stderr must not hold up the
@@ -93,6 +90,8 @@ impl ServeArgs {
         settings: Settings,
         log_left_out: LeftOut,
     ) -> anyhow::Result<()> {
+        children::reap_orphans().context("cannot start the thread that waits for orphans")?;
+        let open_files = descriptors::soft_limit();
         let descriptors = descriptors::raise_limit();
         let config = self.config(descriptors, log_left_out)?;
         if passed.is_none() {
@@ -100,7 +99,7 @@ impl ServeArgs {
             let address = config.listen;
             Linux::try_bind(address).map_err(|error| Error::Listen(address, error))?;
         }
-        let (keeper, kernel) = self.keeper_with_store()?;
+        let (keeper, kernel) = self.keeper_with_store(open_files)?;
         let socket = passed.as_ref().map_or("own", |_| "passed");
         let max_connections = config.max_connections;
         let reactor = reactor(config, keeper, kernel, passed)?;
@@ -222,8 +221,11 @@ impl ServeArgs {
     ///
     /// Until the store is open, a signal to stop ends the process by its default action:
     /// opening may take a while, for example to recover a long log.
-    fn keeper_with_store(&self) -> anyhow::Result<(Keeper, Linux)> {
-        let mut keeper = self.keeper()?;
+    fn keeper_with_store(&self, open_files: Option<u64>) -> anyhow::Result<(Keeper, Linux)> {
+        let mut keeper = self.keeper();
+        if let Some(config) = self.notification(open_files, None) {
+            keeper.notify_with(Notifier::in_memory(config).context(NO_NOTIFIER)?);
+        }
         let opened = match &self.store {
             StorePath::Nowhere => None,
             StorePath::File(path) => {
@@ -250,8 +252,8 @@ impl ServeArgs {
     }
 
     /// What takes the packets, and stores nothing.
-    fn keeper(&self) -> anyhow::Result<Keeper> {
-        let mut keeper = Keeper::new(handler::Config {
+    fn keeper(&self) -> Keeper {
+        Keeper::new(handler::Config {
             ack: match self.ack {
                 AckArg::Committed => Ack::Committed,
                 AckArg::Received => Ack::Received,
@@ -263,17 +265,30 @@ impl ServeArgs {
             },
             remember: self.retain,
             log_packets: self.log_packets,
-        });
-        if let Some(command) = self.on_event.clone() {
-            let config = hook::Config {
-                command,
-                timeout: self.on_event_timeout,
-                hidden: &NOT_FOR_COMMANDS,
-            };
-            let hook = Hook::start(config).context("cannot start the thread for --on-event")?;
-            keeper.run_on_changes(hook);
-        }
-        Ok(keeper)
+        })
+    }
+
+    /// What is run for events, and how; `None`: nothing.
+    fn notification(
+        &self,
+        open_files: Option<u64>,
+        predecessor: Option<Predecessor>,
+    ) -> Option<notify::Config> {
+        let each = (self.on_event.clone(), Calls::Each);
+        let gathered = (
+            self.on_events.clone(),
+            Calls::Gathered(self.on_events_window),
+        );
+        let consumer = |(command, calls): (Option<OsString>, Calls)| {
+            command.map(|command| Consumer { command, calls })
+        };
+        let consumers: Vec<_> = [each, gathered].into_iter().filter_map(consumer).collect();
+        (!consumers.is_empty()).then_some(notify::Config {
+            consumers,
+            timeout: self.on_event_timeout,
+            open_files,
+            predecessor,
+        })
     }
 
     /// How many connections there may be, given the limit of open files.

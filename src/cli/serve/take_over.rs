@@ -1,19 +1,24 @@
 //! A server that takes over from the one that has started it.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-use super::ServeArgs;
 use super::driver::Driver;
+use super::{NO_NOTIFIER, ServeArgs};
 use crate::cli::values::StorePath;
 use crate::control;
 use crate::descriptors;
 use crate::handler::Keeper;
 use crate::log_sink::LeftOut;
+use crate::notify::{Notifier, Predecessor};
 use crate::reactor::{Config, Linux, Reactor};
 use crate::store::{Examined, Lock, Store};
 use crate::upgrade::{Inherited, Succeeded, Succession};
+
+/// A predecessor whose commands have had their time is given this to end.
+const PREDECESSOR: Duration = Duration::from_secs(10);
 
 impl ServeArgs {
     /// Takes over, and serves. Nothing is said on stdout: whoever reads it has heard
@@ -46,7 +51,15 @@ impl ServeArgs {
         config: Config,
         descriptors: u64,
     ) -> anyhow::Result<(Driver, Succeeded)> {
-        let keeper = self.keeper()?;
+        let mut keeper = self.keeper();
+        let predecessor = Predecessor {
+            end: succession.predecessor()?,
+            patience: self.drain_timeout.saturating_add(PREDECESSOR),
+        };
+        // The limit of open files comes with the predecessor's state.
+        if let Some(config) = self.notification(None, Some(predecessor)) {
+            keeper.notify_with(Notifier::in_memory(config).context(NO_NOTIFIER)?);
+        }
         let store = match &self.store {
             StorePath::Nowhere => None,
             StorePath::File(path) => Some(Store::examine(path).context("cannot use the store")?),

@@ -180,6 +180,7 @@ pub(super) fn samples() -> Vec<Record> {
                 wal_bytes: 7,
             },
             agents: roster::Counters::default(),
+            open_files: None,
         }),
         counts(),
         Record::Freeze(Freeze {

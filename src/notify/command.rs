@@ -1,24 +1,34 @@
 //! One command: its start, its end, and what it gets to read.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
-use super::Config;
-use super::queue::{Agent, Job};
+use super::environment::Environment;
+use crate::children::Child;
 use crate::time::Moment;
+
+/// A command to run for jobs.
+#[derive(Debug)]
+pub(super) struct Shell {
+    /// For `sh -c`.
+    pub(super) command: OsString,
+    /// How long one may run; then it is killed, with its process group.
+    pub(super) timeout: Duration,
+    pub(super) environment: Arc<Environment>,
+}
 
 /// A command that runs, or has ended and was not asked about it yet.
 pub(super) struct Running {
-    pub(super) agent: Agent,
-    pub(super) online: bool,
     child: Child,
     /// Readable once it has ended.
     end: OwnedFd,
@@ -33,48 +43,40 @@ pub(super) enum Failure {
     Start(#[from] io::Error),
     #[error("ended with {0}")]
     Status(ExitStatus),
-    #[error("has ended, nobody can tell how: {0}")]
+    #[error("has ended, its exit status is not known: {0}")]
     Lost(io::Error),
     #[error("took longer than {} and was killed", humantime::format_duration(*.0))]
     TimedOut(Duration),
 }
 
 impl Running {
-    /// Runs the command for an event; its time begins `now`.
+    /// Runs the command with `input` on its stdin; its time begins `now`.
     ///
     /// It is a process group of its own, so that all of it can be killed. Of our
-    /// descriptors it gets the standard streams only: the event to read, and our
-    /// stderr to write to, since our stdout is for those who wait for us to listen.
-    /// All others are closed when it starts, as each is opened to be. The standard
-    /// library gives it an empty signal mask and SIGPIPE's default action back.
-    pub(super) fn start(config: &Config, job: &Job, now: Moment) -> Result<Self, Failure> {
-        let mut shell = Command::new("sh");
-        for name in config.hidden {
-            shell.env_remove(name);
-        }
-        let mut child = shell
-            .arg("-c")
-            .arg(&config.command)
-            .stdin(readable(&job.line)?)
+    /// descriptors it gets the standard streams only: the input, and our stderr to write
+    /// to, since our stdout is for those who wait for us to listen. All others are closed
+    /// when it starts, as each is opened to be.
+    pub(super) fn start(shell: &Shell, input: &[u8], now: Moment) -> Result<Self, Failure> {
+        let mut command = shell.environment.shell(&shell.command);
+        command
+            .stdin(readable(input)?)
             .stdout(io::stderr())
             .stderr(Stdio::inherit())
-            .process_group(0)
-            .spawn()?;
+            .process_group(0);
+        let mut child = Child::spawn(&mut command)?;
         let end = match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
             Ok(end) => end,
             Err(error) => {
-                // Nobody would see it end.
+                // Its end would not be seen.
                 child.kill()?;
                 child.wait()?;
                 return Err(io::Error::from(error).into());
             }
         };
         Ok(Self {
-            agent: job.agent.clone(),
-            online: job.online,
             child,
             end,
-            kill_at: Some(now.after(config.timeout)),
+            kill_at: Some(now.after(shell.timeout)),
         })
     }
 
@@ -102,8 +104,8 @@ impl Running {
         })
     }
 
-    /// Kills it with all its process group. Its end is still to be waited for, so
-    /// nobody else can have got its number meanwhile.
+    /// Kills it with all its process group. Its end is still to be waited for, so its number
+    /// cannot be another process's meanwhile.
     pub(super) fn kill(&mut self) -> io::Result<()> {
         self.kill_at = None;
         Ok(kill_process_group(
@@ -113,11 +115,11 @@ impl Running {
     }
 }
 
-/// A file in memory to read `line` from.
+/// A file in memory to read `input` from.
 ///
-/// Not a pipe: that may hold no more than a page (`pipe(7)`), and then somebody
-/// would have to wait for a command that may never read.
-fn readable(line: &[u8]) -> io::Result<File> {
+/// Not a pipe: that may hold no more than a page (`pipe(7)`), and then this thread would have
+/// to wait for a command that may never read.
+fn readable(input: &[u8]) -> io::Result<File> {
     let flags = MemfdFlags::CLOEXEC;
     let memory = match memfd_create("hawk-event", flags | MemfdFlags::NOEXEC_SEAL) {
         // Linux before 6.3 does not know this flag, and later ones may insist.
@@ -125,7 +127,7 @@ fn readable(line: &[u8]) -> io::Result<File> {
         made => made,
     };
     let mut file = File::from(memory?);
-    file.write_all(line)?;
+    file.write_all(input)?;
     file.rewind()?;
     Ok(file)
 }

@@ -1,0 +1,406 @@
+//! A job for each event.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::backoff::Backoff;
+use super::{Changes, Event, Job, MAX_AGE, Outcome, Queue, Tally, WINDOW};
+use crate::notify::event::Agent;
+use crate::store::Lane;
+use crate::time::{Moment, UnixNanos};
+
+/// Jobs at once: enough that one which hangs does not hold up the others, few enough that a
+/// rack that fails does not start a thousand mailers.
+pub(in crate::notify) const AT_ONCE: usize = 4;
+
+/// Jobs of agents that are not established, at most: the others are kept for established
+/// agents.
+pub(super) const OTHERS_AT_ONCE: usize = 2;
+
+/// Retries of a lane, at most. Beyond them the lane is not read on, so that its events stay
+/// in the store.
+pub(super) const MAX_RETRIES: usize = 2048;
+
+/// Events that wait behind a failing one of the same agent, at most. Beyond them the oldest
+/// is skipped: the last one is what counts.
+pub(super) const MAX_BEHIND: usize = 64;
+
+/// The first and the longest wait between two attempts for one agent.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// The first and the longest wait between two attempts while every job fails.
+const OUTAGE_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// So many different agents in a row, and the failure is not theirs.
+pub(super) const OUTAGE: usize = AT_ONCE;
+
+/// Makes a job of each event, one at a time for each agent.
+pub(in crate::notify) struct Each {
+    at_least_once: bool,
+    lanes: [LaneState; 2],
+    /// Agents that have events here.
+    lines: HashMap<Agent, Line>,
+    /// Agents whose retry is not due.
+    sleeping: BTreeSet<(Moment, Agent)>,
+    jobs: HashMap<u64, (Agent, Lane)>,
+    next_job: u64,
+    outage: Outage,
+    backoff: Backoff,
+    draining: bool,
+    changes: Changes,
+    tally: Tally,
+}
+
+#[derive(Default)]
+struct LaneState {
+    /// Agents whose next event may be delivered.
+    ready: VecDeque<Agent>,
+    /// Events in front of the cursor that are not done with.
+    pending: BTreeSet<i64>,
+    /// Events behind the cursor likewise.
+    retries: BTreeSet<i64>,
+    read: i64,
+    running: usize,
+}
+
+/// The events of one agent, in their order.
+#[derive(Default)]
+struct Line {
+    events: VecDeque<Arc<Event>>,
+    /// The first event is in a job.
+    running: bool,
+    /// When the first event is tried again.
+    sleeps_until: Option<Moment>,
+    /// Failures of the first event.
+    failures: u32,
+    /// The events are retries.
+    troubled: bool,
+}
+
+/// Finds out when a failure does not come from the events.
+struct Outage {
+    /// Different agents whose jobs failed since the last success.
+    failed: HashSet<Agent>,
+    failures: u32,
+    /// No job begins before.
+    until: Option<Moment>,
+    backoff: Backoff,
+}
+
+impl Outage {
+    fn is_on(&self) -> bool {
+        self.failed.len() >= OUTAGE
+    }
+
+    fn failed(&mut self, agent: &Agent, now: Moment) {
+        if !self.is_on() {
+            self.failed.insert(agent.clone());
+        }
+        // What had begun before counts once.
+        if self.is_on() && self.until.is_none_or(|until| until <= now) {
+            self.failures += 1;
+            self.until = Some(self.backoff.after(self.failures, now));
+        }
+    }
+
+    /// Whether that ended an outage.
+    fn succeeded(&mut self) -> bool {
+        let was_on = self.is_on();
+        self.failed.clear();
+        self.failures = 0;
+        self.until = None;
+        was_on
+    }
+}
+
+impl Each {
+    /// An empty queue; its jobs are tried again if `at_least_once`. `cursors` are those of
+    /// the lanes.
+    pub(in crate::notify) fn new(at_least_once: bool, cursors: [i64; 2], seed: u64) -> Self {
+        let lanes = cursors.map(|read| LaneState {
+            read,
+            ..LaneState::default()
+        });
+        let [(first, most), (outage_first, outage_most)] = [RETRY, OUTAGE_RETRY];
+        Self {
+            at_least_once,
+            lanes,
+            lines: HashMap::new(),
+            sleeping: BTreeSet::new(),
+            jobs: HashMap::new(),
+            next_job: 0,
+            outage: Outage {
+                failed: HashSet::new(),
+                failures: 0,
+                until: None,
+                backoff: Backoff::new(outage_first, outage_most, seed ^ 1),
+            },
+            backoff: Backoff::new(first, most, seed),
+            draining: false,
+            changes: Changes::default(),
+            tally: Tally::default(),
+        }
+    }
+
+    fn lane(&self, lane: Lane) -> &LaneState {
+        &self.lanes[lane.index()]
+    }
+
+    fn lane_mut(&mut self, lane: Lane) -> &mut LaneState {
+        &mut self.lanes[lane.index()]
+    }
+
+    fn add(&mut self, event: Arc<Event>) {
+        let agent = event.agent.clone();
+        let lane = event.lane();
+        let line = self.lines.entry(agent.clone()).or_default();
+        line.events.push_back(event);
+        let is_new = line.events.len() == 1;
+        let too_many = line.troubled && line.events.len() > MAX_BEHIND;
+        if is_new {
+            self.lane_mut(lane).ready.push_back(agent);
+        } else if too_many {
+            self.skip_oldest(&agent);
+        }
+    }
+
+    /// Skips the oldest event of an agent that is not in a job.
+    fn skip_oldest(&mut self, agent: &Agent) {
+        let Some(line) = self.lines.get_mut(agent) else {
+            return;
+        };
+        if let Some(event) = line.events.remove(usize::from(line.running)) {
+            self.tally.skipped += 1;
+            self.done(&event);
+        }
+    }
+
+    /// An event need not be delivered any more.
+    fn done(&mut self, event: &Event) {
+        let lane = &mut self.lanes[event.lane().index()];
+        if lane.retries.remove(&event.seq) {
+            self.changes.insert(event.seq, false);
+        } else {
+            lane.pending.remove(&event.seq);
+        }
+    }
+
+    /// Lists all events of a line as retries, so that the cursors can go on.
+    fn list(&mut self, agent: &Agent) {
+        let Some(line) = self.lines.get_mut(agent) else {
+            return;
+        };
+        if std::mem::replace(&mut line.troubled, true) {
+            return;
+        }
+        for event in &line.events {
+            let lane = &mut self.lanes[event.lane().index()];
+            if lane.pending.remove(&event.seq) {
+                lane.retries.insert(event.seq);
+                self.changes.insert(event.seq, true);
+            }
+        }
+        let surplus = line.events.len().saturating_sub(MAX_BEHIND);
+        (0..surplus).for_each(|_| self.skip_oldest(agent));
+    }
+
+    fn wake(&mut self, now: Moment, all: bool) {
+        while let Some((at, _)) = self.sleeping.first()
+            && (all || *at <= now)
+            && let Some((_, agent)) = self.sleeping.pop_first()
+        {
+            if let Some(line) = self.lines.get_mut(&agent) {
+                line.sleeps_until = None;
+                if let Some(event) = line.events.front() {
+                    self.lanes[event.lane().index()].ready.push_back(agent);
+                }
+            }
+        }
+    }
+
+    /// The lane whose turn it is, if one may begin a job.
+    fn lane_to_serve(&self) -> Option<Lane> {
+        let [established, others] = &self.lanes;
+        let running = established.running + others.running;
+        if running >= AT_ONCE || (self.outage.is_on() && running > 0) {
+            return None;
+        }
+        let others_want = others.running > 0 || !others.ready.is_empty();
+        let own = if others_want { AT_ONCE - 1 } else { AT_ONCE };
+        if !established.ready.is_empty() && established.running < own {
+            Some(Lane::Established)
+        } else if !others.ready.is_empty() && others.running < OTHERS_AT_ONCE {
+            Some(Lane::Others)
+        } else {
+            None
+        }
+    }
+
+    fn is_held(&self, now: Moment) -> bool {
+        !self.draining && self.outage.until.is_some_and(|until| until > now)
+    }
+}
+
+impl Queue for Each {
+    fn room(&self, lane: Lane) -> usize {
+        let lane = self.lane(lane);
+        if lane.retries.len() >= MAX_RETRIES {
+            return 0;
+        }
+        WINDOW.saturating_sub(lane.pending.len())
+    }
+
+    fn put(&mut self, event: Arc<Event>, _now: Moment) {
+        let is_retry = self
+            .lines
+            .get(&event.agent)
+            .is_some_and(|line| line.troubled);
+        let lane = &mut self.lanes[event.lane().index()];
+        lane.read = lane.read.max(event.seq);
+        if is_retry {
+            lane.retries.insert(event.seq);
+            self.changes.insert(event.seq, true);
+        } else {
+            lane.pending.insert(event.seq);
+        }
+        self.add(event);
+    }
+
+    fn restore(&mut self, event: Arc<Event>, _now: Moment) {
+        let agent = event.agent.clone();
+        let lane = &mut self.lanes[event.lane().index()];
+        if event.seq > lane.read {
+            // It comes again, in its order.
+            self.changes.insert(event.seq, false);
+            return;
+        }
+        lane.retries.insert(event.seq);
+        self.lines.entry(agent).or_default().troubled = true;
+        self.add(event);
+    }
+
+    fn passed(&mut self, lane: Lane, seq: i64) {
+        let lane = self.lane_mut(lane);
+        lane.read = lane.read.max(seq);
+    }
+
+    fn read(&self, lane: Lane) -> i64 {
+        self.lane(lane).read
+    }
+
+    fn cursor(&self, lane: Lane) -> i64 {
+        let lane = self.lane(lane);
+        lane.pending.first().map_or(lane.read, |first| first - 1)
+    }
+
+    fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    fn start(&mut self, now: Moment, wall: UnixNanos) -> Option<Job> {
+        if self.is_held(now) {
+            return None;
+        }
+        self.wake(now, false);
+        loop {
+            let lane = self.lane_to_serve()?;
+            let agent = self.lane_mut(lane).ready.pop_front()?;
+            let line = self.lines.get_mut(&agent)?;
+            let Some(event) = line.events.front().cloned() else {
+                self.lines.remove(&agent);
+                continue;
+            };
+            if self.at_least_once && wall.since(event.at) > MAX_AGE {
+                line.events.pop_front();
+                line.failures = 0;
+                self.tally.skipped += 1;
+                self.done(&event);
+                match self.lines.get(&agent).and_then(|line| line.events.front()) {
+                    Some(next) => {
+                        let lane = next.lane();
+                        self.lane_mut(lane).ready.push_front(agent);
+                    }
+                    None => drop(self.lines.remove(&agent)),
+                }
+                continue;
+            }
+            line.running = true;
+            self.tally.retried += u64::from(line.failures > 0);
+            self.lane_mut(lane).running += 1;
+            let number = self.next_job;
+            self.next_job += 1;
+            self.jobs.insert(number, (agent, lane));
+            return Some(Job {
+                number,
+                events: vec![event],
+            });
+        }
+    }
+
+    fn end(&mut self, job: u64, outcome: Outcome, now: Moment) {
+        let Some((agent, lane)) = self.jobs.remove(&job) else {
+            return;
+        };
+        self.lane_mut(lane).running -= 1;
+        let Some(line) = self.lines.get_mut(&agent) else {
+            return;
+        };
+        line.running = false;
+        if outcome == Outcome::Failed && self.at_least_once {
+            line.failures = line.failures.saturating_add(1);
+            let at = self.backoff.after(line.failures, now);
+            line.sleeps_until = Some(at);
+            self.list(&agent);
+            self.outage.failed(&agent, now);
+            self.sleeping.insert((at, agent));
+            return;
+        }
+        line.failures = 0;
+        let event = line.events.pop_front();
+        let next = line.events.front().map(|next| next.lane());
+        if let Some(event) = event {
+            self.tally.delivered += u64::from(outcome == Outcome::Delivered);
+            self.done(&event);
+        }
+        match next {
+            Some(lane) => self.lane_mut(lane).ready.push_back(agent),
+            None => drop(self.lines.remove(&agent)),
+        }
+        if outcome == Outcome::Delivered && self.outage.succeeded() {
+            // What failed meanwhile most likely failed for the same reason.
+            self.wake(now, true);
+        }
+    }
+
+    fn next_at(&self, now: Moment) -> Option<Moment> {
+        let is_ready = self.lane_to_serve().is_some();
+        if self.draining {
+            return is_ready.then_some(now);
+        }
+        let due = self.sleeping.first().map(|(at, _)| *at);
+        let next = if is_ready { Some(now) } else { due }?;
+        if self.outage.is_on() && !self.jobs.is_empty() {
+            return None;
+        }
+        Some(self.outage.until.map_or(next, |until| next.max(until)))
+    }
+
+    fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    fn waiting(&self) -> usize {
+        let [established, others] = &self.lanes;
+        let all = [established, others].map(|lane| lane.pending.len() + lane.retries.len());
+        all.iter().sum::<usize>().saturating_sub(self.jobs.len())
+    }
+
+    fn is_drained(&self) -> bool {
+        self.jobs.is_empty() && self.lanes.iter().all(|lane| lane.ready.is_empty())
+    }
+
+    fn tally(&self) -> Tally {
+        self.tally
+    }
+}

@@ -1,0 +1,145 @@
+//! What the reactor's thread and the one that delivers share.
+//!
+//! Both hold the lock for moments only. The bell is a descriptor, because the runner waits for
+//! the ends of its commands at the same time.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::time::Moment;
+
+/// What a consumer has done since the start, and what there is to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counters {
+    /// Commands that run now.
+    pub(super) running: usize,
+    /// Events that were read and wait now.
+    pub(super) waiting: usize,
+    /// Commands that have ended, however.
+    pub(super) run: u64,
+    /// Those that failed: that could not be started, or did not end with exit
+    /// code 0.
+    pub(super) failed: u64,
+    /// Those that were killed because their time was over.
+    pub(super) timed_out: u64,
+    /// Events that there was no room for in memory.
+    pub(super) dropped: u64,
+    /// Events that were delivered.
+    pub(super) delivered: u64,
+    /// Commands that repeated one that had failed.
+    pub(super) retried: u64,
+    /// Events that are not delivered any more.
+    pub(super) skipped: u64,
+    /// Events that the store removed before they were delivered.
+    pub(super) missed: u64,
+}
+
+/// What the runner is to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Orders {
+    /// Start no command.
+    pub(super) pause: bool,
+    /// End by then.
+    pub(super) stop: Option<Stop>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stop {
+    pub(super) by: Moment,
+    /// Deliver what is left, instead of waiting for what runs only.
+    pub(super) deliver: bool,
+}
+
+pub(super) struct Shared {
+    slots: Mutex<Slots>,
+    bell: OwnedFd,
+}
+
+#[derive(Default)]
+struct Slots {
+    orders: Orders,
+    /// The runner has seen the order to pause, and no command runs.
+    quiet: bool,
+    counters: Vec<Counters>,
+    dropped: u64,
+}
+
+impl Shared {
+    pub(super) fn new(consumers: usize) -> io::Result<Self> {
+        let slots = Slots {
+            counters: vec![Counters::default(); consumers],
+            ..Slots::default()
+        };
+        Ok(Self {
+            slots: Mutex::new(slots),
+            bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        })
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the runner.
+    pub(super) fn ring(&self) {
+        // It fails only when it has rung 2^64 times unheard, and is heard then.
+        let _heard = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    }
+
+    pub(super) fn counters(&self) -> Vec<Counters> {
+        let slots = self.slots();
+        let with_dropped = |counters: &Counters| Counters {
+            dropped: slots.dropped,
+            ..*counters
+        };
+        slots.counters.iter().map(with_dropped).collect()
+    }
+
+    pub(super) fn count_dropped(&self) {
+        self.slots().dropped += 1;
+    }
+
+    pub(super) fn pause(&self, pause: bool) {
+        let mut slots = self.slots();
+        slots.orders.pause = pause;
+        slots.quiet = false;
+        drop(slots);
+        self.ring();
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        self.slots().quiet
+    }
+
+    pub(super) fn stop(&self, by: Moment, deliver: bool) {
+        self.slots().orders.stop = Some(Stop { by, deliver });
+        self.ring();
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.slots().orders.stop.is_some()
+    }
+
+    /// What to wait for: it is readable while the bell rings.
+    pub(super) fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+
+    /// Silences the bell.
+    pub(super) fn orders(&self) -> Orders {
+        // Before the look: what comes after it rings once more. It fails if the
+        // bell does not ring.
+        let _silenced = rustix::io::read(&self.bell, &mut [0_u8; 8]);
+        self.slots().orders
+    }
+
+    /// Tells how the runner is.
+    pub(super) fn tell(&self, counters: &[Counters]) {
+        let mut slots = self.slots();
+        slots.counters.copy_from_slice(counters);
+        slots.quiet = slots.orders.pause && counters.iter().all(|one| one.running == 0);
+    }
+}
