@@ -88,13 +88,18 @@ fn a_command_need_not_read() {
 }
 
 #[test]
-fn an_empty_command_makes_no_sense() {
-    for exit in [
-        Launch::serve(&["--on-event", ""]).run(),
-        Launch::serve(&[]).env("HAWK_ON_EVENT", "").run(),
-        Launch::serve(&["--on-event-timeout", "0s"]).run(),
+fn an_empty_command_is_refused_and_an_empty_variable_counts_as_unset() {
+    for args in [
+        ["--on-event", ""],
+        ["--on-events", ""],
+        ["--on-event-timeout", "0s"],
+        ["--on-events-window", "0s"],
     ] {
+        let exit = Launch::serve(&args).run();
         assert_eq!(exit.code, Some(2), "{exit:?}");
         assert!(exit.stderr[0].contains("--on-event"), "{exit:?}");
     }
+    let server = Launch::serve(&[]).env("HAWK_ON_EVENT", "").start();
+    server.connect().expect_alive();
+    assert_eq!(server.stats().hook, None);
 }
