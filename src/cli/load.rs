@@ -115,8 +115,9 @@ pub(super) struct LoadArgs {
     seed: Option<u64>,
 
     /// Spread the connections over this many addresses, from 127.0.0.1 on; one address
-    /// has ports for some 28,000 [default: one for each 7,000 connections if the server
-    /// is on 127.0.0.0/8]
+    /// has ports for some 28,000, and on the server a share of all connections [default:
+    /// up to 16, one for each 256 connections, and one for each 7,000 if those are more,
+    /// if the server is on 127.0.0.0/8; else 1]
     #[arg(long, value_name = "N", value_parser = number(1..=MOST_SOURCES))]
     sources: Option<u32>,
 

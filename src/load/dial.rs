@@ -61,13 +61,22 @@ pub const MOST_SOURCES: u32 = (1 << 24) - 2;
 /// at the second attempt or so, and near the end it tries thousands.
 const CONNECTIONS_A_SOURCE: u64 = 7_000;
 
-/// How many source addresses so many connections to `target` come from, unless it is
-/// said: as many as they need for their ports where the target is on IPv4 loopback,
-/// on which there are any number of them, and else the system's one.
+/// Connections from one source address, up to [`SPREAD`] of them. A server limits the
+/// connections of one address, `hawk serve` to half of all that it takes by default.
+const CONNECTIONS_A_SHARE: u64 = 256;
+const SPREAD: u64 = 16;
+
+/// How many source addresses so many connections to `target` come from by default. On IPv4
+/// loopback, where there are any number of addresses: as many as the connections need for
+/// their ports, and several where a share of the server could be too small for all of
+/// them. Elsewhere: the system's one.
 #[must_use]
 pub fn sources_for(connections: u64, target: SocketAddr) -> NonZeroU32 {
     let needed = match is_local(target) {
-        true => connections.div_ceil(CONNECTIONS_A_SOURCE),
+        true => {
+            let for_shares = connections.div_ceil(CONNECTIONS_A_SHARE).min(SPREAD);
+            connections.div_ceil(CONNECTIONS_A_SOURCE).max(for_shares)
+        }
         false => 1,
     };
     let needed = u32::try_from(needed).map_or(MOST_SOURCES, |it| it.min(MOST_SOURCES));
@@ -203,8 +212,10 @@ mod tests {
         let sources =
             |connections, target: &str| sources_for(connections, target.parse().unwrap()).get();
         assert_eq!(sources(0, "127.0.0.1:1"), 1);
-        assert_eq!(sources(7_000, "127.0.0.1:1"), 1);
-        assert_eq!(sources(7_001, "127.0.0.1:1"), 2);
+        assert_eq!(sources(256, "127.0.0.1:1"), 1);
+        assert_eq!(sources(257, "127.0.0.1:1"), 2);
+        assert_eq!(sources(7_000, "127.0.0.1:1"), 16);
+        assert_eq!(sources(112_001, "127.0.0.1:1"), 17);
         assert_eq!(sources(200_000, "127.0.0.1:1"), 29);
         assert_eq!(sources(u64::MAX, "127.0.0.1:1"), MOST_SOURCES);
         for elsewhere in ["192.0.2.1:1", "[::1]:1"] {

@@ -8,7 +8,7 @@ use super::connection::{Connection, Outcome};
 use super::connections::ConnectionId;
 use super::kernel::Kernel;
 use super::listener::Accepted;
-use crate::admission::Verdict;
+use crate::admission::{Nearing, Share, Verdict};
 use crate::session::{Handler, Session};
 use crate::stats::Cause;
 use crate::throttle::Throttle;
@@ -38,16 +38,23 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     }
 
     fn welcome(&mut self, mut socket: K::Socket, peer: SocketAddr) {
-        let refused = match self.admission.judge(peer.ip()) {
+        let crowded = self.is_crowded();
+        let refused = match self.admission.judge(peer.ip(), crowded) {
             Verdict::NotAllowed => {
                 // Without a word: closing costs us nothing, and tells it enough.
-                self.tell_refusal(peer, Cause::NotAllowed);
+                self.log_not_allowed(peer);
                 self.shop.counters.accepted += 1;
                 self.shop.counters.closed(Cause::NotAllowed);
                 return;
             }
-            _ if self.is_full() => Some(Busy::TooManyConnections),
-            Verdict::TooMany => Some(Busy::TooManyFromAddress),
+            _ if self.is_full() => {
+                self.log_full(peer);
+                Some(Busy::TooManyConnections)
+            }
+            Verdict::TooMany(share, limit) => {
+                self.log_too_many(peer, share, limit);
+                Some(Busy::TooManyFromAddress)
+            }
             Verdict::Welcome => None,
         };
         let id = self.connections.next_id();
@@ -65,10 +72,12 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         self.connections
             .insert(|generation| Connection::new(socket, session, generation));
         match refused {
-            Some(why) => self.turn_away(id, peer, why),
+            Some(why) => self.turn_away(id, why),
             None => {
                 log::debug!("connection opened peer={peer}");
-                self.admission.enter(peer.ip());
+                if let Some(nearing) = self.admission.enter(peer.ip(), crowded) {
+                    self.log_nearing(&nearing);
+                }
                 self.conclude(id, Outcome::Idle);
             }
         }
@@ -84,12 +93,16 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         self.population() >= self.config.max_connections
     }
 
-    fn turn_away(&mut self, id: ConnectionId, peer: SocketAddr, why: Busy) {
+    /// Whether more than half of all connections are in use.
+    fn is_crowded(&self) -> bool {
+        self.population() > self.config.max_connections / 2
+    }
+
+    fn turn_away(&mut self, id: ConnectionId, why: Busy) {
         let cause = match why {
             Busy::TooManyFromAddress => Cause::TooManyFromAddress,
             _ => Cause::TooManyConnections,
         };
-        self.tell_refusal(peer, cause);
         if self.turned_away.len() >= TURNED_AWAY
             && let Some(&(oldest, cause)) = self.turned_away.front()
         {
@@ -102,45 +115,69 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
     }
 
-    /// One line for each cause, now and then: strangers can knock as often as they
-    /// like.
-    fn tell_refusal(&mut self, peer: SocketAddr, cause: Cause) {
-        let now = self.shop.now;
-        match cause {
-            Cause::NotAllowed => {
-                if let Some(left_out) = self.refusals.not_allowed.allow(now) {
-                    log::warn!(
-                        "not allowed: closed peer={peer} left_out={left_out} (see --allow, --deny)"
-                    );
-                }
-            }
-            Cause::TooManyFromAddress => {
-                let limit = self.admission.per_ip().map_or(0, NonZeroU32::get);
-                if let Some(left_out) = self.refusals.from_address.allow(now) {
-                    log::warn!(
-                        "too many connections from one address: turned away peer={peer} \
-                         limit={limit} left_out={left_out} (see --max-connections-per-ip)"
-                    );
-                }
-            }
-            _ => {
-                let limit = self.config.max_connections;
-                if let Some(left_out) = self.refusals.full.allow(now) {
-                    log::warn!(
-                        "too many connections: turned away peer={peer} limit={limit} \
-                         left_out={left_out} (raise --max-connections, or the limit of open \
-                         files that bounds it)"
-                    );
-                }
-            }
+    fn log_not_allowed(&mut self, peer: SocketAddr) {
+        if let Some(left_out) = self.refusals.not_allowed.allow(self.shop.now) {
+            log::warn!("not allowed: closed peer={peer} left_out={left_out} (see --allow, --deny)");
+        }
+    }
+
+    fn log_full(&mut self, peer: SocketAddr) {
+        let limit = self.config.max_connections;
+        if let Some(left_out) = self.refusals.full.allow(self.shop.now) {
+            log::warn!(
+                "too many connections: turned away peer={peer} limit={limit} left_out={left_out} \
+                 (raise --max-connections, or the limit of open files that bounds it)"
+            );
+        }
+    }
+
+    fn log_too_many(&mut self, peer: SocketAddr, share: Share, limit: NonZeroU32) {
+        if let Some(left_out) = self.refusals.from_address.allow(self.shop.now) {
+            log::warn!(
+                "too many connections from one address: turned away peer={peer} share={} \
+                 limit={limit} left_out={left_out} ({})",
+                share.name(),
+                remedy(share),
+            );
+        }
+    }
+
+    fn log_nearing(&mut self, nearing: &Nearing) {
+        let Nearing {
+            share,
+            whose,
+            used,
+            limit,
+        } = nearing;
+        if let Some(left_out) = self.refusals.nearing.allow(self.shop.now) {
+            log::warn!(
+                "an address has 80 % of its share: address={whose} share={} used={used} \
+                 limit={limit} left_out={left_out} ({})",
+                share.name(),
+                remedy(*share),
+            );
         }
     }
 }
 
-/// What is logged of those who were refused, at a limited rate each.
+/// What an operator can do about a share that is too small.
+const fn remedy(share: Share) -> &'static str {
+    match share {
+        Share::Connections => "raise --max-connections-per-ip if these are agents behind one NAT",
+        Share::Site => "raise --max-connections or --max-connections-per-ip",
+        Share::Newcomers => {
+            "none of these has sent a frame yet; raise --max-connections-per-ip if they are agents \
+             that connect at the same time"
+        }
+    }
+}
+
+/// What is logged of connections that were refused, at a limited rate each, and of
+/// addresses that come near one of their shares.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     full: Throttle,
     from_address: Throttle,
     not_allowed: Throttle,
+    nearing: Throttle,
 }

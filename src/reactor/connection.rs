@@ -99,8 +99,8 @@ pub(super) struct Connection<S> {
     readable: bool,
     writable: bool,
     ahead: Ahead,
-    /// The kernel says that the connection is broken.
-    broken: bool,
+    /// Whether it counts as a newcomer of its address: no frame has passed yet.
+    pub(super) newcomer: bool,
     /// A write has failed: what is still to be read is taken, but nobody hears
     /// the replies.
     unheard: bool,
@@ -124,6 +124,8 @@ enum Ahead {
     Urgent,
     /// The end of file: the agent will send no more.
     EndOfFile,
+    /// Nothing can be sent or received any more: the connection is broken.
+    Broken,
 }
 
 impl<S> Connection<S> {
@@ -139,7 +141,7 @@ impl<S> Connection<S> {
             // A new socket's send buffer is empty.
             writable: true,
             ahead: Ahead::Open,
-            broken: false,
+            newcomer: true,
             unheard: false,
             undecoded: false,
             course: Course::default(),
@@ -150,21 +152,26 @@ impl<S> Connection<S> {
         &self.session
     }
 
+    /// The kernel has reported that the connection is broken.
+    fn is_broken(&self) -> bool {
+        self.ahead == Ahead::Broken
+    }
+
     /// Notes what the kernel said; whether that makes a turn worth while.
     pub(super) fn mark_ready(&mut self, said: Readiness) -> bool {
         let ahead = match said {
+            _ if said.broken => Ahead::Broken,
             _ if said.end_of_file => Ahead::EndOfFile,
             _ if said.urgent => Ahead::Urgent,
             _ => Ahead::Open,
         };
         self.ahead = self.ahead.max(ahead);
-        self.broken |= said.broken;
-        self.readable |= said.readable || self.ahead > Ahead::Open || self.broken;
+        self.readable |= said.readable || self.ahead > Ahead::Open;
         self.writable |= said.writable;
-        let complete = self.ahead == Ahead::EndOfFile;
+        let complete = self.ahead >= Ahead::EndOfFile;
         let slowed = self.session.stopped() == Some(StopReason::Rate) && !complete;
         let reads = self.readable && !self.course.waits() && !slowed;
-        reads || self.broken || (self.writable && !self.session.unsent().is_empty())
+        reads || self.is_broken() || (self.writable && !self.session.unsent().is_empty())
     }
 }
 
@@ -294,7 +301,7 @@ impl<S: Socket> Connection<S> {
             }
             self.flush(shop);
             if self.course.waits() {
-                return match self.broken {
+                return match self.is_broken() {
                     // Nobody is there any more to keep a place for.
                     true => Outcome::Ended(Cause::ConnectionLost),
                     false => Outcome::Idle,
@@ -363,7 +370,7 @@ impl<S: Socket> Connection<S> {
                 self.input.clear();
             }
             if !self.input.make_room(&shop.pool, granted.take()) {
-                if self.broken {
+                if self.is_broken() {
                     // Nobody is there to keep a place for, and nothing would tell again.
                     return Outcome::Ended(Cause::ConnectionLost);
                 }

@@ -405,6 +405,10 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         if connection.has_reserve() {
             self.reserve_with = Some(id);
         }
+        if connection.newcomer && connection.session().frames() > 0 {
+            connection.newcomer = false;
+            self.admission.heard(connection.sender().peer.ip());
+        }
         if let Some(notes) = &mut self.copying {
             // Only who is there: another may have come to the place of who is not.
             notes.touched(id);
@@ -451,7 +455,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         if let Some(tag) = connection.session().tag() {
             self.shop.desk.handler.depart(tag);
         }
-        self.leave(id, connection.session().sender().peer.ip());
+        self.leave(id, connection.sender().peer.ip(), connection.newcomer);
         self.shop.counters.closed(cause);
         if let Some(listener) = &mut self.listener {
             listener.retry_now();
@@ -468,12 +472,12 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
     }
 
-    /// Who came from `address` makes room for another.
-    fn leave(&mut self, id: ConnectionId, address: IpAddr) {
+    /// A connection from `address` makes room for another.
+    fn leave(&mut self, id: ConnectionId, address: IpAddr, was_newcomer: bool) {
         let turned_away = self.turned_away.iter().position(|(other, _)| *other == id);
         match turned_away {
             Some(place) => drop(self.turned_away.remove(place)),
-            None => self.admission.leave(address),
+            None => self.admission.leave(address, was_newcomer),
         }
     }
 

@@ -6,7 +6,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::support::*;
 
@@ -38,7 +38,7 @@ impl Crowd {
                 suspended = None;
                 expect_heartbeat(&mut crowd.members[answered]);
             }
-            let mut member = connect(server.address);
+            let mut member = connect(number, server.address);
             member.write_all(&heartbeat()).expect("it takes a frame");
             crowd.members.push(member);
         }
@@ -65,9 +65,17 @@ pub(crate) fn backlog() -> usize {
     most.min(BACKLOG)
 }
 
+/// On loopback the members take turns with [source addresses](source).
 #[track_caller]
-fn connect(address: SocketAddr) -> TcpStream {
-    let socket = TcpStream::connect_timeout(&address, PATIENCE).expect("it listens");
+fn connect(number: usize, address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+    if address.ip().is_loopback() {
+        let source = SocketAddr::new(source(number), 0);
+        socket.bind(&source.into()).unwrap();
+    }
+    let connected = socket.connect_timeout(&address.into(), PATIENCE);
+    connected.expect("it listens");
+    let socket = TcpStream::from(socket);
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.set_write_timeout(Some(PATIENCE)).unwrap();
     socket

@@ -25,7 +25,7 @@ struct Kind {
     count: fn(&Stats) -> u64,
 }
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 9] = [
     Kind {
         line: "cannot accept connections:",
         burst: 1,
@@ -69,6 +69,19 @@ const KINDS: [Kind; 8] = [
             (number == 0).then_some(agent)
         },
         count: |stats| stats.get("closed_too_many_from_address"),
+    },
+    Kind {
+        line: "an address has 80 % of its share:",
+        burst: 1,
+        args: &["--max-connections-per-ip", "5"],
+        bring_about: |server, _| {
+            let mut agents: Vec<_> = (0..4).map(|_| server.connect()).collect();
+            agents.iter_mut().for_each(Agent::expect_alive);
+            drop(agents);
+            server.wait_until(|stats| stats.get("connections") == 0);
+            None
+        },
+        count: |stats| stats.get("accepted") / 4,
     },
     Kind {
         line: "not allowed: closed",
@@ -185,7 +198,7 @@ fn whatever_agents_do_is_logged_now_and_then_with_a_count_of_what_was_left_out()
 const LIMITED: [(&str, usize); 5] = [
     ("handler/mod.rs", 1),
     ("handler/newcomers.rs", 1),
-    ("reactor/accept.rs", 3),
+    ("reactor/accept.rs", 4),
     ("reactor/connection/intake.rs", 2),
     ("reactor/listener.rs", 1),
 ];

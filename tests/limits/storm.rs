@@ -55,6 +55,8 @@ fn a_fleet_that_is_gone_without_a_word_is_reaped_at_the_idle_timeout() {
     };
     here.connect("10.0.0.1/24", &there, "10.0.0.2/24");
     let args = ["--listen", "10.0.0.1:0", "--idle-timeout", "4s"];
+    // All of them come from one address.
+    let args = [&args[..], &["--max-connections-per-ip", "20000"]].concat();
     let server = here.within(|| Server::start(&args));
     let descriptors = descriptors_of(server.pid()).len();
     let crowd = there.within(|| Crowd::storm(&server, many.most));

@@ -109,6 +109,19 @@ fn the_addresses_of_an_ipv6_network_share_its_connections() {
         network.ip(&["address", "add", address, "dev", "lo", "nodad"]);
     }
     network.within(|| {
+        // A site of 48 bits has three quarters of all connections.
+        let args = ["--listen", "[::]:0", "--max-connections", "4"];
+        let server = Server::start(&[&args[..], &["--max-connections-per-ip", "2"]].concat());
+        let [_, six] = both(&server);
+        let [one, neighbour, other] = addresses.map(|address| address.parse().unwrap());
+        let mut site = [one, neighbour, other].map(|address| Agent::connect_from(address, six));
+        site.iter_mut().for_each(Agent::expect_alive);
+        Agent::connect_from(other, six).expect_line("busy: too many from one address");
+        let site = |line: &str| line.contains(" share=site limit=3 ");
+        server.log().wait_for(0, site);
+        Agent::connect(six).expect_alive();
+    });
+    network.within(|| {
         let args = ["--listen", "[::]:0", "--max-connections-per-ip", "1"];
         let server = Server::start(&args);
         let [_, six] = both(&server);
@@ -163,6 +176,49 @@ fn an_address_has_so_many_connections_and_others_have_theirs() {
     connect_from(&server, ONE).expect_line("busy: too many from one address");
     stays.expect_alive();
     other.expect_alive();
+}
+
+#[test]
+fn by_default_an_address_has_half_of_all_connections() {
+    let server = Server::start(&["--max-connections", "10"]);
+    let mut agents: Vec<_> = (0..5).map(|_| connect_from(&server, ONE)).collect();
+    agents.iter_mut().for_each(Agent::expect_alive);
+    let mut newcomer = connect_from(&server, ONE);
+    newcomer.expect_line("busy: too many from one address");
+    newcomer.expect_eof();
+    let mut others: Vec<_> = (0..5).map(|_| connect_from(&server, OTHER)).collect();
+    others.iter_mut().for_each(Agent::expect_alive);
+    // The default limit is in the log, and 80 % of it were for either address: one line
+    // in 10 s.
+    assert_eq!(server.count_logged(" max_connections_per_ip=5"), 1);
+    let nearing = "an address has 80 % of its share: address=127.0.0.1 share=connections used=4 \
+                   limit=5 left_out=0 (raise --max-connections-per-ip";
+    server.log().wait_for(0, |line| line.contains(nearing));
+    assert_eq!(server.count_logged("an address has 80 % of its share"), 1);
+}
+
+#[test]
+fn silent_newcomers_of_an_address_do_not_take_the_places_of_others() {
+    let args = ["--max-connections", "60", "--max-connections-per-ip", "60"];
+    let server = Server::start(&args);
+    // Beyond half of all places no address has more than 16 newcomers. Those of before
+    // keep theirs.
+    let silent: Vec<_> = (0..31).map(|_| connect_from(&server, ONE)).collect();
+    server.wait_until(|stats| stats.get("connections") == 31);
+    connect_from(&server, ONE).expect_line("busy: too many from one address");
+    let newcomers = |line: &str| line.contains(" share=newcomers limit=16 ");
+    server.log().wait_for(0, newcomers);
+    let others: Vec<_> = (0..16).map(|_| connect_from(&server, OTHER)).collect();
+    server.wait_until(|stats| stats.get("connections") == 47);
+    connect_from(&server, OTHER).expect_line("busy: too many from one address");
+    let third = Ipv4Addr::new(127, 0, 0, 3);
+    let mut agents: Vec<_> = (0..10).map(|_| connect_from(&server, third)).collect();
+    agents.iter_mut().for_each(Agent::expect_alive);
+    // A newcomer that is heard makes room for another.
+    let mut others = others;
+    others.iter_mut().for_each(Agent::expect_alive);
+    connect_from(&server, OTHER).expect_alive();
+    drop(silent);
 }
 
 #[test]

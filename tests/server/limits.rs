@@ -11,7 +11,7 @@ const BUSY: &str = "busy: too many connections";
 #[test]
 fn beyond_the_limit_a_newcomer_is_told_so_and_a_place_freed_is_usable() {
     let server = Server::start(&["--max-connections", "2"]);
-    let mut agents = [server.connect(), server.connect()];
+    let mut agents = [0, 1].map(|number| Agent::connect_as(number, server.address));
     agents.iter_mut().for_each(Agent::expect_alive);
 
     let mut newcomer = server.connect();
@@ -155,14 +155,17 @@ fn the_limit_stays_exact_however_those_who_were_turned_away_leave() {
     // More than may linger at a time.
     const NEWCOMERS: usize = 70;
     let server = Server::start(&["--max-connections", &MOST.to_string()]);
-    let mut agents: Vec<_> = (0..MOST).map(|_| server.connect()).collect();
+    let mut agents: Vec<_> = (0..MOST)
+        .map(|number| Agent::connect_as(number, server.address))
+        .collect();
     agents.iter_mut().for_each(Agent::expect_alive);
     let (mut accepted, mut newcomers) = (MOST, 0);
     let all_gone = |newcomers: usize| {
         let stats = server.wait_until(|stats| stats.get("connections") == MOST as u64);
         assert_eq!(stats.get("closed_too_many_connections"), newcomers as u64);
     };
-    for round in 1..=MOST as u64 {
+    for number in 0..MOST {
+        let round = number as u64 + 1;
         // They read their line and go.
         for number in 0..NEWCOMERS {
             let mut newcomer = server.connect();
@@ -201,7 +204,8 @@ fn the_limit_stays_exact_however_those_who_were_turned_away_leave() {
             .for_each(|lingerer| lingerer.expect_line(BUSY));
         drop(agents.remove(0));
         server.wait_until(|stats| stats.get("closed_agent_closed") == round);
-        agents.push(server.connect());
+        // From the address of the one that left.
+        agents.push(Agent::connect_as(number, server.address));
         agents.iter_mut().for_each(Agent::expect_alive);
         let mut newcomer = server.connect();
         newcomer.expect_line(BUSY);

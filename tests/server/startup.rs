@@ -266,6 +266,6 @@ fn a_log_level_that_makes_no_sense_is_a_warning_and_the_default() {
 fn the_command_line_outranks_the_environment() {
     let launch = Launch::serve(&["--max-connections", "2"]);
     let server = launch.env("HAWK_MAX_CONNECTIONS", "1").start();
-    let mut agents = [server.connect(), server.connect()];
+    let mut agents = [0, 1].map(|number| Agent::connect_as(number, server.address));
     agents.iter_mut().for_each(Agent::expect_alive);
 }

@@ -113,6 +113,7 @@ impl World {
                     _ => vec![deny.parse().unwrap()],
                 },
                 per_ip: doors.per_ip.and_then(NonZeroU32::new),
+                ..Rules::default()
             },
             pool_limit: *dice.pick(&[
                 MIN_POOL_LIMIT,

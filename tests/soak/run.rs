@@ -101,6 +101,9 @@ pub(crate) fn run(plan: &Plan) -> Soak {
         CONNECTIONS,
         "--chaos",
         CHAOTIC,
+        // One address may have half of the places.
+        "--sources",
+        "16",
         "--rate",
         plan.rate,
         "--duration",

@@ -1,12 +1,19 @@
 //! An agent: a socket with a deadline on everything.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::{HEARTBEAT, PATIENCE, heartbeat, kernel};
+
+/// The source address of the connection of this number, where they take turns: 127.0.0.2 to
+/// 127.0.0.17, so that no address has more than its default share.
+pub(crate) fn source(number: usize) -> IpAddr {
+    let last = u8::try_from(2 + number % 16).unwrap();
+    Ipv4Addr::new(127, 0, 0, last).into()
+}
 
 /// One agent's connection.
 #[derive(Debug)]
@@ -38,6 +45,12 @@ impl Agent {
         socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
         socket.connect(&address.into()).expect("it listens");
         Self::over(socket.into())
+    }
+
+    /// From the source address of this [number](source).
+    #[track_caller]
+    pub(crate) fn connect_as(number: usize, address: SocketAddr) -> Self {
+        Self::connect_from(source(number), address)
     }
 
     /// Makes room for what has backed up.

@@ -28,7 +28,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-pub(crate) use agent::Agent;
+pub(crate) use agent::{Agent, source};
 pub(crate) use clock::Clock;
 pub(crate) use descriptors::*;
 pub(crate) use frames::*;

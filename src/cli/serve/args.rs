@@ -47,7 +47,7 @@ pub(in crate::cli) struct ServeArgs {
     pub(super) max_connections: Option<u32>,
 
     /// Connections of one IP address beyond this many are turned away; the addresses
-    /// of an IPv6 network of 64 bits count as one [default: no limit]
+    /// of an IPv6 network of 64 bits count as one [default: half of --max-connections]
     #[arg(long, env = "HAWK_MAX_CONNECTIONS_PER_IP", value_name = "N", value_parser = values::limit)]
     pub(super) max_connections_per_ip: Option<NonZeroU32>,
 

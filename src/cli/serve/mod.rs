@@ -169,11 +169,7 @@ impl ServeArgs {
         Ok(Config {
             listen: self.listen_address()?,
             max_connections,
-            admission: admission::Rules {
-                allow: self.allow.clone(),
-                deny: self.deny.clone(),
-                per_ip: self.max_connections_per_ip,
-            },
+            admission: self.rules(max_connections),
             pool_limit: self.pool_limit,
             output_limit: self.output_limit,
             phase_budget: PhaseBudget::default(),
@@ -186,6 +182,16 @@ impl ServeArgs {
             stats_interval: self.stats_interval,
             log_left_out,
         })
+    }
+
+    /// Which connections are accepted, of `max_connections`.
+    fn rules(&self, max_connections: usize) -> admission::Rules {
+        let rules = admission::Rules {
+            allow: self.allow.clone(),
+            deny: self.deny.clone(),
+            ..admission::Rules::default()
+        };
+        rules.share(max_connections, self.max_connections_per_ip)
     }
 
     /// Logs how the server runs: each option's effective value.
@@ -201,6 +207,9 @@ impl ServeArgs {
             _ => settings.resolve("listen", &address),
         }
         settings.resolve("max_connections", &max_connections);
+        if let Some(per_ip) = self.rules(max_connections).per_ip {
+            settings.resolve("max_connections_per_ip", &per_ip);
+        }
         if self.allow.is_empty() {
             settings.resolve("allow", &"all");
         }

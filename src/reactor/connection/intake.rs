@@ -18,7 +18,7 @@ impl<S: Socket> Connection<S> {
     /// there, because it sends no more or because the server stops, is answered at
     /// once: it is little, and the sooner the place is free.
     pub(super) fn frames_left<H>(&self, shop: &Shop<H>) -> u32 {
-        let complete = self.ahead == Ahead::EndOfFile || self.course.is_finishing();
+        let complete = self.ahead >= Ahead::EndOfFile || self.course.is_finishing();
         if complete || self.course.allowance().is_some() {
             return u32::MAX;
         }

@@ -68,7 +68,8 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         let peer = state.session.peer;
         match refusal(state.standing) {
             Some(cause) => self.turned_away.push_back((id, cause)),
-            None => self.admission.enter(peer.ip()),
+            // What was logged of its address was logged by the predecessor.
+            None => drop(self.admission.enter(peer.ip(), false)),
         }
         let session = Session::new(peer, self.shop.now);
         self.connections
@@ -95,6 +96,10 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         // Those that it held when it was shown before.
         self.adoption.unplaced.remove(&id.slot);
         let bytes = connection.restore(state, &mut self.shop.desk);
+        if connection.newcomer && connection.session().frames() > 0 {
+            connection.newcomer = false;
+            self.admission.heard(connection.sender().peer.ip());
+        }
         if let Some(deadline) = connection.deadline(&self.shop.limits) {
             self.wheel.arm(id.slot, deadline);
         }
@@ -117,7 +122,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         };
         self.adoption.unplaced.remove(&id.slot);
         self.wheel.disarm(id.slot);
-        self.leave(id, connection.sender().peer.ip());
+        self.leave(id, connection.sender().peer.ip(), connection.newcomer);
     }
 
     /// Puts all bytes into buffers. If they do not all fit, the reserve is for the

@@ -109,8 +109,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "hand-over: those adopted do not count at the door",
         ADOPTION,
-        "None => self.admission.enter(peer.ip()),",
-        Text("None => if !MUTANT { self.admission.enter(peer.ip()) },"),
+        "None => drop(self.admission.enter(peer.ip(), false)),",
+        Text("None => if !MUTANT { drop(self.admission.enter(peer.ip(), false)) },"),
     ),
     mutant(
         "hand-over: who was turned away counts as served",

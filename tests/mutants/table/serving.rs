@@ -367,7 +367,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "admission: who has left still counts",
         "src/admission.rs",
-        "*count -= 1;",
+        "count.connections = count.connections.saturating_sub(1);",
         Statement(""),
     ),
     mutant(
