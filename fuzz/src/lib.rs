@@ -18,10 +18,12 @@
     reason = "a library to the binaries is a mere module to tests/fuzz"
 )]
 
+mod control;
 mod conversation;
 mod decoder;
 mod json;
 mod json_reference;
+mod messages;
 mod packets;
 mod pieces;
 #[path = "../../tests/support/reference.rs"]
@@ -31,14 +33,20 @@ mod pieces;
     reason = "the simulator shares it, uses more of it and casts as it likes"
 )]
 mod reference;
+mod replies;
 mod sessions;
 mod snapshot;
+mod store;
 
+pub use control::control;
 pub use decoder::{decoder, streams};
 pub use json::json;
+pub use messages::messages;
 pub use packets::packets;
+pub use replies::replies;
 pub use sessions::sessions;
 pub use snapshot::snapshot;
+pub use store::store;
 
 /// Something to be fuzzed.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +58,7 @@ pub struct Target {
 }
 
 /// All there are.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 10] = [
     Target {
         name: "decoder",
         run: decoder,
@@ -74,5 +82,21 @@ pub const TARGETS: [Target; 6] = [
     Target {
         name: "snapshot",
         run: snapshot,
+    },
+    Target {
+        name: "control",
+        run: control,
+    },
+    Target {
+        name: "messages",
+        run: messages,
+    },
+    Target {
+        name: "replies",
+        run: replies,
+    },
+    Target {
+        name: "store",
+        run: store,
     },
 ];

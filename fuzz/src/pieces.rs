@@ -40,7 +40,7 @@ impl<'a> Bytes<'a> {
     }
 
     /// The next bytes, as many as the next byte says.
-    fn text(&mut self) -> &'a [u8] {
+    pub(crate) fn text(&mut self) -> &'a [u8] {
         let length = usize::from(self.byte());
         self.take(length)
     }

@@ -2,6 +2,7 @@
 //! waiting for their replies.
 
 mod pipeline;
+mod reply_line;
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -11,6 +12,7 @@ use crate::dial::{DialError, look_up, reason};
 use crate::wire::{MAX_REPLY_LINE, Reply};
 
 pub use pipeline::{Outcome, Pipeline, Stopped};
+pub use reply_line::{ReplyLine, next_reply};
 
 /// A connection to a server.
 #[derive(Debug)]

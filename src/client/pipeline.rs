@@ -7,11 +7,12 @@
 //! the window of frames in flight.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write as _};
+use std::io::{self, BufReader, BufWriter, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
+use super::reply_line::{ReplyLine, next_reply};
 use super::{Client, ClientError};
 use crate::wire::{MAX_REPLY_LINE, PacketKind, Reply};
 
@@ -163,27 +164,21 @@ impl Replies {
     }
 
     fn next_line(&mut self, line: &mut Vec<u8>) -> Result<Reply, ClientError> {
-        line.clear();
-        let most = MAX_REPLY_LINE as u64;
-        let read = self.lines.by_ref().take(most).read_until(b'\n', line);
-        match (read, line.strip_suffix(b"\n")) {
-            (Err(error), _) => Err(self.client.failure(&error)),
-            (Ok(_), Some(text)) => Reply::parse(text).ok_or_else(|| self.foreign(text)),
-            (Ok(count), None) if count < MAX_REPLY_LINE => {
-                Err(ClientError::Closed(self.client.peer.clone()))
-            }
-            (Ok(_), None) => Err(self.foreign(line)),
+        match next_reply(&mut self.lines, line) {
+            Err(error) => Err(self.client.failure(&error)),
+            Ok(ReplyLine::Reply(reply)) => Ok(reply),
+            Ok(ReplyLine::Foreign) => Err(self.foreign(line)),
+            Ok(ReplyLine::End) => Err(ClientError::Closed(self.client.peer.clone())),
         }
     }
 
     /// A line beyond the replies that were due, if there is one.
     fn extra(&mut self, line: &mut Vec<u8>) -> Option<ClientError> {
-        line.clear();
-        let most = MAX_REPLY_LINE as u64;
-        match self.lines.by_ref().take(most).read_until(b'\n', line) {
-            Ok(count) if count > 0 => Some(self.foreign(line)),
+        match next_reply(&mut self.lines, line) {
             // All frames are answered: how the server hangs up does not matter.
-            _ => None,
+            Err(_) => None,
+            Ok(ReplyLine::End) if line.is_empty() => None,
+            Ok(_) => Some(self.foreign(line)),
         }
     }
 

@@ -32,4 +32,4 @@ pub use socket::ListenError;
 /// Bytes of a request, its end of line included: the longest path there is (`PATH_MAX`,
 /// 4,096 with its end, path_resolution(7)) would just not fit with the word before it,
 /// and nobody has one.
-const LONGEST_REQUEST: usize = 4096;
+pub const LONGEST_REQUEST: usize = 4096;

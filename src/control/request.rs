@@ -94,7 +94,8 @@ pub enum Answer {
 
 impl Answer {
     /// As it goes over the socket.
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
         let (lines, (word, why)) = match self {
             Self::Done(lines) => (lines.as_slice(), (DONE, "")),
             Self::Failed(why) => (&[][..], (FAILED, why.as_str())),
@@ -112,7 +113,8 @@ impl Answer {
     }
 
     /// Reads what came up to the end of the stream; `None`: it was cut off.
-    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
         let text = String::from_utf8_lossy(bytes);
         let text = text.strip_suffix('\n')?;
         let mut lines: Vec<_> = text.split('\n').map(str::to_owned).collect();

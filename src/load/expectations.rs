@@ -14,19 +14,19 @@ use crate::wire::{MAX_REPLY_LINE, PacketKind, Reply};
 
 /// Frames of one kind that were due and sent together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Batch {
+pub struct Batch {
     /// What they carry.
-    pub(super) kind: PacketKind,
+    pub kind: PacketKind,
     /// How many they are.
-    pub(super) count: u32,
+    pub count: u32,
     /// When they were due.
-    pub(super) intended: Moment,
+    pub intended: Moment,
     /// When they were sent.
-    pub(super) sent: Moment,
+    pub sent: Moment,
 }
 
 /// Who wants to know how replies turned out.
-pub(super) trait Verdicts {
+pub trait Verdicts {
     /// So many frames of this batch were answered as they should be.
     fn right(&mut self, batch: &Batch, count: u32);
     /// A frame of this kind was answered with another line.
@@ -37,7 +37,7 @@ pub(super) trait Verdicts {
 
 /// The replies that one connection owes.
 #[derive(Debug, Default)]
-pub(super) struct Expectations {
+pub struct Expectations {
     due: VecDeque<Batch>,
     partial: Partial,
 }
@@ -60,13 +60,13 @@ static HEARTBEATS: LazyLock<Vec<u8>> =
 
 impl Expectations {
     /// Notes that the frames of `batch` are on their way.
-    pub(super) fn expect(&mut self, batch: Batch) {
+    pub fn expect(&mut self, batch: Batch) {
         self.due.push_back(batch);
     }
 
     /// Takes bytes as they came from the connection; tells how many frames they
     /// settled, rightly or wrongly.
-    pub(super) fn receive(&mut self, mut bytes: &[u8], verdicts: &mut impl Verdicts) -> u32 {
+    pub fn receive(&mut self, mut bytes: &[u8], verdicts: &mut impl Verdicts) -> u32 {
         let mut settled = 0;
         if !self.partial.is_empty() {
             let Some(end) = memchr::memchr(b'\n', bytes) else {
@@ -97,7 +97,7 @@ impl Expectations {
 
     /// Ends the stream: an unfinished line counts as the line it is. Tells how
     /// many frames that settled, as [`receive`](Self::receive) does.
-    pub(super) fn end_of_file(&mut self, verdicts: &mut impl Verdicts) -> u32 {
+    pub fn end_of_file(&mut self, verdicts: &mut impl Verdicts) -> u32 {
         if self.partial.is_empty() {
             return 0;
         }
@@ -115,7 +115,7 @@ impl Expectations {
     }
 
     /// Frames that nobody answered; they are forgotten.
-    pub(super) fn give_up(&mut self) -> u64 {
+    pub fn give_up(&mut self) -> u64 {
         self.due.drain(..).map(|batch| u64::from(batch.count)).sum()
     }
 

@@ -51,6 +51,7 @@ use crate::wire::{DataError, Encoding, PacketKind};
 pub use chaos::{Chaos, Conduct, Counts, Ending};
 pub use dial::{MOST_SOURCES, resolve, sources_for, watch_descriptors};
 pub use engine::run;
+pub use expectations::{Batch, Expectations, Verdicts};
 pub use faults::Fault;
 pub use frames::ContentSize;
 pub use progress::{Progress, Tick};
