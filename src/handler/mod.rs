@@ -172,6 +172,12 @@ impl Keeper {
         stored
     }
 
+    /// What is known of an agent, if it is remembered.
+    #[must_use]
+    pub fn agent(&self, identity: Identity<'_>) -> Option<&Entry> {
+        self.roster.get(self.roster.find(identity)?)
+    }
+
     /// Returns the agent that this session speaks for. `None`: it is a new one, for which
     /// there is no place.
     fn recognise(&mut self, sender: Sender<'_>, tag: &mut Option<Tag>) -> Option<AgentKey> {

@@ -17,6 +17,7 @@ mod statements;
 mod tray;
 mod writer;
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -150,8 +151,9 @@ pub struct WriterHere {
 
 impl WriterHere {
     /// Commits what comes until the reactor's half ends it. Calls `idle` wherever it would
-    /// wait for a batch, with the time it would wait for.
-    pub fn run(self, idle: impl FnMut(Duration)) {
+    /// wait for a batch, with the time it would wait for; when that breaks off, leaves the
+    /// file as it is, as if the process had been killed.
+    pub fn run(self, idle: impl FnMut(Duration) -> ControlFlow<()>) {
         self.writer.run_here(self.connection, idle);
     }
 }

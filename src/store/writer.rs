@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -111,12 +112,20 @@ impl Writer {
     }
 
     /// Commits what comes until it is told to stop, on a thread that `idle` lends it:
-    /// instead of waiting for a batch it calls `idle` with the time it would wait for.
-    pub(super) fn run_here(self, connection: Connection, mut idle: impl FnMut(Duration)) {
-        self.write(Some(connection), &mut |tray, patience| {
-            idle(patience);
-            tray.take(Duration::ZERO)
-        });
+    /// instead of waiting for a batch it calls `idle` with the time it would wait for. When
+    /// that breaks off, the file is left as it is.
+    pub(super) fn run_here(
+        self,
+        connection: Connection,
+        mut idle: impl FnMut(Duration) -> ControlFlow<()>,
+    ) {
+        self.write(
+            Some(connection),
+            &mut |tray, patience| match idle(patience) {
+                ControlFlow::Continue(()) => tray.take(Duration::ZERO),
+                ControlFlow::Break(()) => Next::Stop(Stop::Leave),
+            },
+        );
     }
 
     /// Waits to be unparked, `begin`s, opens the file, and commits what comes until it is
