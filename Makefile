@@ -5,9 +5,10 @@ TARGET = $(or $(CARGO_TARGET_DIR),target)
 HAWK   = $(TARGET)/release/hawk
 ARGS  ?=
 SOAK  ?= 10m
+ADVISORIES = https://github.com/RustSec/advisory-db
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo restart-demo test sim mutants fuzz soak test-kill test-power test-systemd lint fmt doc bench bench-micro bench-instructions bench-store bench-limits bench-restart bench-scale install clean
+.PHONY: help build run demo restart-demo test sim mutants fuzz soak test-kill test-power test-systemd lint deny fmt doc bench bench-micro bench-instructions bench-store bench-limits bench-restart bench-scale install clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +63,13 @@ lint: ## Check the format, and clippy with warnings as errors
 	$(CARGO) clippy --locked --manifest-path fuzz/Cargo.toml --target-dir $(TARGET) --all-targets -- -D warnings
 	cd benches/peers && $(CARGO) fmt --all --check
 	cd benches/peers && $(CARGO) clippy --locked --target-dir $(abspath $(TARGET)) -- -D warnings
+
+deny: ## Check licences, versions and sources of all crates, and advisories (needs cargo-deny)
+	$(CARGO) deny --locked check licenses bans sources
+	$(CARGO) deny --locked --manifest-path fuzz/Cargo.toml --config $(CURDIR)/deny.toml check bans sources
+	@if timeout 30 git ls-remote --quiet $(ADVISORIES) HEAD >/dev/null 2>&1; \
+	then $(CARGO) deny --locked check advisories; \
+	else echo "SKIPPED: advisories, since $(ADVISORIES) cannot be reached"; fi
 
 fmt: ## Format the source
 	$(CARGO) fmt --all
