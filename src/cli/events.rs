@@ -22,8 +22,8 @@ pub(super) struct EventsArgs {
     json: bool,
 }
 
-/// An event as a line of JSON. What the store knows of the agent is its present
-/// address and version.
+/// An event as a line of JSON, with the agent's address and version at that time. The
+/// sequence number is text too, because readers of JSON may round a great number.
 #[derive(Serialize)]
 struct Line<'a> {
     id: i64,
@@ -33,6 +33,7 @@ struct Line<'a> {
     address: Option<&'a str>,
     version: Option<&'a str>,
     state: &'a str,
+    seq: String,
 }
 
 impl EventsArgs {
@@ -49,13 +50,14 @@ impl EventsArgs {
 
 fn write_json(event: &EventRow, text: &mut Vec<u8>) -> anyhow::Result<()> {
     let line = Line {
-        id: event.id,
+        id: event.seq,
         at: event.at.to_string(),
         agent: &called(&event.agent),
         named: event.agent.name.is_some(),
         address: event.agent.address.as_deref(),
         version: event.version.as_deref(),
         state: event.state.word(),
+        seq: event.seq.to_string(),
     };
     serde_json::to_writer(&mut *text, &line)?;
     text.push(b'\n');

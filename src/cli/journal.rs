@@ -10,7 +10,6 @@ use super::output::{self, Audience};
 use super::store_args::StoreArgs;
 use super::values::{self, Since};
 use crate::store::{AgentId, Cursor, Journal, Reader, Sender};
-use crate::time::UnixNanos;
 
 /// Rows that are shown first when following, unless told otherwise: as many as
 /// `tail -f` shows.
@@ -35,7 +34,11 @@ pub(super) struct JournalArgs {
     #[arg(long, value_name = "TIME", value_parser = values::since)]
     since: Option<Since>,
 
-    /// Only the last N
+    /// Only those before then: a span up to now or a time, as with --since
+    #[arg(long, value_name = "TIME", value_parser = values::since, conflicts_with = "follow")]
+    until: Option<Since>,
+
+    /// Only the last N to arrive
     #[arg(long, value_name = "N", value_parser = values::number(0..=u64::MAX))]
     last: Option<u64>,
 
@@ -53,12 +56,16 @@ impl JournalArgs {
         mut show: impl FnMut(&J, &mut Vec<u8>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let reader = self.store.open()?;
-        let agents = self.agents(&reader)?;
-        let agents = agents.as_deref();
-        let mut cursor = self.start::<J>(&reader, agents)?;
+        let [since, until] = [&self.since, &self.until].map(|time| time.as_ref().map(Since::time));
+        let selection = reader.select::<J>(self.agents(&reader)?, since, until)?;
+        let default = (self.follow && since.is_none()).then_some(FOLLOW_FROM);
+        let mut cursor = match self.last.or(default) {
+            Some(count) => reader.last::<J>(count, &selection)?,
+            None => Cursor::START,
+        };
         let mut text = header.as_bytes().to_vec();
         loop {
-            let step = reader.step(cursor, agents)?;
+            let step = reader.step(cursor, &selection)?;
             cursor = step.next;
             for row in &step.rows {
                 show(row, &mut text)?;
@@ -92,23 +99,6 @@ impl JournalArgs {
             reader.path().display()
         );
         Ok(Some(found))
-    }
-
-    fn start<J: Journal>(
-        &self,
-        reader: &Reader,
-        agents: Option<&[AgentId]>,
-    ) -> anyhow::Result<Cursor> {
-        let since = match self.since {
-            Some(Since::Span(span)) => reader.since::<J>(UnixNanos::now().before(span))?,
-            Some(Since::Time(time)) => reader.since::<J>(time)?,
-            None => Cursor::START,
-        };
-        let default = (self.follow && self.since.is_none()).then_some(FOLLOW_FROM);
-        Ok(match self.last.or(default) {
-            Some(count) => reader.last::<J>(count, agents, since)?,
-            None => since,
-        })
     }
 }
 

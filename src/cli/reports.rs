@@ -26,7 +26,8 @@ pub(super) struct ReportsArgs {
     csv: bool,
 }
 
-/// A report as a line of JSON or of comma-separated values.
+/// A report as a line of JSON or of comma-separated values. The sequence number is text,
+/// because readers of JSON may round a number this great.
 #[derive(Serialize)]
 struct Line<'a> {
     received_at: String,
@@ -35,10 +36,11 @@ struct Line<'a> {
     content: &'a str,
     rand: i64,
     timestamp: i64,
+    seq: String,
 }
 
 /// The names of a [`Line`]'s fields.
-const CSV_HEADER: &str = "received_at,agent,peer,content,rand,timestamp\n";
+const CSV_HEADER: &str = "received_at,agent,peer,content,rand,timestamp,seq\n";
 
 impl ReportsArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
@@ -52,6 +54,7 @@ impl ReportsArgs {
                 content: &report.content,
                 rand: report.rand,
                 timestamp: report.timestamp,
+                seq: report.seq.to_string(),
             };
             if self.json {
                 serde_json::to_writer(&mut *text, &line)?;

@@ -75,6 +75,16 @@ pub(super) enum Since {
     Time(UnixNanos),
 }
 
+impl Since {
+    /// The point in time.
+    pub(super) fn time(&self) -> UnixNanos {
+        match *self {
+            Self::Span(span) => UnixNanos::now().before(span),
+            Self::Time(time) => time,
+        }
+    }
+}
+
 /// A span of time, or a time in UTC, as RFC 3339 has it.
 pub(super) fn since(text: &str) -> Result<Since, String> {
     let is_date = text.contains('-');

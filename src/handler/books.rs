@@ -1,13 +1,12 @@
 //! What goes into the store, batch by batch, and what comes of it.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::KeeperState;
-use super::stamp::Stamps;
-use crate::roster::{AgentKey, Mark, Roster};
+use crate::roster::{AgentKey, Entry, Identity, Roster};
 use crate::session::{CommitId, Fate, Settled, Wake};
 use crate::store::{self, AgentIndex, Health, Intake};
 use crate::time::{Moment, UnixNanos};
@@ -30,7 +29,8 @@ const OFFER_EVERY: u32 = 256;
 /// is done with is collected after it. It bounds the memory.
 const MOST_AWAY: u32 = 3;
 
-/// Events that wait for the store to come back, at most: some 4 MB of memory.
+/// Events that wait for the store to come back, at most: some 10 MB of memory, or 30 MB
+/// if all names and versions are as long as they may be.
 const MAX_WAITING: usize = 100_000;
 
 /// The store did not finish in time.
@@ -60,11 +60,12 @@ pub(super) struct Books {
     intake: Intake,
     /// What was done before `intake` was there.
     before: store::Counters,
-    stamps: Stamps,
+    /// What the batches have of each agent, by its slot in the roster.
+    marks: Vec<Mark>,
     /// Agents whose rows were not written because the store is down.
     unsaved: Vec<u64>,
-    /// Events likewise, oldest first: of whom, when, and whether online.
-    waiting: VecDeque<(u64, UnixNanos, bool)>,
+    /// Events likewise, and removals of agents, oldest first.
+    waiting: VecDeque<Waiting>,
     /// Events that there was no room for.
     lost: u64,
     /// When what is known of agents is to be written at the latest.
@@ -73,12 +74,74 @@ pub(super) struct Books {
     not_offered: u32,
 }
 
+/// What the batches have of an agent.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mark {
+    /// The agent's reference; another one is of an agent that had the slot before.
+    reference: u64,
+    /// The number of the last batch with a row of the agent, and where it stands there.
+    batch: u64,
+    index: u32,
+    /// Heartbeats that no batch counts yet.
+    uncounted: u32,
+    /// The agent is in [`Books::unsaved`].
+    unsaved: bool,
+}
+
+/// A change that waits for the store to come back.
+enum Waiting {
+    Event(WaitingEvent),
+    Removal {
+        reference: u64,
+        name: Option<Box<str>>,
+        address: IpAddr,
+    },
+}
+
+struct WaitingEvent {
+    reference: u64,
+    name: Option<Box<str>>,
+    address: IpAddr,
+    version: Box<str>,
+    last_seen: UnixNanos,
+    at: UnixNanos,
+    online: bool,
+    established: bool,
+}
+
+impl WaitingEvent {
+    fn new(reference: u64, event: &store::Event<'_>) -> Self {
+        Self {
+            reference,
+            name: event.name.map(Box::from),
+            address: event.address,
+            version: event.version.into(),
+            last_seen: event.last_seen,
+            at: event.at,
+            online: event.online,
+            established: event.established,
+        }
+    }
+
+    fn event(&self) -> store::Event<'_> {
+        store::Event {
+            name: self.name.as_deref(),
+            address: self.address,
+            version: &self.version,
+            last_seen: self.last_seen,
+            at: self.at,
+            online: self.online,
+            established: self.established,
+        }
+    }
+}
+
 impl Books {
-    pub(super) fn new(intake: Intake, last: Option<UnixNanos>) -> Self {
+    pub(super) fn new(intake: Intake) -> Self {
         Self {
             intake,
             before: store::Counters::default(),
-            stamps: Stamps::after(last),
+            marks: Vec::new(),
             unsaved: Vec::new(),
             waiting: VecDeque::new(),
             lost: 0,
@@ -89,7 +152,6 @@ impl Books {
 
     /// Goes on after another process.
     pub(super) fn go_on_after(&mut self, state: &KeeperState) {
-        self.stamps = Stamps::after(self.stamps.last().max(state.last_stamp));
         self.before = state.store;
     }
 
@@ -119,21 +181,20 @@ impl Books {
     /// Has a report kept; in which batch. `None`: the store is down.
     pub(super) fn enter_report(
         &mut self,
-        roster: &mut Roster,
+        roster: &Roster,
         key: AgentKey,
         peer: SocketAddr,
         report: &wire::Report<'_>,
         (now, wall): (Moment, UnixNanos),
     ) -> Option<NonZeroU64> {
         let index = self.row(roster, key)?;
-        let received_at = self.stamps.next(wall);
         self.flush_at.get_or_insert(now.after(FLUSH));
         let batch = self.intake.batch();
         batch.add_report(
             index,
             peer,
             &store::Report {
-                received_at,
+                received_at: wall,
                 content: &report.content,
                 rand: report.rand,
                 timestamp: report.timestamp,
@@ -148,55 +209,63 @@ impl Books {
     }
 
     /// Notes a heartbeat.
-    pub(super) fn enter_heartbeat(&mut self, roster: &mut Roster, key: AgentKey, now: Moment) {
+    pub(super) fn enter_heartbeat(&mut self, roster: &Roster, key: AgentKey, now: Moment) {
         match self.row(roster, key) {
             Some(index) => {
                 self.intake.batch().add_heartbeats(index, 1);
                 self.flush_at.get_or_insert(now.after(FLUSH));
             }
             None => {
-                if let Some(entry) = roster.get_mut(key) {
-                    entry.uncounted = entry.uncounted.saturating_add(1);
-                }
+                let mark = self.mark(roster.reference(key));
+                mark.uncounted = mark.uncounted.saturating_add(1);
             }
         }
     }
 
     /// Notes that the agent's state has just changed.
-    pub(super) fn enter_event(&mut self, roster: &mut Roster, key: AgentKey) {
+    pub(super) fn enter_event(&mut self, roster: &Roster, key: AgentKey) {
         let Some(entry) = roster.get(key) else {
             return;
         };
-        let (at, online) = (entry.changed_at, entry.online);
-        match self.row(roster, key) {
-            Some(index) => self.intake.batch().add_event(index, at, online),
-            None => self.wait(roster.reference(key), at, online),
+        let event = event_of(entry);
+        let reference = roster.reference(key);
+        let index = self.row(roster, key);
+        // Events are stored in their order: behind those that wait.
+        match index.filter(|_| self.waiting.is_empty()) {
+            Some(index) => self
+                .intake
+                .batch()
+                .add_event(reference, Some(index), &event),
+            None if self.waiting.len() < MAX_WAITING => {
+                let event = WaitingEvent::new(reference, &event);
+                self.waiting.push_back(Waiting::Event(event));
+            }
+            None => self.lost += 1,
         }
     }
 
-    /// The next batch that is over, and what follows from that.
-    pub(super) fn settled(&mut self, roster: &mut Roster) -> Option<Settled> {
+    /// Removes the row of an agent that is about to be removed from the roster.
+    pub(super) fn remove_agent(&mut self, roster: &Roster, key: AgentKey) {
+        let Some(entry) = roster.get(key) else {
+            return;
+        };
+        let (reference, name) = (roster.reference(key), entry.name.as_deref());
+        if self.intake.health() == Health::Up && self.waiting.is_empty() {
+            let batch = self.intake.batch();
+            batch.remove_agent(reference, name, entry.address);
+        } else if self.waiting.len() < MAX_WAITING {
+            self.waiting.push_back(Waiting::Removal {
+                reference,
+                name: name.map(Box::from),
+                address: entry.address,
+            });
+        }
+    }
+
+    /// The next batch that is over, and what follows from that. What a discarded batch has
+    /// of agents and events stays with the writer.
+    pub(super) fn settled(&mut self) -> Option<Settled> {
         let batch = self.intake.next_done()?;
-        for (reference, id, heartbeats) in batch.agents() {
-            let Some(key) = roster.resolve(reference) else {
-                continue;
-            };
-            if batch.is_kept() {
-                if let Some(entry) = roster.get_mut(key) {
-                    entry.id = id;
-                }
-            } else {
-                if let Some(entry) = roster.get_mut(key) {
-                    entry.uncounted = entry.uncounted.saturating_add(heartbeats);
-                }
-                self.leave_unsaved(roster, key);
-            }
-        }
-        if !batch.is_kept() {
-            for (reference, at, online) in batch.events() {
-                self.wait(reference, at, online);
-            }
-        }
         let commit = NonZeroU64::new(batch.number()).map(CommitId);
         let fate = if batch.is_kept() {
             Fate::Kept
@@ -209,14 +278,10 @@ impl Books {
 
     /// Once the store is back: writes what it has missed, as much as there is
     /// room for.
-    pub(super) fn catch_up(&mut self, roster: &mut Roster) {
+    pub(super) fn catch_up(&mut self, roster: &Roster) {
         while self.intake.health() == Health::Up && self.intake.is_ready() {
-            if let Some((reference, at, online)) = self.waiting.pop_front() {
-                if let Some(key) = roster.resolve(reference)
-                    && let Some(index) = self.row(roster, key)
-                {
-                    self.intake.batch().add_event(index, at, online);
-                }
+            if let Some(waiting) = self.waiting.pop_front() {
+                self.enter_waiting(roster, waiting);
             } else if let Some(reference) = self.unsaved.pop() {
                 if let Some(key) = roster.resolve(reference) {
                     self.row(roster, key);
@@ -228,6 +293,32 @@ impl Books {
         if self.lost > 0 && self.intake.health() == Health::Up {
             let lost = std::mem::take(&mut self.lost);
             log::warn!("events lost while the store was unavailable: {lost}");
+        }
+    }
+
+    fn enter_waiting(&mut self, roster: &Roster, waiting: Waiting) {
+        match waiting {
+            Waiting::Event(waiting) => {
+                let key = roster.resolve(waiting.reference);
+                let index = key.and_then(|key| self.row(roster, key));
+                let batch = self.intake.batch();
+                batch.add_event(waiting.reference, index, &waiting.event());
+            }
+            Waiting::Removal {
+                reference,
+                name,
+                address,
+            } => {
+                let identity = match &name {
+                    Some(name) => Identity::Name(name),
+                    None => Identity::Address(address),
+                };
+                // It may have been met again meanwhile: then the row is its own.
+                if roster.find(identity).is_none() {
+                    let batch = self.intake.batch();
+                    batch.remove_agent(reference, name.as_deref(), address);
+                }
+            }
         }
     }
 
@@ -256,7 +347,7 @@ impl Books {
 
     /// Has everything written, and then nothing more; to be asked for again in each
     /// turn, for not all of it may fit into one batch.
-    pub(super) fn settle_down(&mut self, roster: &mut Roster, now: Moment) {
+    pub(super) fn settle_down(&mut self, roster: &Roster, now: Moment) {
         self.catch_up(roster);
         if self.intake.begun().is_some() {
             self.offer(now);
@@ -292,11 +383,6 @@ impl Books {
     /// The right to write, to be shared with the process that goes on.
     pub(super) fn lock(&self) -> &store::Lock {
         self.intake.lock()
-    }
-
-    /// When the last report was received, if one was.
-    pub(super) fn last_stamp(&self) -> Option<UnixNanos> {
-        self.stamps.last()
     }
 
     /// What was done in all.
@@ -339,43 +425,47 @@ impl Books {
 
     /// The agent's row in the batch at hand, up to date. `None`: the store is
     /// down, and the row is written when it is back.
-    fn row(&mut self, roster: &mut Roster, key: AgentKey) -> Option<AgentIndex> {
+    fn row(&mut self, roster: &Roster, key: AgentKey) -> Option<AgentIndex> {
+        let reference = roster.reference(key);
         if self.intake.health() == Health::Down {
-            self.leave_unsaved(roster, key);
+            let mark = self.mark(reference);
+            if !std::mem::replace(&mut mark.unsaved, true) {
+                self.unsaved.push(reference);
+            }
             return None;
         }
-        let reference = roster.reference(key);
-        let entry = roster.get_mut(key)?;
-        entry.unsaved = false;
-        let agent = store::Agent {
-            id: entry.id,
-            name: entry.name.as_deref(),
-            address: entry.address,
-            version: &entry.version,
-            first_seen: entry.first_seen,
-            last_seen: entry.last_seen,
-            online: entry.online,
-            changed_at: entry.changed_at,
-            interval: i64::try_from(entry.interval().as_nanos()).unwrap_or(i64::MAX),
-        };
+        let agent = agent_of(roster.get(key)?);
+        let number = self.intake.batch().number();
+        let mark = self.mark(reference);
+        mark.unsaved = false;
+        if mark.batch == number {
+            let index = AgentIndex(mark.index);
+            self.intake.batch().update_agent(index, &agent);
+            return Some(index);
+        }
+        let uncounted = std::mem::take(&mut mark.uncounted);
         let batch = self.intake.batch();
-        let index = match entry.mark {
-            Some(mark) if mark.batch == batch.number() => {
-                let index = AgentIndex(mark.index);
-                batch.update_agent(index, &agent);
-                index
-            }
-            _ => {
-                let index = batch.add_agent(reference, &agent);
-                batch.add_heartbeats(index, std::mem::take(&mut entry.uncounted));
-                entry.mark = Some(Mark {
-                    batch: batch.number(),
-                    index: index.0,
-                });
-                index
-            }
-        };
+        let index = batch.add_agent(reference, &agent);
+        batch.add_heartbeats(index, uncounted);
+        let mark = self.mark(reference);
+        (mark.batch, mark.index) = (number, index.0);
         Some(index)
+    }
+
+    /// What the batches have of the agent with this reference.
+    fn mark(&mut self, reference: u64) -> &mut Mark {
+        let slot = slot(reference);
+        if slot >= self.marks.len() {
+            self.marks.resize(slot + 1, Mark::default());
+        }
+        let mark = &mut self.marks[slot];
+        if mark.reference != reference {
+            *mark = Mark {
+                reference,
+                ..Mark::default()
+            };
+        }
+        mark
     }
 
     fn offer(&mut self, now: Moment) {
@@ -383,22 +473,43 @@ impl Books {
         self.not_offered = 0;
         self.intake.hand_over(now);
     }
+}
 
-    fn leave_unsaved(&mut self, roster: &mut Roster, key: AgentKey) {
-        let reference = roster.reference(key);
-        if let Some(entry) = roster.get_mut(key)
-            && !entry.unsaved
-        {
-            entry.unsaved = true;
-            self.unsaved.push(reference);
-        }
+/// The slot of the agent with this reference.
+fn slot(reference: u64) -> usize {
+    // The lower half is its key.
+    #[expect(clippy::cast_possible_truncation)]
+    let number = reference as u32;
+    (number as usize).saturating_sub(1)
+}
+
+/// What the store keeps of an agent.
+fn agent_of(entry: &Entry) -> store::Agent<'_> {
+    store::Agent {
+        name: entry.name.as_deref(),
+        address: entry.address,
+        version: &entry.version,
+        first_seen: entry.first_seen,
+        last_seen: entry.last_seen,
+        online: entry.online,
+        changed_at: entry.changed_at,
+        interval: i64::try_from(entry.interval().as_nanos()).unwrap_or(i64::MAX),
+        hours: Some(entry.hours()),
+        last_hour: entry.last_hour(),
+        watched: true,
+        report_interval: 0,
     }
+}
 
-    fn wait(&mut self, reference: u64, at: UnixNanos, online: bool) {
-        if self.waiting.len() < MAX_WAITING {
-            self.waiting.push_back((reference, at, online));
-        } else {
-            self.lost += 1;
-        }
+/// What the store keeps of the last change of an agent's state.
+fn event_of(entry: &Entry) -> store::Event<'_> {
+    store::Event {
+        name: entry.name.as_deref(),
+        address: entry.address,
+        version: &entry.version,
+        last_seen: entry.last_seen,
+        at: entry.changed_at,
+        online: entry.online,
+        established: entry.is_established(),
     }
 }

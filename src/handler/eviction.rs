@@ -16,6 +16,9 @@ impl Keeper {
             self.roster.give_up(key, self.wall);
             self.tell(key);
         }
+        if let Some(books) = &mut self.books {
+            books.remove_agent(&self.roster, key);
+        }
         self.roster.remove(key);
         if let Some(left_out) = self.evictions.allow(self.now) {
             log::warn!(

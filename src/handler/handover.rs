@@ -13,7 +13,7 @@ use super::{Keeper, StoreDown};
 use crate::notify::Notifier;
 use crate::roster::{self, AgentState, StrangeSlot};
 use crate::store;
-use crate::time::{Moment, UnixNanos};
+use crate::time::Moment;
 
 /// A writer that is parked ends at once; beyond this, nobody waits for it.
 const LEAVE_TIME: Duration = Duration::from_secs(1);
@@ -21,8 +21,6 @@ const LEAVE_TIME: Duration = Duration::from_secs(1);
 /// What the handler knows beside its agents, as plain data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeeperState {
-    /// When the last report was received, if any is stored: later ones come after.
-    pub last_stamp: Option<UnixNanos>,
     /// Before this nobody is declared offline.
     pub amnesty: Moment,
     /// Since when agents have been kept waiting, if they are.
@@ -111,7 +109,6 @@ impl Keeper {
     pub fn state(&self) -> KeeperState {
         let books = self.books.as_ref();
         KeeperState {
-            last_stamp: books.and_then(|books| books.last_stamp()),
             amnesty: self.roster.amnesty(),
             held_since: Some(self.roster.held_since().unwrap_or(self.now)),
             store: books.map(|books| books.counters()).unwrap_or_default(),
@@ -150,7 +147,7 @@ impl Keeper {
     /// Goes on having everything stored, in a turn in which no packet is taken.
     pub(super) fn settle_down(&mut self) {
         if let Some(books) = &mut self.books {
-            books.settle_down(&mut self.roster, self.now);
+            books.settle_down(&self.roster, self.now);
         }
     }
 }

@@ -6,7 +6,6 @@ mod eviction;
 mod handover;
 mod newcomers;
 mod packet_log;
-mod stamp;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -119,7 +118,7 @@ impl Keeper {
         entry.last_seen = agent.last_seen;
         entry.online = agent.online;
         entry.changed_at = agent.changed_at;
-        entry.id = agent.id;
+        entry.resume_hours(agent.hours, agent.last_hour);
         entry.learn(Duration::from_nanos(
             u64::try_from(agent.interval).unwrap_or(0),
         ));
@@ -128,10 +127,9 @@ impl Keeper {
         }
     }
 
-    /// Has all that comes from now on stored; the last report there was received
-    /// at `last`.
-    pub fn store_in(&mut self, intake: Intake, last: Option<UnixNanos>) {
-        let mut books = Books::new(intake, last);
+    /// Has all that comes from now on stored.
+    pub fn store_in(&mut self, intake: Intake) {
+        let mut books = Books::new(intake);
         if let Some(wake) = &self.wake {
             books.wake_with(wake.clone());
         }
@@ -161,7 +159,7 @@ impl Keeper {
         }
         let stored = match self.books.take() {
             Some(mut books) => {
-                books.catch_up(&mut self.roster);
+                books.catch_up(&self.roster);
                 books.finish(self.now, patience)
             }
             None => Ok(()),
@@ -233,7 +231,7 @@ impl Keeper {
             notifier.put(event_of(entry), self.now);
         }
         if let Some(books) = &mut self.books {
-            books.enter_event(&mut self.roster, key);
+            books.enter_event(&self.roster, key);
         }
     }
 }
@@ -293,12 +291,12 @@ impl Handler for Keeper {
         };
         match packet {
             Packet::Heartbeat(_) => {
-                books.enter_heartbeat(&mut self.roster, key, self.now);
+                books.enter_heartbeat(&self.roster, key, self.now);
                 Answer::Now(Reply::Heartbeat)
             }
             Packet::Report(report) => {
                 let kept_with = books.enter_report(
-                    &mut self.roster,
+                    &self.roster,
                     key,
                     sender.peer,
                     report,
@@ -322,7 +320,7 @@ impl Handler for Keeper {
     }
 
     fn settled(&mut self) -> Option<Settled> {
-        self.books.as_mut()?.settled(&mut self.roster)
+        self.books.as_mut()?.settled()
     }
 
     fn end_turn(&mut self) {
@@ -343,7 +341,7 @@ impl Handler for Keeper {
                 .forget_some(self.wall.before(self.config.remember));
         }
         if let Some(books) = &mut self.books {
-            books.catch_up(&mut self.roster);
+            books.catch_up(&self.roster);
             books.hand_over(self.now);
         }
     }
@@ -438,7 +436,6 @@ mod tests {
             None,
         ] {
             keeper.remember(&store::Agent {
-                id: Some(1),
                 name,
                 address: [192, 0, 2, 7].into(),
                 version: &long,
@@ -447,6 +444,10 @@ mod tests {
                 online: true,
                 changed_at: UnixNanos::from_nanos(1),
                 interval: 0,
+                hours: None,
+                last_hour: 0,
+                watched: true,
+                report_interval: 0,
             });
         }
         let mut known = Vec::new();

@@ -37,14 +37,6 @@ pub struct Entry {
     pub online: bool,
     /// Since when it is online or offline.
     pub changed_at: UnixNanos,
-    /// The number of its row in the store.
-    pub id: Option<i64>,
-    /// Where its row stands in the batch at hand.
-    pub mark: Option<Mark>,
-    /// Heartbeats that no row has counted yet.
-    pub uncounted: u32,
-    /// It waits for the store to come back, to have its row written.
-    pub unsaved: bool,
     pub(super) heard_at: Moment,
     /// Sessions that speak for it.
     pub(super) sessions: u32,
@@ -64,15 +56,6 @@ pub struct Entry {
     intervals: [u32; 2],
 }
 
-/// A place in a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark {
-    /// The batch's number.
-    pub batch: u64,
-    /// The place in it.
-    pub index: u32,
-}
-
 impl Entry {
     /// An agent that is about to be heard for the first time.
     #[must_use]
@@ -88,10 +71,6 @@ impl Entry {
             last_seen: wall,
             online: false,
             changed_at: wall,
-            id: None,
-            mark: None,
-            uncounted: 0,
-            unsaved: false,
             heard_at: now,
             sessions: 0,
             shown: false,
@@ -114,10 +93,6 @@ impl Entry {
             last_seen: state.last_seen,
             online: state.online,
             changed_at: state.changed_at,
-            id: state.id,
-            mark: None,
-            uncounted: state.uncounted,
-            unsaved: false,
             heard_at: state.heard_at,
             sessions: state.sessions,
             shown: false,
@@ -154,8 +129,6 @@ impl Entry {
             last_seen: self.last_seen,
             online: self.online,
             changed_at: self.changed_at,
-            id: self.id,
-            uncounted: self.uncounted,
             sessions: self.sessions,
             heard_at: self.heard_at,
             last_heartbeat: self.last_heartbeat,

@@ -28,10 +28,6 @@ pub struct AgentState {
     pub online: bool,
     /// Since when it is online or offline.
     pub changed_at: UnixNanos,
-    /// The number of its row in the store.
-    pub id: Option<i64>,
-    /// Heartbeats that no row has counted yet.
-    pub uncounted: u32,
     /// Sessions that speak for it: they move as well.
     pub sessions: u32,
     /// When it was last heard, on the clock on which its silence is counted.

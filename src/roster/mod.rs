@@ -18,7 +18,7 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::time::Duration;
 
-pub use entry::{ESTABLISHED_HOURS, Entry, MAX_VERSION, Mark};
+pub use entry::{ESTABLISHED_HOURS, Entry, MAX_VERSION};
 use handover::Notes;
 pub use handover::{AgentState, StrangeSlot};
 pub use places::NoPlace;

@@ -15,24 +15,21 @@ layout! { AgentState {
     0x85 last_seen: must,
     0x86 online: may,
     0x87 changed_at: must,
-    0x88 id: may,
-    0x89 uncounted: may,
     0x8A sessions: may,
     0x8B heard_at: must,
     0x8C last_heartbeat: may,
     0x8D intervals: may,
     0x21 hours: may,
     0x22 last_hour: may,
-} }
+} retired 0x88, 0x89 }
 
 layout! { KeeperState {
-    0x81 last_stamp: may,
     0x82 amnesty: must,
     0x83 held_since: may,
     0x84 store: may,
     0x05 agents: may,
     0x11 open_files: may,
-} }
+} retired 0x81 }
 
 layout! { AgentCounters {
     0x01 refused: may,

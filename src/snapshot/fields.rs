@@ -105,9 +105,12 @@ pub(crate) const fn skip(tag: u8, of: &'static str) -> Result<(), Damage> {
 }
 
 /// Says how a struct is written down, both ways at once: a tag, a field, and whether
-/// the field is always there (`must`) or absent when it has its default (`may`).
+/// the field is always there (`must`) or absent when it has its default (`may`). Tags
+/// that are `retired` were written by older builds: they are skipped, and never used
+/// again.
 macro_rules! layout {
-    ($type:ident { $($tag:literal $field:ident: $kind:ident),+ $(,)? }) => {
+    ($type:ident { $($tag:literal $field:ident: $kind:ident),+ $(,)? }
+     $(retired $($retired:literal),+)?) => {
         impl $crate::snapshot::fields::Value for $type {
             fn write(&self, out: &mut Vec<u8>) {
                 $( layout!(@write $kind out, $tag, self.$field); )+
@@ -122,6 +125,7 @@ macro_rules! layout {
                         $( $tag => {
                             keep(&mut $field, bytes, stringify!($type), stringify!($field))?;
                         } )+
+                        $( $( $retired => {} )+ )?
                         unknown => skip(unknown, stringify!($type))?,
                     }
                 }

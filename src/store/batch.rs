@@ -1,5 +1,6 @@
 //! What is committed together.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
@@ -13,10 +14,10 @@ const MAX_REPORTS: usize = 16 * 1024;
 /// longest reports, which keeps what is in memory for the store at some 25 MiB.
 const MAX_TEXT: usize = 4 << 20;
 
-/// Agents and events of a batch, each, at most.
+/// Agents, events and removals of a batch, each, at most.
 const MAX_CHANGES: usize = 16 * 1024;
 
-/// Reports, agents' rows and events that are kept together or not at all.
+/// Reports, agents' rows, events and removals that are kept together or not at all.
 ///
 /// A batch is filled, committed, emptied and filled again; its memory stays.
 #[derive(Debug, Default)]
@@ -27,6 +28,7 @@ pub struct Batch {
     pub(super) runs: Vec<Run>,
     pub(super) agents: Vec<AgentRow>,
     pub(super) events: Vec<EventRow>,
+    pub(super) removals: Vec<Removal>,
     text: String,
 }
 
@@ -37,8 +39,6 @@ pub struct AgentIndex(pub u32);
 /// What is known of an agent.
 #[derive(Clone, Copy, Debug)]
 pub struct Agent<'a> {
-    /// The number of its row, once it has one.
-    pub id: Option<i64>,
     /// The name it gave itself.
     pub name: Option<&'a str>,
     /// The address it was last heard from.
@@ -55,12 +55,41 @@ pub struct Agent<'a> {
     pub changed_at: UnixNanos,
     /// Nanoseconds between its heartbeats, as learnt from them; 0 if unknown.
     pub interval: i64,
+    /// Different hours in which it was heard, counted up to 3; `None` if they were not
+    /// counted.
+    pub hours: Option<u32>,
+    /// The hour in which it was last heard, counted from 1970; 0 if unknown.
+    pub last_hour: i64,
+    /// Whether it is judged by its silence.
+    pub watched: bool,
+    /// Nanoseconds between its reports, as learnt from them; 0 if unknown.
+    pub report_interval: i64,
+}
+
+/// A change of an agent's state, with what was known of the agent at that time: its
+/// row may be removed before the event is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event<'a> {
+    /// The name it gave itself.
+    pub name: Option<&'a str>,
+    /// The address it was last heard from.
+    pub address: IpAddr,
+    /// The version in its last heartbeat.
+    pub version: &'a str,
+    /// When it was last heard.
+    pub last_seen: UnixNanos,
+    /// When its state changed.
+    pub at: UnixNanos,
+    /// Whether it is online since then, or offline.
+    pub online: bool,
+    /// Whether it was heard in enough different hours to be established.
+    pub established: bool,
 }
 
 /// A report as it is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Report<'a> {
-    /// When it was received; no two reports have the same.
+    /// When it was received.
     pub received_at: UnixNanos,
     /// The agent's text.
     pub content: &'a str,
@@ -84,13 +113,19 @@ pub(super) struct Run {
     pub(super) agent: AgentIndex,
     pub(super) peer: SocketAddr,
     pub(super) length: u32,
+    /// The sequence number of the agent's last report in this batch before the run, once
+    /// that is known; 0 if there is none.
+    pub(super) previous: i64,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AgentRow {
-    /// What the caller knows it by.
-    reference: u64,
-    pub(super) id: Option<i64>,
+    /// The caller's number for it; see [`Batch::add_agent`].
+    pub(super) reference: u64,
+    /// The number of its row, once that is written.
+    pub(super) id: i64,
+    /// The sequence number of its last report once that is written; 0 if unknown.
+    pub(super) last_report: i64,
     pub(super) name: Option<Text>,
     pub(super) version: Text,
     pub(super) address: IpAddr,
@@ -99,6 +134,10 @@ pub(super) struct AgentRow {
     pub(super) online: bool,
     pub(super) changed_at: i64,
     pub(super) interval: i64,
+    pub(super) hours: Option<u32>,
+    pub(super) last_hour: i64,
+    pub(super) watched: bool,
+    pub(super) report_interval: i64,
     /// Heartbeats and reports since the row was last written.
     pub(super) heartbeats: u32,
     pub(super) reports: u32,
@@ -106,9 +145,26 @@ pub(super) struct AgentRow {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct EventRow {
-    pub(super) agent: AgentIndex,
+    /// Its agent's row in this batch, if it has one there.
+    pub(super) agent: Option<AgentIndex>,
+    reference: u64,
+    pub(super) name: Option<Text>,
+    pub(super) address: IpAddr,
+    pub(super) version: Text,
+    pub(super) last_seen: i64,
     pub(super) at: i64,
     pub(super) online: bool,
+    pub(super) established: bool,
+}
+
+/// An agent whose row is removed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Removal {
+    /// Agents' rows in this batch that are written before.
+    pub(super) after: AgentIndex,
+    reference: u64,
+    pub(super) name: Option<Text>,
+    pub(super) address: IpAddr,
 }
 
 /// A place in the batch's text.
@@ -138,12 +194,13 @@ impl Batch {
             || self.text.len() >= MAX_TEXT
             || self.agents.len() >= MAX_CHANGES
             || self.events.len() >= MAX_CHANGES
+            || self.removals.len() >= MAX_CHANGES
     }
 
     /// Whether there is nothing to commit.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.agents.is_empty()
+        self.agents.is_empty() && self.events.is_empty() && self.removals.is_empty()
     }
 
     /// Whether somebody waits for it to be kept, or would miss it: it has more
@@ -154,11 +211,16 @@ impl Batch {
     }
 
     /// Adds the row of an agent, which the caller knows by `reference`.
+    ///
+    /// Its lower half is the place of the agent in the caller's list, counted from 1;
+    /// the upper half tells the agents apart that had this place one after the other.
+    /// So the writer finds the agent's row by its place.
     pub fn add_agent(&mut self, reference: u64, agent: &Agent<'_>) -> AgentIndex {
         let index = AgentIndex(place(self.agents.len()));
         let row = AgentRow {
             reference,
-            id: agent.id,
+            id: 0,
+            last_report: 0,
             name: agent.name.map(|name| self.write(name)),
             version: self.write(agent.version),
             address: agent.address,
@@ -167,6 +229,10 @@ impl Batch {
             online: agent.online,
             changed_at: agent.changed_at.as_nanos(),
             interval: agent.interval,
+            hours: agent.hours,
+            last_hour: agent.last_hour,
+            watched: agent.watched,
+            report_interval: agent.report_interval,
             heartbeats: 0,
             reports: 0,
         };
@@ -185,12 +251,17 @@ impl Batch {
         row.online = agent.online;
         row.changed_at = agent.changed_at.as_nanos();
         row.interval = agent.interval;
+        row.hours = agent.hours;
+        row.last_hour = agent.last_hour;
+        row.watched = agent.watched;
+        row.report_interval = agent.report_interval;
         self.agents[index.get()] = row;
     }
 
     /// Counts heartbeats of an agent.
     pub fn add_heartbeats(&mut self, index: AgentIndex, heartbeats: u32) {
-        self.agents[index.get()].heartbeats += heartbeats;
+        let row = &mut self.agents[index.get()];
+        row.heartbeats = row.heartbeats.saturating_add(heartbeats);
     }
 
     /// Adds a report of an agent.
@@ -209,37 +280,124 @@ impl Batch {
                 agent: index,
                 peer,
                 length: 1,
+                previous: 0,
             }),
         }
     }
 
-    /// Adds an event: the agent is online or offline since `at`.
-    pub fn add_event(&mut self, index: AgentIndex, at: UnixNanos, online: bool) {
+    /// Adds an event of the agent that the caller knows by `reference`; `index` is that
+    /// of its row in this batch. An agent that the caller has removed has none.
+    pub fn add_event(&mut self, reference: u64, index: Option<AgentIndex>, event: &Event<'_>) {
+        let row = index.map(|index| self.agents[index.get()]);
+        let name = event.name.map(|name| match row.and_then(|row| row.name) {
+            Some(text) if self.read(text) == name => text,
+            _ => self.write(name),
+        });
+        let version = match row {
+            Some(row) if self.read(row.version) == event.version => row.version,
+            _ => self.write(event.version),
+        };
         self.events.push(EventRow {
             agent: index,
-            at: at.as_nanos(),
-            online,
+            reference,
+            name,
+            address: event.address,
+            version,
+            last_seen: event.last_seen.as_nanos(),
+            at: event.at.as_nanos(),
+            online: event.online,
+            established: event.established,
         });
     }
 
-    /// The agents that have a row in it: what the caller knows each by, the
-    /// number that the store knows it by, and its heartbeats.
-    pub fn agents(&self) -> impl Iterator<Item = (u64, Option<i64>, u32)> {
-        let rows = self.agents.iter();
-        rows.map(|row| (row.reference, row.id, row.heartbeats))
+    /// Removes the row of the agent that the caller knew by `reference`: the one with this
+    /// name, or without a name at this address. It is removed after what the batch has
+    /// of the agent already; its reports and events stay.
+    pub fn remove_agent(&mut self, reference: u64, name: Option<&str>, address: IpAddr) {
+        let name = name.map(|name| self.write(name));
+        self.removals.push(Removal {
+            after: AgentIndex(place(self.agents.len())),
+            reference,
+            name,
+            address,
+        });
     }
 
-    /// The events in it: what the caller knows the agent by, since when it is
-    /// online or offline, and which.
-    pub fn events(&self) -> impl Iterator<Item = (u64, UnixNanos, bool)> {
+    /// The agents that have a row in it: the caller's reference, and the heartbeats
+    /// that the batch counts.
+    pub fn agents(&self) -> impl Iterator<Item = (u64, u32)> {
+        let rows = self.agents.iter();
+        rows.map(|row| (row.reference, row.heartbeats))
+    }
+
+    /// The events in it, in their order, each with the caller's reference for its agent.
+    fn events(&self) -> impl Iterator<Item = (u64, Event<'_>)> {
         self.events.iter().map(|event| {
-            let agent = &self.agents[event.agent.get()];
-            (
-                agent.reference,
-                UnixNanos::from_nanos(event.at),
-                event.online,
-            )
+            let shown = Event {
+                name: event.name.map(|name| self.read(name)),
+                address: event.address,
+                version: self.read(event.version),
+                last_seen: UnixNanos::from_nanos(event.last_seen),
+                at: UnixNanos::from_nanos(event.at),
+                online: event.online,
+                established: event.established,
+            };
+            (event.reference, shown)
         })
+    }
+
+    /// Takes over what a discarded batch has of agents, events and removals, but for its
+    /// reports, which were answered. `rows` has the indices of the agents' rows by their
+    /// references. Of events, `room` is left.
+    pub(super) fn take_over(
+        &mut self,
+        discarded: &Self,
+        rows: &mut HashMap<u64, AgentIndex>,
+        room: usize,
+    ) {
+        let mut removals = discarded.removals.iter().peekable();
+        for at in 0..=discarded.agents.len() {
+            while let Some(removal) = removals.next_if(|removal| removal.after.get() <= at) {
+                let name = removal.name.map(|name| discarded.read(name));
+                self.remove_agent(removal.reference, name, removal.address);
+                rows.remove(&removal.reference);
+            }
+            let Some(row) = discarded.agents.get(at) else {
+                break;
+            };
+            let agent = row.agent(discarded);
+            let index = match rows.get(&row.reference) {
+                Some(&index) => {
+                    self.update_agent(index, &agent);
+                    index
+                }
+                None => {
+                    let index = self.add_agent(row.reference, &agent);
+                    rows.insert(row.reference, index);
+                    index
+                }
+            };
+            self.add_heartbeats(index, row.heartbeats);
+        }
+        for (reference, event) in discarded.events().take(room) {
+            let index = rows.get(&reference).copied();
+            self.add_event(reference, index, &event);
+        }
+    }
+
+    /// Notes the sequence number of each agent's last report, given that of the first
+    /// report, and before each run that of its agent's report before.
+    pub(super) fn number_reports(&mut self, first: i64) {
+        let mut next = first;
+        for agent in &mut self.agents {
+            agent.last_report = 0;
+        }
+        for run in &mut self.runs {
+            let agent = &mut self.agents[run.agent.get()];
+            run.previous = agent.last_report;
+            next += i64::from(run.length);
+            agent.last_report = next - 1;
+        }
     }
 
     /// Empties it for the next use.
@@ -250,6 +408,7 @@ impl Batch {
         self.runs.clear();
         self.agents.clear();
         self.events.clear();
+        self.removals.clear();
         self.text.clear();
     }
 
@@ -267,6 +426,26 @@ impl Batch {
         Text {
             start: place(start),
             end: place(self.text.len()),
+        }
+    }
+}
+
+impl AgentRow {
+    /// What is known of the agent, read from the batch that the row is in.
+    fn agent<'b>(&self, batch: &'b Batch) -> Agent<'b> {
+        Agent {
+            name: self.name.map(|name| batch.read(name)),
+            address: self.address,
+            version: batch.read(self.version),
+            first_seen: UnixNanos::from_nanos(self.first_seen),
+            last_seen: UnixNanos::from_nanos(self.last_seen),
+            online: self.online,
+            changed_at: UnixNanos::from_nanos(self.changed_at),
+            interval: self.interval,
+            hours: self.hours,
+            last_hour: self.last_hour,
+            watched: self.watched,
+            report_interval: self.report_interval,
         }
     }
 }
@@ -298,7 +477,6 @@ mod tests {
     fn agent(version: &str) -> Agent<'_> {
         let now = UnixNanos::from_nanos(7);
         Agent {
-            id: None,
             name: Some("web-01"),
             address: [10, 0, 0, 7].into(),
             version,
@@ -307,6 +485,10 @@ mod tests {
             online: true,
             changed_at: now,
             interval: 0,
+            hours: Some(1),
+            last_hour: 0,
+            watched: true,
+            report_interval: 0,
         }
     }
 
@@ -346,7 +528,7 @@ mod tests {
         );
         batch.update_agent(index, &agent("2.0"));
         assert_eq!(batch.read(batch.agents[0].version), "2.0");
-        assert_eq!(batch.agents().collect::<Vec<_>>(), [(7, None, 0)]);
+        assert_eq!(batch.agents().collect::<Vec<_>>(), [(7, 0)]);
     }
 
     #[test]

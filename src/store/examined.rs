@@ -169,9 +169,8 @@ mod tests {
         let time = UnixNanos::from_nanos(nanos);
         let batch = intake.batch();
         let index = batch.add_agent(
-            0,
+            1,
             &Agent {
-                id: None,
                 name: Some("web-01"),
                 address: [10, 0, 0, 7].into(),
                 version: "",
@@ -180,6 +179,10 @@ mod tests {
                 online: true,
                 changed_at: time,
                 interval: 0,
+                hours: Some(1),
+                last_hour: 0,
+                watched: true,
+                report_interval: 0,
             },
         );
         let report = Report {

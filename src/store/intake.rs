@@ -228,7 +228,6 @@ mod tests {
     fn add_report(batch: &mut Batch) {
         let time = UnixNanos::from_nanos(1);
         let agent = Agent {
-            id: None,
             name: None,
             address: [10, 0, 0, 7].into(),
             version: "",
@@ -237,8 +236,12 @@ mod tests {
             online: true,
             changed_at: time,
             interval: 0,
+            hours: Some(1),
+            last_hour: 0,
+            watched: true,
+            report_interval: 0,
         };
-        let index = batch.add_agent(0, &agent);
+        let index = batch.add_agent(1, &agent);
         let report = Report {
             received_at: time,
             content: "",

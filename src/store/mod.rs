@@ -24,14 +24,14 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-pub use batch::{Agent, AgentIndex, Batch, Report};
+pub use batch::{Agent, AgentIndex, Batch, Event, Report};
 pub use delivery::{Lane, Opening, Progress};
 pub use examined::Examined;
 pub use intake::Intake;
 pub use lock::{Lock, LockError};
 pub use open::OpenError;
 pub use reader::{
-    AgentId, AgentRow, Cursor, EventRow, Journal, Reader, ReportRow, Sender, State, Step,
+    AgentId, AgentRow, Cursor, EventRow, Journal, Reader, ReportRow, Selection, Sender, State, Step,
 };
 pub use retention::Retention;
 pub use tray::{Counters, Health};
@@ -65,18 +65,6 @@ impl Store {
         })
     }
 
-    /// When the last report was received, if there is one.
-    ///
-    /// # Errors
-    /// [`OpenError::Sqlite`] if it cannot be read.
-    pub fn last_received(&self) -> Result<Option<UnixNanos>, OpenError> {
-        let last: rusqlite::Result<Option<i64>> =
-            self.connection
-                .query_row("SELECT max(received_at) FROM reports", [], |row| row.get(0));
-        let last = last.map_err(|error| self.unreadable(error))?;
-        Ok(last.map(UnixNanos::from_nanos))
-    }
-
     /// Shows the agents there are to `see`, those heard last first, at most
     /// `most` of them.
     ///
@@ -89,26 +77,30 @@ impl Store {
 
     fn read_agents(&self, most: usize, mut see: impl FnMut(&Agent<'_>)) -> rusqlite::Result<()> {
         let mut agents = self.connection.prepare(
-            "SELECT id, name, address, version, first_seen, last_seen, state, changed_at, interval \
+            "SELECT name, address, version, first_seen, last_seen, state, changed_at, interval, \
+             hours, last_hour, watched, report_interval \
              FROM agents ORDER BY last_seen DESC LIMIT ?1",
         )?;
         let mut rows = agents.query([i64::try_from(most).unwrap_or(i64::MAX)])?;
         while let Some(row) = rows.next()? {
             // What is no address was not written by us.
-            let Ok(address) = row.get_ref(2)?.as_str()?.parse() else {
+            let Ok(address) = row.get_ref(1)?.as_str()?.parse() else {
                 continue;
             };
             let nanos = |column| row.get(column).map(UnixNanos::from_nanos);
             see(&Agent {
-                id: row.get(0)?,
-                name: row.get_ref(1)?.as_str_or_null()?,
+                name: row.get_ref(0)?.as_str_or_null()?,
                 address,
-                version: row.get_ref(3)?.as_str()?,
-                first_seen: nanos(4)?,
-                last_seen: nanos(5)?,
-                online: row.get_ref(6)?.as_str()? == "online",
-                changed_at: nanos(7)?,
-                interval: row.get(8)?,
+                version: row.get_ref(2)?.as_str()?,
+                first_seen: nanos(3)?,
+                last_seen: nanos(4)?,
+                online: row.get_ref(5)?.as_str()? == "online",
+                changed_at: nanos(6)?,
+                interval: row.get(7)?,
+                hours: row.get(8)?,
+                last_hour: row.get(9)?,
+                watched: row.get(10)?,
+                report_interval: row.get(11)?,
             });
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension as _, Statement};
+use rusqlite::{Connection, Statement};
 
 use crate::time::{Clock, Moment};
 
@@ -46,8 +46,8 @@ pub(super) struct Retainer<'c> {
     pages: Statement<'c>,
     free_pages: Statement<'c>,
     oldest: Statement<'c>,
-    nth: Statement<'c>,
     delete_reports: Statement<'c>,
+    delete_times: Statement<'c>,
     next_agents: Statement<'c>,
     delete_agents: Statement<'c>,
     delete_events: Statement<'c>,
@@ -78,11 +78,12 @@ impl<'c> Retainer<'c> {
             page_size,
             pages,
             free_pages: connection.prepare("PRAGMA freelist_count")?,
-            oldest: connection.prepare("SELECT min(received_at) FROM reports")?,
-            nth: connection.prepare(
-                "SELECT received_at FROM reports ORDER BY received_at LIMIT 1 OFFSET ?1",
+            // A row of version 1 has its time in its key.
+            oldest: connection.prepare(
+                "SELECT seq, coalesce(received_at, seq) FROM reports ORDER BY seq LIMIT ?1",
             )?,
-            delete_reports: connection.prepare("DELETE FROM reports WHERE received_at < ?1")?,
+            delete_reports: connection.prepare("DELETE FROM reports WHERE seq < ?1")?,
+            delete_times: connection.prepare("DELETE FROM times WHERE last < ?1")?,
             next_agents: connection.prepare(
                 "SELECT max(id) FROM (SELECT id FROM agents WHERE id > ?1 ORDER BY id LIMIT ?2)",
             )?,
@@ -91,8 +92,8 @@ impl<'c> Retainer<'c> {
                  AND last_seen < ?3 AND state = 'offline'",
             )?,
             delete_events: connection.prepare(
-                "DELETE FROM events WHERE id IN (SELECT id FROM events ORDER BY id LIMIT ?3) \
-                 AND (at < ?1 OR id <= (SELECT max(id) FROM events) - ?2)",
+                "DELETE FROM events WHERE seq IN (SELECT seq FROM events ORDER BY seq LIMIT ?3) \
+                 AND (at < ?1 OR seq <= (SELECT max(seq) FROM events) - ?2)",
             )?,
             next_look: now,
             next_slow_look: now,
@@ -144,6 +145,7 @@ impl<'c> Retainer<'c> {
                 return Ok(removed);
             };
             removed += self.delete_reports.execute([bound])? as u64;
+            self.delete_times.execute([bound])?;
         }
         self.behind = true;
         self.added = self.added.saturating_sub(removed);
@@ -163,21 +165,31 @@ impl<'c> Retainer<'c> {
         Ok(())
     }
 
-    /// Reports from before this are the next portion to go.
+    /// Reports with a lower sequence number than this are the next portion to go.
     fn bound(&mut self, horizon: i64) -> rusqlite::Result<Option<i64>> {
         let pages: u64 = self.pages.query_row([], |row| row.get(0))?;
         let free: u64 = self.free_pages.query_row([], |row| row.get(0))?;
         self.bytes = pages.saturating_sub(free) * self.page_size;
         let too_much = self.bytes > self.limits.size;
-        let oldest: Option<i64> = self.oldest.query_row([], |row| row.get(0))?;
-        let Some(oldest) = oldest.filter(|oldest| too_much || *oldest < horizon) else {
-            return Ok(None);
-        };
-        let nth = self.nth.query_row([PORTION], |row| row.get(0)).optional()?;
-        let bound = nth.unwrap_or(i64::MAX);
-        let bound = if too_much { bound } else { horizon.min(bound) };
-        debug_assert!(bound > oldest, "or it would go on for ever");
-        Ok(Some(bound))
+        // A clock that was ahead has left times that are still to come: such a report
+        // goes with those that arrived after it.
+        let now = self.clock.wall().as_nanos();
+        let mut rows = self.oldest.query([PORTION + 1])?;
+        let (mut seen, mut bound) = (0, None);
+        while let Some(row) = rows.next()? {
+            let (seq, received_at): (i64, i64) = (row.get(0)?, row.get(1)?);
+            if seen == PORTION {
+                bound = bound.map(|_| seq);
+                break;
+            }
+            seen += 1;
+            if too_much || received_at < horizon {
+                bound = Some(seq.saturating_add(1));
+            } else if received_at <= now {
+                break;
+            }
+        }
+        Ok(bound)
     }
 }
 
@@ -207,13 +219,16 @@ mod tests {
         connection
             .execute(
                 "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
-                 INSERT INTO reports SELECT ?1 + i, 1, '', '', 0, 0 FROM n",
+                 INSERT INTO reports SELECT i, 1, '', '', 0, 0, ?1 + i, NULL FROM n",
                 [old],
             )
             .unwrap();
         let now = UnixNanos::now().as_nanos();
         connection
-            .execute("INSERT INTO reports VALUES (?1, 1, '', '', 0, 0)", [now])
+            .execute(
+                "INSERT INTO reports VALUES (NULL, 1, '', '', 0, 0, ?1, NULL)",
+                [now],
+            )
             .unwrap();
         let limits = Retention {
             age: YEAR,
@@ -236,7 +251,7 @@ mod tests {
         connection
             .execute(
                 "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)
-                 INSERT INTO reports SELECT ?1 + i, 1, '', hex(zeroblob(500)), 0, 0 FROM n",
+                 INSERT INTO reports SELECT i, 1, '', hex(zeroblob(500)), 0, 0, ?1, NULL FROM n",
                 [now],
             )
             .unwrap();
@@ -263,7 +278,8 @@ mod tests {
         for (state, seen) in [("offline", old), ("online", old), ("offline", i64::MAX)] {
             connection
                 .execute(
-                    "INSERT INTO agents VALUES (NULL, ?1, '', '', 0, ?2, ?3, 0, 0, 0, 0)",
+                    "INSERT INTO agents VALUES
+                        (NULL, ?1, '', '', 0, ?2, ?3, 0, 0, 0, 0, NULL, 1, 0, 1, 0)",
                     (format!("{state} {seen}"), seen, state),
                 )
                 .unwrap();
@@ -284,7 +300,8 @@ mod tests {
         connection
             .execute(
                 "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2500)
-                 INSERT INTO agents SELECT 3 * i, i, '', '', 0, 0, 'offline', 0, 0, 0, 0 FROM n",
+                 INSERT INTO agents SELECT
+                    3 * i, i, '', '', 0, 0, 'offline', 0, 0, 0, 0, NULL, 1, 0, 1, 0 FROM n",
                 [],
             )
             .unwrap();
@@ -301,7 +318,8 @@ mod tests {
             left.push(count(&connection, "agents"));
             if left.len() == 3 {
                 // It comes in behind those that were looked at: after the last.
-                let add = "INSERT INTO agents VALUES (1, 'x', '', '', 0, 0, 'offline', 0, 0, 0, 0)";
+                let add = "INSERT INTO agents VALUES
+                    (1, 'x', '', '', 0, 0, 'offline', 0, 0, 0, 0, NULL, 1, 0, 1, 0)";
                 connection.execute(add, []).unwrap();
             }
         }

@@ -3,12 +3,13 @@
 //! `docs/store.md` tells users what each column means.
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 
 /// Marks a file as one of ours (`PRAGMA application_id`): "hawk" in ASCII.
 pub const APPLICATION_ID: i32 = 0x6861_776b;
 
 /// The version of the tables below (`PRAGMA user_version`).
-pub const VERSION: i32 = 1;
+pub const VERSION: i32 = 2;
 
 /// What the file holds, and whether it can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,11 +46,24 @@ pub fn examine(connection: &Connection) -> rusqlite::Result<Fitness> {
 }
 
 /// Brings a file that [`examine`] found empty or older up to date, in one
-/// transaction: whoever opens it sees the old tables or the new.
+/// transaction: a program that opens it sees the old tables or the new ones.
+///
+/// The time it takes does not depend on the number of rows.
 ///
 /// # Errors
-/// Whatever SQLite says; the file is then as it was.
+/// The error of SQLite; the file is then unchanged.
 pub fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    // A step may edit `sqlite_schema`, which defensive mode forbids.
+    let defensive = connection.db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)?;
+    let outcome = run_steps(connection);
+    // Loads the tables as they are now, and forbids edits again.
+    let reset = connection.execute_batch("PRAGMA writable_schema = RESET");
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, defensive)?;
+    outcome.and(reset)
+}
+
+fn run_steps(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction =
         connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     // Another process may have been faster.
@@ -65,9 +79,9 @@ pub fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// What makes each version out of the one before; the first out of nothing.
+/// The step to each version from the one before; the first starts from nothing.
 /// A released step is never changed.
-const STEPS: &[&str] = &[VERSION_1];
+const STEPS: &[&str] = &[VERSION_1, VERSION_2];
 
 const VERSION_1: &str = "
 CREATE TABLE reports (
@@ -104,8 +118,119 @@ CREATE TABLE events (
 ) STRICT;
 ";
 
+/// Sequence numbers: the primary key of `reports` and `events` is the order of
+/// arrival, and the time is a column.
+///
+/// `ALTER TABLE … ADD COLUMN` reads every row of a STRICT table, so the texts of the
+/// tables are replaced instead, which has the same effect on the file
+/// (<https://sqlite.org/lang_altertable.html>, "Making Other Kinds Of Table Schema
+/// Changes"): columns are added at the end only, and a row that was written before has
+/// their default. `CREATE TABLE` then has every connection read the texts again.
+const VERSION_2: &str = "
+CREATE TABLE store (
+    one         INTEGER PRIMARY KEY CHECK (one = 1),
+    store_id    BLOB NOT NULL,
+    opened      INTEGER NOT NULL,
+    inode       INTEGER NOT NULL,
+    reserved    INTEGER NOT NULL,
+    first_timed INTEGER NOT NULL
+) STRICT;
+INSERT INTO store
+    SELECT 1, randomblob(16), 0, 0, coalesce(max(received_at), 0),
+           coalesce(max(received_at), 0) + 1
+    FROM reports;
+
+CREATE TABLE times (
+    first    INTEGER PRIMARY KEY,
+    last     INTEGER NOT NULL,
+    earliest INTEGER NOT NULL,
+    latest   INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE producers (
+    agent    INTEGER NOT NULL,
+    producer BLOB NOT NULL,
+    seq      INTEGER NOT NULL,
+    window   BLOB NOT NULL,
+    used_at  INTEGER NOT NULL,
+    PRIMARY KEY (agent, producer)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE cursors (
+    consumer TEXT NOT NULL,
+    lane     TEXT NOT NULL,
+    seq      INTEGER NOT NULL,
+    PRIMARY KEY (consumer, lane)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE retries (
+    consumer TEXT NOT NULL,
+    event    INTEGER NOT NULL,
+    since    INTEGER NOT NULL,
+    PRIMARY KEY (consumer, event)
+) STRICT, WITHOUT ROWID;
+
+PRAGMA writable_schema = ON;
+
+UPDATE sqlite_schema SET sql = 'CREATE TABLE reports (
+    seq         INTEGER PRIMARY KEY,
+    agent       INTEGER NOT NULL,
+    peer        TEXT NOT NULL,
+    content     TEXT NOT NULL,
+    rand        INTEGER NOT NULL,
+    timestamp   INTEGER NOT NULL,
+    received_at INTEGER,
+    previous    INTEGER
+) STRICT' WHERE type = 'table' AND name = 'reports';
+
+UPDATE sqlite_schema SET sql = 'CREATE TABLE agents (
+    id              INTEGER PRIMARY KEY AUTOINCREMENT,
+    name            TEXT,
+    address         TEXT NOT NULL,
+    version         TEXT NOT NULL,
+    first_seen      INTEGER NOT NULL,
+    last_seen       INTEGER NOT NULL,
+    state           TEXT NOT NULL CHECK (state IN (''online'', ''offline'')),
+    changed_at      INTEGER NOT NULL,
+    heartbeats      INTEGER NOT NULL,
+    reports         INTEGER NOT NULL,
+    interval        INTEGER NOT NULL,
+    last_report     INTEGER,
+    hours           INTEGER,
+    last_hour       INTEGER NOT NULL DEFAULT 0,
+    watched         INTEGER NOT NULL DEFAULT 1,
+    report_interval INTEGER NOT NULL DEFAULT 0
+) STRICT' WHERE type = 'table' AND name = 'agents';
+
+UPDATE sqlite_schema SET sql = 'CREATE TABLE events (
+    seq         INTEGER PRIMARY KEY AUTOINCREMENT,
+    at          INTEGER NOT NULL,
+    agent       INTEGER NOT NULL,
+    state       TEXT NOT NULL CHECK (state IN (''online'', ''offline'')),
+    name        TEXT,
+    address     TEXT,
+    version     TEXT,
+    last_seen   INTEGER,
+    established INTEGER NOT NULL DEFAULT 1
+) STRICT' WHERE type = 'table' AND name = 'events';
+";
+
+/// The tables as version 1 had them, with rows, for tests of the migration.
+#[cfg(test)]
+pub(super) fn older(connection: &Connection, rows: &str) {
+    connection.execute_batch(VERSION_1).unwrap();
+    connection.execute_batch(rows).unwrap();
+    connection
+        .pragma_update(None, "application_id", APPLICATION_ID)
+        .unwrap();
+    connection.pragma_update(None, "user_version", 1).unwrap();
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
 
     #[test]
@@ -136,5 +261,108 @@ mod tests {
         assert_eq!(examine(&connection), Ok(Fitness::Older(VERSION - 1)));
         set("application_id", 7);
         assert_eq!(examine(&connection), Ok(Fitness::Foreign));
+    }
+
+    const ROWS_OF_VERSION_1: &str = "
+        INSERT INTO reports VALUES (1475249220000000001, 7, '10.0.0.7:4711', 'hello', 8, 9);
+        INSERT INTO agents VALUES (7, 'web-01', '10.0.0.7', '1.0', 1, 2, 'online', 3, 4, 5, 6);
+        INSERT INTO events VALUES (11, 12, 7, 'online');";
+
+    #[test]
+    fn a_file_of_version_1_keeps_its_rows() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        older(&connection, ROWS_OF_VERSION_1);
+        assert_eq!(examine(&connection), Ok(Fitness::Older(1)));
+        migrate(&mut connection).unwrap();
+        assert_eq!(examine(&connection), Ok(Fitness::Ready));
+        let text =
+            |query: &str| -> String { connection.query_row(query, [], |row| row.get(0)).unwrap() };
+        let report = "SELECT seq || ' ' || agent || ' ' || content || ' ' || timestamp || ' ' || \
+                      coalesce(received_at, 'unknown') || ' ' || coalesce(previous, 'unknown') \
+                      FROM reports";
+        assert_eq!(
+            text(report),
+            "1475249220000000001 7 hello 9 unknown unknown"
+        );
+        let agent = "SELECT id || ' ' || name || ' ' || interval || ' ' || last_hour || ' ' || \
+                     watched || ' ' || coalesce(hours, 'unknown') FROM agents";
+        assert_eq!(text(agent), "7 web-01 6 0 1 unknown");
+        let event = "SELECT seq || ' ' || at || ' ' || established FROM events";
+        assert_eq!(text(event), "11 12 1");
+        let store = "SELECT reserved || ' ' || first_timed || ' ' || length(store_id) FROM store";
+        assert_eq!(text(store), "1475249220000000001 1475249220000000002 16");
+        assert_eq!(text("PRAGMA integrity_check"), "ok");
+        // A number of an event is not given twice.
+        connection
+            .execute_batch(
+                "DELETE FROM events; INSERT INTO events (at, agent, state) VALUES (1, 2, 'offline')",
+            )
+            .unwrap();
+        assert_eq!(text("SELECT seq || '' FROM events"), "12");
+    }
+
+    #[test]
+    fn a_migrated_file_has_the_tables_of_a_new_one() {
+        let tables = |connection: &Connection| -> Vec<(String, String)> {
+            let mut tables = connection
+                .prepare("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name")
+                .unwrap();
+            let rows = tables.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
+            rows.unwrap().map(Result::unwrap).collect()
+        };
+        let mut migrated = Connection::open_in_memory().unwrap();
+        older(&migrated, ROWS_OF_VERSION_1);
+        let mut new = Connection::open_in_memory().unwrap();
+        new.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)
+            .unwrap();
+        migrate(&mut migrated).unwrap();
+        migrate(&mut new).unwrap();
+        assert_eq!(tables(&migrated), tables(&new));
+        assert_eq!(tables(&new).len(), 11);
+        let defensive = new.db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE);
+        assert_eq!(defensive, Ok(true));
+        let edit = "UPDATE sqlite_schema SET sql = '' WHERE name = 'reports'";
+        for connection in [migrated, new] {
+            assert!(connection.execute_batch(edit).is_err());
+        }
+    }
+
+    /// Another connection may have the file open: a reader, or the witness of a hand-over.
+    #[test]
+    fn another_connection_sees_the_tables_as_they_are_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hawk.db");
+        let other = Connection::open(&path).unwrap();
+        older(&other, ROWS_OF_VERSION_1);
+        let count = |query: &str| other.query_row(query, [], |row| row.get::<_, i64>(0));
+        assert_eq!(count("SELECT count(received_at) FROM reports"), Ok(1));
+        migrate(&mut Connection::open(&path).unwrap()).unwrap();
+        assert_eq!(count("SELECT count(received_at) FROM reports"), Ok(0));
+        assert_eq!(count("SELECT count(seq) FROM reports"), Ok(1));
+    }
+
+    #[test]
+    fn the_time_of_a_migration_does_not_depend_on_the_number_of_rows() {
+        let steps = |rows: u32| {
+            let mut connection = Connection::open_in_memory().unwrap();
+            older(
+                &connection,
+                &format!(
+                    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})
+                     INSERT INTO reports SELECT i, 1, '', '', 0, 0 FROM n"
+                ),
+            );
+            let steps = Arc::new(AtomicU64::new(0));
+            let count = Arc::clone(&steps);
+            let handler = move || {
+                count.fetch_add(1, Ordering::Relaxed);
+                false
+            };
+            connection.progress_handler(100, Some(handler)).unwrap();
+            migrate(&mut connection).unwrap();
+            steps.load(Ordering::Relaxed)
+        };
+        let (few, many) = (steps(10), steps(100_000));
+        assert!(many <= few + 2, "{few} and {many} hundred instructions");
     }
 }

@@ -2,25 +2,32 @@
 
 use std::fmt::{Display, Write as _};
 
-use rusqlite::{Connection, Statement, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, Statement, params};
 
-use super::batch::{AgentRow, Batch, ReportRow, Run};
+use super::batch::{AgentRow, Batch, EventRow, Removal, ReportRow, Run};
 
 /// How many reports one INSERT takes, the most first. A statement costs about as
 /// much as a row; beyond some thirty rows nothing more is won.
 const ROWS: [usize; 3] = [32, 8, 1];
 
 /// Columns of a report.
-const COLUMNS: usize = 6;
+const COLUMNS: usize = 8;
 
-/// How often a report whose time is taken is moved on before that is an error.
-/// Each step is twice as long as the one before: this is more than an hour.
-const NUDGES: u32 = 42;
+/// Sequence numbers that are reserved at a time; see [`Order::reserved`].
+const RESERVE: i64 = 4096;
 
+/// Reports of a row in `times`: few enough that a reader finds the first report since a
+/// time within a millisecond, and many enough that the row costs nothing.
+const BLOCK: u32 = 4096;
+
+/// The row must still be that of the agent: then a report never refers to another one,
+/// whatever has happened to the file.
 const UPDATE_AGENT: &str = "
 UPDATE agents SET version = ?2, last_seen = ?3, state = ?4, changed_at = ?5,
-    heartbeats = heartbeats + ?6, reports = reports + ?7, interval = ?8
-WHERE id = ?1";
+    heartbeats = heartbeats + ?6, reports = reports + ?7, interval = ?8,
+    last_report = coalesce(?9, last_report), hours = ?10, last_hour = ?11, watched = ?12,
+    report_interval = ?13
+WHERE id = ?1 AND name IS ?14 AND (name IS NOT NULL OR address = ?15)";
 
 /// Apart, because an address that is set, even to what it was, has the page of its
 /// index written with every batch.
@@ -28,18 +35,17 @@ const UPDATE_ADDRESS: &str = "UPDATE agents SET address = ?2 WHERE id = ?1 AND a
 
 const INSERT_AGENT: &str = "
 INSERT INTO agents (name, address, version, first_seen, last_seen, state, changed_at,
-    heartbeats, reports, interval)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
-ON CONFLICT";
-
-const OR_UPDATE_AGENT: &str = "
-DO UPDATE SET address = excluded.address, version = excluded.version,
-    last_seen = excluded.last_seen, state = excluded.state, changed_at = excluded.changed_at,
-    heartbeats = heartbeats + excluded.heartbeats, reports = reports + excluded.reports,
-    interval = excluded.interval
+    heartbeats, reports, interval, last_report, hours, last_hour, watched, report_interval)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
 RETURNING id";
 
-/// All that is needed to write batches, prepared once.
+const INSERT_EVENT: &str = "
+INSERT INTO events (at, agent, state, name, address, version, last_seen, established)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+
+/// Prepared statements for batches, and what the writer remembers of the open file.
+///
+/// Another file, and the same one opened again, start with an empty memory.
 pub(super) struct Statements<'c> {
     begin: Statement<'c>,
     commit: Statement<'c>,
@@ -49,19 +55,122 @@ pub(super) struct Statements<'c> {
     update_address: Statement<'c>,
     named_agent: Statement<'c>,
     unnamed_agent: Statement<'c>,
+    insert_agent: Statement<'c>,
+    remove_named: Statement<'c>,
+    remove_unnamed: Statement<'c>,
     event: Statement<'c>,
     newest: Statement<'c>,
+    reserve: Statement<'c>,
+    block: Statement<'c>,
     /// An address as text.
     address: String,
     peer: Peer,
     /// Runs of all batches so far, so that each has a number of its own.
     runs: u64,
+    /// The agents' rows, by the lower half of their references, counted from 1.
+    rows: Vec<AgentRowId>,
+    /// Changes of `rows` that hold once the transaction is committed.
+    learnt: Vec<(u64, AgentRowId)>,
+    order: Order,
+    /// The order once the transaction is committed.
+    next_order: Order,
+}
+
+/// An agent's row, as the writer remembers it.
+#[derive(Clone, Copy, Debug, Default)]
+struct AgentRowId {
+    /// The upper half of the agent's reference.
+    generation: u32,
+    /// The number of the row; 0: none is known.
+    id: i64,
+    /// The sequence number of the agent's last report; 0: none is known.
+    last_report: i64,
+}
+
+/// The order of reports.
+#[derive(Clone, Copy, Debug)]
+struct Order {
+    /// The greatest sequence number that was given.
+    last: i64,
+    /// No report has a greater number than this. It is raised in the file before it is
+    /// reached, so a report gets a number that was never given even if all rows are
+    /// gone.
+    reserved: i64,
+    /// Reports that no row of `times` covers yet.
+    block: Block,
+}
+
+/// Consecutive reports: their numbers and the range of their times.
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    first: i64,
+    last: i64,
+    reports: u32,
+    earliest: i64,
+    latest: i64,
+}
+
+impl Block {
+    const EMPTY: Self = Self {
+        first: 0,
+        last: 0,
+        reports: 0,
+        earliest: i64::MAX,
+        latest: i64::MIN,
+    };
+
+    fn add(&mut self, seq: i64, received_at: i64) {
+        if self.reports == 0 {
+            self.first = seq;
+        }
+        self.last = seq;
+        self.reports += 1;
+        self.earliest = self.earliest.min(received_at);
+        self.latest = self.latest.max(received_at);
+    }
+}
+
+impl Order {
+    /// The order of the reports in the file.
+    fn read(connection: &Connection) -> rusqlite::Result<Self> {
+        let (reserved, first_timed): (i64, i64) =
+            connection.query_row("SELECT reserved, first_timed FROM store", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })?;
+        let number = |query| connection.query_row(query, [], |row| row.get::<_, Option<i64>>(0));
+        let newest = number("SELECT max(seq) FROM reports")?;
+        let covered = number("SELECT max(last) FROM times")?;
+        let after = covered.map_or(first_timed, |last| last.saturating_add(1));
+        let block = connection.query_row(
+            "SELECT min(seq), max(seq), count(*), min(received_at), max(received_at) \
+             FROM reports WHERE seq >= ?1",
+            [after],
+            |row| {
+                let first: Option<i64> = row.get(0)?;
+                Ok(match first {
+                    None => Block::EMPTY,
+                    Some(first) => Block {
+                        first,
+                        last: row.get(1)?,
+                        reports: row.get(2)?,
+                        earliest: row.get::<_, Option<i64>>(3)?.unwrap_or(i64::MAX),
+                        latest: row.get::<_, Option<i64>>(4)?.unwrap_or(i64::MIN),
+                    },
+                })
+            },
+        )?;
+        Ok(Self {
+            last: newest.unwrap_or(i64::MIN),
+            reserved,
+            block,
+        })
+    }
 }
 
 impl<'c> Statements<'c> {
     pub(super) fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
-        let upsert = |target| format!("{INSERT_AGENT} {target} {OR_UPDATE_AGENT}");
         let [most, some, one] = ROWS;
+        let order = Order::read(connection)?;
         Ok(Self {
             // From the start: a lock that another program holds is met here, and
             // not in the middle.
@@ -75,126 +184,299 @@ impl<'c> Statements<'c> {
             ],
             update_agent: connection.prepare(UPDATE_AGENT)?,
             update_address: connection.prepare(UPDATE_ADDRESS)?,
-            named_agent: connection.prepare(&upsert("(name) WHERE name IS NOT NULL"))?,
-            unnamed_agent: connection.prepare(&upsert("(address) WHERE name IS NULL"))?,
-            event: connection
-                .prepare("INSERT INTO events (at, agent, state) VALUES (?1, ?2, ?3)")?,
-            newest: connection.prepare("SELECT max(received_at) FROM reports")?,
+            named_agent: connection
+                .prepare("SELECT id, last_report FROM agents WHERE name = ?1")?,
+            unnamed_agent: connection.prepare(
+                "SELECT id, last_report FROM agents WHERE address = ?1 AND name IS NULL",
+            )?,
+            insert_agent: connection.prepare(INSERT_AGENT)?,
+            remove_named: connection.prepare("DELETE FROM agents WHERE name = ?1")?,
+            remove_unnamed: connection
+                .prepare("DELETE FROM agents WHERE address = ?1 AND name IS NULL")?,
+            event: connection.prepare(INSERT_EVENT)?,
+            newest: connection.prepare("SELECT max(seq) FROM reports")?,
+            reserve: connection.prepare("UPDATE store SET reserved = ?1")?,
+            block: connection.prepare("INSERT OR REPLACE INTO times VALUES (?1, ?2, ?3, ?4)")?,
             address: String::new(),
             peer: Peer::default(),
             runs: 0,
+            rows: Vec::new(),
+            learnt: Vec::new(),
+            order,
+            next_order: order,
         })
     }
 
     pub(super) fn begin(&mut self) -> rusqlite::Result<()> {
+        self.learnt.clear();
+        self.next_order = self.order;
         self.begin.raw_execute().map(drop)
     }
 
     pub(super) fn commit(&mut self) -> rusqlite::Result<()> {
-        self.commit.raw_execute().map(drop)
+        self.commit.raw_execute()?;
+        self.order = self.next_order;
+        for (reference, row) in self.learnt.drain(..) {
+            let place = place(reference);
+            if place >= self.rows.len() {
+                self.rows.resize(place + 1, AgentRowId::default());
+            }
+            self.rows[place] = row;
+        }
+        Ok(())
     }
 
     pub(super) fn rollback(&mut self) -> rusqlite::Result<()> {
         self.rollback.raw_execute().map(drop)
     }
 
-    /// Writes all of a batch. Agents that had no number have one afterwards.
+    /// Writes all of a batch.
     pub(super) fn write(&mut self, batch: &mut Batch) -> rusqlite::Result<()> {
+        let first = self.next_seq(batch.reports.len())?;
+        batch.number_reports(first.number());
+        let mut removals = 0;
         for at in 0..batch.agents.len() {
-            let id = self.write_agent(&batch.agents[at], batch)?;
-            batch.agents[at].id = Some(id);
+            while let Some(removal) = batch.removals.get(removals)
+                && removal.after.get() <= at
+            {
+                self.remove_agent(removal, batch)?;
+                removals += 1;
+            }
+            self.write_agent(at, batch)?;
         }
-        let newest: Option<i64> = self.newest.query_row([], |row| row.get(0))?;
-        let mut rows = Rows::of(batch, self.runs, newest.unwrap_or(i64::MIN));
+        for removal in &batch.removals[removals..] {
+            self.remove_agent(removal, batch)?;
+        }
+        let mut rows = Rows::of(batch, self.runs, first);
         self.runs += batch.runs.len() as u64;
         for (at, size) in ROWS.into_iter().enumerate() {
             while rows.left() >= size {
-                self.write_reports(at, &mut rows)?;
+                self.reports[at].bind(&mut rows, &mut self.peer)?;
+                self.reports[at].statement.raw_execute()?;
             }
         }
+        self.write_times(batch, first.number())?;
         for event in &batch.events {
-            let agent = batch.agents[event.agent.get()].id;
-            let state = state(event.online);
-            self.event.execute(params![event.at, agent, state])?;
+            self.write_event(event, batch)?;
         }
         Ok(())
     }
 
-    /// Writes an agent's row; returns its number.
-    fn write_agent(&mut self, row: &AgentRow, batch: &Batch) -> rusqlite::Result<i64> {
-        put(&mut self.address, &row.address);
-        let version = batch.read(row.version);
-        let state = state(row.online);
-        if let Some(id) = row.id {
-            let updated = self.update_agent.execute(params![
-                id,
-                version,
-                row.last_seen,
-                state,
-                row.changed_at,
-                row.heartbeats,
-                row.reports,
-                row.interval,
-            ])?;
-            if updated > 0 {
-                self.update_address.execute(params![id, self.address])?;
-                return Ok(id);
-            }
-            // It was removed as silent for too long, and has come back.
+    /// The sequence number of the first of `reports` that come next, all of which are
+    /// reserved in the file.
+    fn next_seq(&mut self, reports: usize) -> rusqlite::Result<First> {
+        if reports == 0 {
+            return Ok(First::Implied(0));
         }
-        let upsert = match row.name {
-            Some(_) => &mut self.named_agent,
-            None => &mut self.unnamed_agent,
+        let order = &mut self.next_order;
+        let newest: Option<i64> = self.newest.query_row([], |row| row.get(0))?;
+        // What SQLite takes by itself is one more than the newest. It may be less than
+        // what was given, when the newest rows are gone.
+        let (first, implied) = match newest {
+            Some(newest) if newest >= order.last => (newest.checked_add(1), true),
+            _ => (order.last.max(order.reserved).checked_add(1), false),
         };
-        let values = params![
-            row.name.map(|name| batch.read(name)),
-            self.address,
-            version,
-            row.first_seen,
+        let reports = i64::try_from(reports).unwrap_or(i64::MAX);
+        let (first, last) = first
+            .and_then(|first| Some((first, first.checked_add(reports - 1)?)))
+            .ok_or_else(used_up)?;
+        if last > order.reserved {
+            order.reserved = last.saturating_add(RESERVE);
+            self.reserve.execute([order.reserved])?;
+        }
+        order.last = last;
+        Ok(match implied {
+            true => First::Implied(first),
+            false => First::Given(first),
+        })
+    }
+
+    /// Writes the rows of `times` that the reports of a batch complete.
+    fn write_times(&mut self, batch: &Batch, first: i64) -> rusqlite::Result<()> {
+        for (seq, report) in (first..).zip(&batch.reports) {
+            let block = &mut self.next_order.block;
+            block.add(seq, report.received_at);
+            if block.reports >= BLOCK {
+                let row = (block.first, block.last, block.earliest, block.latest);
+                *block = Block::EMPTY;
+                self.block.execute(row)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is remembered of the row of the agent with this reference.
+    fn known(&self, reference: u64) -> Option<AgentRowId> {
+        let row = self.rows.get(place(reference))?;
+        (row.id != 0 && row.generation == generation(reference)).then_some(*row)
+    }
+
+    /// Writes an agent's row, and notes its number in the batch.
+    fn write_agent(&mut self, at: usize, batch: &mut Batch) -> rusqlite::Result<()> {
+        let row = batch.agents[at];
+        put(&mut self.address, &row.address);
+        let (id, before) = match self.known(row.reference) {
+            Some(known) if self.update_agent(known.id, &row, batch)? => {
+                (known.id, known.last_report)
+            }
+            // Its row is not known, or was removed as silent for too long.
+            _ => match self.find_agent(row.name.map(|name| batch.read(name)))? {
+                Some((id, before)) => {
+                    self.update_agent(id, &row, batch)?;
+                    (id, before)
+                }
+                None => (self.insert_agent(&row, batch)?, 0),
+            },
+        };
+        let row = &mut batch.agents[at];
+        let last_report = match row.last_report {
+            0 => before,
+            last_report => last_report,
+        };
+        row.id = id;
+        row.last_report = before;
+        let known = AgentRowId {
+            generation: generation(row.reference),
+            id,
+            last_report,
+        };
+        self.learnt.push((row.reference, known));
+        Ok(())
+    }
+
+    /// Brings an agent's row up to date; false if it has none of this number.
+    fn update_agent(&mut self, id: i64, row: &AgentRow, batch: &Batch) -> rusqlite::Result<bool> {
+        let name = row.name.map(|name| batch.read(name));
+        let updated = self.update_agent.execute(params![
+            id,
+            batch.read(row.version),
             row.last_seen,
-            state,
+            state(row.online),
             row.changed_at,
             row.heartbeats,
             row.reports,
             row.interval,
+            (row.last_report != 0).then_some(row.last_report),
+            row.hours,
+            row.last_hour,
+            row.watched,
+            row.report_interval,
+            name,
+            self.address,
+        ])?;
+        if updated > 0 && name.is_some() {
+            self.update_address.execute(params![id, self.address])?;
+        }
+        Ok(updated > 0)
+    }
+
+    fn insert_agent(&mut self, row: &AgentRow, batch: &Batch) -> rusqlite::Result<i64> {
+        let values = params![
+            row.name.map(|name| batch.read(name)),
+            self.address,
+            batch.read(row.version),
+            row.first_seen,
+            row.last_seen,
+            state(row.online),
+            row.changed_at,
+            row.heartbeats,
+            row.reports,
+            row.interval,
+            (row.last_report != 0).then_some(row.last_report),
+            row.hours,
+            row.last_hour,
+            row.watched,
+            row.report_interval,
         ];
-        upsert.query_row(values, |row| row.get(0))
+        self.insert_agent.query_row(values, |row| row.get(0))
     }
 
-    /// Writes the next `ROWS[at]` of `rows`.
-    fn write_reports(&mut self, at: usize, rows: &mut Rows<'_>) -> rusqlite::Result<()> {
-        let start = rows.clone();
-        let insert = &mut self.reports[at];
-        insert.bind(rows, &mut self.peer)?;
-        match insert.statement.raw_execute() {
-            Err(error) if is_taken(&error) => {
-                // None of its rows is in the table.
-                *rows = start;
-                (0..ROWS[at]).try_for_each(|_| self.squeeze_in(rows))
-            }
-            outcome => outcome.map(drop),
+    /// The number of the row of the agent with this name, or without one at the address
+    /// at hand, and the number of its last report, or 0.
+    fn find_agent(&mut self, name: Option<&str>) -> rusqlite::Result<Option<(i64, i64)>> {
+        let found = |row: &Row<'_>| {
+            let last_report: Option<i64> = row.get(1)?;
+            Ok((row.get(0)?, last_report.unwrap_or(0)))
+        };
+        match name {
+            Some(name) => self.named_agent.query_row([name], found),
+            None => self.unnamed_agent.query_row([&self.address], found),
         }
+        .optional()
     }
 
-    /// Writes one report whose time may be taken, at the next that is free: the
-    /// clock was set back, and it was the same time once before.
-    fn squeeze_in(&mut self, rows: &mut Rows<'_>) -> rusqlite::Result<()> {
-        let insert = &mut self.reports[ROWS.len() - 1];
-        let received_at = rows.peek().map_or(0, |row| row.received_at);
-        insert.bind(rows, &mut self.peer)?;
-        for nudge in 0..=NUDGES {
-            let moved = received_at.saturating_add((1 << nudge) - 1);
-            insert.statement.raw_bind_parameter(1, moved)?;
-            match insert.statement.raw_execute() {
-                Err(error) if is_taken(&error) && nudge < NUDGES => {}
-                outcome => {
-                    rows.newest = rows.newest.max(moved);
-                    return outcome.map(drop);
-                }
+    fn remove_agent(&mut self, removal: &Removal, batch: &Batch) -> rusqlite::Result<()> {
+        match removal.name {
+            Some(name) => self.remove_named.execute([batch.read(name)]),
+            None => {
+                put(&mut self.address, &removal.address);
+                self.remove_unnamed.execute([&self.address])
             }
         }
-        Ok(())
+        .map(drop)
     }
+
+    fn write_event(&mut self, event: &EventRow, batch: &Batch) -> rusqlite::Result<()> {
+        let name = event.name.map(|name| batch.read(name));
+        put(&mut self.address, &event.address);
+        let agent = match event.agent {
+            Some(index) => batch.agents[index.get()].id,
+            // 0: the agent's row was removed before.
+            None => self.find_agent(name)?.map_or(0, |(id, _)| id),
+        };
+        let values = params![
+            event.at,
+            agent,
+            state(event.online),
+            name,
+            self.address,
+            batch.read(event.version),
+            event.last_seen,
+            event.established,
+        ];
+        self.event.execute(values).map(drop)
+    }
+}
+
+/// The sequence number of a batch's first report.
+#[derive(Clone, Copy, Debug)]
+enum First {
+    /// The one that SQLite takes by itself.
+    Implied(i64),
+    /// One that it must be given.
+    Given(i64),
+}
+
+impl First {
+    const fn number(self) -> i64 {
+        match self {
+            Self::Implied(number) | Self::Given(number) => number,
+        }
+    }
+}
+
+/// The place of an agent's row in [`Statements::rows`].
+fn place(reference: u64) -> usize {
+    // The half is meant to be cut out.
+    #[expect(clippy::cast_possible_truncation)]
+    let number = reference as u32;
+    (number as usize).saturating_sub(1)
+}
+
+const fn generation(reference: u64) -> u32 {
+    (reference >> 32) as u32
+}
+
+#[cold]
+fn used_up() -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL),
+        Some(
+            "no sequence number is left: the last report has the greatest that there is; move the \
+             file away"
+                .to_owned(),
+        ),
+    )
 }
 
 /// One INSERT of a fixed number of reports.
@@ -202,50 +484,69 @@ struct Insert<'c> {
     statement: Statement<'c>,
     /// Which run's agent and peer are bound in each row: most often those that
     /// are wanted next.
-    bound: Vec<u64>,
+    bound: Vec<Bound>,
+}
+
+/// What is bound in a row of an [`Insert`].
+#[derive(Clone, Copy, Debug)]
+struct Bound {
+    /// The number of the run whose agent and peer are.
+    run: u64,
+    received_at: i64,
+}
+
+impl Bound {
+    /// Nothing is known to be bound: no run has this number.
+    const NOTHING: Self = Self {
+        run: u64::MAX,
+        received_at: i64::MIN,
+    };
 }
 
 impl<'c> Insert<'c> {
     fn prepare(connection: &'c Connection, rows: usize) -> rusqlite::Result<Self> {
-        let row = "(?, ?, ?, ?, ?, ?)";
+        let row = "(?, ?, ?, ?, ?, ?, ?, ?)";
         let rows_of_values = vec![row; rows].join(", ");
         let statement = connection.prepare(&format!(
-            "INSERT INTO reports (received_at, agent, peer, content, rand, timestamp) \
+            "INSERT INTO reports \
+             (seq, agent, peer, content, rand, timestamp, received_at, previous) \
              VALUES {rows_of_values}"
         ))?;
         Ok(Self {
             statement,
-            bound: vec![u64::MAX; rows],
+            bound: vec![Bound::NOTHING; rows],
         })
     }
 
     /// Binds the next of `rows`, as many as it takes.
     ///
-    /// SQLite looks a given `received_at` up in the table before it writes it; if
-    /// none is given, it takes the greatest there is and adds 1, which costs
-    /// nothing. Reports that came together are 1 ns apart, so that is most often
-    /// the right one.
+    /// SQLite looks a given `seq` up in the table before it writes it; if none is given,
+    /// it takes the greatest there is and adds 1, which costs nothing.
     fn bind(&mut self, rows: &mut Rows<'_>, peer: &mut Peer) -> rusqlite::Result<()> {
         for (row, bound) in self.bound.iter_mut().enumerate() {
-            let newest = rows.newest;
-            let Some((number, run, report)) = rows.next() else {
+            let Some(next) = rows.next() else {
                 break;
             };
+            let (run, report) = (next.run, next.report);
             let column = row * COLUMNS;
             let statement = &mut self.statement;
-            if *bound != number {
+            if bound.run != next.number {
                 // Forgotten first: an error leaves it half bound.
-                *bound = u64::MAX;
+                bound.run = u64::MAX;
                 statement.raw_bind_parameter(column + 2, rows.batch.agents[run.agent.get()].id)?;
-                statement.raw_bind_parameter(column + 3, peer.text(number, run))?;
-                *bound = number;
+                statement.raw_bind_parameter(column + 3, peer.text(next.number, run))?;
+                bound.run = next.number;
             }
-            let is_implied = newest.checked_add(1) == Some(report.received_at);
-            let received_at = (!is_implied).then_some(report.received_at);
-            statement.raw_bind_parameter(column + 1, received_at)?;
+            statement.raw_bind_parameter(column + 1, next.given)?;
             statement.raw_bind_parameter(column + 4, rows.batch.content(report))?;
             statement.raw_bind_parameter(column + 5, report.rand)?;
             statement.raw_bind_parameter(column + 6, report.timestamp)?;
+            // Reports of one turn have the same time.
+            if bound.received_at != report.received_at || bound.run == u64::MAX {
+                statement.raw_bind_parameter(column + 7, report.received_at)?;
+                bound.received_at = report.received_at;
+            }
+            statement.raw_bind_parameter(column + 8, next.previous)?;
         }
         Ok(())
     }
@@ -270,39 +571,52 @@ impl Peer {
 }
 
 /// A batch's reports from some place on, each with its run and that one's number.
-#[derive(Clone)]
 struct Rows<'b> {
     batch: &'b Batch,
     reports: &'b [ReportRow],
     runs: &'b [Run],
-    /// The greatest `received_at` in the table once those before are in it.
-    newest: i64,
     /// The number of the first of `runs`, and how many of its reports are past.
     number: u64,
     past: u32,
+    /// The sequence number of the first of `reports`.
+    seq: i64,
+    /// The sequence number that must be given to the first of `reports`.
+    given: Option<i64>,
+}
+
+/// A report to be written.
+struct Next<'b> {
+    /// The number of its run.
+    number: u64,
+    run: &'b Run,
+    report: &'b ReportRow,
+    /// The sequence number that it must be given, if it is not implied.
+    given: Option<i64>,
+    /// The sequence number of its agent's report before it.
+    previous: Option<i64>,
 }
 
 impl<'b> Rows<'b> {
-    fn of(batch: &'b Batch, number: u64, newest: i64) -> Self {
+    const fn of(batch: &'b Batch, number: u64, first: First) -> Self {
         Self {
             batch,
-            newest,
-            reports: &batch.reports,
-            runs: &batch.runs,
+            reports: batch.reports.as_slice(),
+            runs: batch.runs.as_slice(),
             number,
             past: 0,
+            seq: first.number(),
+            given: match first {
+                First::Implied(_) => None,
+                First::Given(first) => Some(first),
+            },
         }
     }
 
-    fn left(&self) -> usize {
+    const fn left(&self) -> usize {
         self.reports.len()
     }
 
-    fn peek(&self) -> Option<&'b ReportRow> {
-        self.reports.first()
-    }
-
-    fn next(&mut self) -> Option<(u64, &'b Run, &'b ReportRow)> {
+    fn next(&mut self) -> Option<Next<'b>> {
         let (report, reports) = self.reports.split_first()?;
         let mut run = self.runs.first()?;
         if self.past == run.length {
@@ -311,18 +625,24 @@ impl<'b> Rows<'b> {
             self.number += 1;
             self.past = 0;
         }
+        let previous = match self.past {
+            0 => match run.previous {
+                0 => self.batch.agents[run.agent.get()].last_report,
+                previous => previous,
+            },
+            _ => self.seq - 1,
+        };
         self.reports = reports;
         self.past += 1;
-        self.newest = self.newest.max(report.received_at);
-        Some((self.number, run, report))
+        self.seq += 1;
+        Some(Next {
+            number: self.number,
+            run,
+            report,
+            given: self.given.take(),
+            previous: (previous != 0).then_some(previous),
+        })
     }
-}
-
-fn is_taken(error: &rusqlite::Error) -> bool {
-    error.sqlite_error().is_some_and(|error| {
-        error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY
-            || error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_ROWID
-    })
 }
 
 const fn state(online: bool) -> &'static str {

@@ -1,5 +1,6 @@
 //! The writer: one thread that commits batches, one after the other.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::ops::ControlFlow;
@@ -16,7 +17,7 @@ use super::retention::{Retainer, Retention};
 use super::schema::VERSION;
 use super::statements::Statements;
 use super::tray::{Next, Stop, Tray};
-use super::{Batch, Counters, Health};
+use super::{AgentIndex, Batch, Counters, Health};
 use crate::throttle::Throttle;
 use crate::time::Clock;
 
@@ -41,6 +42,10 @@ const RETRY: Duration = Duration::from_secs(1);
 /// While the store is down, how often that is logged again.
 const REMIND: Duration = Duration::from_secs(60);
 
+/// Events of discarded batches that are kept until the store can be written, at most:
+/// some 10 MB of memory, or 30 MB if all names and versions are as long as they may be.
+const MAX_UNWRITTEN: usize = 100_000;
+
 /// How often in 10 s it is told that the store is down, and that it is back: each time
 /// while that is news.
 const CHANGES: u32 = 5;
@@ -52,6 +57,7 @@ pub(super) struct Writer {
     tray: Arc<Tray>,
     clock: Clock,
     counters: Counters,
+    unwritten: Unwritten,
     /// The file that is open.
     file: Option<Identity>,
     /// Keeps the file in use until it is open for writing; see [`super::Examined`].
@@ -66,6 +72,39 @@ pub(super) struct Writer {
 
 /// How the writer waits for its next task, at most for a given time.
 type Wait<'w> = dyn FnMut(&Tray, Duration) -> Next + 'w;
+
+/// What discarded batches had of agents and events. It is written before the next batch,
+/// so that events keep their order.
+#[derive(Default)]
+struct Unwritten {
+    batch: Batch,
+    /// The indices of the agents' rows, by their references.
+    rows: HashMap<u64, AgentIndex>,
+    /// Events that there was no room for.
+    lost: u64,
+}
+
+impl Unwritten {
+    fn take_over(&mut self, discarded: &Batch) {
+        let room = MAX_UNWRITTEN.saturating_sub(self.batch.events.len());
+        self.lost += discarded.events.len().saturating_sub(room) as u64;
+        self.batch.take_over(discarded, &mut self.rows, room);
+    }
+
+    /// All of it is in the file.
+    fn clear(&mut self) {
+        if !self.batch.is_empty() {
+            *self = Self {
+                lost: self.lost,
+                ..Self::default()
+            };
+        }
+        if self.lost > 0 {
+            let lost = std::mem::take(&mut self.lost);
+            log::warn!("events lost while the store was unavailable: {lost}");
+        }
+    }
+}
 
 /// How a time of serving ended.
 enum End {
@@ -92,6 +131,7 @@ impl Writer {
             tray,
             clock: Clock::System,
             counters: Counters::default(),
+            unwritten: Unwritten::default(),
             file: None,
             witness: None,
             swollen: false,
@@ -190,23 +230,36 @@ impl Writer {
             let (batch, outcome) = match wait(&self.tray, patience) {
                 Next::Stop(how) => {
                     if how == Stop::Finish {
+                        if !self.unwritten.batch.is_empty()
+                            && let Err(failure) =
+                                self.transact(&mut statements, &mut retainer, None)
+                        {
+                            self.complain(&failure);
+                        }
                         // So that no log is left for the next one to read. If that
                         // fails, it is simply left.
                         checkpoint(connection, "TRUNCATE").ok();
                     }
                     return End::Stopped(how);
                 }
-                Next::Park => {
+                Next::Park if self.unwritten.batch.is_empty() => {
                     self.tray.park_writer();
                     continue;
                 }
-                Next::Nothing if !retainer.is_behind() => continue,
-                Next::Nothing => (None, self.transact(&mut statements, &mut retainer, None)),
+                Next::Nothing if !retainer.is_behind() && self.unwritten.batch.is_empty() => {
+                    continue;
+                }
+                Next::Park | Next::Nothing => {
+                    (None, self.transact(&mut statements, &mut retainer, None))
+                }
                 Next::Batch(mut batch) => {
                     let outcome = self
                         .transact(&mut statements, &mut retainer, Some(&mut batch))
                         .and_then(|()| self.still_there());
                     batch.kept = outcome.is_ok();
+                    if !batch.kept {
+                        self.unwritten.take_over(&batch);
+                    }
                     self.count(&batch);
                     (Some(batch), outcome)
                 }
@@ -246,16 +299,21 @@ impl Writer {
     ) -> Result<(), Failure> {
         statements.begin()?;
         let added = batch.as_ref().map_or(0, |batch| batch.reports.len());
-        let written = match batch {
+        let unwritten = match self.unwritten.batch.is_empty() {
+            true => Ok(()),
+            false => statements.write(&mut self.unwritten.batch),
+        };
+        let written = unwritten.and_then(|()| match batch {
             Some(batch) => statements.write(batch),
             None => Ok(()),
-        };
+        });
         let outcome = written
             .and_then(|()| retainer.step(added))
             .and_then(|expired| statements.commit().map(|()| expired));
         match outcome {
             Ok(expired) => {
                 self.counters.expired += expired;
+                self.unwritten.clear();
                 Ok(())
             }
             Err(error) => {
@@ -320,6 +378,7 @@ impl Writer {
                     }
                     Next::Stop(how) => return Err(how),
                     Next::Batch(batch) => {
+                        self.unwritten.take_over(&batch);
                         self.count(&batch);
                         self.tray
                             .give_back(Some(batch), Health::Down, self.counters);

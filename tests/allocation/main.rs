@@ -55,7 +55,7 @@ fn no_frame_allocates_with_a_store() {
         size: 1 << 30,
     };
     let mut keeper = keeper();
-    keeper.store_in(store.start(retention).unwrap(), None);
+    keeper.store_in(store.start(retention).unwrap());
     let script = Script::of_all_kinds();
     let mut rig = Rig::new(keeper);
     let mut counts = Vec::new();

@@ -55,7 +55,7 @@ fn a_store_has_the_same_events() {
     assert_eq!(server.wait_exit().code, Some(0));
     let store = Connection::open(store).unwrap();
     let mut stored = store
-        .prepare("SELECT at, state FROM events ORDER BY id")
+        .prepare("SELECT at, state FROM events ORDER BY seq")
         .unwrap();
     let rows = stored.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
     let rows: Vec<(i64, String)> = rows.unwrap().map(Result::unwrap).collect();

@@ -67,7 +67,7 @@ fn every_query_finds_what_it_says() {
 fn the_columns_are_those_of_the_tables() {
     let place = Place::new();
     drop(place.serve(&[]));
-    for table in ["reports", "agents", "events"] {
+    for table in ["reports", "agents", "events", "times", "store"] {
         let (_, text) = DOCUMENT.split_once(&format!("\n**`{table}`**")).unwrap();
         let (_, text) = text.split_once("|---|---|---|\n").unwrap();
         let (text, _) = text.split_once("\n\n").unwrap();
@@ -97,7 +97,7 @@ fn a_backup_is_a_store() {
     drop(server);
     let server = Server::start(&["--store", backup.to_str().unwrap()]);
     server.connect().exchange(&report("again"), REPORT);
-    let contents = "SELECT content FROM reports ORDER BY received_at";
+    let contents = "SELECT content FROM reports ORDER BY seq";
     assert_eq!(
         column::<String>(&open(&backup), contents),
         ["hello", "again"]

@@ -100,7 +100,7 @@ fn a_torn_write_and_a_sudden_end() {
     server.wait_exit();
     let server = place.serve(&[]);
     server.connect().exchange(&report_of("web-01", 11), REPORT);
-    let rands: Vec<i64> = place.column("SELECT rand FROM reports ORDER BY received_at");
+    let rands: Vec<i64> = place.column("SELECT rand FROM reports ORDER BY seq");
     assert_eq!(rands, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11]);
     place.expect_sound();
 }

@@ -23,7 +23,7 @@ fn a_report_is_in_the_table_once_its_reply_is_read() {
     assert_eq!(place.column::<String>(fields), [expected; 3]);
     let agents = "SELECT address || ' ' || reports || ' ' || state FROM agents WHERE name IS NULL";
     assert_eq!(place.column::<String>(agents), ["127.0.0.1 3 online"]);
-    let times: Vec<i64> = place.column("SELECT received_at FROM reports ORDER BY received_at");
+    let times: Vec<i64> = place.column("SELECT received_at FROM reports ORDER BY seq");
     assert!(
         times.is_sorted() && times[0] > 1_700_000_000_000_000_000,
         "{times:?}"
@@ -42,7 +42,7 @@ fn an_agents_name_sticks_to_its_connection() {
     agent.exchange(&report("from web-01"), REPORT);
     agent.exchange(&report_of("web-02", 1), REPORT);
     agent.exchange(&report("from web-02"), REPORT);
-    let names = "SELECT name FROM reports JOIN agents ON id = agent ORDER BY received_at";
+    let names = "SELECT name FROM reports JOIN agents ON id = agent ORDER BY seq";
     assert_eq!(
         place.column::<String>(names),
         ["web-01", "web-02", "web-02"]
@@ -156,7 +156,7 @@ fn many_agents_many_batches_nothing_missing_nothing_twice() {
     let per_agent = "SELECT count(DISTINCT rand) * 10000 + count(*) FROM reports GROUP BY agent";
     assert_eq!(place.column::<i64>(per_agent), [20_002_000; 8]);
     let in_order = "SELECT count(*) FROM (SELECT rand - lag(rand) OVER \
-                    (PARTITION BY agent ORDER BY received_at) AS step FROM reports) WHERE step <> 1";
+                    (PARTITION BY agent ORDER BY seq) AS step FROM reports) WHERE step <> 1";
     assert_eq!(place.column::<i64>(in_order), [0]);
     assert_eq!(place.column::<i64>("SELECT reports FROM agents"), [2000; 8]);
 }

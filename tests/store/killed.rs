@@ -39,7 +39,7 @@ fn a_process_that_is_killed_while_parked_leaves_all_to_the_next() {
     let mut turns = Turns::new(100);
     turns
         .keeper
-        .store_in(examined.start(lock, KEEP_ALL).unwrap(), None);
+        .store_in(examined.start(lock, KEEP_ALL).unwrap());
     turns.keeper.go_on();
     let session = &mut Session::of(Some("web-01"));
     turns.report(session, &REPORTS.to_string());
@@ -62,7 +62,7 @@ fn the_one_that_is_killed() {
     let mut turns = Turns::new(100);
     turns
         .keeper
-        .store_in(examined.start(lock, KEEP_ALL).unwrap(), None);
+        .store_in(examined.start(lock, KEEP_ALL).unwrap());
     turns.keeper.go_on();
     let session = &mut Session::of(Some("web-01"));
     let last = (0..REPORTS).map(|report| turns.report(session, &report.to_string()));

@@ -5,8 +5,7 @@ use rustix::process::Signal;
 use crate::place::*;
 use crate::support::*;
 
-const EVENTS: &str = "SELECT coalesce(name, address) || ' ' || events.state FROM events \
-                      JOIN agents ON agents.id = agent ORDER BY events.id";
+const EVENTS: &str = "SELECT coalesce(name, address) || ' ' || state FROM events ORDER BY seq";
 
 #[track_caller]
 fn wait_for_events(place: &Place, expected: &[&str]) {

@@ -79,7 +79,7 @@ impl Place {
     /// The contents of all reports, in the order of receipt.
     #[track_caller]
     pub(crate) fn contents(&self) -> Vec<String> {
-        self.column("SELECT content FROM reports ORDER BY received_at")
+        self.column("SELECT content FROM reports ORDER BY seq")
     }
 
     /// Nothing is wrong with the file.

@@ -40,23 +40,31 @@ fn known(place: &Place) -> Connection {
     schema::migrate(&mut store).unwrap();
     store
         .execute_batch(
-            "INSERT INTO agents VALUES
+            "INSERT INTO agents (id, name, address, version, first_seen, last_seen, state,
+                changed_at, heartbeats, reports, interval) VALUES
                 (1, 'web-02', '10.0.0.7', '1.0', 1475249220000000000, 1475249221500000000,
                  'offline', 1475249231500000000, 5, 2, 30000000000),
                 (2, NULL, '::1', '', 1475249220000000000, 1475249225000000000,
                  'online', 1475249220000000000, 0, 1, 0),
                 (4, 'a \u{202e}b', '10.0.0.9', '2', 1475249220000000000, 1475249225000000000,
                  'online', 1475249220000000000, 1, 0, 0);
+             UPDATE store SET first_timed = 1475249221500000000;
              INSERT INTO reports VALUES
-                (1475249220000000001, 1, '10.0.0.7:4711', 'load 0.5', 7, 1475249220),
-                (1475249220000000002, 2, '[::1]:4712', 'a \"b\", c' || char(10, 27), -7, 0),
-                (1475249221500000000, 1, '10.0.0.7:4711', '', 8, 1475249221),
-                (1475249222000000000, 3, '10.0.0.8:1', 'of one who is forgotten', 9, 1);
-             INSERT INTO events VALUES
-                (1, 1475249220000000000, 1, 'online'),
-                (2, 1475249220000000001, 2, 'online'),
-                (3, 1475249220000000002, 3, 'online'),
-                (4, 1475249231500000000, 1, 'offline');",
+                (1475249220000000001, 1, '10.0.0.7:4711', 'load 0.5', 7, 1475249220, NULL, NULL),
+                (1475249220000000002, 2, '[::1]:4712', 'a \"b\", c' || char(10, 27), -7, 0,
+                 NULL, NULL),
+                (1475249221500000000, 1, '10.0.0.7:4711', '', 8, 1475249221,
+                 1475249221500000000, 1475249220000000001),
+                (1475249221500000001, 3, '10.0.0.8:1', 'of one who is forgotten', 9, 1,
+                 1475249222000000000, NULL);
+             INSERT INTO events (at, agent, state) VALUES
+                (1475249220000000000, 1, 'online'),
+                (1475249220000000001, 2, 'online'),
+                (1475249220000000002, 3, 'online');
+             INSERT INTO events (at, agent, state, name, address, version, last_seen) VALUES
+                (1475249231500000000, 1, 'offline', 'web-02', '10.0.0.6', '0.9',
+                 1475249221500000000),
+                (1475249231600000000, 5, 'offline', NULL, '10.0.0.10', '', 1475249221500000000);",
         )
         .unwrap();
     store
@@ -123,15 +131,19 @@ fn reports_are_lines_of_text_of_json_or_of_csv() {
     assert_eq!(read(&["--since", "10m"]), [""; 0]);
     let since = ["--since", "2016-09-30T15:27:00.000000002Z"];
     assert_eq!(read(&[&since[..], &["--last", "9"]].concat()), text[1..]);
+    let until = ["--until", "2016-09-30T15:27:02Z"];
+    assert_eq!(read(&until), text[..3]);
+    assert_eq!(read(&[since, until].concat()), text[1..3]);
+    assert_eq!(read(&[&until[..], &["--last", "1"]].concat()), [text[2]]);
 
     let json = "{\"received_at\":\"2016-09-30T15:27:00.000000002Z\",\"agent\":\"::1\",\
                 \"peer\":\"[::1]:4712\",\"content\":\"a \\\"b\\\", c\\n\\u001b\",\
-                \"rand\":-7,\"timestamp\":0}";
+                \"rand\":-7,\"timestamp\":0,\"seq\":\"1475249220000000002\"}";
     assert_eq!(read(&["--json", "--agent", "::1"]), [json]);
     let csv = [
-        "received_at,agent,peer,content,rand,timestamp",
+        "received_at,agent,peer,content,rand,timestamp,seq",
         "2016-09-30T15:27:00.000000002Z,::1,[::1]:4712,\"a \"\"b\"\", c",
-        "\u{1b}\",-7,0",
+        "\u{1b}\",-7,0,1475249220000000002",
     ];
     assert_eq!(read(&["--csv", "--agent", "::1"]), csv);
 }
@@ -145,18 +157,23 @@ fn events_are_lines_of_text_or_of_json() {
         "2016-09-30T15:27:00.000000000Z  online   web-02  10.0.0.7",
         "2016-09-30T15:27:00.000000001Z  online   ::1  ::1",
         "2016-09-30T15:27:00.000000002Z  online   #3  -",
-        "2016-09-30T15:27:11.500000000Z  offline  web-02  10.0.0.7",
+        "2016-09-30T15:27:11.500000000Z  offline  web-02  10.0.0.6",
+        "2016-09-30T15:27:11.600000000Z  offline  10.0.0.10  10.0.0.10",
     ];
     assert_eq!(read(&[]), text);
     assert_eq!(read(&["--agent", "web-02"]), [text[0], text[3]]);
-    assert_eq!(read(&["--since", "2016-09-30 15:27:01"]), [text[3]]);
+    assert_eq!(read(&["--since", "2016-09-30 15:27:01"]), text[3..]);
+    assert_eq!(read(&["--until", "2016-09-30 15:27:01"]), text[..3]);
+    assert_eq!(read(&["--since", "2016-09-30 15:27:12"]), [""; 0]);
     let json = [
         "{\"id\":3,\"at\":\"2016-09-30T15:27:00.000000002Z\",\"agent\":\"#3\",\"named\":false,\
-          \"address\":null,\"version\":null,\"state\":\"online\"}",
+          \"address\":null,\"version\":null,\"state\":\"online\",\"seq\":\"3\"}",
         "{\"id\":4,\"at\":\"2016-09-30T15:27:11.500000000Z\",\"agent\":\"web-02\",\"named\":true,\
-          \"address\":\"10.0.0.7\",\"version\":\"1.0\",\"state\":\"offline\"}",
+          \"address\":\"10.0.0.6\",\"version\":\"0.9\",\"state\":\"offline\",\"seq\":\"4\"}",
+        "{\"id\":5,\"at\":\"2016-09-30T15:27:11.600000000Z\",\"agent\":\"10.0.0.10\",\"named\":false,\
+          \"address\":\"10.0.0.10\",\"version\":\"\",\"state\":\"offline\",\"seq\":\"5\"}",
     ];
-    assert_eq!(read(&["--json", "--last", "2"]), json);
+    assert_eq!(read(&["--json", "--last", "3"]), json);
 }
 
 #[test]
@@ -215,7 +232,7 @@ fn what_cannot_be_read_is_refused_in_a_line() {
     assert!(last.contains("no agent \"x\\ny\""), "{exit:?}");
     let newer = schema::VERSION + 1;
     store.pragma_update(None, "user_version", newer).unwrap();
-    refused(place.read(&["agents"]), &["version 2", "newer hawk"]);
+    refused(place.read(&["agents"]), &["version 3", "newer hawk"]);
 }
 
 #[test]
@@ -226,7 +243,7 @@ fn whoever_has_read_enough_may_go() {
     store
         .execute_batch(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
-             INSERT INTO reports SELECT i, 1, 'peer', 'some text', i, i FROM n",
+             INSERT INTO reports SELECT i, 1, 'peer', 'some text', i, i, i, NULL FROM n",
         )
         .unwrap();
     let mut reader = Command::new(env!("CARGO_BIN_EXE_hawk"))

@@ -81,7 +81,7 @@ fn a_store_of_a_newer_version() {
     newer
         .pragma_update(None, "user_version", schema::VERSION + 1)
         .unwrap();
-    refused(place.launch(&[]), &["version 2", "version 1", "newer hawk"]);
+    refused(place.launch(&[]), &["version 3", "version 2", "newer hawk"]);
 }
 
 #[test]

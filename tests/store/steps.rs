@@ -1,6 +1,6 @@
 //! A journal that is longer than a step: nothing is left out or shown twice.
 
-use hawk::store::{AgentId, Cursor, Reader, ReportRow, schema};
+use hawk::store::{AgentId, Cursor, Reader, ReportRow, Selection, schema};
 use hawk::time::UnixNanos;
 use rusqlite::Connection;
 
@@ -9,25 +9,54 @@ use crate::place::*;
 /// More than two steps.
 const ROWS: i64 = 25_000;
 
-/// Every 1,000th is of agent 2, all others of agent 1.
+/// Reports of a row in `times`.
+const BLOCK: i64 = 4096;
+
+/// Every 1,000th is of agent 2, all others of agent 1. The time of each is ten times its
+/// number.
 fn filled(place: &Place) -> Reader {
     let mut store = Connection::open(place.store()).unwrap();
     schema::migrate(&mut store).unwrap();
     store
         .execute(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
-             INSERT INTO reports SELECT i * 10, 1 + (i % 1000 = 0), 'peer', 'text', i, i FROM n",
+             INSERT INTO reports
+             SELECT i, 1 + (i % 1000 = 0), 'peer', 'text', i, i, i * 10, NULL FROM n",
             [ROWS],
         )
         .unwrap();
+    summarise(&store);
     Reader::open(place.store()).unwrap()
 }
 
+/// Writes the rows of `times` as the server does.
+fn summarise(store: &Connection) {
+    store
+        .execute(
+            "INSERT OR REPLACE INTO times
+             SELECT min(seq), max(seq), min(received_at), max(received_at) FROM reports
+             GROUP BY (seq - 1) / ?1 HAVING count(*) = ?1",
+            [BLOCK],
+        )
+        .unwrap();
+}
+
+fn of(reader: &Reader, agents: Option<Vec<AgentId>>) -> Selection {
+    reader.select::<ReportRow>(agents, None, None).unwrap()
+}
+
+fn between(reader: &Reader, since: i64, until: i64) -> Selection {
+    let times = [since, until].map(|time| Some(UnixNanos::from_nanos(time)));
+    reader
+        .select::<ReportRow>(None, times[0], times[1])
+        .unwrap()
+}
+
 /// The `rand` of all from `cursor` on, and how many steps that took.
-fn collect(reader: &Reader, mut cursor: Cursor, of: Option<&[AgentId]>) -> (Vec<i64>, usize) {
+fn collect(reader: &Reader, mut cursor: Cursor, selection: &Selection) -> (Vec<i64>, usize) {
     let mut found = Vec::new();
     for steps in 1.. {
-        let step = reader.step::<ReportRow>(cursor, of).unwrap();
+        let step = reader.step::<ReportRow>(cursor, selection).unwrap();
         found.extend(step.rows.iter().map(|row| row.rand));
         assert!(step.is_last || step.next > cursor, "it gets on");
         cursor = step.next;
@@ -42,10 +71,10 @@ fn collect(reader: &Reader, mut cursor: Cursor, of: Option<&[AgentId]>) -> (Vec<
 fn all_are_shown_once_and_in_order() {
     let place = Place::new();
     let reader = filled(&place);
-    let (all, steps) = collect(&reader, Cursor::START, None);
+    let (all, steps) = collect(&reader, Cursor::START, &of(&reader, None));
     assert_eq!(all, (1..=ROWS).collect::<Vec<_>>());
     assert_eq!(steps, 3);
-    let (few, _) = collect(&reader, Cursor::START, Some(&[AgentId(2)]));
+    let (few, _) = collect(&reader, Cursor::START, &of(&reader, Some(vec![AgentId(2)])));
     assert_eq!(few, (1..=25).map(|i| i * 1000).collect::<Vec<_>>());
 }
 
@@ -53,26 +82,78 @@ fn all_are_shown_once_and_in_order() {
 fn the_last_are_found_however_far_back() {
     let place = Place::new();
     let reader = filled(&place);
-    let last = |count, of, least| {
-        let start = reader.last::<ReportRow>(count, of, least).unwrap();
-        collect(&reader, start, of).0
+    let last = |count, selection: &Selection| {
+        let start = reader.last::<ReportRow>(count, selection).unwrap();
+        collect(&reader, start, selection).0
     };
+    let all = of(&reader, None);
     for count in [1, 9_999, 10_000, 10_001, 24_999, 25_000, 30_000] {
         let expected: Vec<_> = ((ROWS - count).max(0) + 1..=ROWS).collect();
-        let found = last(u64::try_from(count).unwrap(), None, Cursor::START);
+        let found = last(u64::try_from(count).unwrap(), &all);
         assert_eq!(found, expected, "{count}");
     }
-    assert_eq!(last(0, None, Cursor::START), [0; 0]);
-    let of: Option<&[AgentId]> = Some(&[AgentId(2)]);
-    let found = last(12, of, Cursor::START);
+    assert_eq!(last(0, &all), [0; 0]);
+    let second = vec![AgentId(2)];
+    let found = last(12, &of(&reader, Some(second.clone())));
     assert_eq!(found, (14..=25).map(|i| i * 1000).collect::<Vec<_>>());
-    let since = reader.since::<ReportRow>(UnixNanos::from_nanos(200_000));
+    let since = Some(UnixNanos::from_nanos(200_000));
+    let since = reader.select::<ReportRow>(Some(second), since, None);
     assert_eq!(
-        last(12, of, since.unwrap()),
+        last(12, &since.unwrap()),
         (20..=25).map(|i| i * 1000).collect::<Vec<_>>()
     );
-    let late = reader.since::<ReportRow>(UnixNanos::from_nanos(ROWS * 10 + 1));
-    assert_eq!(collect(&reader, late.unwrap(), None).0, [0; 0]);
+    let early = between(&reader, 0, 30_001);
+    assert_eq!(last(2, &early), [2999, 3000]);
+    let late = between(&reader, ROWS * 10 + 1, i64::MAX);
+    assert_eq!(collect(&reader, Cursor::START, &late).0, [0; 0]);
+}
+
+#[test]
+fn times_are_found_wherever_they_are() {
+    let place = Place::new();
+    let reader = filled(&place);
+    // One clock was ahead for a moment, in the second block, another was behind.
+    let store = place.open();
+    store
+        .execute_batch(
+            "UPDATE reports SET received_at = 9000000000 WHERE seq BETWEEN 5000 AND 5004;
+             UPDATE reports SET received_at = 5 WHERE seq = 20000;",
+        )
+        .unwrap();
+    summarise(&store);
+    let found = |since, until| {
+        let (rands, steps) = collect(&reader, Cursor::START, &between(&reader, since, until));
+        assert!(steps <= 2, "{steps} steps");
+        rands
+    };
+    let ahead: Vec<i64> = (5000..=5004).collect();
+    assert_eq!(found(240_000, 240_020), [24_000, 24_001]);
+    let mut since = ahead.clone();
+    since.extend(24_999..=25_000);
+    assert_eq!(found(249_990, i64::MAX), since);
+    assert_eq!(found(1_000_000, i64::MAX), ahead);
+    assert_eq!(found(0, 30), [1, 2, 20_000]);
+    assert_eq!(found(40_960, 40_980), [4096, 4097], "where two blocks meet");
+    assert_eq!(found(249_990, 249_991), [24_999], "behind the last block");
+}
+
+#[test]
+fn a_report_of_version_1_has_its_time_in_its_key() {
+    let place = Place::new();
+    let reader = filled(&place);
+    let store = place.open();
+    store
+        .execute_batch(
+            "UPDATE reports SET received_at = NULL WHERE seq <= 10000;
+             UPDATE store SET first_timed = 10001;
+             DELETE FROM times WHERE first < 8193;
+             UPDATE times SET first = 10001 WHERE first = 8193;",
+        )
+        .unwrap();
+    let found = |since, until| collect(&reader, Cursor::START, &between(&reader, since, until)).0;
+    assert_eq!(found(9_998, 100_011), [9_998, 9_999, 10_000, 10_001]);
+    assert_eq!(found(7, 9), [7, 8]);
+    assert_eq!(found(240_000, 240_001), [24_000]);
 }
 
 #[test]
@@ -83,9 +164,10 @@ fn a_step_of_long_reports_is_a_short_one() {
     store
         .execute_batch("UPDATE reports SET content = printf('%.*c', 60000, 'x') WHERE rand <= 100")
         .unwrap();
-    let step = reader.step::<ReportRow>(Cursor::START, None).unwrap();
+    let all = of(&reader, None);
+    let step = reader.step::<ReportRow>(Cursor::START, &all).unwrap();
     assert_eq!(step.rows.len(), 18, "those that make a mebibyte");
     assert!(!step.is_last);
-    let (all, _) = collect(&reader, Cursor::START, None);
+    let (all, _) = collect(&reader, Cursor::START, &all);
     assert_eq!(all, (1..=ROWS).collect::<Vec<_>>());
 }

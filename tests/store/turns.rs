@@ -72,7 +72,7 @@ impl Turns {
     pub(crate) fn first(place: &Place, retention: Retention) -> Self {
         let mut turns = Self::new(100);
         let store = Store::open(place.store()).unwrap();
-        turns.keeper.store_in(store.start(retention).unwrap(), None);
+        turns.keeper.store_in(store.start(retention).unwrap());
         turns
     }
 
@@ -82,7 +82,7 @@ impl Turns {
         let path = examined.path().to_owned();
         let lock = Lock::adopt(self.share_lock(), &path).unwrap();
         let intake = examined.start(lock, KEEP_ALL).unwrap();
-        turns.keeper.store_in(intake, None);
+        turns.keeper.store_in(intake);
         turns
     }
 

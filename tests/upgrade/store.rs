@@ -178,7 +178,7 @@ fn upgrade_under_load(args: &[&str]) -> (Dynasty, Vec<i64>) {
     let store = Connection::open(dynasty.store()).unwrap();
     let events: Vec<String> = column(
         &store,
-        "SELECT name || ' ' || events.state FROM events JOIN agents ON agents.id = agent ORDER BY name",
+        "SELECT name || ' ' || state FROM events ORDER BY name",
     );
     let online: Vec<String> = (0..AGENTS)
         .map(|agent| format!("agent-{agent} online"))
@@ -253,7 +253,7 @@ fn read_on(store: &Path, over: &AtomicBool) {
 fn stored(store: &Connection, agent: usize) -> Vec<i64> {
     let query = format!(
         "SELECT rand FROM reports JOIN agents ON agents.id = agent WHERE name = 'agent-{agent}' \
-         ORDER BY received_at"
+         ORDER BY seq"
     );
     column(store, &query)
 }

@@ -243,12 +243,11 @@ impl ServeArgs {
         };
         let kernel = Linux::new().context("cannot make the event loop")?;
         if let Some(store) = opened {
-            let last = store.last_received()?;
             store.agents(self.max_agents as usize, |agent| keeper.remember(agent))?;
             let intake = store
                 .start(self.retention())
                 .context("cannot start the store's thread")?;
-            keeper.store_in(intake, last);
+            keeper.store_in(intake);
         }
         Ok((keeper, kernel))
     }

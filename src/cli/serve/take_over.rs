@@ -94,7 +94,7 @@ impl ServeArgs {
                 let intake = store
                     .start(lock, self.retention())
                     .context("cannot start the store's thread")?;
-                keeper.store_in(intake, None);
+                keeper.store_in(intake);
             }
             (Some(_), None) => bail!("the predecessor has no store, and this process has one"),
             (None, Some(_)) => bail!("the predecessor has a store, and this process has none"),

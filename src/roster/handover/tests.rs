@@ -45,7 +45,7 @@ enum Deed {
     Beat(usize, u8),
     Attach(usize),
     Detach(usize),
-    Number(usize, i64),
+    Version(usize, i64),
     GiveUp(usize),
     Forget(usize),
     Wait(u64),
@@ -58,7 +58,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         6 => (agent.clone(), 0..3_u8).prop_map(|(agent, version)| Deed::Beat(agent, version)),
         2 => agent.clone().prop_map(Deed::Attach),
         2 => agent.clone().prop_map(Deed::Detach),
-        2 => (agent.clone(), 1..100_i64).prop_map(|(agent, id)| Deed::Number(agent, id)),
+        2 => (agent.clone(), 1..100_i64).prop_map(|(agent, version)| Deed::Version(agent, version)),
         1 => agent.clone().prop_map(Deed::GiveUp),
         4 => agent.prop_map(Deed::Forget),
         6 => (1..20_u64).prop_map(|tenths| Deed::Wait(100 * tenths)),
@@ -108,9 +108,12 @@ fn act(roster: &mut Roster, deed: &Deed, now: &mut u64) -> BTreeSet<(u64, u32, b
             let key = met(roster, agent, *now);
             roster.detach(key);
         }
-        Deed::Number(agent, id) => {
+        Deed::Version(agent, version) => {
             let key = met(roster, agent, *now);
-            roster.get_mut(key).unwrap().id = Some(id);
+            roster
+                .get_mut(key)
+                .unwrap()
+                .set_version(&version.to_string());
         }
         Deed::GiveUp(agent) => {
             let key = met(roster, agent, *now);

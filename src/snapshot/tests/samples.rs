@@ -82,8 +82,6 @@ pub(super) fn quiet_agent() -> AgentState {
         last_seen: UnixNanos::from_nanos(1),
         online: false,
         changed_at: UnixNanos::from_nanos(2),
-        id: None,
-        uncounted: 0,
         sessions: 0,
         heard_at: at(3),
         last_heartbeat: None,
@@ -157,8 +155,6 @@ pub(super) fn samples() -> Vec<Record> {
                 name: Some("web-01".to_owned()),
                 version: "1.0".to_owned(),
                 online: true,
-                id: Some(-5),
-                uncounted: 3,
                 sessions: 2,
                 last_heartbeat: Some(at(4)),
                 intervals: [2000, 1999],
@@ -167,7 +163,6 @@ pub(super) fn samples() -> Vec<Record> {
         },
         Record::Forgotten { slot: 8 },
         Record::Keeper(KeeperState {
-            last_stamp: Some(UnixNanos::from_nanos(1_475_249_220_000_000_007)),
             amnesty: at(30_000_000_000),
             held_since: Some(at(31_000_000_000)),
             store: store::Counters {

@@ -19,7 +19,7 @@ use crate::time::UnixNanos;
 use open::FileId;
 pub(super) use open::{connect, file_id};
 
-pub use journal::{Cursor, Journal, Step};
+pub use journal::{Cursor, Journal, Selection, Step};
 pub use rows::{AgentId, AgentRow, EventRow, ReportRow, Sender, State};
 
 /// A store that is open for reading.
@@ -93,39 +93,38 @@ impl Reader {
         rows::find(&self.connection, text).map_err(self.failed())
     }
 
-    /// The place before the first row of a journal that came at `time` or later.
+    /// Selects the rows of a journal of these agents, or of all, that came at `since` or
+    /// later and before `until`.
     ///
     /// # Errors
     /// See [`Reader::last_heard`].
-    pub fn since<J: Journal>(&self, time: UnixNanos) -> Result<Cursor, OpenError> {
-        journal::since::<J>(&self.connection, time).map_err(self.failed())
-    }
-
-    /// The place before the last `count` rows of a journal, `of` these agents, or
-    /// of all; never before `least`.
-    ///
-    /// # Errors
-    /// See [`Reader::last_heard`].
-    pub fn last<J: Journal>(
+    pub fn select<J: Journal>(
         &self,
-        count: u64,
-        of: Option<&[AgentId]>,
-        least: Cursor,
-    ) -> Result<Cursor, OpenError> {
-        journal::last::<J>(&self.connection, count, of, least).map_err(self.failed())
+        agents: Option<Vec<AgentId>>,
+        since: Option<UnixNanos>,
+        until: Option<UnixNanos>,
+    ) -> Result<Selection, OpenError> {
+        journal::select::<J>(&self.connection, agents, since, until).map_err(self.failed())
     }
 
-    /// The next rows after `after`, `of` these agents, or of all. Bounded in rows
-    /// and bytes.
+    /// The place before the last `count` rows of a selection.
+    ///
+    /// # Errors
+    /// See [`Reader::last_heard`].
+    pub fn last<J: Journal>(&self, count: u64, selection: &Selection) -> Result<Cursor, OpenError> {
+        journal::last::<J>(&self.connection, count, selection).map_err(self.failed())
+    }
+
+    /// The next rows of a selection after `after`. Bounded in rows and bytes.
     ///
     /// # Errors
     /// See [`Reader::last_heard`].
     pub fn step<J: Journal>(
         &self,
         after: Cursor,
-        of: Option<&[AgentId]>,
+        selection: &Selection,
     ) -> Result<Step<J>, OpenError> {
-        journal::step(&self.connection, after, of).map_err(self.failed())
+        journal::step(&self.connection, after, selection).map_err(self.failed())
     }
 
     fn failed(&self) -> impl FnOnce(rusqlite::Error) -> OpenError {

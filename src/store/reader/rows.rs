@@ -55,14 +55,16 @@ pub struct Sender {
     pub id: AgentId,
     /// The name it gives itself.
     pub name: Option<String>,
-    /// The IP address it was last heard from; `None` if the row is gone.
+    /// The IP address it was last heard from; `None` if that is not known.
     pub address: Option<String>,
 }
 
 /// A report.
 #[derive(Clone, Debug)]
 pub struct ReportRow {
-    /// When it came, by the server's clock. No two came at the same time.
+    /// Its sequence number: the order of arrival.
+    pub seq: i64,
+    /// When it came, by the server's clock.
     pub received_at: UnixNanos,
     /// Whose it is.
     pub agent: Sender,
@@ -79,13 +81,14 @@ pub struct ReportRow {
 /// A change of an agent's state.
 #[derive(Clone, Debug)]
 pub struct EventRow {
-    /// The number of the row, which grows.
-    pub id: i64,
+    /// Its sequence number: the order of the events.
+    pub seq: i64,
     /// When it happened, by the server's clock.
     pub at: UnixNanos,
     /// Whose state changed.
     pub agent: Sender,
-    /// The version in that agent's last heartbeat; `None` if its row is gone.
+    /// The version in that agent's last heartbeat at that time; `None` if the event is of
+    /// version 1 and the agent's row is gone.
     pub version: Option<String>,
     /// What it changed to.
     pub state: State,
@@ -123,12 +126,13 @@ pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<UnixNanos> 
     row.get(column).map(UnixNanos::from_nanos)
 }
 
-/// Reads the columns of a sender from `first` on: its number, name and address.
-pub(super) fn sender(row: &Row<'_>, first: usize) -> rusqlite::Result<Sender> {
+/// Reads a sender: its number in the column `id`, its name and address in the column
+/// `name` and the next.
+pub(super) fn sender(row: &Row<'_>, id: usize, name: usize) -> rusqlite::Result<Sender> {
     Ok(Sender {
-        id: row.get(first)?,
-        name: row.get(first + 1)?,
-        address: row.get(first + 2)?,
+        id: row.get(id)?,
+        name: row.get(name)?,
+        address: row.get(name + 1)?,
     })
 }
 

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::store::schema;
-use crate::store::{Agent, Report};
+use crate::store::{Agent, Event, Report};
 use crate::time::UnixNanos;
 
 /// A report: whose, from which port, when, and what it says.
@@ -31,31 +31,37 @@ fn open() -> Connection {
     connection
 }
 
-/// The number that each agent got, as the server would remember it.
-type Ids = [Option<i64>; 5];
+/// References of five agents, as the roster gives them; those of another generation are
+/// of agents that have the same places.
+fn reference(agent: u8, generation: u32) -> u64 {
+    u64::from(generation) << 32 | u64::from(agent + 1)
+}
 
-fn fill(batch: &mut Batch, plan: &Plan, ids: &Ids, next_rand: &mut i64) {
+fn agent(name: Option<&str>) -> Agent<'_> {
+    Agent {
+        name,
+        address: [10, 0, 0, 7].into(),
+        version: "1.0",
+        first_seen: UnixNanos::from_nanos(1),
+        last_seen: UnixNanos::from_nanos(2),
+        online: true,
+        changed_at: UnixNanos::from_nanos(1),
+        interval: 0,
+        hours: Some(1),
+        last_hour: 0,
+        watched: true,
+        report_interval: 0,
+    }
+}
+
+fn fill(batch: &mut Batch, plan: &Plan, generation: u32, next_rand: &mut i64) {
     let mut indices = [None; 5];
     for (agent, port, at, content) in &plan.reports {
-        let who = usize::from(*agent);
         let name = format!("web-{agent}");
-        let index = *indices[who].get_or_insert_with(|| {
-            batch.add_agent(
-                u64::from(*agent),
-                &Agent {
-                    id: ids[who],
-                    // One of them has no name.
-                    name: (who > 0).then_some(&*name),
-                    address: [10, 0, 0, 7].into(),
-                    version: "1.0",
-                    first_seen: UnixNanos::from_nanos(1),
-                    last_seen: UnixNanos::from_nanos(2),
-                    online: true,
-                    changed_at: UnixNanos::from_nanos(1),
-                    interval: 0,
-                },
-            )
-        });
+        // One of them has no name.
+        let known = self::agent((*agent > 0).then_some(&*name));
+        let index = *indices[usize::from(*agent)]
+            .get_or_insert_with(|| batch.add_agent(reference(*agent, generation), &known));
         let report = Report {
             received_at: UnixNanos::from_nanos(*at),
             content,
@@ -67,11 +73,23 @@ fn fill(batch: &mut Batch, plan: &Plan, ids: &Ids, next_rand: &mut i64) {
     }
 }
 
+fn commit(statements: &mut Statements<'_>, batch: &mut Batch) {
+    statements.begin().unwrap();
+    statements.write(batch).unwrap();
+    statements.commit().unwrap();
+}
+
+fn numbers(connection: &Connection, query: &str) -> Vec<i64> {
+    let mut statement = connection.prepare(query).unwrap();
+    let rows = statement.query_map([], |row| row.get(0)).unwrap();
+    rows.map(Result::unwrap).collect()
+}
+
 /// All reports, with their agents' names, in the order of `rand`.
-fn stored(connection: &Connection) -> Vec<(i64, Option<String>, String, String, i64)> {
+fn stored(connection: &Connection) -> Vec<(i64, Option<String>, String, String, i64, i64)> {
     let mut statement = connection
         .prepare(
-            "SELECT rand, name, peer, content, timestamp \
+            "SELECT rand, name, peer, content, timestamp, received_at \
              FROM reports JOIN agents ON id = agent ORDER BY rand",
         )
         .unwrap();
@@ -82,6 +100,7 @@ fn stored(connection: &Connection) -> Vec<(i64, Option<String>, String, String, 
             row.get(2)?,
             row.get(3)?,
             row.get(4)?,
+            row.get(5)?,
         ))
     });
     rows.unwrap().map(Result::unwrap).collect()
@@ -93,11 +112,11 @@ proptest! {
         let connection = open();
         let mut statements = Statements::prepare(&connection).unwrap();
         let mut batch = Batch::default();
-        let (mut expected, mut ids, mut next_rand) = (Vec::new(), Ids::default(), 0);
+        let (mut expected, mut next_rand, mut generation) = (Vec::new(), 0, 1);
         for (number, plan) in plans.iter().enumerate() {
             batch.reset(number as u64 + 1);
             let first_rand = next_rand;
-            fill(&mut batch, plan, &ids, &mut next_rand);
+            fill(&mut batch, plan, generation, &mut next_rand);
             statements.begin().unwrap();
             statements.write(&mut batch).unwrap();
             if !plan.kept {
@@ -105,62 +124,38 @@ proptest! {
                 continue;
             }
             statements.commit().unwrap();
-            if !forgetful {
-                for (agent, id, _) in batch.agents() {
-                    ids[usize::try_from(agent).unwrap()] = id;
-                }
-            }
+            generation += u32::from(forgetful);
             let reports = (first_rand..).zip(&plan.reports);
-            expected.extend(reports.map(|(rand, (agent, port, _, content))| {
+            expected.extend(reports.map(|(rand, (agent, port, at, content))| {
                 let name = (*agent > 0).then(|| format!("web-{agent}"));
-                (rand, name, format!("10.0.0.7:{port}"), content.clone(), -rand)
+                let peer = format!("10.0.0.7:{port}");
+                (rand, name, peer, content.clone(), -rand, *at)
             }));
         }
         prop_assert_eq!(stored(&connection), expected.clone());
-        let counted: i64 = connection
-            .query_row("SELECT coalesce(sum(reports), 0) FROM agents", [], |row| row.get(0))
-            .unwrap();
-        prop_assert_eq!(usize::try_from(counted).unwrap(), expected.len());
+        let counted = numbers(&connection, "SELECT coalesce(sum(reports), 0) FROM agents");
+        prop_assert_eq!(usize::try_from(counted[0]).unwrap(), expected.len());
+        // In the order of arrival, and with each agent's reports linked back from its row.
+        let in_order = numbers(&connection, "SELECT rand FROM reports ORDER BY seq");
+        prop_assert!(in_order.is_sorted());
+        let unlinked = "SELECT count(*) FROM reports AS r WHERE previous IS NOT \
+            (SELECT max(seq) FROM reports AS s WHERE s.agent = r.agent AND s.seq < r.seq)";
+        prop_assert_eq!(numbers(&connection, unlinked), [0]);
+        let not_last = "SELECT count(*) FROM agents WHERE last_report IS NOT \
+            (SELECT max(seq) FROM reports WHERE agent = id)";
+        prop_assert_eq!(numbers(&connection, not_last), [0]);
     }
 }
 
 #[test]
-fn a_time_that_is_taken_gives_way_to_the_next() {
+fn reports_have_the_time_at_which_they_were_received_whatever_their_order() {
     let connection = open();
     let mut statements = Statements::prepare(&connection).unwrap();
-    for number in 1..=3 {
-        let mut batch = Batch::default();
-        batch.reset(number);
-        // Each batch has the same forty times.
-        let reports = (0..40).map(|at| (1, 1, at * 10, String::new()));
-        let plan = Plan {
-            reports: reports.collect(),
-            kept: true,
-        };
-        let mut rand = i64::try_from(number).unwrap() * 1000;
-        fill(&mut batch, &plan, &Ids::default(), &mut rand);
-        statements.begin().unwrap();
-        statements.write(&mut batch).unwrap();
-        statements.commit().unwrap();
-    }
-    let mut times = connection
-        .prepare("SELECT received_at FROM reports WHERE rand % 1000 = 7 ORDER BY rand")
-        .unwrap();
-    let times = times.query_map([], |row| row.get(0)).unwrap();
-    let times: Vec<i64> = times.map(Result::unwrap).collect();
-    assert_eq!(times, [70, 71, 73]);
-}
-
-#[test]
-fn reports_keep_the_time_at_which_they_were_received() {
-    let connection = open();
-    let mut statements = Statements::prepare(&connection).unwrap();
-    // One behind the other; with gaps; behind what another batch has left; before
-    // it all, because the clock was set back; and at the last moment there is.
+    // The same times in each batch, then earlier ones, then the last that there is.
     let batches: [Vec<i64>; 5] = [
         (1000..1100).collect(),
-        (0..100).map(|n| 2000 + n + n / 3).collect(),
-        (2133..2140).collect(),
+        (1000..1100).collect(),
+        vec![7; 40],
         (500..700).chain([3000, 3001]).chain(700..710).collect(),
         vec![3002, i64::MAX - 1, i64::MAX],
     ];
@@ -172,40 +167,237 @@ fn reports_keep_the_time_at_which_they_were_received() {
             reports: reports.collect(),
             kept: true,
         };
-        fill(&mut batch, &plan, &Ids::default(), &mut next_rand);
-        statements.begin().unwrap();
-        statements.write(&mut batch).unwrap();
-        statements.commit().unwrap();
+        fill(&mut batch, &plan, 1, &mut next_rand);
+        commit(&mut statements, &mut batch);
     }
-    let mut times = connection
-        .prepare("SELECT received_at FROM reports ORDER BY rand")
-        .unwrap();
-    let times = times.query_map([], |row| row.get(0)).unwrap();
-    let times: Vec<i64> = times.map(Result::unwrap).collect();
+    let times = numbers(&connection, "SELECT received_at FROM reports ORDER BY rand");
     assert_eq!(times, batches.concat());
+    let seqs = numbers(&connection, "SELECT seq FROM reports ORDER BY rand");
+    assert_eq!(seqs, (1..=455).collect::<Vec<_>>());
 }
 
 #[test]
 fn an_agent_whose_row_was_removed_gets_another() {
     let connection = open();
     let mut statements = Statements::prepare(&connection).unwrap();
+    let write = |statements: &mut Statements<'_>| {
+        let plan = Plan {
+            reports: vec![(1, 1, 1, String::new())],
+            kept: true,
+        };
+        let mut batch = Batch::default();
+        fill(&mut batch, &plan, 1, &mut 0);
+        commit(statements, &mut batch);
+        batch.agents[0].id
+    };
+    assert_eq!((write(&mut statements), write(&mut statements)), (1, 1));
+    connection.execute("DELETE FROM agents", []).unwrap();
+    assert_eq!(write(&mut statements), 2);
+    // The number of its row is another agent's, as after a backup was restored.
+    let swap = "UPDATE agents SET name = 'other'";
+    connection.execute(swap, []).unwrap();
+    assert_eq!(write(&mut statements), 3);
+    let owners = "SELECT count(*) FROM reports JOIN agents ON id = agent WHERE name = 'other'";
+    assert_eq!(numbers(&connection, owners), [1], "the one before the swap");
+    // Another writer, as after a restart, finds it by its name.
+    let mut statements = Statements::prepare(&connection).unwrap();
+    assert_eq!(write(&mut statements), 3);
+}
+
+#[test]
+fn a_removed_agent_leaves_its_reports_and_events() {
+    let connection = open();
+    let mut statements = Statements::prepare(&connection).unwrap();
+    let mut batch = Batch::default();
+    let event = Event {
+        name: Some("web-01"),
+        address: [10, 0, 0, 7].into(),
+        version: "1.0",
+        last_seen: UnixNanos::from_nanos(2),
+        at: UnixNanos::from_nanos(3),
+        online: false,
+        established: false,
+    };
+    let unnamed = Event {
+        name: None,
+        ..event
+    };
+    let report = Report {
+        received_at: UnixNanos::from_nanos(1),
+        content: "",
+        rand: 0,
+        timestamp: 0,
+    };
+    let peer = ([10, 0, 0, 7], 1).into();
+    let [named_index, unnamed_index] = [(0, Some("web-01")), (1, None)].map(|(at, name)| {
+        let index = batch.add_agent(reference(at, 1), &agent(name));
+        batch.add_report(index, peer, &report);
+        index
+    });
+    batch.add_event(reference(0, 1), Some(named_index), &event);
+    batch.remove_agent(reference(0, 1), event.name, event.address);
+    batch.add_event(reference(1, 1), Some(unnamed_index), &unnamed);
+    // It is met again at once, in the same place.
+    let again = batch.add_agent(reference(0, 2), &agent(Some("web-01")));
+    batch.add_report(again, peer, &report);
+    batch.remove_agent(reference(1, 1), None, event.address);
+    commit(&mut statements, &mut batch);
+    assert_eq!(numbers(&connection, "SELECT id FROM agents"), [3]);
+    assert_eq!(numbers(&connection, "SELECT agent FROM reports"), [1, 2, 3]);
+    let events = "SELECT count(*) FROM events WHERE address = '10.0.0.7' AND version = '1.0' \
+                  AND last_seen = 2 AND at = 3 AND established = 0 AND state = 'offline'";
+    assert_eq!(numbers(&connection, events), [2]);
+    assert_eq!(
+        numbers(&connection, "SELECT agent FROM events ORDER BY name"),
+        [2, 1]
+    );
+    // An event of an agent that has no row any more.
+    batch.reset(2);
+    batch.add_event(reference(1, 1), None, &unnamed);
+    batch.add_event(reference(0, 2), None, &event);
+    commit(&mut statements, &mut batch);
+    let agents = "SELECT agent FROM events WHERE seq > 2 ORDER BY seq";
+    assert_eq!(numbers(&connection, agents), [0, 3]);
+}
+
+#[test]
+fn every_4096_reports_have_a_row_of_times() {
+    let connection = open();
+    let mut next_rand = 0;
+    let mut write = |statements: &mut Statements<'_>, times: std::ops::Range<i64>, kept| {
+        let mut batch = Batch::default();
+        let reports = times.map(|at| (1, 1, at, String::new()));
+        let plan = Plan {
+            reports: reports.collect(),
+            kept,
+        };
+        fill(&mut batch, &plan, 1, &mut next_rand);
+        statements.begin().unwrap();
+        statements.write(&mut batch).unwrap();
+        match kept {
+            true => statements.commit().unwrap(),
+            false => statements.rollback().unwrap(),
+        }
+    };
+    let mut statements = Statements::prepare(&connection).unwrap();
+    write(&mut statements, 10_000..13_000, true);
+    write(&mut statements, 50_000..59_000, false);
+    // Another process goes on.
+    let mut statements = Statements::prepare(&connection).unwrap();
+    write(&mut statements, 20_000..23_000, true);
+    write(&mut statements, 0..3000, true);
+    let times = |column| {
+        numbers(
+            &connection,
+            &format!("SELECT {column} FROM times ORDER BY first"),
+        )
+    };
+    assert_eq!(times("first"), [1, 4097]);
+    assert_eq!(times("last"), [4096, 8192]);
+    assert_eq!(times("earliest"), [10_000, 0]);
+    assert_eq!(times("latest"), [21_095, 22_999]);
+}
+
+/// What happens to a store between two batches.
+#[derive(Clone, Debug)]
+enum Happening {
+    /// So many reports at this time.
+    Batch(u8, i64),
+    /// A batch that fails.
+    Failed(u8, i64),
+    /// The oldest, the newest or all reports are removed.
+    DeleteOldest,
+    DeleteNewest,
+    DeleteAll,
+    /// Another process goes on.
+    Restart,
+}
+
+fn happenings() -> impl Strategy<Value = Vec<Happening>> {
+    let time = prop_oneof![0..10_i64, any::<i64>()];
+    let happening = prop_oneof![
+        4 => (1..40_u8, time.clone()).prop_map(|(reports, time)| Happening::Batch(reports, time)),
+        1 => (1..40_u8, time).prop_map(|(reports, time)| Happening::Failed(reports, time)),
+        1 => Just(Happening::DeleteOldest),
+        1 => Just(Happening::DeleteNewest),
+        1 => Just(Happening::DeleteAll),
+        2 => Just(Happening::Restart),
+    ];
+    prop::collection::vec(happening, 1..30)
+}
+
+proptest! {
+    /// Whatever the clock does, and although rows and even all of them go. Where the newest
+    /// rows alone are removed behind the server's back, a writer that has seen them
+    /// does not use their numbers again.
+    #[test]
+    fn sequence_numbers_only_grow(happenings in happenings(), older in any::<bool>()) {
+        let mut connection = Connection::open_in_memory().unwrap();
+        if older {
+            let rows = "INSERT INTO reports VALUES (1475249220000000001, 1, '', '', -1, 0)";
+            schema::older(&connection, rows);
+        }
+        schema::migrate(&mut connection).unwrap();
+        let mut statements = Statements::prepare(&connection).unwrap();
+        let (mut greatest, mut next_rand) = (0, 0);
+        let mut newest_removed = false;
+        for (number, happening) in (1..).zip(happenings) {
+            match happening {
+                Happening::Batch(reports, time) | Happening::Failed(reports, time) => {
+                    let mut batch = Batch::default();
+                    batch.reset(number);
+                    let first_rand = next_rand;
+                    let reports = (0..reports).map(|port| (port % 5, 1, time, String::new()));
+                    let plan = Plan { reports: reports.collect(), kept: true };
+                    fill(&mut batch, &plan, 1, &mut next_rand);
+                    statements.begin().unwrap();
+                    statements.write(&mut batch).unwrap();
+                    if let Happening::Failed(..) = happening {
+                        statements.rollback().unwrap();
+                        continue;
+                    }
+                    statements.commit().unwrap();
+                    let query = format!("SELECT seq FROM reports WHERE rand >= {first_rand} ORDER BY rand");
+                    for seq in numbers(&connection, &query) {
+                        prop_assert!(seq > greatest, "{} after {}", seq, greatest);
+                        greatest = seq;
+                    }
+                    newest_removed = false;
+                }
+                Happening::DeleteOldest => {
+                    let delete = "DELETE FROM reports WHERE seq <= (SELECT avg(seq) FROM reports)";
+                    connection.execute(delete, []).unwrap();
+                }
+                Happening::DeleteNewest => {
+                    let delete = "DELETE FROM reports WHERE seq > (SELECT avg(seq) FROM reports)";
+                    newest_removed |= connection.execute(delete, []).unwrap() > 0;
+                }
+                Happening::DeleteAll => {
+                    connection.execute("DELETE FROM reports", []).unwrap();
+                }
+                Happening::Restart if newest_removed => {}
+                Happening::Restart => statements = Statements::prepare(&connection).unwrap(),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_store_whose_last_number_is_taken_refuses_reports() {
+    let connection = open();
+    let full = format!(
+        "INSERT INTO reports VALUES ({}, 1, '', '', 0, 0, 1, NULL)",
+        i64::MAX
+    );
+    connection.execute(&full, []).unwrap();
+    let mut statements = Statements::prepare(&connection).unwrap();
+    let mut batch = Batch::default();
     let plan = Plan {
         reports: vec![(1, 1, 1, String::new())],
         kept: true,
     };
-    let mut ids = Ids::default();
-    let mut write = |at, ids: &Ids| {
-        let mut batch = Batch::default();
-        batch.reset(1);
-        let mut plan = plan.clone();
-        plan.reports[0].2 = at;
-        fill(&mut batch, &plan, ids, &mut 0);
-        statements.write(&mut batch).unwrap();
-        let mut written = batch.agents();
-        written.next().unwrap().1
-    };
-    ids[1] = write(1, &ids);
-    assert_eq!((ids[1], write(2, &ids)), (Some(1), Some(1)));
-    connection.execute("DELETE FROM agents", []).unwrap();
-    assert_eq!(write(3, &ids), Some(2));
+    fill(&mut batch, &plan, 1, &mut 0);
+    statements.begin().unwrap();
+    let error = statements.write(&mut batch).unwrap_err().to_string();
+    assert!(error.contains("no sequence number is left"), "{error}");
 }
