@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hawk::store::{Cursor, EventRow, Journal, Reader, ReportRow, Store};
+use hawk::time::UnixNanos;
 use rusqlite::Connection;
 
 use super::pieces::Bytes;
@@ -66,16 +67,21 @@ fn read(path: PathBuf) {
     let agents = reader.agents().unwrap_or_default();
     let _found = reader.find("web-01");
     let _found = reader.find("#1");
-    all::<ReportRow>(&reader);
-    all::<EventRow>(&reader);
+    for time in [None, Some(UnixNanos::from_nanos(1_475_249_220_000_000_000))] {
+        all::<ReportRow>(&reader, time);
+        all::<EventRow>(&reader, time);
+    }
     assert!(agents.len() < MOST_STEPS);
 }
 
-fn all<J: Journal>(reader: &Reader) {
-    let _last = reader.last::<J>(3, None, Cursor::START);
+fn all<J: Journal>(reader: &Reader, since: Option<UnixNanos>) {
+    let Ok(selection) = reader.select::<J>(None, since, None) else {
+        return;
+    };
+    let _last = reader.last::<J>(3, &selection);
     let mut after = Cursor::START;
     for _ in 0..MOST_STEPS {
-        let Ok(step) = reader.step::<J>(after, None) else {
+        let Ok(step) = reader.step::<J>(after, &selection) else {
             return;
         };
         if step.is_last {

@@ -102,8 +102,10 @@ impl Journal for ReportRow {
         while let Some(block) = blocks.next()? {
             let (first, last): (i64, i64) = (block.get(0)?, block.get(1)?);
             match parts.last_mut() {
-                Some(part) if part.1.checked_add(1) == Some(first) => part.1 = last,
-                _ => parts.push((first, last)),
+                // Blocks that overlap were not written by us.
+                Some(part) if first <= part.1.saturating_add(1) => part.1 = part.1.max(last),
+                _ if first <= last => parts.push((first, last)),
+                _ => {}
             }
         }
         let covered: Option<i64> =
@@ -235,7 +237,7 @@ pub(super) fn step<J: Journal>(
     let (mut seen, mut bytes) = (0, 0);
     let ahead = selection.parts.iter().filter(|part| part.1 > after.0);
     for (first, last) in ahead {
-        let from = after.0.saturating_add(1).max(*first);
+        let from = step.next.0.saturating_add(1).max(*first);
         let mut rows = next.query((from, last, STEP_ROWS - seen))?;
         while let Some(row) = rows.next()? {
             step.next = Cursor(row.get(0)?);
