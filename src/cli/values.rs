@@ -12,6 +12,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytesize::ByteSize;
 use ipnet::IpNet;
 
+use crate::store::FreeSpace;
 use crate::time::UnixNanos;
 
 /// A span of time such as `90s`, `1m 30s` or `250us`; never zero.
@@ -161,6 +162,18 @@ pub(super) fn store_size(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Free space of a file system: a size, or a percentage of all of it.
+pub(super) fn free_space(text: &str) -> Result<FreeSpace, String> {
+    let Some(percent) = text.strip_suffix('%') else {
+        let bytes = size(text).map_err(|_| "write it like 5% or 10GiB".to_owned())?;
+        return Ok(FreeSpace::Bytes(bytes as u64));
+    };
+    match percent.parse() {
+        Ok(percent @ 0..=90) => Ok(FreeSpace::Percent(percent)),
+        _ => Err("write it as a whole percentage from 0% to 90%, or as a size".to_owned()),
+    }
+}
+
 /// A whole number in this range.
 pub(super) fn number<T>(
     range: RangeInclusive<T>,
@@ -212,6 +225,16 @@ mod tests {
         assert_eq!(store_size("1MiB"), Ok(1 << 20));
         for too_little in ["0", "10", "1MB"] {
             assert!(store_size(too_little).unwrap_err().contains("1MiB"));
+        }
+    }
+
+    #[test]
+    fn free_space_is_a_size_or_a_percentage() {
+        assert_eq!(free_space("5%"), Ok(FreeSpace::Percent(5)));
+        assert_eq!(free_space("1GiB"), Ok(FreeSpace::Bytes(1 << 30)));
+        assert_eq!(free_space("0"), Ok(FreeSpace::Bytes(0)));
+        for bad in ["", "%", "-1%", "91%", "1.5%", "much"] {
+            assert!(free_space(bad).is_err(), "{bad}");
         }
     }
 

@@ -414,12 +414,17 @@ impl Books {
             failed,
             discarded,
             expired,
+            expired_early,
+            dropped_events,
+            dropped_agents,
             bytes,
             wal_bytes,
         } = self.counters();
         format!(
             "store state={state} commits={commits} reports={reports} failed={failed} \
-             discarded={discarded} expired={expired} bytes={bytes} wal_bytes={wal_bytes}"
+             discarded={discarded} expired={expired} expired_early={expired_early} \
+             dropped_events={dropped_events} dropped_agents={dropped_agents} \
+             bytes={bytes} wal_bytes={wal_bytes}"
         )
     }
 
@@ -430,6 +435,11 @@ impl Books {
         if self.intake.health() == Health::Down {
             let mark = self.mark(reference);
             if !std::mem::replace(&mut mark.unsaved, true) {
+                if self.unsaved.len() >= 2 * roster.len() {
+                    // Agents that were removed meanwhile.
+                    self.unsaved
+                        .retain(|other| roster.resolve(*other).is_some());
+                }
                 self.unsaved.push(reference);
             }
             return None;

@@ -44,6 +44,9 @@ layout! { StoreCounters {
     0x85 expired: may,
     0x86 bytes: may,
     0x87 wal_bytes: may,
+    0x01 expired_early: may,
+    0x02 dropped_events: may,
+    0x03 dropped_agents: may,
 } }
 
 /// Refuses an agent that was read and could not have been written.

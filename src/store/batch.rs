@@ -14,8 +14,16 @@ const MAX_REPORTS: usize = 16 * 1024;
 /// longest reports, which keeps what is in memory for the store at some 25 MiB.
 const MAX_TEXT: usize = 4 << 20;
 
-/// Agents, events and removals of a batch, each, at most.
-const MAX_CHANGES: usize = 16 * 1024;
+/// Agents of a batch, at most.
+const MAX_AGENTS: usize = 16 * 1024;
+
+/// Events of a batch, at most.
+const MAX_EVENTS: usize = 1024;
+
+/// New agents of a batch, and removals, each, at most. Names are in no order: each of these
+/// changes a page of the index of names of its own, which takes 8 KiB of the log, and some
+/// 100 us if there are many names. So a commit takes some 30 ms, however many agents come.
+const MAX_PLACES: usize = 128;
 
 /// Reports, agents' rows, events and removals that are kept together or not at all.
 ///
@@ -29,6 +37,8 @@ pub struct Batch {
     pub(super) agents: Vec<AgentRow>,
     pub(super) events: Vec<EventRow>,
     pub(super) removals: Vec<Removal>,
+    /// Agents in it that were heard once: most of them are new.
+    new_agents: usize,
     text: String,
 }
 
@@ -192,9 +202,10 @@ impl Batch {
     pub fn is_full(&self) -> bool {
         self.reports.len() >= MAX_REPORTS
             || self.text.len() >= MAX_TEXT
-            || self.agents.len() >= MAX_CHANGES
-            || self.events.len() >= MAX_CHANGES
-            || self.removals.len() >= MAX_CHANGES
+            || self.agents.len() >= MAX_AGENTS
+            || self.events.len() >= MAX_EVENTS
+            || self.new_agents >= MAX_PLACES
+            || self.removals.len() >= MAX_PLACES
     }
 
     /// Whether there is nothing to commit.
@@ -236,6 +247,7 @@ impl Batch {
             heartbeats: 0,
             reports: 0,
         };
+        self.new_agents += usize::from(agent.first_seen == agent.last_seen);
         self.agents.push(row);
         index
     }
@@ -409,6 +421,7 @@ impl Batch {
         self.agents.clear();
         self.events.clear();
         self.removals.clear();
+        self.new_agents = 0;
         self.text.clear();
     }
 

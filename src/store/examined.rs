@@ -105,7 +105,7 @@ mod tests {
 
     const KEEP_ALL: Retention = Retention {
         age: Duration::from_secs(1000 * 86_400),
-        size: u64::MAX,
+        ..Retention::UNLIMITED
     };
 
     /// A folder, and where in it a store is to be.

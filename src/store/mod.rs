@@ -6,14 +6,17 @@
 
 mod batch;
 mod delivery;
+mod drops;
 mod examined;
 mod intake;
 mod lock;
 mod open;
+mod pages;
 mod reader;
 mod retention;
 pub mod schema;
 mod statements;
+mod surplus;
 mod tray;
 mod writer;
 
@@ -33,7 +36,7 @@ pub use open::OpenError;
 pub use reader::{
     AgentId, AgentRow, Cursor, EventRow, Journal, Reader, ReportRow, Selection, Sender, State, Step,
 };
-pub use retention::Retention;
+pub use retention::{FreeSpace, Retention};
 pub use tray::{Counters, Health};
 
 use crate::time::{Clock, UnixNanos};
@@ -46,6 +49,9 @@ pub struct Store {
     path: PathBuf,
     connection: Connection,
     lock: Lock,
+    /// Agents that were heard last before this are too many, unless they are online or
+    /// established.
+    surplus: Option<UnixNanos>,
 }
 
 impl Store {
@@ -62,33 +68,50 @@ impl Store {
             path,
             connection,
             lock,
+            surplus: None,
         })
     }
 
-    /// Shows the agents there are to `see`, those heard last first, at most
-    /// `most` of them.
+    /// Shows at most `most` of the agents to `see`: online ones first, of these and of the
+    /// others established ones first, and then those heard last. Agents that say `online`
+    /// and are not shown are marked offline, with an event.
     ///
     /// # Errors
     /// [`OpenError::Sqlite`] if they cannot be read.
-    pub fn agents(&self, most: usize, see: impl FnMut(&Agent<'_>)) -> Result<(), OpenError> {
-        self.read_agents(most, see)
-            .map_err(|error| self.unreadable(error))
+    pub fn agents(&mut self, most: usize, see: impl FnMut(&Agent<'_>)) -> Result<(), OpenError> {
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let read = self.read_agents(most, see).and_then(|surplus| {
+            surplus::mark_offline(&self.connection, most)?;
+            Ok(surplus)
+        });
+        self.surplus = read.map_err(|error| self.unreadable(error))?;
+        Ok(())
     }
 
-    fn read_agents(&self, most: usize, mut see: impl FnMut(&Agent<'_>)) -> rusqlite::Result<()> {
-        let mut agents = self.connection.prepare(
+    /// If there are more than `most`, returns the time before which those that are not
+    /// shown were heard last.
+    fn read_agents(
+        &self,
+        most: i64,
+        mut see: impl FnMut(&Agent<'_>),
+    ) -> rusqlite::Result<Option<UnixNanos>> {
+        let mut agents = self.connection.prepare(&format!(
             "SELECT name, address, version, first_seen, last_seen, state, changed_at, interval, \
-             hours, last_hour, watched, report_interval \
-             FROM agents ORDER BY last_seen DESC LIMIT ?1",
-        )?;
-        let mut rows = agents.query([i64::try_from(most).unwrap_or(i64::MAX)])?;
+             CASE WHEN {established} THEN {hours} ELSE coalesce(hours, 1) END, last_hour, \
+             watched, report_interval \
+             FROM agents ORDER BY state DESC, {established} DESC, last_seen DESC, id LIMIT ?1",
+            established = surplus::ESTABLISHED,
+            hours = surplus::ESTABLISHED_HOURS,
+        ))?;
+        let mut rows = agents.query([most])?;
+        let mut last = None;
         while let Some(row) = rows.next()? {
             // What is no address was not written by us.
             let Ok(address) = row.get_ref(1)?.as_str()?.parse() else {
                 continue;
             };
             let nanos = |column| row.get(column).map(UnixNanos::from_nanos);
-            see(&Agent {
+            let agent = Agent {
                 name: row.get_ref(0)?.as_str_or_null()?,
                 address,
                 version: row.get_ref(2)?.as_str()?,
@@ -101,9 +124,16 @@ impl Store {
                 last_hour: row.get(9)?,
                 watched: row.get(10)?,
                 report_interval: row.get(11)?,
-            });
+            };
+            let keeps_its_place = agent.online || agent.hours >= Some(surplus::ESTABLISHED_HOURS);
+            last = (!keeps_its_place).then_some(agent.last_seen);
+            see(&agent);
         }
-        Ok(())
+        drop(rows);
+        let all = "SELECT count(*) FROM agents";
+        let all: i64 = self.connection.query_row(all, [], |row| row.get(0))?;
+        let now = UnixNanos::now();
+        Ok((all > most).then(|| last.map_or(now, |last| last.min(now))))
     }
 
     /// Starts the writer.
@@ -112,7 +142,8 @@ impl Store {
     /// If the kernel refuses a thread.
     pub fn start(self, retention: Retention) -> std::io::Result<Intake> {
         let tray = Arc::new(Tray::default());
-        let writer = Writer::new(self.path, retention, Arc::clone(&tray));
+        let writer =
+            Writer::new(self.path, retention, Arc::clone(&tray)).with_surplus(self.surplus);
         let connection = self.connection;
         spawn(tray, self.lock, move |_| writer.run(connection))
     }
@@ -122,7 +153,9 @@ impl Store {
     #[must_use]
     pub fn on_this_thread(self, retention: Retention, clock: Clock) -> (Intake, WriterHere) {
         let tray = Arc::new(Tray::default());
-        let writer = Writer::new(self.path, retention, Arc::clone(&tray)).with_clock(clock);
+        let writer = Writer::new(self.path, retention, Arc::clone(&tray))
+            .with_surplus(self.surplus)
+            .with_clock(clock);
         let here = WriterHere {
             writer,
             connection: self.connection,

@@ -147,6 +147,10 @@ CREATE TABLE times (
     latest   INTEGER NOT NULL
 ) STRICT;
 
+CREATE TABLE other_events (
+    seq INTEGER PRIMARY KEY
+) STRICT;
+
 CREATE TABLE producers (
     agent    INTEGER NOT NULL,
     producer BLOB NOT NULL,
@@ -318,7 +322,7 @@ mod tests {
         migrate(&mut migrated).unwrap();
         migrate(&mut new).unwrap();
         assert_eq!(tables(&migrated), tables(&new));
-        assert_eq!(tables(&new).len(), 11);
+        assert_eq!(tables(&new).len(), 12);
         let defensive = new.db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE);
         assert_eq!(defensive, Ok(true));
         let edit = "UPDATE sqlite_schema SET sql = '' WHERE name = 'reports'";

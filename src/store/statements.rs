@@ -5,6 +5,7 @@ use std::fmt::{Display, Write as _};
 use rusqlite::{Connection, OptionalExtension as _, Row, Statement, params};
 
 use super::batch::{AgentRow, Batch, EventRow, Removal, ReportRow, Run};
+use super::pages::Pages;
 
 /// How many reports one INSERT takes, the most first. A statement costs about as
 /// much as a row; beyond some thirty rows nothing more is won.
@@ -59,6 +60,10 @@ pub(super) struct Statements<'c> {
     remove_named: Statement<'c>,
     remove_unnamed: Statement<'c>,
     event: Statement<'c>,
+    other_event: Statement<'c>,
+    pages: Pages<'c>,
+    /// Pages that reports took since the transaction began.
+    report_pages: i64,
     newest: Statement<'c>,
     reserve: Statement<'c>,
     block: Statement<'c>,
@@ -194,6 +199,10 @@ impl<'c> Statements<'c> {
             remove_unnamed: connection
                 .prepare("DELETE FROM agents WHERE address = ?1 AND name IS NULL")?,
             event: connection.prepare(INSERT_EVENT)?,
+            other_event: connection
+                .prepare("INSERT INTO other_events VALUES (last_insert_rowid())")?,
+            pages: Pages::prepare(connection)?,
+            report_pages: 0,
             newest: connection.prepare("SELECT max(seq) FROM reports")?,
             reserve: connection.prepare("UPDATE store SET reserved = ?1")?,
             block: connection.prepare("INSERT OR REPLACE INTO times VALUES (?1, ?2, ?3, ?4)")?,
@@ -209,6 +218,7 @@ impl<'c> Statements<'c> {
 
     pub(super) fn begin(&mut self) -> rusqlite::Result<()> {
         self.learnt.clear();
+        self.report_pages = 0;
         self.next_order = self.order;
         self.begin.raw_execute().map(drop)
     }
@@ -230,6 +240,11 @@ impl<'c> Statements<'c> {
         self.rollback.raw_execute().map(drop)
     }
 
+    /// Pages that the reports written in this transaction have taken.
+    pub(super) const fn report_pages(&self) -> i64 {
+        self.report_pages
+    }
+
     /// Writes all of a batch.
     pub(super) fn write(&mut self, batch: &mut Batch) -> rusqlite::Result<()> {
         let first = self.next_seq(batch.reports.len())?;
@@ -247,6 +262,10 @@ impl<'c> Statements<'c> {
         for removal in &batch.removals[removals..] {
             self.remove_agent(removal, batch)?;
         }
+        let before = match batch.reports.is_empty() {
+            true => 0,
+            false => self.pages.in_use()?,
+        };
         let mut rows = Rows::of(batch, self.runs, first);
         self.runs += batch.runs.len() as u64;
         for (at, size) in ROWS.into_iter().enumerate() {
@@ -254,6 +273,9 @@ impl<'c> Statements<'c> {
                 self.reports[at].bind(&mut rows, &mut self.peer)?;
                 self.reports[at].statement.raw_execute()?;
             }
+        }
+        if !batch.reports.is_empty() {
+            self.report_pages += self.pages.in_use()? - before;
         }
         self.write_times(batch, first.number())?;
         for event in &batch.events {
@@ -434,7 +456,11 @@ impl<'c> Statements<'c> {
             event.last_seen,
             event.established,
         ];
-        self.event.execute(values).map(drop)
+        self.event.execute(values)?;
+        if !event.established {
+            self.other_event.execute([])?;
+        }
+        Ok(())
     }
 }
 

@@ -33,6 +33,12 @@ pub struct Counters {
     pub discarded: u64,
     /// Reports removed for their age or for want of room.
     pub expired: u64,
+    /// Of these, reports that were not older than they may be.
+    pub expired_early: u64,
+    /// Events that were removed because there were too many.
+    pub dropped_events: u64,
+    /// Agents that were removed because there were too many when the file was opened.
+    pub dropped_agents: u64,
     /// Bytes of the file that hold something.
     pub bytes: u64,
     /// Bytes of the log that the next checkpoint moves into the file.
@@ -54,6 +60,9 @@ impl Counters {
             failed: self.failed + before.failed,
             discarded: self.discarded + before.discarded,
             expired: self.expired + before.expired,
+            expired_early: self.expired_early + before.expired_early,
+            dropped_events: self.dropped_events + before.dropped_events,
+            dropped_agents: self.dropped_agents + before.dropped_agents,
             bytes,
             wal_bytes,
         }

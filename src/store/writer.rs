@@ -12,14 +12,15 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 
+use super::drops::Drops;
 use super::open::{OpenError, explain, open, wal_pages};
-use super::retention::{Retainer, Retention};
+use super::retention::{Added, Retainer, Retention};
 use super::schema::VERSION;
 use super::statements::Statements;
 use super::tray::{Next, Stop, Tray};
 use super::{AgentIndex, Batch, Counters, Health};
 use crate::throttle::Throttle;
-use crate::time::Clock;
+use crate::time::{Clock, UnixNanos};
 
 /// Pages in the log at which they are moved into the file: 8 MiB. The log is
 /// then written from its start again, over pages that are on disk already, which
@@ -58,6 +59,9 @@ pub(super) struct Writer {
     clock: Clock,
     counters: Counters,
     unwritten: Unwritten,
+    drops: Drops,
+    /// Agents that were heard last before this are too many.
+    surplus: Option<UnixNanos>,
     /// The file that is open.
     file: Option<Identity>,
     /// Keeps the file in use until it is open for writing; see [`super::Examined`].
@@ -132,12 +136,21 @@ impl Writer {
             clock: Clock::System,
             counters: Counters::default(),
             unwritten: Unwritten::default(),
+            drops: Drops::default(),
+            surplus: None,
             file: None,
             witness: None,
             swollen: false,
             complaints: Throttle::bursts_of(CHANGES),
             recoveries: Throttle::bursts_of(CHANGES),
         }
+    }
+
+    /// Removes agents that were heard last before this, if they are offline and not
+    /// established.
+    pub(super) const fn with_surplus(mut self, heard_before: Option<UnixNanos>) -> Self {
+        self.surplus = heard_before;
+        self
     }
 
     /// Reads this clock instead of the machine's.
@@ -209,7 +222,10 @@ impl Writer {
         }
         let prepared = Statements::prepare(connection).and_then(|statements| {
             let clock = self.clock.clone();
-            let retainer = Retainer::prepare(connection, self.retention, clock)?;
+            let mut retainer = Retainer::prepare(connection, self.retention, clock)?;
+            if let Some(heard_before) = self.surplus {
+                retainer.remove_agents(heard_before)?;
+            }
             Ok((statements, retainer))
         });
         let (mut statements, mut retainer) = match prepared {
@@ -275,7 +291,8 @@ impl Writer {
             // The replies first, whatever else there is to do.
             self.tray.give_back(batch, health, self.counters);
             let outcome = outcome.and_then(|()| {
-                if pages >= checkpoint_at {
+                let checkpoint_at_once = retainer.is_short_of_space() && pages > 0;
+                if pages >= checkpoint_at || checkpoint_at_once {
                     let all = checkpoint(connection, "PASSIVE")?;
                     checkpoint_at = if all { 0 } else { pages } + CHECKPOINT_PAGES;
                     self.warn_if_swollen(pages, all);
@@ -298,7 +315,10 @@ impl Writer {
         batch: Option<&mut Batch>,
     ) -> Result<(), Failure> {
         statements.begin()?;
-        let added = batch.as_ref().map_or(0, |batch| batch.reports.len());
+        let mut added = Added::of(&self.unwritten.batch);
+        if let Some(batch) = &batch {
+            added += Added::of(batch);
+        }
         let unwritten = match self.unwritten.batch.is_empty() {
             true => Ok(()),
             false => statements.write(&mut self.unwritten.batch),
@@ -308,11 +328,15 @@ impl Writer {
             None => Ok(()),
         });
         let outcome = written
-            .and_then(|()| retainer.step(added))
-            .and_then(|expired| statements.commit().map(|()| expired));
+            .and_then(|()| {
+                added.report_pages = statements.report_pages();
+                retainer.step(added)
+            })
+            .and_then(|removed| statements.commit().map(|()| removed));
         match outcome {
-            Ok(expired) => {
-                self.counters.expired += expired;
+            Ok(removed) => {
+                let now = self.clock.now();
+                self.drops.count(removed, &mut self.counters, now);
                 self.unwritten.clear();
                 Ok(())
             }

@@ -53,6 +53,7 @@ fn no_frame_allocates_with_a_store() {
     let retention = Retention {
         age: Duration::from_secs(3600),
         size: 1 << 30,
+        ..Retention::UNLIMITED
     };
     let mut keeper = keeper();
     keeper.store_in(store.start(retention).unwrap());

@@ -67,3 +67,108 @@ fn by_age_reports_events_and_silent_agents_go() {
         "a number is not used twice"
     );
 }
+
+fn stopped(server: Server) {
+    server.signal(rustix::process::Signal::TERM);
+    server.wait_exit();
+}
+
+/// Adds rows to a table, one for each `i` from 1 to `count`.
+fn fill(place: &Place, into: &str, count: u32, row: &str) {
+    let numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT ?1)";
+    let fill = format!("{numbers} INSERT INTO {into} SELECT {row} FROM n");
+    let store = rusqlite::Connection::open(place.store()).unwrap();
+    store.execute(&fill, [count]).unwrap();
+}
+
+const AGENT: &str = "agents (name, address, version, first_seen, last_seen, state, changed_at, \
+                     heartbeats, reports, interval, hours)";
+
+#[test]
+fn agents_and_events_push_no_report_out() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let mut agent = server.connect();
+    (0..50).for_each(|_| agent.exchange(&report("old"), REPORT));
+    stopped(server);
+    let now = hawk::time::UnixNanos::now().as_nanos();
+    let event = format!("{now} - i, 1, 'online'");
+    fill(&place, "events (at, agent, state)", 30_000, &event);
+    let row =
+        format!("hex(randomblob(60)), '10.0.0.1', '', 1, {now} - i, 'offline', 1, 1, 0, 0, 1");
+    fill(&place, AGENT, 10_000, &row);
+    let server = place.serve(&["--retain-size", "1MiB"]);
+    let mut agent = server.connect();
+    (0..50).for_each(|_| agent.exchange(&report("new"), REPORT));
+    let stats = server.wait_until(|stats| stats.store("bytes") > 2 << 20);
+    assert_eq!(stats.store("expired"), 0);
+    assert_eq!(kept(&place), 100);
+}
+
+#[test]
+fn an_agent_that_makes_room_leaves_its_reports() {
+    let place = Place::new();
+    let server = place.serve(&["--max-agents", "1"]);
+    for name in ["web-01", "web-02"] {
+        let taken = eventually(|| {
+            let mut agent = server.connect();
+            agent.send(&report_of(name, 1));
+            (agent.line() == REPORT).then_some(())
+        });
+        assert!(taken.is_some());
+    }
+    let names = || place.column::<String>("SELECT name FROM agents");
+    assert!(eventually(|| (names() == ["web-02"]).then_some(())).is_some());
+    assert_eq!(kept(&place), 2);
+    let events = "SELECT name || ' ' || state || ' ' || established FROM events ORDER BY seq";
+    let expected = ["web-01 online 0", "web-01 offline 0", "web-02 online 0"];
+    assert_eq!(place.column::<String>(events), expected);
+    place.expect_sound();
+}
+
+#[test]
+fn after_a_crash_agents_beyond_the_limit_are_offline_with_an_event() {
+    let place = Place::new();
+    stopped(place.serve(&[]));
+    let now = hawk::time::UnixNanos::now().as_nanos();
+    let row = |hours, prefix| {
+        format!(
+            "'{prefix}' || i, '10.0.0.' || (i % 9), '', 1, {now} - i, 'online', 1, 1, 0, 0, {hours}"
+        )
+    };
+    fill(&place, AGENT, 3000, &row(1, "invented-"));
+    fill(&place, AGENT, 50, &row(3, "web-"));
+    let server = place.serve(&[
+        "--max-agents",
+        "1000",
+        "--offline-after",
+        "200ms",
+        "--start-grace",
+        "1ms",
+    ]);
+    let online = "SELECT count(*) FROM agents WHERE state = 'online'";
+    let silent = eventually(|| (place.column::<i64>(online) == [0]).then_some(()));
+    assert!(
+        silent.is_some(),
+        "{:?} are online",
+        place.column::<i64>(online)
+    );
+    let all = "SELECT count(DISTINCT name) FROM events WHERE state = 'offline'";
+    let declared = eventually(|| (place.column::<i64>(all) == [3050]).then_some(()));
+    assert!(declared.is_some(), "{:?}", place.column::<i64>(all));
+    let few = eventually(|| {
+        let left = place.column::<i64>("SELECT count(*) FROM agents")[0];
+        (left <= 1001).then_some(())
+    });
+    assert!(few.is_some());
+    let established = "SELECT count(*) FROM agents WHERE hours = 3";
+    assert_eq!(place.column::<i64>(established), [50]);
+    let stats = server.wait_until(|stats| stats.store("dropped_agents") >= 2000);
+    assert_eq!(stats.agents.get("established"), 50);
+    assert_eq!(
+        server.count_logged("more than --max-agents"),
+        2,
+        "at the start, and once an hour"
+    );
+    place.expect_sound();
+}

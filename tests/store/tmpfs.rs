@@ -1,5 +1,6 @@
 //! A disk that is really full, or really cannot be written: a small tmpfs.
 
+use std::ffi::CStr;
 use std::fs;
 use std::path::Path;
 
@@ -9,12 +10,16 @@ use rustix::process::Signal;
 use crate::place::*;
 use crate::support::*;
 
-/// A file system of 2 MiB at a folder, for as long as this lives.
+/// A small file system at a folder, for as long as this lives.
 struct Small<'a>(&'a Path);
 
 impl<'a> Small<'a> {
     fn mount(at: &'a Path) -> Option<Self> {
-        let mounted = mount("tmpfs", at, "tmpfs", MountFlags::empty(), Some(c"size=2m"));
+        Self::mount_sized(at, c"size=2m")
+    }
+
+    fn mount_sized(at: &'a Path, size: &CStr) -> Option<Self> {
+        let mounted = mount("tmpfs", at, "tmpfs", MountFlags::empty(), Some(size));
         #[allow(clippy::print_stderr)] // Whoever runs the tests must hear of it.
         if mounted.is_err() {
             eprintln!("SKIPPED: mounting a tmpfs takes the superuser");
@@ -76,6 +81,35 @@ fn a_disk_that_fills_up_and_is_cleared() {
         column::<String>(&open(&store), "PRAGMA integrity_check"),
         ["ok"]
     );
+}
+
+#[test]
+fn on_a_disk_smaller_than_the_limits_the_oldest_reports_make_room() {
+    let place = Place::new();
+    let disk = place.folder().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let Some(_mounted) = Small::mount_sized(&disk, c"size=40m") else {
+        return;
+    };
+    let store = disk.join("hawk.db");
+    let args = ["--store", store.to_str().unwrap(), "--retain-free", "30%"];
+    let server = Server::start(&args);
+    let mut agent = server.connect();
+    let burst = report(&"x".repeat(10_000)).repeat(100);
+    // Some three times what the disk holds.
+    for _ in 0..120 {
+        agent.send(&burst);
+        (0..100).for_each(|_| agent.expect_line(REPORT));
+    }
+    agent.exchange(&report("the last"), REPORT);
+    let contents = column::<String>(&open(&store), "SELECT content FROM reports ORDER BY seq");
+    assert_eq!(contents.last().unwrap(), "the last");
+    assert!(contents.len() > 500, "{}", contents.len());
+    let stats = server.stats();
+    assert_eq!(stats.store("failed"), 0);
+    assert_eq!(stats.store("expired"), stats.store("expired_early"));
+    let line = "reports are removed before they are older than --retain";
+    assert_eq!(server.count_logged(line), 1, "once an hour");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::support::*;
 pub(crate) const KEEP_ALL: Retention = Retention {
     age: Duration::from_secs(1000 * 86_400),
     size: 1 << 40,
+    ..Retention::UNLIMITED
 };
 
 /// Agents that are silent for longer are offline.

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 
 use crate::cli::store_args::DEFAULT_STORE;
 use crate::cli::values::{self, StorePath};
+use crate::store::FreeSpace;
 
 /// When a report is answered.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -104,9 +105,14 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(long, env = "HAWK_RETAIN", value_name = "TIME", default_value = "30d", value_parser = values::period)]
     pub(super) retain: Duration,
 
-    /// Remove the oldest reports when the store holds more than this
+    /// Remove the oldest reports when they take more of the store than this
     #[arg(long, env = "HAWK_RETAIN_SIZE", value_name = "SIZE", default_value = "10GiB", value_parser = values::store_size)]
     pub(super) retain_size: usize,
+
+    /// Remove the oldest reports when the file system has less free space than this, a size
+    /// or a percentage of the whole; 0: never
+    #[arg(long, env = "HAWK_RETAIN_FREE", value_name = "SIZE|N%", default_value = "5%", value_parser = values::free_space)]
+    pub(super) retain_free: FreeSpace,
 
     /// Remember this many agents at most. A new one takes the place of one that is not
     /// established (heard in 3 different hours) and silent longest

@@ -242,7 +242,7 @@ impl ServeArgs {
             }
         };
         let kernel = Linux::new().context("cannot make the event loop")?;
-        if let Some(store) = opened {
+        if let Some(mut store) = opened {
             store.agents(self.max_agents as usize, |agent| keeper.remember(agent))?;
             let intake = store
                 .start(self.retention())
@@ -256,6 +256,7 @@ impl ServeArgs {
         Retention {
             age: self.retain,
             size: self.retain_size as u64,
+            free: self.retain_free,
         }
     }
 

@@ -173,6 +173,7 @@ pub(super) fn samples() -> Vec<Record> {
                 expired: 5,
                 bytes: 6,
                 wal_bytes: 7,
+                ..store::Counters::default()
             },
             agents: roster::Counters::default(),
             open_files: None,
