@@ -49,7 +49,7 @@ pub fn store(input: &[u8]) {
     }
     let start = Instant::now();
     read(path.clone());
-    if let Ok(store) = Store::open(path.clone()) {
+    if let Ok(mut store) = Store::open(path.clone()) {
         let _last = store.agents(1000, |_| {});
     }
     // What the server made of it can be read as well.
