@@ -395,6 +395,18 @@ impl Books {
         self.intake.leave(patience)
     }
 
+    /// Waits until everything that was entered is committed or discarded, for `patience` at
+    /// most.
+    pub(super) fn flush(&mut self, now: Moment, patience: Duration) {
+        const LOOK_AGAIN: Duration = Duration::from_millis(1);
+        self.intake.hand_over(now);
+        let deadline = Moment::now().after(patience);
+        while self.intake.away() > 0 && Moment::now() < deadline {
+            std::thread::sleep(LOOK_AGAIN);
+            self.intake.collect(Moment::now());
+        }
+    }
+
     pub(super) fn finish(self, now: Moment, patience: Duration) -> Result<(), Unfinished> {
         match self.intake.finish(now, patience) {
             true => Ok(()),

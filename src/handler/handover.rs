@@ -45,6 +45,13 @@ impl Keeper {
         self.roster.begin_copy();
     }
 
+    /// Whether no command runs for an event that is in the store, once the copy has begun.
+    #[must_use]
+    pub fn has_no_commands(&self) -> bool {
+        let notifier = self.notifier.as_ref().filter(|one| !one.wants_events());
+        notifier.is_none_or(Notifier::is_quiet)
+    }
+
     /// Shows up to `most` agents that were not shown yet, each with its slot; true
     /// when there are none left.
     pub fn copy_some(&mut self, most: usize, see: &mut dyn FnMut(u32, AgentState)) -> bool {

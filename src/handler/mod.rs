@@ -153,9 +153,24 @@ impl Keeper {
     /// # Errors
     /// [`Unfinished`] if the store takes longer than `patience`.
     pub fn finish(mut self, patience: Duration, for_commands: Duration) -> Result<(), Unfinished> {
-        // Both do what is left at the same time.
+        let is_stored = self
+            .notifier
+            .as_ref()
+            .is_some_and(|one| !one.wants_events());
+        if let Some(books) = &mut self.books
+            && is_stored
+        {
+            // The last events are delivered as well.
+            books.catch_up(&self.roster);
+            books.flush(self.now, patience);
+        }
         if let Some(notifier) = &self.notifier {
             notifier.stop_within(for_commands);
+        }
+        if let Some(notifier) = self.notifier.take_if(|_| is_stored) {
+            // How far it has come is written down before the store is closed. Without a store
+            // both end at the same time.
+            notifier.finish();
         }
         let stored = match self.books.take() {
             Some(mut books) => {
@@ -388,7 +403,7 @@ fn event_of(entry: &Entry) -> notify::Event {
         version: Arc::from(&*entry.version),
         online: entry.online,
         last_seen: entry.last_seen,
-        established: true,
+        established: entry.is_established(),
     }
 }
 

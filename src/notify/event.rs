@@ -91,11 +91,7 @@ impl Event {
 
     /// The lane on which it is delivered.
     pub(super) const fn lane(&self) -> Lane {
-        if self.established {
-            Lane::Established
-        } else {
-            Lane::Others
-        }
+        Lane::of(self.established)
     }
 
     /// Bytes that the event takes in memory, from above.

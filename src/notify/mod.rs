@@ -16,17 +16,19 @@ mod source;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::store::Delivery;
 use crate::throttle::Throttle;
 use crate::time::Moment;
 use environment::Environment;
 pub use event::{Agent, Event};
 use runner::Runner;
 use shared::Shared;
-use source::Memory;
+use source::{Memory, Stored};
 
 /// A command and when it is run.
 #[derive(Clone, Debug)]
@@ -44,6 +46,15 @@ pub enum Calls {
     Each,
     /// All events that came within a time, with bounds.
     Gathered(Duration),
+}
+
+impl Config {
+    /// The names of the consumers, in their order.
+    #[must_use]
+    pub fn names(&self) -> Vec<&'static str> {
+        let name = |one: &Consumer| one.calls.name();
+        self.consumers.iter().map(name).collect()
+    }
 }
 
 impl Calls {
@@ -110,6 +121,19 @@ impl Notifier {
         let shared = Arc::new(Shared::new(config.consumers.len())?);
         let source = Box::new(Arc::clone(&memory));
         Self::start(config, shared, source, Some(memory))
+    }
+
+    /// Starts the thread that delivers the events in the store at `path`, each at least once,
+    /// and tells `delivery` how far it has come. The store's writer has the same.
+    ///
+    /// # Errors
+    /// If the kernel refuses a thread or a descriptor.
+    pub fn stored(config: Config, path: PathBuf, delivery: &Arc<Delivery>) -> io::Result<Self> {
+        let shared = Arc::new(Shared::new(config.consumers.len())?);
+        let bell = Arc::clone(&shared);
+        delivery.ring_with(move || bell.ring());
+        let source = Box::new(Stored::new(path, Arc::clone(delivery)));
+        Self::start(config, shared, source, None)
     }
 
     fn start(

@@ -47,6 +47,8 @@ struct Consumer {
     published: Progress,
     /// What its queues of earlier openings have done.
     before: Tally,
+    /// Retries that the store had removed.
+    gone: u64,
     counters: Counters,
     complaints: Complaints,
 }
@@ -117,6 +119,7 @@ impl Runner {
             running: Vec::new(),
             published: Progress::default(),
             before: Tally::default(),
+            gone: 0,
             counters: Counters::default(),
             complaints: Complaints::default(),
         };
@@ -152,6 +155,9 @@ impl Runner {
                 consumer.kill_late(now);
             }
             let delivers = !orders.pause && orders.stop.is_none_or(|stop| stop.deliver);
+            if orders.stop.is_some_and(|stop| !stop.deliver) {
+                self.source.close();
+            }
             if delivers {
                 self.read(now);
             }
@@ -257,7 +263,7 @@ impl Runner {
                 ..Progress::default()
             };
             if !gone.is_empty() {
-                consumer.counters.missed += gone.len() as u64;
+                consumer.gone += gone.len() as u64;
                 let progress = Progress {
                     retries: gone.into_iter().map(|seq| (seq, false)).collect(),
                     ..consumer.published.clone()
@@ -493,6 +499,7 @@ impl Consumer {
                  left_out={left_out}"
             );
         }
+        let missed = missed + self.gone;
         let newly_missed = missed.saturating_sub(self.counters.missed);
         if newly_missed > 0
             && let Some(left_out) = self.complaints.missed.allow(now)
@@ -508,7 +515,7 @@ impl Consumer {
             delivered,
             retried,
             skipped,
-            missed: self.counters.missed.max(missed),
+            missed,
             ..self.counters
         };
         self.counters

@@ -1,10 +1,11 @@
 //! Where consumers read events, and where they leave word how far they have come.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Event;
-use crate::store::{Lane, Opening, Progress};
+use super::{Agent, Event};
+use crate::store::{Delivery, Lane, Notice, OpenError, Opening, Progress, Reader};
 
 /// Events that wait in memory on each lane, at most.
 pub(super) const MAX_WAITING: usize = 10_000;
@@ -162,6 +163,98 @@ impl EventSource for Arc<Memory> {
     fn missed(&self) -> Vec<u64> {
         vec![0; self.slots().cursors.len()]
     }
+}
+
+/// Events in the store's table.
+pub(super) struct Stored {
+    path: PathBuf,
+    delivery: Arc<Delivery>,
+    /// `None`: not open, or no longer usable.
+    reader: Option<Reader>,
+}
+
+impl Stored {
+    pub(super) const fn new(path: PathBuf, delivery: Arc<Delivery>) -> Self {
+        Self {
+            path,
+            delivery,
+            reader: None,
+        }
+    }
+
+    /// Reads with a connection of its own, which is closed after an error.
+    fn with<T>(
+        &mut self,
+        read: impl FnOnce(&Reader) -> Result<T, OpenError>,
+    ) -> Result<T, Unreadable> {
+        let reader = match self.reader.take() {
+            Some(reader) => reader,
+            None => Reader::open(self.path.clone())?,
+        };
+        let found = read(&reader)?;
+        self.reader = Some(reader);
+        Ok(found)
+    }
+}
+
+impl EventSource for Stored {
+    fn is_lasting(&self) -> bool {
+        true
+    }
+
+    fn opening(&mut self, known: u64) -> Option<Opening> {
+        let opening = self.delivery.opening(known)?;
+        self.reader = None;
+        Some(opening)
+    }
+
+    fn read(&mut self, lane: Lane, after: i64, most: usize) -> Result<Found, Unreadable> {
+        let (events, upto) = self.with(|reader| reader.notices(lane, after, most))?;
+        let events = events.into_iter().map(event).collect();
+        Ok(Found { events, upto })
+    }
+
+    fn fetch(&mut self, seqs: &[i64]) -> Result<Vec<Arc<Event>>, Unreadable> {
+        if seqs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let events = self.with(|reader| reader.notices_numbered(seqs))?;
+        Ok(events.into_iter().map(event).collect())
+    }
+
+    fn publish(&mut self, opening: u64, consumer: usize, progress: &Progress) {
+        self.delivery.publish(opening, consumer, progress);
+    }
+
+    fn behind(&self, _read: [i64; 2]) -> usize {
+        0
+    }
+
+    fn missed(&self) -> Vec<u64> {
+        self.delivery.missed()
+    }
+
+    fn close(&mut self) {
+        self.reader = None;
+    }
+}
+
+fn event(notice: Notice) -> Arc<Event> {
+    let named = notice.name.is_some();
+    let address = || notice.address.to_string().into();
+    Arc::new(Event {
+        seq: notice.seq,
+        at: notice.at,
+        agent: Agent {
+            text: notice.name.clone().unwrap_or_else(address),
+            named,
+        },
+        address: notice.address,
+        version: notice.version,
+        online: notice.online,
+        last_seen: notice.last_seen,
+        established: notice.established,
+    })
 }
 
 #[cfg(test)]

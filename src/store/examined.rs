@@ -8,7 +8,7 @@ use rustix::fs::Access;
 
 use super::reader;
 use super::schema::{self, Fitness};
-use super::{Intake, Lock, OpenError, Retention, Store, Tray, Writer};
+use super::{Delivery, Intake, Lock, OpenError, Retention, Store, Tray, Writer};
 
 /// A store that was looked at, and that this process can go on writing.
 ///
@@ -21,6 +21,7 @@ use super::{Intake, Lock, OpenError, Retention, Store, Tray, Writer};
 pub struct Examined {
     path: PathBuf,
     connection: Connection,
+    delivery: Arc<Delivery>,
 }
 
 impl Store {
@@ -50,6 +51,7 @@ impl Store {
             Fitness::Ready | Fitness::Empty | Fitness::Older(_) => Ok(Examined {
                 path: path.to_owned(),
                 connection,
+                delivery: Arc::default(),
             }),
             Fitness::Newer(found) => Err(OpenError::Newer {
                 path: path.to_owned(),
@@ -68,6 +70,13 @@ impl Examined {
         &self.path
     }
 
+    /// Has the writer write down how far events are delivered.
+    #[must_use]
+    pub fn with_delivery(mut self, delivery: Arc<Delivery>) -> Self {
+        self.delivery = delivery;
+        self
+    }
+
     /// Starts the writer, parked: [`Intake::unpark`] is to be called when the other
     /// process writes no more. It then opens the file and brings its tables up to date
     /// by itself; nobody waits for that but the first reports. A file that cannot be
@@ -79,7 +88,8 @@ impl Examined {
     pub fn start(self, lock: Lock, retention: Retention) -> std::io::Result<Intake> {
         let tray = Arc::new(Tray::default());
         tray.park();
-        let writer = Writer::new(self.path, retention, Arc::clone(&tray));
+        let writer =
+            Writer::new(self.path, retention, Arc::clone(&tray)).with_delivery(self.delivery);
         let witness = self.connection;
         super::spawn(tray, lock, move |lock| {
             writer.open_and_run(witness, || {

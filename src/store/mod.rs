@@ -28,13 +28,14 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 pub use batch::{Agent, AgentIndex, Batch, Event, Report};
-pub use delivery::{Lane, Opening, Progress};
+pub use delivery::{Delivery, Lane, Opening, Progress};
 pub use examined::Examined;
 pub use intake::Intake;
 pub use lock::{Lock, LockError};
 pub use open::OpenError;
 pub use reader::{
-    AgentId, AgentRow, Cursor, EventRow, Journal, Reader, ReportRow, Selection, Sender, State, Step,
+    AgentId, AgentRow, Cursor, EventRow, Journal, Notice, Reader, ReportRow, Selection, Sender,
+    State, Step,
 };
 pub use retention::{FreeSpace, Retention};
 pub use tray::{Counters, Health};
@@ -52,6 +53,7 @@ pub struct Store {
     /// Agents that were heard last before this are too many, unless they are online or
     /// established.
     surplus: Option<UnixNanos>,
+    delivery: Arc<Delivery>,
 }
 
 impl Store {
@@ -69,6 +71,7 @@ impl Store {
             connection,
             lock,
             surplus: None,
+            delivery: Arc::default(),
         })
     }
 
@@ -136,14 +139,22 @@ impl Store {
         Ok((all > most).then(|| last.map_or(now, |last| last.min(now))))
     }
 
+    /// Has the writer write down how far events are delivered.
+    #[must_use]
+    pub fn with_delivery(mut self, delivery: Arc<Delivery>) -> Self {
+        self.delivery = delivery;
+        self
+    }
+
     /// Starts the writer.
     ///
     /// # Errors
     /// If the kernel refuses a thread.
     pub fn start(self, retention: Retention) -> std::io::Result<Intake> {
         let tray = Arc::new(Tray::default());
-        let writer =
-            Writer::new(self.path, retention, Arc::clone(&tray)).with_surplus(self.surplus);
+        let writer = Writer::new(self.path, retention, Arc::clone(&tray))
+            .with_surplus(self.surplus)
+            .with_delivery(self.delivery);
         let connection = self.connection;
         spawn(tray, self.lock, move |_| writer.run(connection))
     }
@@ -155,6 +166,7 @@ impl Store {
         let tray = Arc::new(Tray::default());
         let writer = Writer::new(self.path, retention, Arc::clone(&tray))
             .with_surplus(self.surplus)
+            .with_delivery(self.delivery)
             .with_clock(clock);
         let here = WriterHere {
             writer,

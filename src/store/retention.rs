@@ -152,6 +152,9 @@ pub(super) struct Retainer<'c> {
     delete_events: Statement<'c>,
     delete_other_events: Statement<'c>,
     forget_other_events: Statement<'c>,
+    /// Events that were removed and not asked for: their numbers, and whether their agents
+    /// were established.
+    removed_events: Vec<(i64, bool)>,
     next_look: Moment,
     next_slow_look: Moment,
     /// The agent that was looked at last; those with higher numbers are next.
@@ -214,7 +217,7 @@ impl<'c> Retainer<'c> {
             )?,
             delete_old_events: connection.prepare(
                 "DELETE FROM events WHERE seq IN (SELECT seq FROM events ORDER BY seq LIMIT ?2) \
-                 AND at < ?1 RETURNING established",
+                 AND at < ?1 RETURNING established, seq",
             )?,
             delete_events: connection.prepare(
                 "DELETE FROM events WHERE seq IN (SELECT seq FROM events \
@@ -222,12 +225,13 @@ impl<'c> Retainer<'c> {
             )?,
             delete_other_events: connection.prepare(
                 "DELETE FROM events WHERE seq IN \
-                 (SELECT seq FROM other_events ORDER BY seq LIMIT ?1)",
+                 (SELECT seq FROM other_events ORDER BY seq LIMIT ?1) RETURNING seq",
             )?,
             forget_other_events: connection.prepare(
                 "DELETE FROM other_events WHERE seq IN \
                  (SELECT seq FROM other_events ORDER BY seq LIMIT ?1)",
             )?,
+            removed_events: Vec::new(),
             next_look: now,
             next_slow_look: now,
             looked_at: 0,
@@ -275,6 +279,12 @@ impl<'c> Retainer<'c> {
             || self.other_events > MAX_OTHER_EVENTS
             || now >= self.next_slow_look
             || (self.added > 0 && now >= self.next_look)
+    }
+
+    /// Events that were removed since the last call: their numbers, and whether their agents
+    /// were established.
+    pub(super) fn take_removed_events(&mut self) -> Vec<(i64, bool)> {
+        std::mem::take(&mut self.removed_events)
     }
 
     /// Takes a step, within the transaction at hand, in which `added` was added.
@@ -357,7 +367,13 @@ impl<'c> Retainer<'c> {
         let too_many = self.other_events - MAX_OTHER_EVENTS;
         if too_many > 0 {
             let most = too_many.min(added.other_events + SLOW_STEP);
-            removed += self.delete_other_events.execute([most])?;
+            let rows = self
+                .delete_other_events
+                .query_map([most], |row| row.get(0))?;
+            for seq in rows {
+                self.removed_events.push((seq?, false));
+                removed += 1;
+            }
             let forgotten = self.forget_other_events.execute([most])?;
             self.other_events -= i64::try_from(forgotten).unwrap_or(0);
         }
@@ -367,7 +383,9 @@ impl<'c> Retainer<'c> {
             let mut rows = self.delete_events.query((self.events_from, most))?;
             let mut count = 0;
             while let Some(row) = rows.next()? {
-                self.events_from = self.events_from.max(row.get(0)?);
+                let seq = row.get(0)?;
+                self.removed_events.push((seq, true));
+                self.events_from = self.events_from.max(seq);
                 count += 1;
             }
             if count == 0 {
@@ -386,6 +404,7 @@ impl<'c> Retainer<'c> {
         let (mut events, mut others) = (0, 0);
         while let Some(row) = rows.next()? {
             let established: bool = row.get(0)?;
+            self.removed_events.push((row.get(1)?, established));
             *(if established {
                 &mut events
             } else {

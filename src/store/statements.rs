@@ -1,11 +1,14 @@
 //! The statements that write a batch.
 
 use std::fmt::{Display, Write as _};
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, Statement, params};
 
 use super::batch::{AgentRow, Batch, EventRow, Removal, ReportRow, Run};
+use super::delivery::{Deliveries, Lane};
 use super::pages::Pages;
+use crate::time::{Moment, UnixNanos};
 
 /// How many reports one INSERT takes, the most first. A statement costs about as
 /// much as a row; beyond some thirty rows nothing more is won.
@@ -67,6 +70,9 @@ pub(super) struct Statements<'c> {
     newest: Statement<'c>,
     reserve: Statement<'c>,
     block: Statement<'c>,
+    deliveries: Option<Deliveries<'c>>,
+    /// The transaction at hand has events.
+    has_events: bool,
     /// An address as text.
     address: String,
     peer: Peer,
@@ -206,6 +212,8 @@ impl<'c> Statements<'c> {
             newest: connection.prepare("SELECT max(seq) FROM reports")?,
             reserve: connection.prepare("UPDATE store SET reserved = ?1")?,
             block: connection.prepare("INSERT OR REPLACE INTO times VALUES (?1, ?2, ?3, ?4)")?,
+            deliveries: None,
+            has_events: false,
             address: String::new(),
             peer: Peer::default(),
             runs: 0,
@@ -446,6 +454,13 @@ impl<'c> Statements<'c> {
             // 0: the agent's row was removed before.
             None => self.find_agent(name)?.map_or(0, |(id, _)| id),
         };
+        let established = match &mut self.deliveries {
+            Some(deliveries) => {
+                deliveries.lane(name.unwrap_or(&self.address), event.established)
+                    == Lane::Established
+            }
+            None => event.established,
+        };
         let values = params![
             event.at,
             agent,
@@ -454,13 +469,59 @@ impl<'c> Statements<'c> {
             self.address,
             batch.read(event.version),
             event.last_seen,
-            event.established,
+            established,
         ];
-        self.event.execute(values)?;
-        if !event.established {
+        let seq = self.event.insert(values)?;
+        self.has_events = true;
+        if !established {
             self.other_event.execute([])?;
         }
+        if let Some(deliveries) = &mut self.deliveries
+            && !established
+        {
+            deliveries.listed(name.unwrap_or(&self.address), seq);
+        }
         Ok(())
+    }
+}
+
+/// What concerns the delivery of events.
+impl<'c> Statements<'c> {
+    /// Writes down how far the events of this file are delivered.
+    pub(super) fn deliver(&mut self, deliveries: Deliveries<'c>) {
+        self.deliveries = Some(deliveries);
+    }
+
+    /// Whether there is progress that is not written down.
+    pub(super) fn has_progress(&self) -> bool {
+        let deliveries = self.deliveries.as_ref();
+        deliveries.is_some_and(Deliveries::has_progress)
+    }
+
+    /// When progress is to be written down without a batch, if there is any.
+    pub(super) fn progress_due_in(&self, now: Moment) -> Option<Duration> {
+        self.deliveries.as_ref()?.due_in(now)
+    }
+
+    /// Writes progress down, within the transaction at hand, in which these events were
+    /// removed: their numbers, and whether their agents were established.
+    pub(super) fn write_progress(
+        &mut self,
+        removed: &[(i64, bool)],
+        now: UnixNanos,
+    ) -> rusqlite::Result<()> {
+        match &mut self.deliveries {
+            Some(deliveries) => deliveries.write(removed, now),
+            None => Ok(()),
+        }
+    }
+
+    /// The transaction at hand is committed.
+    pub(super) fn committed(&mut self, now: Moment) {
+        let events = std::mem::take(&mut self.has_events);
+        if let Some(deliveries) = &mut self.deliveries {
+            deliveries.committed(events, now);
+        }
     }
 }
 

@@ -90,6 +90,8 @@ struct Slots {
     counters: Counters,
     /// The writer is waiting for the bell.
     idle: bool,
+    /// The writer is to look for something else than a batch.
+    nudged: bool,
     /// The writer is to touch nothing once it is done with what was offered.
     park: bool,
     /// It does, and waits for the bell.
@@ -172,6 +174,12 @@ impl Tray {
         self.slots().counters
     }
 
+    /// Has the writer look for something else to do than a batch.
+    pub(super) fn nudge(&self) {
+        self.slots().nudged = true;
+        self.bell.notify_all();
+    }
+
     /// Has the writer touch nothing from the moment on at which it has committed what
     /// was offered, until [`unpark`](Self::unpark).
     pub(super) fn park(&self) {
@@ -248,7 +256,7 @@ impl Tray {
                 return Next::Park;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if std::mem::take(&mut slots.nudged) || left.is_zero() {
                 return Next::Nothing;
             }
             slots.idle = true;

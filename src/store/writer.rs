@@ -12,6 +12,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 
+use super::delivery::{Deliveries, Delivery};
 use super::drops::Drops;
 use super::open::{OpenError, explain, open, wal_pages};
 use super::retention::{Added, Retainer, Retention};
@@ -62,6 +63,7 @@ pub(super) struct Writer {
     drops: Drops,
     /// Agents that were heard last before this are too many.
     surplus: Option<UnixNanos>,
+    delivery: Arc<Delivery>,
     /// The file that is open.
     file: Option<Identity>,
     /// Keeps the file in use until it is open for writing; see [`super::Examined`].
@@ -138,6 +140,7 @@ impl Writer {
             unwritten: Unwritten::default(),
             drops: Drops::default(),
             surplus: None,
+            delivery: Arc::default(),
             file: None,
             witness: None,
             swollen: false,
@@ -156,6 +159,12 @@ impl Writer {
     /// Reads this clock instead of the machine's.
     pub(super) fn with_clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
+        self
+    }
+
+    /// Writes down how far events are delivered.
+    pub(super) fn with_delivery(mut self, delivery: Arc<Delivery>) -> Self {
+        self.delivery = delivery;
         self
     }
 
@@ -220,7 +229,11 @@ impl Writer {
         if self.file.is_none() {
             self.file = self.identity().ok();
         }
-        let prepared = Statements::prepare(connection).and_then(|statements| {
+        let Identity(device, inode) = self.file.unwrap_or(Identity(0, 0));
+        let prepared = Statements::prepare(connection).and_then(|mut statements| {
+            let delivery = Arc::clone(&self.delivery);
+            let file = (device, inode);
+            statements.deliver(Deliveries::begin(connection, delivery, file, &self.tray)?);
             let clock = self.clock.clone();
             let mut retainer = Retainer::prepare(connection, self.retention, clock)?;
             if let Some(heard_before) = self.surplus {
@@ -238,15 +251,16 @@ impl Writer {
         };
         let mut checkpoint_at = CHECKPOINT_PAGES;
         loop {
+            let progress_due = statements.progress_due_in(self.clock.now());
             let patience = if retainer.is_behind() {
                 IDLE_BEHIND
             } else {
-                IDLE
+                progress_due.map_or(IDLE, |due| due.min(IDLE))
             };
             let (batch, outcome) = match wait(&self.tray, patience) {
                 Next::Stop(how) => {
                     if how == Stop::Finish {
-                        if !self.unwritten.batch.is_empty()
+                        if (!self.unwritten.batch.is_empty() || statements.has_progress())
                             && let Err(failure) =
                                 self.transact(&mut statements, &mut retainer, None)
                         {
@@ -258,11 +272,17 @@ impl Writer {
                     }
                     return End::Stopped(how);
                 }
-                Next::Park if self.unwritten.batch.is_empty() => {
+                Next::Park if self.unwritten.batch.is_empty() && !statements.has_progress() => {
                     self.tray.park_writer();
                     continue;
                 }
-                Next::Nothing if !retainer.is_behind() && self.unwritten.batch.is_empty() => {
+                Next::Nothing
+                    if !retainer.is_behind()
+                        && self.unwritten.batch.is_empty()
+                        && !statements
+                            .progress_due_in(self.clock.now())
+                            .is_some_and(|due| due.is_zero()) =>
+                {
                     continue;
                 }
                 Next::Park | Next::Nothing => {
@@ -332,17 +352,23 @@ impl Writer {
                 added.report_pages = statements.report_pages();
                 retainer.step(added)
             })
-            .and_then(|removed| statements.commit().map(|()| removed));
+            .and_then(|removed| {
+                let events = retainer.take_removed_events();
+                statements.write_progress(&events, self.clock.wall())?;
+                statements.commit().map(|()| removed)
+            });
         match outcome {
             Ok(removed) => {
                 let now = self.clock.now();
                 self.drops.count(removed, &mut self.counters, now);
+                statements.committed(now);
                 self.unwritten.clear();
                 Ok(())
             }
             Err(error) => {
                 // Some errors have rolled back already; then this is one too.
                 statements.rollback().ok();
+                drop(retainer.take_removed_events());
                 Err(error.into())
             }
         }

@@ -59,6 +59,8 @@ pub struct Attempt {
     stage: Stage,
     /// When this stage must be over.
     until: Moment,
+    /// When the copy goes on, if it waits for something other than the successor.
+    look_again_at: Moment,
     /// The format of snapshots, once it is agreed.
     format: u16,
     /// Sockets in a message, at most.
@@ -129,6 +131,7 @@ impl Attempt {
             generation,
             stage: Stage::Hello,
             until: begun.after(fault::deadline(Step::Prepare, SET_UP)),
+            look_again_at: Moment::from_nanos(0),
             format: 0,
             // Half of what the kernel lets be under way.
             batch: usize::try_from(descriptors / 2)
@@ -169,7 +172,7 @@ impl Attempt {
         match self.stage {
             // There is work at once, unless it waits for an acknowledgement. Turning on
             // and on for that would keep a successor on the same core from sending it.
-            Stage::PreCopy(_) if self.line.next_batch().is_some() => Moment::from_nanos(0),
+            Stage::PreCopy(_) if self.line.next_batch().is_some() => self.look_again_at,
             _ => self.until,
         }
     }

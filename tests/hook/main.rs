@@ -12,3 +12,4 @@ mod failures;
 mod gathered;
 mod processes;
 mod stop;
+mod stored;

@@ -11,8 +11,9 @@ fn serve_with_six_events(desk: &Desk, args: &[&str]) -> (Server, Vec<Agent>) {
         NOTE_AND_WAIT,
         &[&["--on-event-timeout", "1h"], args].concat(),
     );
+    // Of agents that are not established two run at once.
     let agents = come_all(&server, 6);
-    desk.wait_for(4);
+    desk.wait_for(2);
     (server, agents)
 }
 
@@ -24,7 +25,7 @@ fn a_gentle_stop_runs_what_waits() {
     drop(agents);
     // Nothing but commands is left to wait for.
     server.log().wait_for(0, |line| line.contains("] served "));
-    desk.wait_for(4);
+    desk.wait_for(2);
     desk.let_go(6);
     let exit = server.wait_exit();
     assert_eq!(exit.code, Some(0));
@@ -44,9 +45,9 @@ fn a_stop_gives_up_what_takes_too_long() {
     // Its log ends when nobody holds it any more, commands included.
     let exit = server.wait_exit();
     assert_eq!(exit.code, Some(0));
-    let line = "on-event commands given up: 4 are killed, for 2 events more none is run";
+    let line = "on-event commands given up: 2 are killed, for 4 events more none is run";
     assert!(exit.stderr.last().unwrap().contains(line), "{exit:?}");
-    desk.wait_for(4);
+    desk.wait_for(2);
 }
 
 #[test]
@@ -57,5 +58,5 @@ fn a_second_signal_kills_what_runs() {
     server.log().wait_for(0, |line| line.contains("stopping"));
     server.signal(Signal::INT);
     assert_eq!(server.wait_exit().code, Some(1));
-    desk.wait_for(4);
+    desk.wait_for(2);
 }

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anstream::{AutoStream, ColorChoice};
@@ -36,14 +37,12 @@ use crate::reactor::{
 use crate::roster;
 use crate::service;
 use crate::session::{Limits, Rate};
-use crate::store::{Retention, Store};
+use crate::store::{Delivery, Retention, Store};
 use crate::upgrade::give_way;
 
 /// When agents have used up all of the drain timeout, the store still has this long
 /// to commit what it was given: many times what that takes, unless the disk hangs.
 const STORE_TIME: Duration = Duration::from_secs(3);
-
-const NO_NOTIFIER: &str = "cannot start the thread for notification";
 
 impl ServeArgs {
     /// Serves, and logs by way of a queue: whoever reads stderr must not hold up the
@@ -232,13 +231,13 @@ impl ServeArgs {
     /// opening may take a while, for example to recover a long log.
     fn keeper_with_store(&self, open_files: Option<u64>) -> anyhow::Result<(Keeper, Linux)> {
         let mut keeper = self.keeper();
-        if let Some(config) = self.notification(open_files, None) {
-            keeper.notify_with(Notifier::in_memory(config).context(NO_NOTIFIER)?);
-        }
+        let config = self.notification(open_files, None);
+        let delivery = self.notify(&mut keeper, config)?;
         let opened = match &self.store {
             StorePath::Nowhere => None,
             StorePath::File(path) => {
-                Some(Store::open(path.clone()).context("cannot use the store")?)
+                let store = Store::open(path.clone()).context("cannot use the store")?;
+                Some(store.with_delivery(delivery))
             }
         };
         let kernel = Linux::new().context("cannot make the event loop")?;
@@ -275,6 +274,26 @@ impl ServeArgs {
             remember: self.retain,
             log_packets: self.log_packets,
         })
+    }
+
+    /// Has `keeper` deliver events as configured; how far they are delivered, for the writer of
+    /// the store.
+    fn notify(
+        &self,
+        keeper: &mut Keeper,
+        config: Option<notify::Config>,
+    ) -> anyhow::Result<Arc<Delivery>> {
+        let names = config.as_ref().map(notify::Config::names);
+        let delivery = Arc::new(Delivery::new(names.unwrap_or_default()));
+        if let Some(config) = config {
+            let notifier = match &self.store {
+                StorePath::Nowhere => Notifier::in_memory(config),
+                StorePath::File(path) => Notifier::stored(config, path.clone(), &delivery),
+            };
+            let notifier = notifier.context("cannot start the thread for notification")?;
+            keeper.notify_with(notifier);
+        }
+        Ok(delivery)
     }
 
     /// What is run for events, and how; `None`: nothing.

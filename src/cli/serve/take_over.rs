@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
+use super::ServeArgs;
 use super::driver::Driver;
-use super::{NO_NOTIFIER, ServeArgs};
 use crate::cli::values::StorePath;
 use crate::control;
 use crate::descriptors;
 use crate::handler::Keeper;
 use crate::log_sink::LeftOut;
-use crate::notify::{Notifier, Predecessor};
+use crate::notify::Predecessor;
 use crate::reactor::{Config, Linux, Reactor};
 use crate::store::{Examined, Lock, Store};
 use crate::upgrade::{Inherited, Succeeded, Succession};
@@ -57,12 +57,14 @@ impl ServeArgs {
             patience: self.drain_timeout.saturating_add(PREDECESSOR),
         };
         // The limit of open files comes with the predecessor's state.
-        if let Some(config) = self.notification(None, Some(predecessor)) {
-            keeper.notify_with(Notifier::in_memory(config).context(NO_NOTIFIER)?);
-        }
+        let notification = self.notification(None, Some(predecessor));
+        let delivery = self.notify(&mut keeper, notification)?;
         let store = match &self.store {
             StorePath::Nowhere => None,
-            StorePath::File(path) => Some(Store::examine(path).context("cannot use the store")?),
+            StorePath::File(path) => {
+                let store = Store::examine(path).context("cannot use the store")?;
+                Some(store.with_delivery(delivery))
+            }
         };
         let kernel = Linux::new().context("cannot make the event loop")?;
         let Inherited { lock, listeners } = succession.ready()?;

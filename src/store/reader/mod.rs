@@ -5,6 +5,7 @@
 //! (<https://sqlite.org/wal.html>, "Avoiding Excessively Large WAL Files").
 
 mod journal;
+mod notices;
 mod open;
 mod rows;
 
@@ -13,13 +14,14 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use super::OpenError;
 use super::lock::Lock;
+use super::{Lane, OpenError};
 use crate::time::UnixNanos;
 use open::FileId;
 pub(super) use open::{connect, file_id};
 
 pub use journal::{Cursor, Journal, Selection, Step};
+pub use notices::Notice;
 pub use rows::{AgentId, AgentRow, EventRow, ReportRow, Sender, State};
 
 /// A store that is open for reading.
@@ -125,6 +127,28 @@ impl Reader {
         selection: &Selection,
     ) -> Result<Step<J>, OpenError> {
         journal::step(&self.connection, after, selection).map_err(self.failed())
+    }
+
+    /// The next events of a lane after `after`, at most `most`, for those who deliver them;
+    /// and up to where the lane has no others.
+    ///
+    /// # Errors
+    /// See [`Reader::last_heard`].
+    pub fn notices(
+        &self,
+        lane: Lane,
+        after: i64,
+        most: usize,
+    ) -> Result<(Vec<Notice>, i64), OpenError> {
+        notices::next(&self.connection, lane, after, most).map_err(self.failed())
+    }
+
+    /// The events of these numbers, as far as they are there.
+    ///
+    /// # Errors
+    /// See [`Reader::last_heard`].
+    pub fn notices_numbered(&self, seqs: &[i64]) -> Result<Vec<Notice>, OpenError> {
+        notices::numbered(&self.connection, seqs).map_err(self.failed())
     }
 
     fn failed(&self) -> impl FnOnce(rusqlite::Error) -> OpenError {

@@ -1,6 +1,7 @@
 //! What a message to the successor carries: records, and the sockets that go with them.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use super::copying::{Amount, FEW_CHANGES, Next};
 use super::{Attempt, QUIESCE, Stage};
@@ -21,6 +22,13 @@ const AGENTS: usize = 128;
 /// Of the files that are [set aside](RESERVED_DESCRIPTORS), those that nobody needs: the
 /// process itself has some twenty open, and those turned away are up to 32.
 const SPARE_DESCRIPTORS: usize = 8;
+
+/// How long commands for events may run on before the store comes to rest. What one of them
+/// delivers later is delivered again by the successor.
+const COMMANDS: Duration = Duration::from_secs(2);
+
+/// Between two looks at whether commands have ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 impl Attempt {
     /// Copies some more, and goes over to the last commit once there is little left. The
@@ -51,6 +59,13 @@ impl Attempt {
                     write_changes(server, FEW_CHANGES, writer, &mut opened);
                 }
                 Next::ShowAgain => {}
+                Next::Quiesce
+                    if !server.handler().has_no_commands()
+                        && now.since(copying.begun) < fault::deadline(Step::PreCopy, COMMANDS) =>
+                {
+                    self.look_again_at = now.after(LOOK_AGAIN);
+                    return Ok(());
+                }
                 Next::Quiesce => {
                     self.precopy = now.since(copying.begun);
                     self.stage = Stage::Quiesce {
