@@ -10,6 +10,7 @@
 //! ```text
 //! hawk-pool   → nothing                   (a crate of its own)
 //! time        → nothing
+//! interval    → nothing                   (how often an agent is heard)
 //! wheel       → time
 //! throttle    → time
 //! log_sink    → nothing                   (log lines on their way to stderr)
@@ -18,8 +19,8 @@
 //! children    → nothing                   (processes that were started here; orphans)
 //! notify      → children, store's events, throttle, time (a command for changes; JSON, processes)
 //! wire        → nothing: no I/O, no clock, no pool, no connection
-//! session     → wire, time                (time comes in as an argument)
-//! roster      → network, time, wheel      (who is alive)
+//! session     → interval, wire, time      (time comes in as an argument)
+//! roster      → interval, network, time, wheel (who is alive)
 //! handler     → wire, session's traits, notify, network, roster, store, throttle, time (packets; no sockets)
 //! store       → throttle, time            (records; no connections, no packets)
 //! stats       → hawk-pool, wire, session, time
@@ -47,6 +48,7 @@ pub mod descriptors;
 pub mod dial;
 pub mod handler;
 pub mod handover;
+pub mod interval;
 pub mod load;
 pub mod log_sink;
 pub mod network;

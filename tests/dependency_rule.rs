@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 /// touch files, sockets, processes or JSON.
 const RULE: &[(&str, &[&str])] = &[
     ("time", &[]),
+    ("interval", &[]),
     ("wheel", &["time"]),
     ("throttle", &["time"]),
     ("network", &[]),
@@ -32,8 +33,8 @@ const RULE: &[(&str, &[&str])] = &[
     ),
     ("log_sink", &["std::io"]),
     ("wire", &["serde", "serde_json"]),
-    ("session", &["time", "wire"]),
-    ("roster", &["network", "time", "wheel"]),
+    ("session", &["interval", "time", "wire"]),
+    ("roster", &["interval", "network", "time", "wheel"]),
     (
         "handler",
         &[

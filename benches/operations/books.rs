@@ -128,6 +128,6 @@ fn beat() -> impl FnMut() {
     let mut now = START;
     move || {
         now = now.after(Duration::from_millis(1));
-        roster.beat(black_box(key), "1.0", now);
+        roster.beat(black_box(key), "1.0", None, (now, WALL));
     }
 }

@@ -91,7 +91,7 @@ impl Pair {
                 1 => session.stop_reading(StopReason::Store, now),
                 2 => session.stop_reading(StopReason::Rate, now),
                 3 => session.stop_reading(StopReason::Output, now),
-                _ => session.resume_reading(now),
+                _ => drop(session.resume_reading(now)),
             }
         }
     }

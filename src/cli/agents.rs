@@ -9,6 +9,7 @@ use tabwriter::TabWriter;
 
 use super::output;
 use super::store_args::{StoreArgs, ago};
+use crate::roster::CLONED_FOR;
 use crate::store::{AgentRow, State};
 use crate::time::UnixNanos;
 
@@ -45,6 +46,8 @@ struct Line<'a> {
     heartbeats: i64,
     reports: i64,
     interval_ms: u128,
+    report_interval_ms: u128,
+    cloned: bool,
 }
 
 impl AgentsArgs {
@@ -63,6 +66,7 @@ impl AgentsArgs {
 }
 
 fn lines(agents: &[AgentRow]) -> anyhow::Result<Vec<u8>> {
+    let now = UnixNanos::now();
     let mut text = Vec::new();
     for agent in agents {
         let line = Line {
@@ -78,6 +82,8 @@ fn lines(agents: &[AgentRow]) -> anyhow::Result<Vec<u8>> {
             heartbeats: agent.heartbeats,
             reports: agent.reports,
             interval_ms: agent.interval.as_millis(),
+            report_interval_ms: agent.report_interval.as_millis(),
+            cloned: is_cloned(agent, now),
         };
         serde_json::to_writer(&mut text, &line)?;
         text.push(b'\n');
@@ -88,14 +94,19 @@ fn lines(agents: &[AgentRow]) -> anyhow::Result<Vec<u8>> {
 fn table(agents: &[AgentRow]) -> anyhow::Result<Vec<u8>> {
     let now = UnixNanos::now();
     let mut table = TabWriter::new(Vec::new());
+    // A last column only where it has something to say.
+    let (heading, note) = match agents.iter().any(|agent| is_cloned(agent, now)) {
+        true => ("\tNOTE", "\tcloned"),
+        false => ("", ""),
+    };
     writeln!(
         table,
-        "AGENT\tSTATE\tVERSION\tLAST SEEN\tAGO\tREPORTS\tADDRESS"
+        "AGENT\tSTATE\tVERSION\tLAST SEEN\tAGO\tREPORTS\tADDRESS{heading}"
     )?;
     for agent in agents {
         writeln!(
             table,
-            "{}\t{}\t{}\t{}\t{}\t{}\t{}",
+            "{}\t{}\t{}\t{}\t{}\t{}\t{}{}",
             output::visible(called(agent)),
             agent.state.word(),
             match &*agent.version {
@@ -106,10 +117,17 @@ fn table(agents: &[AgentRow]) -> anyhow::Result<Vec<u8>> {
             ago(now, agent.last_seen),
             agent.reports,
             agent.address,
+            if is_cloned(agent, now) { note } else { "" },
         )?;
     }
     let table = table.into_inner();
     table.map_err(|error| anyhow!("cannot lay out the table: {}", error.error()))
+}
+
+/// Whether two machines were found to speak under its name of late.
+fn is_cloned(agent: &AgentRow, now: UnixNanos) -> bool {
+    let cloned_at = agent.cloned_at;
+    cloned_at.is_some_and(|cloned_at| now.since(cloned_at) < CLONED_FOR)
 }
 
 fn called(agent: &AgentRow) -> &str {

@@ -222,6 +222,13 @@ impl Books {
         }
     }
 
+    /// Has the agent's row written.
+    pub(super) fn enter_agent(&mut self, roster: &Roster, key: AgentKey, now: Moment) {
+        if self.row(roster, key).is_some() {
+            self.flush_at.get_or_insert(now.after(FLUSH));
+        }
+    }
+
     /// Notes that the agent's state has just changed.
     pub(super) fn enter_event(&mut self, roster: &Roster, key: AgentKey) {
         let Some(entry) = roster.get(key) else {
@@ -507,6 +514,7 @@ fn slot(reference: u64) -> usize {
 
 /// What the store keeps of an agent.
 fn agent_of(entry: &Entry) -> store::Agent<'_> {
+    let nanos = |span: Duration| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
     store::Agent {
         name: entry.name.as_deref(),
         address: entry.address,
@@ -515,11 +523,12 @@ fn agent_of(entry: &Entry) -> store::Agent<'_> {
         last_seen: entry.last_seen,
         online: entry.online,
         changed_at: entry.changed_at,
-        interval: i64::try_from(entry.interval().as_nanos()).unwrap_or(i64::MAX),
+        interval: nanos(entry.interval()),
         hours: Some(entry.hours()),
         last_hour: entry.last_hour(),
-        watched: true,
-        report_interval: 0,
+        watched: entry.watched,
+        report_interval: nanos(entry.report_interval()),
+        cloned_at: entry.cloned_at().map_or(0, UnixNanos::as_nanos),
     }
 }
 

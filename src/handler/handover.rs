@@ -25,6 +25,8 @@ pub struct KeeperState {
     pub amnesty: Moment,
     /// Since when agents have been kept waiting, if they are.
     pub held_since: Option<Moment>,
+    /// How long the roster stood still since the first start, in milliseconds.
+    pub stood_still_ms: u64,
     /// What the store has done since the first start; all zero without a store.
     pub store: store::Counters,
     /// What the bound on the number of agents has caused since the first start.
@@ -118,6 +120,10 @@ impl Keeper {
         KeeperState {
             amnesty: self.roster.amnesty(),
             held_since: Some(self.roster.held_since().unwrap_or(self.now)),
+            stood_still_ms: {
+                let millis = self.roster.stood_still().as_millis();
+                u64::try_from(millis).unwrap_or(u64::MAX)
+            },
             store: books.map(|books| books.counters()).unwrap_or_default(),
             agents: self.roster.counters(),
             open_files: self.notifier.as_ref().and_then(Notifier::open_files),
@@ -182,8 +188,9 @@ impl Keeper {
         self.wall = self.clock.wall();
         let waiting_since = state.held_since.unwrap_or(self.now);
         self.quiet_since = Some(waiting_since);
+        let stood_still = Duration::from_millis(state.stood_still_ms);
         self.roster
-            .go_on_from(state.amnesty, Some(waiting_since), self.now);
+            .go_on_from(state.amnesty, Some(waiting_since), stood_still, self.now);
         self.roster.resume_counters(state.agents);
         if let Some(books) = &mut self.books {
             books.go_on_after(&state);

@@ -2,6 +2,7 @@
 //! kept.
 
 mod books;
+mod clones;
 mod eviction;
 mod handover;
 mod newcomers;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::notify::{self, Notifier};
-use crate::roster::{self, AgentKey, Entry, Identity, Roster};
+use crate::roster::{self, AgentKey, Entry, Identity, Learnt, Roster};
 use crate::session::{Answer, CommitId, Handler, Sender, Settled, Tag, Wake};
 use crate::store::{self, Intake};
 use crate::throttle::Throttle;
@@ -65,6 +66,8 @@ pub struct Keeper {
     refusals: Throttle,
     /// About agents that were removed to make room.
     evictions: Throttle,
+    /// Log lines about agents that are cloned.
+    clone_log: Throttle,
     next_forget: Moment,
     /// Since when no packet is taken, so that all that was taken can be kept.
     quiet_since: Option<Moment>,
@@ -95,6 +98,7 @@ impl Keeper {
             changes: Throttle::bursts_of(CHANGES_LOGGED),
             refusals: Throttle::default(),
             evictions: Throttle::every(eviction::LOG_INTERVAL),
+            clone_log: Throttle::default(),
             next_forget: now.after(FORGET_INTERVAL),
             quiet_since: None,
             moved: None,
@@ -119,9 +123,14 @@ impl Keeper {
         entry.online = agent.online;
         entry.changed_at = agent.changed_at;
         entry.resume_hours(agent.hours, agent.last_hour);
-        entry.learn(Duration::from_nanos(
-            u64::try_from(agent.interval).unwrap_or(0),
-        ));
+        let span = |nanos| Duration::from_nanos(u64::try_from(nanos).unwrap_or(0));
+        let cloned_at = (agent.cloned_at != 0).then(|| UnixNanos::from_nanos(agent.cloned_at));
+        entry.learn(Learnt {
+            is_judged: agent.watched,
+            interval: span(agent.interval),
+            report_interval: span(agent.report_interval),
+            cloned_at,
+        });
         if self.roster.find(entry.identity()).is_none() {
             self.roster.insert(entry, self.now);
         }
@@ -221,6 +230,14 @@ impl Keeper {
         Some(key)
     }
 
+    /// An agent is not watched any more, of which there is no event.
+    #[cold]
+    fn update_row(&mut self, key: AgentKey) {
+        if let Some(books) = &mut self.books {
+            books.enter_agent(&self.roster, key, self.now);
+        }
+    }
+
     /// An agent has come online or gone offline.
     fn tell(&mut self, key: AgentKey) {
         if let Some(entry) = self.roster.get(key)
@@ -292,10 +309,18 @@ impl Handler for Keeper {
         };
         let address = sender.peer.ip().to_canonical();
         let came = self.roster.heard(key, address, self.now, self.wall);
-        if let Packet::Heartbeat(heartbeat) = packet {
-            self.roster.beat(key, &heartbeat.version, self.now);
+        let time = (self.now, self.wall);
+        let is_watched_now = match packet {
+            Packet::Heartbeat(heartbeat) => {
+                let version = &heartbeat.version;
+                self.roster.beat(key, version, sender.gap, time)
+            }
+            Packet::Report(_) => self.roster.report(key, sender.gap, time),
+        };
+        if let Some(key) = self.roster.take_new_clone() {
+            self.warn_of_clone(key, sender);
         }
-        if came {
+        if came || is_watched_now {
             self.tell(key);
         }
         let Some(books) = &mut self.books else {
@@ -330,6 +355,14 @@ impl Handler for Keeper {
         self.roster.detach(AgentKey::from_number(number));
     }
 
+    fn paused(&mut self, Tag(number): Tag) {
+        self.roster.pause(AgentKey::from_number(number), self.now);
+    }
+
+    fn resumed(&mut self, Tag(number): Tag) {
+        self.roster.unpause(AgentKey::from_number(number), self.now);
+    }
+
     fn is_ready(&self) -> bool {
         self.quiet_since.is_none() && self.books.as_ref().is_none_or(Books::is_ready)
     }
@@ -348,7 +381,10 @@ impl Handler for Keeper {
             let Some(key) = self.roster.expire(self.now, self.wall, others) else {
                 break;
             };
-            self.tell(key);
+            match self.roster.get(key).is_some_and(|entry| entry.watched) {
+                true => self.tell(key),
+                false => self.update_row(key),
+            }
         }
         if self.now >= self.next_forget {
             self.next_forget = self.now.after(FORGET_INTERVAL);
@@ -373,9 +409,13 @@ impl Handler for Keeper {
         let (known, online) = (self.roster.len(), self.roster.online());
         let roster::Counters { refused, evicted } = self.roster.counters();
         let established = self.roster.established();
+        let unwatched = self.roster.unwatched();
+        let cloned = self.roster.clones();
+        let stood_still_ms = self.roster.stood_still().as_millis();
         lines.push(format!(
             "agents known={known} online={online} established={established} \
-             refused={refused} evicted={evicted}"
+             refused={refused} evicted={evicted} unwatched={unwatched} cloned={cloned} \
+             stood_still_ms={stood_still_ms}"
         ));
         if let Some(books) = &self.books {
             lines.push(books.statistics(self.now));
@@ -432,6 +472,7 @@ mod tests {
         let sender = Sender {
             peer: "192.0.2.7:41216".parse().unwrap(),
             agent: Some(&name),
+            gap: None,
         };
         let heartbeat = Packet::Heartbeat(Heartbeat::default());
         keeper.handle(sender, &mut None, &heartbeat);
@@ -463,6 +504,7 @@ mod tests {
                 last_hour: 0,
                 watched: true,
                 report_interval: 0,
+                cloned_at: 0,
             });
         }
         let mut known = Vec::new();

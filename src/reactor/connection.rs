@@ -200,7 +200,7 @@ impl<S: Socket> Connection<S> {
         };
         match ticket.redeem() {
             Ok(buffer) => {
-                self.session.resume_reading(shop.now);
+                self.resume_reading(shop);
                 let outcome = self.converse(shop, Some(buffer));
                 let outcome = self.end_turn(outcome);
                 Some(self.enforce(outcome, shop))
@@ -296,7 +296,7 @@ impl<S: Socket> Connection<S> {
             granted.is_none() && !self.input.window().is_empty() && shop.pool.has_waiters();
         loop {
             if self.may_put_off(shop) {
-                self.session.resume_reading(shop.now);
+                self.resume_reading(shop);
                 return Outcome::Idle;
             }
             self.flush(shop);
@@ -311,12 +311,12 @@ impl<S: Socket> Connection<S> {
             // memory than a receive buffer, which others may be waiting for.
             let room = shop.output_room();
             if !self.undecoded && self.session.output_is_full(room) {
-                self.session.stop_reading(StopReason::Output, shop.now);
+                self.stop_reading(StopReason::Output, shop);
                 return Outcome::Idle;
             }
-            self.session.resume_reading(shop.now);
+            self.resume_reading(shop);
             if (self.undecoded || self.readable) && !shop.desk.handler.is_ready() {
-                self.session.stop_reading(StopReason::Store, shop.now);
+                self.stop_reading(StopReason::Store, shop);
                 return Outcome::WaitForStore;
             }
             let left = self.frames_left(shop);
@@ -356,7 +356,7 @@ impl<S: Socket> Connection<S> {
                 return Outcome::Idle;
             }
             if self.session.is_owed_much(room) {
-                self.session.stop_reading(StopReason::Store, shop.now);
+                self.stop_reading(StopReason::Store, shop);
                 return Outcome::Idle;
             }
             if bytes == 0 {
@@ -374,7 +374,7 @@ impl<S: Socket> Connection<S> {
                     // Nobody is there to keep a place for, and nothing would tell again.
                     return Outcome::Ended(Cause::ConnectionLost);
                 }
-                self.session.stop_reading(StopReason::Buffer, shop.now);
+                self.stop_reading(StopReason::Buffer, shop);
                 self.course.wait(shop.pool.wait());
                 return Outcome::WaitForBuffer;
             }
@@ -383,6 +383,25 @@ impl<S: Socket> Connection<S> {
                 Ok(read) => bytes = bytes.saturating_sub(read),
                 Err(_) => return Outcome::Ended(Cause::ConnectionLost),
             }
+        }
+    }
+
+    /// Reads nothing from now on; the handler is told.
+    fn stop_reading<H: Handler>(&mut self, reason: StopReason, shop: &mut Shop<H>) {
+        let was_stopped = self.session.stopped().is_some();
+        self.session.stop_reading(reason, shop.now);
+        if !was_stopped && let Some(tag) = self.session.tag() {
+            shop.desk.handler.paused(tag);
+        }
+    }
+
+    /// Reads again, if it did not; the handler is told.
+    #[inline]
+    fn resume_reading<H: Handler>(&mut self, shop: &mut Shop<H>) {
+        if self.session.resume_reading(shop.now)
+            && let Some(tag) = self.session.tag()
+        {
+            shop.desk.handler.resumed(tag);
         }
     }
 

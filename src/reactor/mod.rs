@@ -453,7 +453,11 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
         self.wheel.disarm(id.slot);
         if let Some(tag) = connection.session().tag() {
-            self.shop.desk.handler.depart(tag);
+            let handler = &mut self.shop.desk.handler;
+            if connection.session().stopped().is_some() {
+                handler.resumed(tag);
+            }
+            handler.depart(tag);
         }
         self.leave(id, connection.sender().peer.ip(), connection.newcomer);
         self.shop.counters.closed(cause);

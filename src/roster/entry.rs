@@ -5,7 +5,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::places::Tenant;
-use super::{AgentKey, AgentState, Identity};
+use super::presence::{JudgedBy, Presence};
+use super::turns::Turns;
+use super::{AgentKey, AgentState, Identity, PresenceState};
+use crate::interval::Interval;
 use crate::network::Network;
 use crate::time::{Moment, UnixNanos};
 
@@ -37,7 +40,10 @@ pub struct Entry {
     pub online: bool,
     /// Since when it is online or offline.
     pub changed_at: UnixNanos,
-    pub(super) heard_at: Moment,
+    /// Whether its silence is judged; one that is not is never online.
+    pub watched: bool,
+    pub(super) presence: Presence,
+    pub(super) turns: Turns,
     /// Sessions that speak for it.
     pub(super) sessions: u32,
     /// A copy has it as it is: a change is to be noted.
@@ -50,10 +56,19 @@ pub struct Entry {
     last_hour: i64,
     /// The network that brought it.
     network: Network,
-    last_heartbeat: Option<Moment>,
-    /// The last two intervals between its heartbeats, in milliseconds, latest
-    /// first. Two, so that a pair sent in one go does not hide the rhythm.
-    intervals: [u32; 2],
+}
+
+/// What was learnt of an agent before this process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Learnt {
+    /// Whether it is judged by its own packets.
+    pub is_judged: bool,
+    /// The interval between its heartbeats; zero if unknown.
+    pub interval: Duration,
+    /// The interval between its reports; zero if it is not judged by them.
+    pub report_interval: Duration,
+    /// When it was last found to be cloned.
+    pub cloned_at: Option<UnixNanos>,
 }
 
 impl Entry {
@@ -71,29 +86,29 @@ impl Entry {
             last_seen: wall,
             online: false,
             changed_at: wall,
-            heard_at: now,
+            watched: false,
+            presence: Presence::new(now),
+            turns: Turns::default(),
             sessions: 0,
             shown: false,
             generation: 0,
             hours: 1,
             last_hour: hour_of(wall),
             network: Network::of(address),
-            last_heartbeat: None,
-            intervals: [0; 2],
         }
     }
 
     /// The agent that `state` describes.
     pub(super) fn rebuild(state: AgentState) -> Self {
         Self {
-            name: state.name.map(Rc::from),
+            name: state.name.as_deref().map(Rc::from),
             address: state.address,
             version: beginning(&state.version).into(),
             first_seen: state.first_seen,
             last_seen: state.last_seen,
             online: state.online,
             changed_at: state.changed_at,
-            heard_at: state.heard_at,
+            watched: false,
             sessions: state.sessions,
             shown: false,
             generation: 0,
@@ -103,8 +118,8 @@ impl Entry {
             },
             last_hour: state.last_hour,
             network: Network::of(state.address),
-            last_heartbeat: state.last_heartbeat,
-            intervals: state.intervals,
+            turns: Turns::known(state.presence.cloned_at),
+            presence: state.into_presence(),
         }
     }
 
@@ -119,8 +134,10 @@ impl Entry {
         };
     }
 
-    /// All there is to know of it.
-    pub(super) fn state(&self) -> AgentState {
+    /// All there is to know of it, on the monotonic clock, which is ahead of the roster's
+    /// by `lead`.
+    pub(super) fn state(&self, lead: Duration) -> AgentState {
+        let presence = self.presence.clone().on_clock_ahead(lead);
         AgentState {
             name: self.name.as_deref().map(str::to_owned),
             address: self.address,
@@ -130,9 +147,22 @@ impl Entry {
             online: self.online,
             changed_at: self.changed_at,
             sessions: self.sessions,
-            heard_at: self.heard_at,
-            last_heartbeat: self.last_heartbeat,
-            intervals: self.intervals,
+            heard_at: presence.heard_at,
+            last_heartbeat: presence.heartbeats.last,
+            intervals: [presence.heartbeats.interval.as_millis(); 2],
+            presence: PresenceState {
+                cloned_at: self.turns.cloned_at,
+                absence: presence.absence.as_millis(),
+                came_at: presence.came_at,
+                judged_by: presence.judged_by,
+                paused: presence.paused,
+                paused_since: presence.paused_since,
+                last_report: presence.reports.last,
+                report_interval: presence.reports.interval.as_millis(),
+                alike: presence.run.gaps,
+                alike_since: presence.run.since,
+                alike_range: [presence.run.shortest, presence.run.longest].map(Interval::as_millis),
+            },
             hours: self.hours,
             last_hour: self.last_hour,
         }
@@ -203,31 +233,26 @@ impl Entry {
         }
     }
 
-    /// It sent a heartbeat. Where several sessions speak for one agent, the
-    /// interval is that between any two of their heartbeats.
-    pub(super) fn beat(&mut self, version: &str, now: Moment) {
-        self.set_version(version);
-        if let Some(last) = self.last_heartbeat {
-            let interval = u32::try_from(now.since(last).as_millis()).unwrap_or(u32::MAX);
-            self.intervals = [interval, self.intervals[0]];
-        }
-        self.last_heartbeat = Some(now);
-    }
-
-    /// It was away: the time until its next heartbeat is no part of its rhythm. Unless
-    /// it has none yet: then it may just be slow, and taken for silent each time if its
-    /// rhythm were never learnt.
-    pub(super) fn come_back(&mut self) {
-        if !self.interval().is_zero() {
-            self.last_heartbeat = None;
-        }
-    }
-
     /// The interval between its heartbeats, as learnt from them; zero if unknown.
     #[must_use]
-    pub fn interval(&self) -> Duration {
-        let [latest, before] = self.intervals;
-        Duration::from_millis(u64::from(latest.max(before)))
+    pub const fn interval(&self) -> Duration {
+        self.presence.heartbeats.interval.get()
+    }
+
+    /// The interval between its reports, as learnt from them; zero if it is not judged by
+    /// them.
+    #[must_use]
+    pub const fn report_interval(&self) -> Duration {
+        match self.presence.judged_by {
+            JudgedBy::Reports | JudgedBy::FormerReports => self.presence.reports.interval.get(),
+            JudgedBy::Heartbeats | JudgedBy::Nothing => Duration::ZERO,
+        }
+    }
+
+    /// When it was last found to be cloned.
+    #[must_use]
+    pub const fn cloned_at(&self) -> Option<UnixNanos> {
+        self.turns.cloned_at
     }
 
     /// Notes its version, or as much of it as is remembered.
@@ -238,10 +263,16 @@ impl Entry {
         }
     }
 
-    /// Has it go on from an interval that was learnt before.
-    pub fn learn(&mut self, interval: Duration) {
-        let interval = u32::try_from(interval.as_millis()).unwrap_or(u32::MAX);
-        self.intervals = [interval; 2];
+    /// Goes on from what was learnt before.
+    pub fn learn(&mut self, learnt: Learnt) {
+        self.presence.heartbeats.interval = Interval::of(learnt.interval);
+        self.presence.reports.interval = Interval::of(learnt.report_interval);
+        self.presence.judged_by = match learnt.report_interval.is_zero() {
+            _ if !learnt.is_judged => JudgedBy::Nothing,
+            true => JudgedBy::Heartbeats,
+            false => JudgedBy::Reports,
+        };
+        self.turns.cloned_at = learnt.cloned_at;
     }
 }
 

@@ -3,8 +3,11 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::time::Duration;
 
-use super::{AgentKey, Entry, Roster};
+use super::presence::{JudgedBy, Presence, Rhythm, Run};
+use super::{AgentKey, Entry, Roster, Standing};
+use crate::interval::Interval;
 use crate::time::{Moment, UnixNanos};
 
 /// All there is to know of an agent: enough to go on with it in another process of
@@ -34,13 +37,75 @@ pub struct AgentState {
     pub heard_at: Moment,
     /// Its last heartbeat, unless it was away since.
     pub last_heartbeat: Option<Moment>,
-    /// The last two intervals between its heartbeats, in milliseconds, latest first.
+    /// The learnt interval between its heartbeats, in milliseconds, in both places: builds
+    /// before kept the last two intervals here, of which the larger counts.
     pub intervals: [u32; 2],
     /// Different hours in which it was heard, as far as they are counted; 0 if they
     /// were not.
     pub hours: u32,
     /// The last of these hours, counted from 1970.
     pub last_hour: i64,
+    /// How often it is heard, as far as this build has learnt it.
+    pub presence: PresenceState,
+}
+
+/// What else is known of when an agent is heard; a build before did not know it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PresenceState {
+    /// When two machines were last found to speak under its name.
+    pub cloned_at: Option<UnixNanos>,
+    /// The last silence for which it was offline, in milliseconds, if no gap was counted
+    /// since.
+    pub absence: u32,
+    /// When it came online last.
+    pub came_at: Option<Moment>,
+    /// By what it is judged.
+    pub judged_by: JudgedBy,
+    /// Its sessions that are not read from: they move as well.
+    pub paused: u32,
+    /// Since when there are any.
+    pub paused_since: Option<Moment>,
+    /// Its last report that counts, unless it was away since.
+    pub last_report: Option<Moment>,
+    /// The learnt interval between its reports, in milliseconds.
+    pub report_interval: u32,
+    /// Its latest gaps between reports that are alike: how many.
+    pub alike: u32,
+    /// When the first of them began.
+    pub alike_since: Option<Moment>,
+    /// The shortest and the longest of them, in milliseconds.
+    pub alike_range: [u32; 2],
+}
+
+impl AgentState {
+    /// When it was heard, and how often it is.
+    pub(super) fn into_presence(self) -> Presence {
+        let more = self.presence;
+        let [latest, before] = self.intervals;
+        let [shortest, longest] = more.alike_range.map(Interval::from_millis);
+        Presence {
+            heard_at: self.heard_at,
+            came_at: more.came_at,
+            judged_by: more.judged_by,
+            absence: Interval::from_millis(more.absence),
+            paused: more.paused,
+            paused_since: more.paused_since,
+            heartbeats: Rhythm {
+                interval: Interval::from_millis(latest.max(before)),
+                last: self.last_heartbeat,
+            },
+            reports: Rhythm {
+                interval: Interval::from_millis(more.report_interval),
+                last: more.last_report,
+            },
+            run: Run {
+                gaps: more.alike,
+                shortest,
+                longest,
+                since: more.alike_since,
+            },
+        }
+    }
 }
 
 /// Slots in use are about as many as the capacity of the process before, which may have
@@ -86,7 +151,7 @@ impl Roster {
                 }
                 left -= 1;
                 entry.shown = true;
-                see(number(notes.listed.len()), entry.state());
+                see(number(notes.listed.len()), entry.state(self.lead));
             }
             notes.listed.push(false);
         }
@@ -111,7 +176,7 @@ impl Roster {
             let entry = self.entries.get_mut(slot as usize);
             let state = entry.and_then(Option::as_mut).map(|entry| {
                 entry.shown = true;
-                entry.state()
+                entry.state(self.lead)
             });
             see(slot, state);
         }
@@ -164,14 +229,16 @@ impl Roster {
         {
             return Err(StrangeSlot(slot));
         }
-        let entry = Entry::rebuild(state);
+        let mut entry = Entry::rebuild(state);
+        self.decide_watch(&mut entry);
         let key = AgentKey::new(at);
         match self.get_mut(key) {
             Some(present) if present.identity() == entry.identity() => {
-                let before = present.online;
-                let after = entry.online;
+                let before = Standing::of(present);
+                let after = Standing::of(&entry);
                 self.update_place(key, |present| present.go_on_as(entry));
-                self.online = self.online + usize::from(after) - usize::from(before);
+                self.uncount(before);
+                self.count(after);
             }
             _ => {
                 self.forget(slot);
@@ -197,7 +264,15 @@ impl Roster {
 
     /// All agents are there; goes on with them. Nobody is declared offline before
     /// `amnesty`, and since `held_since`, if at all, agents have been kept waiting.
-    pub fn go_on_from(&mut self, amnesty: Moment, held_since: Option<Moment>, now: Moment) {
+    /// The roster stood still for `stood_still` before.
+    pub fn go_on_from(
+        &mut self,
+        amnesty: Moment,
+        held_since: Option<Moment>,
+        stood_still: Duration,
+        now: Moment,
+    ) {
+        self.stood_still_before = stood_still;
         self.amnesty = amnesty;
         self.held_since = held_since;
         self.looked_at = now;
@@ -209,7 +284,7 @@ impl Roster {
         if let Some(entry) = self.get(key)
             && entry.online
         {
-            let deadline = entry.heard_at.after(self.patience_with(entry));
+            let deadline = entry.presence.heard_at.after(self.patience_with(entry));
             self.wheel.arm(key.number(), deadline);
         }
     }

@@ -11,6 +11,8 @@ mod arrivals;
 mod entry;
 mod handover;
 mod places;
+mod presence;
+mod turns;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -18,12 +20,15 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::time::Duration;
 
-pub use entry::{ESTABLISHED_HOURS, Entry, MAX_VERSION};
+pub use entry::{ESTABLISHED_HOURS, Entry, Learnt, MAX_VERSION};
 use handover::Notes;
-pub use handover::{AgentState, StrangeSlot};
+pub use handover::{AgentState, PresenceState, StrangeSlot};
 pub use places::NoPlace;
 use places::Places;
+pub use presence::JudgedBy;
+pub use turns::CLONED_FOR;
 
+use crate::interval::MOST_SILENCE;
 use crate::network::Network;
 use crate::time::{Moment, UnixNanos};
 use crate::wheel::TimerWheel;
@@ -32,10 +37,6 @@ use crate::wheel::TimerWheel;
 /// long: three of the shortest intervals that agents in the field use, and time
 /// to connect again.
 const LEAST_SILENCE: Duration = Duration::from_secs(10);
-
-/// However slow an agent's heartbeats are, it is offline after this: an agent
-/// that sent two of them a week apart is not to be missed for three weeks.
-const MOST_SILENCE: Duration = Duration::from_secs(60 * 60);
 
 /// A look for silent agents that comes this much late shows that the process
 /// stood still: what agents sent meanwhile may not have been read yet.
@@ -48,7 +49,8 @@ const SAMPLE: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
     /// Silence after which an agent is offline; `None`: three times the interval
-    /// of its own heartbeats, at least 10 s and at most an hour.
+    /// of its own heartbeats or, without these, of its regular reports, at least 10 s and at
+    /// most an hour; and no agent is judged that sends neither.
     pub offline_after: Option<Duration>,
     /// After the start nobody is declared offline for this long.
     pub start_grace: Duration,
@@ -126,9 +128,18 @@ pub struct Roster {
     /// Before this nobody is declared offline.
     amnesty: Moment,
     held_since: Option<Moment>,
+    /// How long the roster stood still since it was made: its clock is behind the monotonic
+    /// clock by this.
+    lead: Duration,
+    /// How long the rosters before it stood still.
+    stood_still_before: Duration,
     /// When silent agents were last looked for.
     looked_at: Moment,
     online: usize,
+    unwatched: usize,
+    /// Agents that were found to be cloned: how many, and the last one.
+    clones: u64,
+    new_clone: Option<AgentKey>,
     /// Where the next look around begins.
     hand: usize,
     generation: u32,
@@ -153,8 +164,13 @@ impl Roster {
             counters: Counters::default(),
             amnesty: now.after(config.start_grace),
             held_since: None,
+            lead: Duration::ZERO,
+            stood_still_before: Duration::ZERO,
             looked_at: now,
             online: 0,
+            unwatched: 0,
+            clones: 0,
+            new_clone: None,
             hand: 0,
             generation: 0,
             notes: None,
@@ -177,6 +193,19 @@ impl Roster {
     #[must_use]
     pub const fn online(&self) -> usize {
         self.online
+    }
+
+    /// Agents that are not judged.
+    #[must_use]
+    pub const fn unwatched(&self) -> usize {
+        self.unwatched
+    }
+
+    /// How long the roster stood still, over all processes since the first start: for the
+    /// store, for hand-overs, and while the process itself did not run.
+    #[must_use]
+    pub fn stood_still(&self) -> Duration {
+        self.stood_still_before.saturating_add(self.lead)
     }
 
     /// The agent of this identity, if it is remembered.
@@ -204,7 +233,7 @@ impl Roster {
         if slot == self.entries.len() {
             self.entries.push(None);
         }
-        entry.heard_at = now;
+        entry.presence.heard_at = self.clock(now);
         let key = AgentKey::new(slot);
         self.put(key, entry);
         self.arm(key);
@@ -279,29 +308,32 @@ impl Roster {
         });
     }
 
-    /// The agent was heard; true if that makes it online.
+    /// The agent was heard; true if that makes it online, which an agent that is not watched
+    /// never is.
     pub fn heard(&mut self, key: AgentKey, address: IpAddr, now: Moment, wall: UnixNanos) -> bool {
+        let clock = self.clock(now);
         let Some(entry) = self.entries.get_mut(key.slot()).and_then(Option::as_mut) else {
             return false;
         };
         if entry.shown {
             return self.note_and_hear(key, address, now, wall);
         }
-        entry.heard_at = now;
         let is_new_hour = entry.counts_hour(wall);
         if is_new_hour || entry.sessions == 0 {
             return self.place_and_hear(key, address, now, wall);
         }
+        let silence = clock.since(std::mem::replace(&mut entry.presence.heard_at, clock));
         entry.last_seen = wall;
-        if entry.name.is_some() {
+        if entry.name.is_some() && entry.address != address {
             entry.address = address;
+            entry.turns.change(clock);
         }
-        if entry.online {
+        if entry.online || !entry.watched {
             return false;
         }
         entry.online = true;
         entry.changed_at = wall;
-        entry.come_back();
+        entry.presence.come(silence, clock);
         self.online += 1;
         self.arm(key);
         true
@@ -345,28 +377,108 @@ impl Roster {
         came
     }
 
-    /// The agent, just heard, has sent a heartbeat.
-    pub fn beat(&mut self, key: AgentKey, version: &str, now: Moment) {
+    /// The agent, just heard, has sent a heartbeat, `gap` after the one before in its
+    /// session; true if that makes it online.
+    pub fn beat(
+        &mut self,
+        key: AgentKey,
+        version: &str,
+        gap: Option<Duration>,
+        (now, wall): (Moment, UnixNanos),
+    ) -> bool {
+        let clock = self.clock(now);
+        let Some(entry) = self.get_mut(key) else {
+            return false;
+        };
+        entry.set_version(version);
+        let is_clone = entry.turns.spoke(gap, (clock, wall));
+        entry.presence.beat(gap, clock);
+        let came = !entry.watched;
+        if is_clone {
+            self.note_clone(key);
+        }
+        if came {
+            self.watch(key, clock, wall);
+        }
+        // An interval that is shorter than it was brings the deadline nearer.
+        self.arm(key);
+        came
+    }
+
+    /// The agent, just heard, has sent a report, `gap` after the one before in its session;
+    /// true if that makes it online.
+    pub fn report(
+        &mut self,
+        key: AgentKey,
+        gap: Option<Duration>,
+        (now, wall): (Moment, UnixNanos),
+    ) -> bool {
+        let clock = self.clock(now);
+        let Some(entry) = self.entries.get_mut(key.slot()).and_then(Option::as_mut) else {
+            return false;
+        };
+        debug_assert!(!entry.shown, "it was heard, which is noted");
+        let is_clone = entry.turns.spoke(gap, (clock, wall));
+        entry.presence.report(gap, clock);
+        let came = !entry.watched && entry.presence.judged_by != JudgedBy::Nothing;
+        if is_clone {
+            self.note_clone(key);
+        }
+        if came {
+            self.watch(key, clock, wall);
+        }
+        came
+    }
+
+    /// The agent that was found to be cloned since the last call, if one was: under its name
+    /// two connections spoke by turns, twice, from two addresses.
+    pub const fn take_new_clone(&mut self) -> Option<AgentKey> {
+        self.new_clone.take()
+    }
+
+    /// How often an agent was found to be cloned.
+    #[must_use]
+    pub const fn clones(&self) -> u64 {
+        self.clones
+    }
+
+    #[cold]
+    fn note_clone(&mut self, key: AgentKey) {
+        self.clones += 1;
+        self.new_clone = Some(key);
+    }
+
+    /// One of the agent's sessions is not read from any more: its silence means nothing.
+    pub fn pause(&mut self, key: AgentKey, now: Moment) {
+        let clock = self.clock(now);
         if let Some(entry) = self.get_mut(key) {
-            entry.beat(version, now);
-            // A rhythm that is quicker than it was brings the deadline nearer.
+            entry.presence.pause(clock);
+        }
+    }
+
+    /// The session is read from again, or has ended. The agent's deadline moves by the time
+    /// that was lost.
+    pub fn unpause(&mut self, key: AgentKey, now: Moment) {
+        let clock = self.clock(now);
+        if let Some(entry) = self.get_mut(key)
+            && entry.presence.resume(clock)
+        {
             self.arm(key);
         }
     }
 
-    /// The next agent that has been silent for too long; it is offline now. Established
+    /// The next agent that has been silent for too long; it is offline now, or unwatched. Established
     /// agents come first, others only if `others`: they wait for a later call.
     pub fn expire(&mut self, now: Moment, wall: UnixNanos, others: bool) -> Option<AgentKey> {
         if self.held_since.is_some() {
             return None;
         }
-        if self.due.is_empty()
-            && let Some(next) = self.wheel.next()
-        {
-            let late = now.since(next.max(self.looked_at));
-            self.looked_at = now;
+        if self.due.is_empty() {
+            let looked_at = std::mem::replace(&mut self.looked_at, now);
+            let next = self.wheel.next().unwrap_or(now);
+            let late = now.since(next.max(looked_at));
             if late > LATE {
-                self.pardon(now, late);
+                self.stood_still_for(late, now);
             }
             self.wheel.expire(now, &mut self.due);
             let entries = &self.entries;
@@ -381,11 +493,15 @@ impl Roster {
             due => due,
         } {
             let key = AgentKey::new(slot as usize);
-            if self.is_silent(key, now) {
-                self.give_up(key, wall);
-                return Some(key);
+            if !self.is_silent(key, now) {
+                self.arm(key);
+                continue;
             }
-            self.arm(key);
+            match self.is_judged(key) {
+                true => self.give_up(key, wall),
+                false => self.unwatch(key, wall),
+            }
+            return Some(key);
         }
         None
     }
@@ -429,21 +545,13 @@ impl Roster {
         self.amnesty
     }
 
-    /// The server answers again. Nobody is declared offline before as much time
-    /// as was lost has gone by once more, and at least the time in which an agent
-    /// without a rhythm must be heard. After a moment only, what agents sent meanwhile
-    /// has to be read.
+    /// The server answers again: all deadlines move by the time that was lost.
     pub fn resume(&mut self, now: Moment) {
         let Some(since) = self.held_since.take() else {
             return;
         };
         self.looked_at = now;
-        let lost = now.since(since);
-        if lost < LATE {
-            self.amnesty = self.amnesty.max(now.after(LATE));
-        } else {
-            self.pardon(now, lost);
-        }
+        self.stood_still_for(now.since(since), now);
     }
 
     /// What is known of an agent.
@@ -480,26 +588,97 @@ impl Roster {
         (self.get(key)?.generation == generation).then_some(key)
     }
 
-    fn pardon(&mut self, now: Moment, lost: Duration) {
-        let least = self.config.offline_after.unwrap_or(LEAST_SILENCE);
-        self.amnesty = self.amnesty.max(now.after(lost.max(least)));
+    /// The roster stood still for `lost` until `now`: its clock stood still as well. What
+    /// agents sent meanwhile must be read first. After [`LEAST_SILENCE`] or more they may
+    /// have given their connections up, and wait before they connect again for no longer
+    /// than that took, or than the grace after a start allows for.
+    fn stood_still_for(&mut self, lost: Duration, now: Moment) {
+        self.lead = self.lead.saturating_add(lost);
+        let grace = match lost < LEAST_SILENCE {
+            true => LATE,
+            false => lost.min(self.config.start_grace.max(LEAST_SILENCE)),
+        };
+        self.amnesty = self.amnesty.max(now.after(grace));
+    }
+
+    /// The time on the roster's clock, which stands still while the roster does.
+    fn clock(&self, now: Moment) -> Moment {
+        let now = self.held_since.unwrap_or(now);
+        now.before(self.lead)
     }
 
     fn is_silent(&self, key: AgentKey, now: Moment) -> bool {
-        let silent = |entry: &Entry| entry.online && self.offline_at(entry) <= now;
+        let silent = |entry: &Entry| {
+            entry.online && entry.presence.paused == 0 && self.offline_at(entry) <= now
+        };
         self.get(key).is_some_and(silent)
     }
 
     fn offline_at(&self, entry: &Entry) -> Moment {
-        let limit = self.patience_with(entry);
-        entry.heard_at.after(limit).max(self.amnesty)
+        let silent_at = entry.presence.heard_at.after(self.patience_with(entry));
+        silent_at.after(self.lead).max(self.amnesty)
     }
 
     /// How long an agent may be silent.
     fn patience_with(&self, entry: &Entry) -> Duration {
-        self.config
-            .offline_after
-            .unwrap_or_else(|| (3 * entry.interval()).clamp(LEAST_SILENCE, MOST_SILENCE))
+        let by_itself = || {
+            entry
+                .presence
+                .tolerance()
+                .clamp(LEAST_SILENCE, MOST_SILENCE)
+        };
+        self.config.offline_after.unwrap_or_else(by_itself)
+    }
+
+    /// Whether the agent's silence makes it offline.
+    fn is_judged(&self, key: AgentKey) -> bool {
+        let by = |entry: &Entry| match entry.presence.judged_by {
+            JudgedBy::Heartbeats | JudgedBy::Reports => true,
+            JudgedBy::FormerReports | JudgedBy::Nothing => false,
+        };
+        self.config.offline_after.is_some() || self.get(key).is_some_and(by)
+    }
+
+    /// Decides whether an agent that comes into the roster is watched.
+    fn decide_watch(&self, entry: &mut Entry) {
+        let is_judged = entry.presence.judged_by != JudgedBy::Nothing;
+        entry.watched = is_judged || self.config.offline_after.is_some();
+        entry.online &= entry.watched;
+    }
+
+    /// The agent, just heard, is watched from now on.
+    #[cold]
+    fn watch(&mut self, key: AgentKey, clock: Moment, wall: UnixNanos) {
+        if let Some(entry) = self.get_mut(key) {
+            entry.watched = true;
+            entry.presence.came_at = Some(clock);
+            entry.online = true;
+            entry.changed_at = wall;
+            self.unwatched -= 1;
+            self.online += 1;
+            self.arm(key);
+        }
+    }
+
+    /// The agent, which is online, is not watched from now on.
+    #[cold]
+    fn unwatch(&mut self, key: AgentKey, wall: UnixNanos) {
+        self.give_up(key, wall);
+        if let Some(entry) = self.get_mut(key) {
+            entry.watched = false;
+            entry.presence.judged_by = JudgedBy::Nothing;
+            self.unwatched += 1;
+        }
+    }
+
+    fn count(&mut self, standing: Standing) {
+        self.online += usize::from(standing.online);
+        self.unwatched += usize::from(!standing.watched);
+    }
+
+    fn uncount(&mut self, standing: Standing) {
+        self.online -= usize::from(standing.online);
+        self.unwatched -= usize::from(!standing.watched);
     }
 
     /// Puts an agent into an empty slot, which there is.
@@ -510,7 +689,8 @@ impl Roster {
             Some(name) => drop(self.names.insert(Rc::clone(name), key)),
             None => drop(self.addresses.insert(entry.address, key)),
         }
-        self.online += usize::from(entry.online);
+        self.decide_watch(&mut entry);
+        self.count(Standing::of(&entry));
         self.places.enter(entry.tenant(key));
         self.entries[key.slot()] = Some(entry);
         Notes::add(&mut self.notes, key);
@@ -525,7 +705,7 @@ impl Roster {
             Some(name) => drop(self.names.remove(name)),
             None => drop(self.addresses.remove(&entry.address)),
         }
-        self.online -= usize::from(entry.online);
+        self.uncount(Standing::of(&entry));
         self.places.leave(entry.tenant(key));
         self.wheel.disarm(key.number());
         self.free.insert(key.number());
@@ -549,9 +729,26 @@ impl Roster {
     fn arm(&mut self, key: AgentKey) {
         if let Some(entry) = self.get(key)
             && entry.online
+            && entry.presence.paused == 0
         {
             let deadline = self.offline_at(entry);
             self.wheel.arm(key.number(), deadline);
+        }
+    }
+}
+
+/// What the roster counts of an agent.
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    online: bool,
+    watched: bool,
+}
+
+impl Standing {
+    const fn of(entry: &Entry) -> Self {
+        Self {
+            online: entry.online,
+            watched: entry.watched,
         }
     }
 }

@@ -34,12 +34,43 @@ fn add(roster: &mut Roster, identity: Identity<'_>, millis: u64) -> AgentKey {
     roster.insert(entry, at(millis))
 }
 
+/// An agent whose heartbeats came this far apart.
+fn learnt(interval: Duration) -> Learnt {
+    Learnt {
+        is_judged: true,
+        interval,
+        ..Learnt::default()
+    }
+}
+
 fn hear(roster: &mut Roster, key: AgentKey, millis: u64) -> bool {
     roster.heard(key, address(1), at(millis), wall(millis))
 }
 
+/// The agent sends a heartbeat, `gap` milliseconds after the one before in its session;
+/// whether it comes online.
+fn beat_after(roster: &mut Roster, key: AgentKey, gap: Option<u64>, millis: u64) -> bool {
+    let came = hear(roster, key, millis);
+    let gap = gap.map(Duration::from_millis);
+    roster.beat(key, "1.0", gap, (at(millis), wall(millis))) || came
+}
+
+/// The same, from a session in which it is the first.
+fn beat(roster: &mut Roster, key: AgentKey, millis: u64) -> bool {
+    beat_after(roster, key, None, millis)
+}
+
+/// The same with a report.
+fn report(roster: &mut Roster, key: AgentKey, millis: u64) -> bool {
+    let came = hear(roster, key, millis);
+    roster.report(key, None, (at(millis), wall(millis))) || came
+}
+
 fn expired(roster: &mut Roster, millis: u64) -> Vec<AgentKey> {
-    std::iter::from_fn(|| roster.expire(at(millis), wall(millis), true)).collect()
+    let changed: Vec<_> =
+        std::iter::from_fn(|| roster.expire(at(millis), wall(millis), true)).collect();
+    let is_watched = |key: &AgentKey| roster.get(*key).is_some_and(|entry| entry.watched);
+    changed.into_iter().filter(is_watched).collect()
 }
 
 /// Looks every half a second, as a reactor with something to do would.
@@ -51,11 +82,11 @@ fn watch(roster: &mut Roster, millis: std::ops::Range<u64>) -> Vec<(u64, AgentKe
 }
 
 #[test]
-fn who_is_silent_for_too_long_is_offline_once() {
+fn an_agent_that_is_silent_for_too_long_is_offline_once() {
     let mut roster = Roster::new(config(), at(0));
     let key = add(&mut roster, Identity::Name("web-01"), 0);
     assert_eq!(roster.online(), 0);
-    assert!(hear(&mut roster, key, 0));
+    assert!(beat(&mut roster, key, 0));
     assert!(!hear(&mut roster, key, 5000), "it was online");
     assert_eq!(watch(&mut roster, 5000..15_000), []);
     assert_eq!(watch(&mut roster, 15_000..60_000), [(15_500, key)]);
@@ -64,41 +95,60 @@ fn who_is_silent_for_too_long_is_offline_once() {
 }
 
 #[test]
-fn a_slow_rhythm_makes_for_a_longer_silence() {
+fn slow_heartbeats_allow_for_a_longer_silence() {
     let mut roster = Roster::new(config(), at(0));
     let key = add(&mut roster, Identity::Name("web-01"), 0);
     for millis in [0, 20_000, 40_000] {
-        hear(&mut roster, key, millis);
-        roster.beat(key, "1.0", at(millis));
-        // Two at once do not hide it.
-        roster.beat(key, "1.0", at(millis));
+        watch(&mut roster, 500..millis);
+        beat(&mut roster, key, millis);
+        // Some at once do not hide it.
+        for _ in 0..9 {
+            beat(&mut roster, key, millis);
+        }
     }
     assert_eq!(roster.get(key).unwrap().interval(), 20 * SECOND);
     assert_eq!(watch(&mut roster, 40_500..100_000), []);
     assert_eq!(watch(&mut roster, 100_000..120_000), [(100_500, key)]);
-    // The time that it was away is no rhythm.
-    hear(&mut roster, key, 500_000);
-    roster.beat(key, "1.0", at(500_000));
+    // The time for which it was offline is no gap, whatever its session says.
+    beat_after(&mut roster, key, Some(460_000), 500_000);
     assert_eq!(roster.get(key).unwrap().interval(), 20 * SECOND);
+    // Nor is it for another session that was there before.
+    beat_after(&mut roster, key, Some(460_000), 501_000);
+    assert_eq!(roster.get(key).unwrap().interval().as_millis(), 19_875);
 }
 
 #[test]
-fn a_rhythm_slower_than_the_least_silence_is_learnt() {
+fn an_interval_longer_than_the_least_silence_is_learnt() {
     let mut roster = Roster::new(config(), at(0));
     let key = add(&mut roster, Identity::Name("web-01"), 0);
-    assert!(hear(&mut roster, key, 0));
-    roster.beat(key, "1.0", at(0));
+    assert!(beat(&mut roster, key, 0));
     // Nothing tells a slow agent from one that is gone, once.
     assert_eq!(watch(&mut roster, 0..60_000), [(10_500, key)]);
-    assert!(hear(&mut roster, key, 60_000));
-    roster.beat(key, "1.0", at(60_000));
+    assert!(beat(&mut roster, key, 60_000));
     assert_eq!(roster.get(key).unwrap().interval(), 60 * SECOND);
     for minute in 1..5 {
-        let beat = minute * 60_000;
-        assert_eq!(watch(&mut roster, beat..beat + 60_000), []);
-        assert!(!hear(&mut roster, key, beat + 60_000));
-        roster.beat(key, "1.0", at(beat + 60_000));
+        let now = minute * 60_000;
+        assert_eq!(watch(&mut roster, now..now + 60_000), []);
+        assert!(!beat(&mut roster, key, now + 60_000));
     }
+}
+
+#[test]
+fn an_agent_that_becomes_slower_is_offline_twice_and_then_understood() {
+    let mut roster = Roster::new(config(), at(0));
+    let key = add(&mut roster, Identity::Name("web-01"), 0);
+    for second in 0..10 {
+        beat(&mut roster, key, 2000 * second);
+    }
+    let mut offline = 0;
+    for minute in 1..20 {
+        offline += watch(&mut roster, 60_000 * minute - 59_500..60_000 * minute).len();
+        // With another one that is late at the same time.
+        beat(&mut roster, key, 60_000 * minute);
+        beat(&mut roster, key, 60_000 * minute + 20);
+    }
+    assert_eq!((offline, roster.online()), (2, 1));
+    assert_eq!(roster.get(key).unwrap().interval(), 60 * SECOND);
 }
 
 #[test]
@@ -110,6 +160,7 @@ fn after_the_start_everyone_has_time_to_come_back() {
     let mut roster = Roster::new(config, at(0));
     let [online, offline] = [("a", true), ("b", false)].map(|(name, online)| {
         let mut entry = Entry::new(Identity::Name(name), address(1), at(0), wall(0));
+        entry.learn(learnt(SECOND));
         entry.online = online;
         roster.insert(entry, at(0))
     });
@@ -120,25 +171,210 @@ fn after_the_start_everyone_has_time_to_come_back() {
 }
 
 #[test]
-fn nobody_is_silent_while_the_server_keeps_them_waiting() {
+fn deadlines_move_by_the_time_for_which_the_roster_stood_still() {
     let mut roster = Roster::new(config(), at(0));
-    let key = add(&mut roster, Identity::Name("web-01"), 0);
-    hear(&mut roster, key, 0);
+    let keys = ["a", "b"].map(|name| add(&mut roster, Identity::Name(name), 0));
+    for key in keys {
+        beat(&mut roster, key, 0);
+    }
     roster.hold(at(5000));
     assert_eq!(roster.deadline(), None);
-    assert_eq!(watch(&mut roster, 5000..60_000), []);
-    roster.resume(at(60_000));
-    assert_eq!(watch(&mut roster, 60_000..115_000), []);
-    assert_eq!(watch(&mut roster, 115_000..120_000), [(115_500, key)]);
+    assert_eq!(watch(&mut roster, 5000..12_000), []);
+    // Heard meanwhile: its silence begins when the roster goes on.
+    hear(&mut roster, keys[1], 11_000);
+    roster.resume(at(12_000));
+    let offline = watch(&mut roster, 12_000..60_000);
+    assert_eq!(offline, [(17_500, keys[0]), (22_500, keys[1])]);
+    assert_eq!(roster.stood_still(), 7 * SECOND);
+}
+
+#[test]
+fn after_a_long_standstill_agents_have_time_to_connect_again() {
+    for (start_grace, grace) in [(0, 10_000), (90, 55_000), (20, 20_000)] {
+        let config = Config {
+            start_grace: start_grace * SECOND,
+            ..config()
+        };
+        let mut roster = Roster::new(config, at(0));
+        let key = add(&mut roster, Identity::Name("web-01"), 0);
+        let now = 200_000;
+        beat(&mut roster, key, now);
+        roster.hold(at(now + 5000));
+        roster.resume(at(now + 60_000));
+        let back = now + 60_000;
+        assert_eq!(watch(&mut roster, back..back + grace), []);
+        let offline = watch(&mut roster, back + grace..back + 99_000);
+        assert_eq!(offline, [(back + grace + 500, key)]);
+    }
+}
+
+#[test]
+fn standing_still_again_and_again_hides_no_agent_that_is_gone() {
+    let mut roster = Roster::new(config(), at(0));
+    let key = add(&mut roster, Identity::Name("web-01"), 0);
+    beat(&mut roster, key, 0);
+    // Of every three seconds the store takes one.
+    let offline = (0..20).find(|round| {
+        let now = 3000 * round;
+        let found = watch(&mut roster, now + 500..now + 2500);
+        roster.hold(at(now + 2000));
+        roster.resume(at(now + 3000));
+        !found.is_empty()
+    });
+    assert_eq!(offline, Some(5), "ten seconds later on the roster's clock");
 }
 
 #[test]
 fn a_process_that_stood_still_declares_nobody_offline_for_that() {
     let mut roster = Roster::new(config(), at(0));
     let key = add(&mut roster, Identity::Name("web-01"), 0);
-    hear(&mut roster, key, 0);
+    beat(&mut roster, key, 0);
     assert_eq!(expired(&mut roster, 100_000), []);
     assert!(!hear(&mut roster, key, 101_000));
+}
+
+#[test]
+fn a_roster_that_had_no_agent_to_watch_for_long_did_not_stand_still() {
+    let mut roster = Roster::new(config(), at(0));
+    let key = add(&mut roster, Identity::Name("web-01"), 0);
+    assert_eq!(watch(&mut roster, 0..1_000_000), []);
+    beat(&mut roster, key, 1_000_000);
+    assert_eq!(watch(&mut roster, 1_000_000..2_000_000), [(1_010_500, key)]);
+    assert_eq!(roster.stood_still(), Duration::ZERO);
+}
+
+#[test]
+fn an_agent_that_sends_one_heartbeat_and_then_reports_is_offline_once() {
+    let mut roster = Roster::new(config(), at(0));
+    let key = add(&mut roster, Identity::Name("web-01"), 0);
+    beat(&mut roster, key, 0);
+    assert_eq!(watch(&mut roster, 0..60_000), [(10_500, key)]);
+    assert!(report(&mut roster, key, 60_000));
+    for minute in 2..9 {
+        assert_eq!(
+            watch(&mut roster, 60_000 * minute - 60_000..60_000 * minute),
+            []
+        );
+        assert!(!report(&mut roster, key, 60_000 * minute));
+    }
+}
+
+#[test]
+fn an_agent_that_is_not_read_from_is_not_offline_and_hides_no_other() {
+    let mut roster = Roster::new(config(), at(0));
+    let [paused, gone] = ["a", "b"].map(|name| add(&mut roster, Identity::Name(name), 0));
+    for key in [paused, gone] {
+        beat(&mut roster, key, 0);
+    }
+    roster.pause(paused, at(4000));
+    assert_eq!(watch(&mut roster, 4000..60_000), [(10_500, gone)]);
+    // Both of its sessions are to be read from.
+    roster.pause(paused, at(60_000));
+    roster.unpause(paused, at(61_000));
+    assert_eq!(watch(&mut roster, 61_000..70_000), []);
+    roster.unpause(paused, at(70_000));
+    assert_eq!(watch(&mut roster, 70_000..99_000), [(76_500, paused)]);
+    // Once too often, as by a process before that did not tell.
+    roster.unpause(paused, at(99_000));
+}
+
+#[test]
+fn a_pause_counts_from_when_the_agent_was_last_heard() {
+    let mut roster = Roster::new(config(), at(0));
+    let key = add(&mut roster, Identity::Name("web-01"), 0);
+    beat(&mut roster, key, 0);
+    roster.pause(key, at(1000));
+    roster.hold(at(2000));
+    roster.resume(at(5000));
+    // By another session, after 5 s on the roster's clock: that is its interval.
+    beat(&mut roster, key, 8000);
+    roster.unpause(key, at(9000));
+    let offline = watch(&mut roster, 9000..40_000);
+    assert_eq!(offline, [(24_500, key)]);
+}
+
+#[test]
+fn reports_that_come_now_and_then_are_not_judged() {
+    let mut roster = Roster::new(config(), at(0));
+    let key = add(&mut roster, Identity::Name("cron"), 0);
+    for minute in [0, 1, 2, 5, 7, 30, 31] {
+        // Some lines at a time.
+        for line in 0..20 {
+            assert!(!report(&mut roster, key, 60_000 * minute + 150 * line));
+        }
+        assert_eq!(
+            watch(&mut roster, 60_000 * minute + 3500..60_000 * (minute + 1)),
+            []
+        );
+    }
+    assert_eq!((roster.online(), roster.unwatched()), (0, 1));
+    assert!(!roster.get(key).unwrap().watched);
+    // A job that reports every second for five minutes.
+    for second in 0..300 {
+        assert!(!report(&mut roster, key, 5_000_000 + 1000 * second));
+    }
+    watch(&mut roster, 0..200_000_000);
+    // Once an hour: its silence would be too long in between.
+    for hour in 2..30 {
+        assert!(!report(&mut roster, key, 3_600_000 * hour));
+    }
+    assert!(
+        beat(&mut roster, key, 200_000_000),
+        "a heartbeat is judged at once"
+    );
+    assert_eq!((roster.online(), roster.unwatched()), (1, 0));
+    assert_eq!(
+        watch(&mut roster, 200_000_000..200_060_000),
+        [(200_010_500, key)]
+    );
+}
+
+#[test]
+fn reports_that_come_regularly_are_judged_as_long_as_they_do() {
+    let mut roster = Roster::new(config(), at(0));
+    let key = add(&mut roster, Identity::Name("disk"), 0);
+    // Every 60 s, or up to 20 s later.
+    let at_minute = |minute: u64| 60_000 * minute + 1000 * (7 * minute % 20);
+    for minute in 0..10 {
+        assert!(!report(&mut roster, key, at_minute(minute)), "{minute}");
+    }
+    assert!(report(&mut roster, key, at_minute(10)), "ten minutes");
+    assert_eq!((roster.online(), roster.unwatched()), (1, 0));
+    for minute in 11..20 {
+        assert_eq!(
+            watch(&mut roster, at_minute(minute - 1) + 500..at_minute(minute)),
+            []
+        );
+        assert!(!report(&mut roster, key, at_minute(minute)));
+    }
+    let silent = at_minute(19);
+    let interval = roster.get(key).unwrap().report_interval();
+    assert!((60 * SECOND..80 * SECOND).contains(&interval));
+    let offline = watch(&mut roster, silent + 500..silent + 241_000);
+    assert_eq!(offline.len(), 1);
+    assert!(offline[0].0 > silent + 180_000, "{offline:?}");
+    // It comes back, and is not judged again before its reports are regular again.
+    let back = 4_000_000;
+    assert_eq!(watch(&mut roster, silent + 241_000..back), []);
+    assert!(report(&mut roster, key, back));
+    assert_eq!((roster.online(), roster.unwatched()), (1, 0));
+    assert_eq!(watch(&mut roster, back + 500..back + 600_000), []);
+    assert_eq!((roster.online(), roster.unwatched()), (0, 1));
+    let again = (0..20).find(|minute| report(&mut roster, key, 5_000_000 + at_minute(*minute)));
+    assert_eq!(again, Some(10));
+}
+
+#[test]
+fn with_a_limit_given_every_agent_is_judged() {
+    let config = Config {
+        offline_after: Some(20 * SECOND),
+        ..config()
+    };
+    let mut roster = Roster::new(config, at(0));
+    let key = add(&mut roster, Identity::Name("cron"), 0);
+    assert!(report(&mut roster, key, 0));
+    assert_eq!(roster.unwatched(), 0);
+    assert_eq!(watch(&mut roster, 500..60_000), [(20_500, key)]);
 }
 
 #[test]
@@ -151,7 +387,7 @@ fn at_capacity_the_agent_that_is_silent_longest_makes_room() {
     let names = ["a", "b", "c"];
     let keys = names.map(|name| add(&mut roster, Identity::Name(name), 0));
     for (key, millis) in keys.into_iter().zip([300, 100, 200]) {
-        hear(&mut roster, key, millis);
+        beat(&mut roster, key, millis);
     }
     roster.attach(keys[1]);
     let make_room = |roster: &mut Roster| roster.make_room(address(2), at(400));
@@ -218,7 +454,7 @@ fn established_agents_are_declared_offline_first() {
         roster.insert(entry, at(0))
     });
     for key in keys {
-        hear(&mut roster, key, 0);
+        beat(&mut roster, key, 0);
     }
     let (late, wall) = (at(10_500), wall(10_500));
     assert_eq!(expired(&mut roster, 10_000), []);
@@ -237,53 +473,69 @@ fn a_key_costs_no_more_room_than_a_number() {
 
 #[derive(Clone, Debug)]
 enum Deed {
-    Hear(u8),
     Beat(u8),
     Wait(u16),
     Hold(u16),
+    Pause(u8, u16),
 }
 
 fn deed() -> impl Strategy<Value = Deed> {
     prop_oneof![
-        4 => (0..6_u8).prop_map(Deed::Hear),
-        4 => (0..6_u8).prop_map(Deed::Beat),
+        8 => (0..6_u8).prop_map(Deed::Beat),
         6 => (1..4000_u16).prop_map(Deed::Wait),
-        1 => (1..8000_u16).prop_map(Deed::Hold),
+        1 => (1..20_000_u16).prop_map(Deed::Hold),
+        2 => (0..6_u8, 1..20_000_u16).prop_map(|(agent, millis)| Deed::Pause(agent, millis)),
     ]
 }
 
 proptest! {
-    /// Whatever agents do, each change is told once; nobody who was heard in
-    /// time is offline, and nobody who was not stays online.
+    /// Whatever agents do, each change is told once; no agent that was heard in time is
+    /// offline, and none that was not stays online.
     #[test]
     fn changes_are_told_once_and_in_time(deeds in prop::collection::vec(deed(), 1..200)) {
         let mut roster = Roster::new(config(), at(0));
         let mut now = 0;
         let mut online = [false; 6];
+        // Moved by the time for which an agent, or all of them, did not count.
         let mut heard = [0_u64; 6];
+        let mut paused: [Option<(u64, u64)>; 6] = [None; 6];
         let mut pardoned = 0;
         let keys: Vec<AgentKey> = (0..6)
             .map(|agent| add(&mut roster, Identity::Address(address(agent)), 0))
             .collect();
         for deed in deeds {
             match deed {
-                Deed::Hear(agent) | Deed::Beat(agent) => {
+                Deed::Beat(agent) => {
                     let agent = usize::from(agent);
-                    let change = hear(&mut roster, keys[agent], now);
+                    let change = beat(&mut roster, keys[agent], now);
                     prop_assert_eq!(change, !online[agent]);
                     online[agent] = true;
                     heard[agent] = now;
-                    if matches!(deed, Deed::Beat(_)) {
-                        roster.beat(keys[agent], "1", at(now));
+                }
+                Deed::Pause(agent, millis) => {
+                    let agent = usize::from(agent);
+                    if paused[agent].is_none() {
+                        roster.pause(keys[agent], at(now));
+                        paused[agent] = Some((now, now + u64::from(millis)));
                     }
                 }
                 Deed::Wait(millis) => {
                     let end = now + u64::from(millis);
                     while now < end {
                         now = (now + 500).min(end);
+                        for agent in 0..6 {
+                            if let Some((since, until)) = paused[agent]
+                                && until <= now
+                            {
+                                roster.unpause(keys[agent], at(now));
+                                heard[agent] += now - since.max(heard[agent]);
+                                paused[agent] = None;
+                            }
+                        }
                         for key in expired(&mut roster, now) {
                             let agent = keys.iter().position(|other| *other == key).unwrap();
                             prop_assert!(online[agent], "told twice");
+                            prop_assert!(paused[agent].is_none());
                             online[agent] = false;
                             prop_assert!(now >= heard[agent] + 10_000);
                             prop_assert!(now >= pardoned);
@@ -294,19 +546,18 @@ proptest! {
                         let limit = (3 * interval).max(10 * SECOND) + TICK;
                         let deadline = (heard[agent] + u64::try_from(limit.as_millis()).unwrap())
                             .max(pardoned + u64::try_from(TICK.as_millis()).unwrap());
-                        prop_assert!(!online[agent] || now <= deadline);
+                        prop_assert!(!online[agent] || paused[agent].is_some() || now <= deadline);
                     }
                 }
                 Deed::Hold(millis) => {
+                    let millis = u64::from(millis);
                     roster.hold(at(now));
-                    now += u64::from(millis);
+                    now += millis;
                     prop_assert_eq!(expired(&mut roster, now), []);
                     roster.resume(at(now));
-                    pardoned = pardoned.max(match millis {
-                        // Gone by before anybody could be missed.
-                        0..1000 => now + 1000,
-                        _ => now + u64::from(millis).max(10_000),
-                    });
+                    heard = heard.map(|heard| heard + millis);
+                    paused = paused.map(|it| it.map(|(since, until)| (since + millis, until)));
+                    pardoned = pardoned.max(now + if millis < 10_000 { 1000 } else { 10_000 });
                 }
             }
             let count = online.iter().filter(|online| **online).count();
@@ -314,3 +565,6 @@ proptest! {
         }
     }
 }
+
+mod outage;
+mod rhythm;

@@ -8,7 +8,11 @@ use std::time::Duration;
 
 use super::restraint::Stopped;
 use super::{Limits, Session};
+use crate::interval::{BURST, Interval, MOST_SILENCE, REPORT_BURST};
 use crate::time::Moment;
+
+/// The longest time without a frame that a learnt interval allows, in idle limits.
+const IDLE_GROWTH: u32 = 20;
 
 /// Why we do not read from an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,10 +48,12 @@ pub struct Clocks {
     pub begun: Option<Moment>,
     /// Since when we do not read, and why.
     pub stopped: Option<(StopReason, Moment)>,
-    /// When the last heartbeat came.
+    /// When the last heartbeat came that counts: none of a burst behind its first.
     pub last_heartbeat: Option<Moment>,
-    /// The last two intervals between heartbeats, in milliseconds, latest
-    /// first. Two, so that a pair sent in one go does not hide the rhythm.
+    /// When the last report came that counts; `None` once a heartbeat came.
+    pub last_report: Option<Moment>,
+    /// The learnt interval between heartbeats, in milliseconds, in both places: builds
+    /// before kept the last two intervals here, of which the larger counts.
     pub intervals: [u32; 2],
 }
 
@@ -57,9 +63,16 @@ pub struct Clocks {
 pub(super) struct Marks {
     last_passed: Moment,
     begun: Option<Moment>,
-    last_heartbeat: Option<Moment>,
-    intervals: [u32; 2],
+    /// The last packet that counts: a heartbeat, or a report before the first heartbeat.
+    last_sign: Option<Moment>,
+    /// The interval between heartbeats.
+    interval: Interval,
+    /// Whether a heartbeat came.
+    has_beaten: bool,
 }
+
+/// There is one in every session.
+const _: () = assert!(size_of::<Marks>() == 32);
 
 impl Session {
     /// A frame passed, or the last reply that was owed is given out.
@@ -77,12 +90,14 @@ impl Session {
         }
     }
 
-    /// We read from this agent again.
+    /// We read from this agent again; whether we did not.
     #[inline]
-    pub fn resume_reading(&mut self, now: Moment) {
-        if let Some((_, since)) = self.restraint.resume() {
-            self.marks.move_on(now.since(since));
-        }
+    pub fn resume_reading(&mut self, now: Moment) -> bool {
+        let Some((_, since)) = self.restraint.resume() else {
+            return false;
+        };
+        self.marks.move_on(now.since(since));
+        true
     }
 
     /// Why nothing is read from this agent at present, if so.
@@ -104,15 +119,17 @@ impl Session {
         let Marks {
             last_passed,
             begun,
-            last_heartbeat,
-            intervals,
+            last_sign,
+            interval,
+            has_beaten,
         } = self.marks;
         Clocks {
             last_passed,
             begun,
             stopped: self.restraint.stopped(),
-            last_heartbeat,
-            intervals,
+            last_heartbeat: last_sign.filter(|_| has_beaten),
+            last_report: last_sign.filter(|_| !has_beaten),
+            intervals: [interval.as_millis(); 2],
         }
     }
 }
@@ -122,8 +139,12 @@ impl From<Clocks> for Marks {
         Self {
             last_passed: clocks.last_passed,
             begun: clocks.begun,
-            last_heartbeat: clocks.last_heartbeat,
-            intervals: clocks.intervals,
+            last_sign: clocks.last_heartbeat.or(clocks.last_report),
+            interval: {
+                let [latest, before] = clocks.intervals;
+                Interval::from_millis(latest.max(before))
+            },
+            has_beaten: clocks.last_heartbeat.is_some(),
         }
     }
 }
@@ -133,8 +154,9 @@ impl Marks {
         Self {
             last_passed: now,
             begun: None,
-            last_heartbeat: None,
-            intervals: [0; 2],
+            last_sign: None,
+            interval: Interval::from_millis(0),
+            has_beaten: false,
         }
     }
 
@@ -144,13 +166,36 @@ impl Marks {
         self.last_passed = stopped.map_or(now, |(_, since)| since);
     }
 
-    /// A heartbeat came.
-    pub(super) fn heartbeat(&mut self, now: Moment) {
-        if let Some(last) = self.last_heartbeat {
-            let interval = u32::try_from(now.since(last).as_millis()).unwrap_or(u32::MAX);
-            self.intervals = [interval, self.intervals[0]];
+    /// Counts a heartbeat; returns the time since the one before that counts.
+    pub(super) fn heartbeat(&mut self, now: Moment) -> Option<Duration> {
+        if !self.has_beaten {
+            self.has_beaten = true;
+            self.last_sign = None;
         }
-        self.last_heartbeat = Some(now);
+        let gap = self.sign(BURST, now)?;
+        self.interval.learn(gap);
+        Some(gap)
+    }
+
+    /// Counts a report, unless the agent sends heartbeats; returns the time since the one
+    /// before that counts.
+    #[inline]
+    pub(super) fn report(&mut self, now: Moment) -> Option<Duration> {
+        match self.has_beaten {
+            true => None,
+            false => self.sign(REPORT_BURST, now),
+        }
+    }
+
+    /// The time since the last sign of life; `None` if there was none, or if this one comes
+    /// within `burst` behind it and so counts as part of it.
+    fn sign(&mut self, burst: Duration, now: Moment) -> Option<Duration> {
+        let gap = self.last_sign.map(|last| now.since(last));
+        if gap.is_some_and(|gap| gap < burst) {
+            return None;
+        }
+        self.last_sign = Some(now);
+        gap
     }
 
     /// Whether the window now begins with a candidate, and whether it is
@@ -172,7 +217,7 @@ impl Marks {
     fn move_on(&mut self, lost: Duration) {
         self.last_passed = self.last_passed.after(lost);
         self.begun = self.begun.map(|begun| begun.after(lost));
-        self.last_heartbeat = self.last_heartbeat.map(|last| last.after(lost));
+        self.last_sign = self.last_sign.map(|last| last.after(lost));
     }
 
     /// The next deadline and what it is for. No agent is idle while it is
@@ -197,12 +242,12 @@ impl Marks {
         }
     }
 
-    /// The larger of the configured limit and three times the interval that the
-    /// agent's own heartbeats show: one may be lost and one may be late.
+    /// The larger of the configured limit and what the interval between the agent's own
+    /// heartbeats allows, but no more than [`MOST_SILENCE`] and [`IDLE_GROWTH`] times the
+    /// configured limit: an agent that sends ever more slowly keeps no connection open.
     fn idle_limit(&self, limits: &Limits) -> Duration {
-        let [latest, before] = self.intervals;
-        let rhythm = Duration::from_millis(u64::from(latest.max(before)));
-        limits.idle.max(3 * rhythm)
+        let most = MOST_SILENCE.min(limits.idle.saturating_mul(IDLE_GROWTH));
+        limits.idle.max(self.interval.tolerance().min(most))
     }
 }
 
@@ -254,6 +299,15 @@ mod tests {
         assert_eq!(session.clock(&LIMITS), Some((at(90), Timeout::Idle)));
     }
 
+    /// The idle limit of a session whose heartbeats come at these seconds.
+    fn idle_limit(seconds: &[u64], limits: &Limits) -> Duration {
+        let mut session = session();
+        for second in seconds {
+            session.marks.heartbeat(at(*second));
+        }
+        session.marks.idle_limit(limits)
+    }
+
     #[test]
     fn slow_heartbeats_stretch_the_idle_limit() {
         let mut session = session();
@@ -262,11 +316,42 @@ mod tests {
             session.marks.heartbeat(at(second));
         }
         assert_eq!(session.clock(&LIMITS), Some((at(300), Timeout::Idle)));
-        // One more right behind does not hide the rhythm.
-        session.marks.heartbeat(at(120));
+        // Some right behind do not hide the interval, and one soon after hardly does.
+        for _ in 0..9 {
+            session.marks.heartbeat(at(120));
+        }
         assert_eq!(session.clock(&LIMITS), Some((at(300), Timeout::Idle)));
-        session.marks.heartbeat(at(121));
-        assert_eq!(session.clock(&LIMITS), Some((at(210), Timeout::Idle)));
+        session.marks.heartbeat(at(124));
+        let limit = Duration::from_millis(3 * 59_500);
+        assert_eq!(
+            session.clock(&LIMITS),
+            Some((at(120).after(limit), Timeout::Idle))
+        );
+    }
+
+    #[test]
+    fn the_idle_limit_has_a_limit() {
+        let second = Duration::from_secs(1);
+        let rising = [0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000];
+        assert_eq!(idle_limit(&rising, &LIMITS), 20 * LIMITS.idle);
+        let idle = |idle| Limits { idle, ..LIMITS };
+        assert_eq!(idle_limit(&rising, &idle(second)), 20 * second);
+        assert_eq!(idle_limit(&rising, &idle(600 * second)), 3600 * second);
+        assert_eq!(idle_limit(&rising, &idle(7200 * second)), 7200 * second);
+        assert_eq!(idle_limit(&rising, &idle(Duration::MAX)), Duration::MAX);
+    }
+
+    #[test]
+    fn reports_count_as_signs_of_life_until_a_heartbeat_comes() {
+        let mut session = session();
+        let gap = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(session.marks.report(at(0)), None);
+        assert_eq!(session.marks.report(at(0)), None, "a burst");
+        assert_eq!(session.marks.report(at(5)), gap(5));
+        assert_eq!(session.marks.heartbeat(at(7)), None, "the first");
+        assert_eq!(session.marks.heartbeat(at(9)), gap(2));
+        assert_eq!(session.marks.report(at(30)), None);
+        assert_eq!(session.marks.heartbeat(at(31)), gap(22));
     }
 
     #[test]
@@ -288,8 +373,9 @@ mod tests {
         session.stop_reading(StopReason::Buffer, at(10));
         session.resume_reading(at(1010));
         session.passed(at(1020));
-        session.marks.heartbeat(at(1020));
-        assert_eq!(session.marks.intervals, [20_000, 0]);
+        let gap = session.marks.heartbeat(at(1020));
+        assert_eq!(gap, Some(Duration::from_secs(20)));
+        assert_eq!(session.marks.interval, Interval::from_millis(20_000));
         assert_eq!(session.clock(&LIMITS), Some((at(1110), Timeout::Idle)));
     }
 

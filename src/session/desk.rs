@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Tally, UnsentTotal};
 use crate::time::Moment;
@@ -41,6 +42,17 @@ pub trait Handler {
         let _unused = tag;
     }
 
+    /// The session that `tag` was kept with is not read from, from now on: its silence
+    /// means nothing.
+    fn paused(&mut self, tag: Tag) {
+        let _unused = tag;
+    }
+
+    /// The session is read from again, or is about to [depart](Self::depart).
+    fn resumed(&mut self, tag: Tag) {
+        let _unused = tag;
+    }
+
     /// Whether packets can be taken now. While they cannot, no socket is read.
     fn is_ready(&self) -> bool {
         true
@@ -73,6 +85,10 @@ pub struct Sender<'a> {
     pub peer: SocketAddr,
     /// The name the agent gave itself last, if it ever did.
     pub agent: Option<&'a Rc<str>>,
+    /// The time since the packet of its session before this one, of the same kind, without
+    /// the time for which it was not read from. `None`: there was none, or this one is part
+    /// of the same burst. For reports always `None` once the session has sent a heartbeat.
+    pub gap: Option<Duration>,
 }
 
 /// A number by which a handler knows a session again.

@@ -326,6 +326,7 @@ impl Session {
         Sender {
             peer: self.peer.into(),
             agent: self.agent.as_ref(),
+            gap: None,
         }
     }
 
@@ -354,12 +355,15 @@ impl Session {
                 {
                     rename(&mut self.agent, name.as_str(), &mut desk.handler);
                 }
-                if let Packet::Heartbeat(Heartbeat { probe: false, .. }) = packet {
-                    self.marks.heartbeat(now);
-                }
+                let gap = match packet {
+                    Packet::Heartbeat(Heartbeat { probe: true, .. }) => None,
+                    Packet::Heartbeat(_) => self.marks.heartbeat(now),
+                    Packet::Report(_) => self.marks.report(now),
+                };
                 let sender = Sender {
                     peer: self.peer.into(),
                     agent: self.agent.as_ref(),
+                    gap,
                 };
                 desk.handler.handle(sender, &mut self.tag, packet)
             }

@@ -35,6 +35,7 @@ layout! { Clocks {
     0x83 stopped: may,
     0x84 last_heartbeat: may,
     0x85 intervals: may,
+    0x06 last_report: may,
 } }
 
 /// Refuses a session that was read and could not have been written: what its decoder

@@ -74,6 +74,9 @@ pub struct Agent<'a> {
     pub watched: bool,
     /// Nanoseconds between its reports, as learnt from them; 0 if unknown.
     pub report_interval: i64,
+    /// When two machines were last found to speak under its name, in nanoseconds since 1970; 0 if
+    /// never.
+    pub cloned_at: i64,
 }
 
 /// A change of an agent's state, with what was known of the agent at that time: its
@@ -148,6 +151,7 @@ pub(super) struct AgentRow {
     pub(super) last_hour: i64,
     pub(super) watched: bool,
     pub(super) report_interval: i64,
+    pub(super) cloned_at: i64,
     /// Heartbeats and reports since the row was last written.
     pub(super) heartbeats: u32,
     pub(super) reports: u32,
@@ -244,6 +248,7 @@ impl Batch {
             last_hour: agent.last_hour,
             watched: agent.watched,
             report_interval: agent.report_interval,
+            cloned_at: agent.cloned_at,
             heartbeats: 0,
             reports: 0,
         };
@@ -267,6 +272,7 @@ impl Batch {
         row.last_hour = agent.last_hour;
         row.watched = agent.watched;
         row.report_interval = agent.report_interval;
+        row.cloned_at = agent.cloned_at;
         self.agents[index.get()] = row;
     }
 
@@ -459,6 +465,7 @@ impl AgentRow {
             last_hour: self.last_hour,
             watched: self.watched,
             report_interval: self.report_interval,
+            cloned_at: self.cloned_at,
         }
     }
 }
@@ -502,6 +509,7 @@ mod tests {
             last_hour: 0,
             watched: true,
             report_interval: 0,
+            cloned_at: 0,
         }
     }
 

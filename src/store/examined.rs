@@ -193,6 +193,7 @@ mod tests {
                 last_hour: 0,
                 watched: true,
                 report_interval: 0,
+                cloned_at: 0,
             },
         );
         let report = Report {

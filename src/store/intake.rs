@@ -240,6 +240,7 @@ mod tests {
             last_hour: 0,
             watched: true,
             report_interval: 0,
+            cloned_at: 0,
         };
         let index = batch.add_agent(1, &agent);
         let report = Report {

@@ -101,7 +101,7 @@ impl Store {
         let mut agents = self.connection.prepare(&format!(
             "SELECT name, address, version, first_seen, last_seen, state, changed_at, interval, \
              CASE WHEN {established} THEN {hours} ELSE coalesce(hours, 1) END, last_hour, \
-             watched, report_interval \
+             watched AND (heartbeats > 0 OR report_interval > 0), report_interval, cloned_at \
              FROM agents ORDER BY state DESC, {established} DESC, last_seen DESC, id LIMIT ?1",
             established = surplus::ESTABLISHED,
             hours = surplus::ESTABLISHED_HOURS,
@@ -127,6 +127,7 @@ impl Store {
                 last_hour: row.get(9)?,
                 watched: row.get(10)?,
                 report_interval: row.get(11)?,
+                cloned_at: row.get(12)?,
             };
             let keeps_its_place = agent.online || agent.hours >= Some(surplus::ESTABLISHED_HOURS);
             last = (!keeps_its_place).then_some(agent.last_seen);

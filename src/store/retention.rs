@@ -773,7 +773,7 @@ mod tests {
             connection
                 .execute(
                     "INSERT INTO agents VALUES
-                        (NULL, ?1, '', '', 0, ?2, ?3, 0, 0, 0, 0, NULL, 1, 0, 1, 0)",
+                        (NULL, ?1, '', '', 0, ?2, ?3, 0, 0, 0, 0, NULL, 1, 0, 1, 0, 0)",
                     (format!("{state} {seen}"), seen, state),
                 )
                 .unwrap();
@@ -796,7 +796,7 @@ mod tests {
             .execute(
                 "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2500)
                  INSERT INTO agents SELECT
-                    3 * i, i, '', '', 0, 0, 'offline', 0, 0, 0, 0, NULL, 1, 0, 1, 0 FROM n",
+                    3 * i, i, '', '', 0, 0, 'offline', 0, 0, 0, 0, NULL, 1, 0, 1, 0, 0 FROM n",
                 [],
             )
             .unwrap();

@@ -203,7 +203,8 @@ UPDATE sqlite_schema SET sql = 'CREATE TABLE agents (
     hours           INTEGER,
     last_hour       INTEGER NOT NULL DEFAULT 0,
     watched         INTEGER NOT NULL DEFAULT 1,
-    report_interval INTEGER NOT NULL DEFAULT 0
+    report_interval INTEGER NOT NULL DEFAULT 0,
+    cloned_at       INTEGER NOT NULL DEFAULT 0
 ) STRICT' WHERE type = 'table' AND name = 'agents';
 
 UPDATE sqlite_schema SET sql = 'CREATE TABLE events (

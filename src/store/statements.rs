@@ -30,8 +30,8 @@ const UPDATE_AGENT: &str = "
 UPDATE agents SET version = ?2, last_seen = ?3, state = ?4, changed_at = ?5,
     heartbeats = heartbeats + ?6, reports = reports + ?7, interval = ?8,
     last_report = coalesce(?9, last_report), hours = ?10, last_hour = ?11, watched = ?12,
-    report_interval = ?13
-WHERE id = ?1 AND name IS ?14 AND (name IS NOT NULL OR address = ?15)";
+    report_interval = ?13, cloned_at = ?14
+WHERE id = ?1 AND name IS ?15 AND (name IS NOT NULL OR address = ?16)";
 
 /// Apart, because an address that is set, even to what it was, has the page of its
 /// index written with every batch.
@@ -39,8 +39,9 @@ const UPDATE_ADDRESS: &str = "UPDATE agents SET address = ?2 WHERE id = ?1 AND a
 
 const INSERT_AGENT: &str = "
 INSERT INTO agents (name, address, version, first_seen, last_seen, state, changed_at,
-    heartbeats, reports, interval, last_report, hours, last_hour, watched, report_interval)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+    heartbeats, reports, interval, last_report, hours, last_hour, watched, report_interval,
+    cloned_at)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
 RETURNING id";
 
 const INSERT_EVENT: &str = "
@@ -391,6 +392,7 @@ impl<'c> Statements<'c> {
             row.last_hour,
             row.watched,
             row.report_interval,
+            row.cloned_at,
             name,
             self.address,
         ])?;
@@ -417,6 +419,7 @@ impl<'c> Statements<'c> {
             row.last_hour,
             row.watched,
             row.report_interval,
+            row.cloned_at,
         ];
         self.insert_agent.query_row(values, |row| row.get(0))
     }

@@ -26,6 +26,7 @@ fn they_are_the_lines_of_the_log() {
     let store = place.folder.path().join("hawk.db");
     let server = place.serve(&["--store", store.to_str().unwrap(), "--on-event", "true"]);
     let mut agent = server.connect();
+    agent.expect_alive();
     agent.exchange(&report("x"), REPORT);
     // The commit's log has been moved and the command has ended: nothing changes any more.
     server.wait_until(|stats| stats.hook("run") == 1 && stats.store("commits") > 0);

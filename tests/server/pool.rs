@@ -49,6 +49,54 @@ fn a_frame_begun_behind_whole_ones_is_all_that_is_kept() {
 }
 
 #[test]
+fn a_full_pool_makes_no_agent_offline_and_hides_none() {
+    let server = Server::start(&[
+        "--pool-limit",
+        LEAST,
+        "--offline-after",
+        "1s",
+        "--start-grace",
+        "1ms",
+        "--frame-timeout",
+        "60s",
+    ]);
+    let heartbeat = |name| heartbeat_packet(hawk::wire::Encoding::Compact, Some(name));
+    let mut agents = ["alive", "gone"].map(|name| {
+        let mut agent = server.connect();
+        agent.exchange(&heartbeat(name), HEARTBEAT);
+        agent
+    });
+    let from = [127, 0, 0, 2].into();
+    let mut holders: Vec<_> = (0..40)
+        .map(|_| Agent::connect_from(from, server.address))
+        .collect();
+    let frame = long_report(60_000);
+    for holder in &mut holders {
+        holder.send(&frame[..20_000]);
+    }
+    server.wait_until(|stats| stats.longest("waiters") >= 30);
+    let is_offline = |name: &str| server.count_logged(&format!("agent offline agent={name:?}")) > 0;
+    let clock = Clock::of("100ms");
+    let noticed = eventually(|| {
+        agents[0].send(&heartbeat("alive"));
+        clock.wait();
+        is_offline("gone").then_some(())
+    });
+    assert!(noticed.is_some(), "the agent that is gone is hidden");
+    // As long again.
+    for _ in 0..12 {
+        agents[0].send(&heartbeat("alive"));
+        clock.wait();
+    }
+    assert!(!is_offline("alive"));
+    drop(holders);
+    for _ in 0..12 {
+        agents[0].expect_line(HEARTBEAT);
+    }
+    assert!(!is_offline("alive"));
+}
+
+#[test]
 fn long_frames_that_grow_in_a_small_pool_are_all_finished() {
     let server = Server::start(&["--pool-limit", LEAST]);
     let mut agents: Vec<_> = (0..40).map(|_| server.connect()).collect();

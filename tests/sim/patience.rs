@@ -16,8 +16,8 @@ pub struct Patience {
     last_passed: u64,
     begun: Option<u64>,
     last_heartbeat: Option<u64>,
-    /// The last two intervals between heartbeats, in whole milliseconds.
-    intervals: [u64; 2],
+    /// The learnt interval between heartbeats, in whole milliseconds.
+    interval: u64,
 }
 
 /// What an agent took too long over.
@@ -88,7 +88,13 @@ impl Patience {
         let lost = self.lost + self.still_since.map_or(0, |since| now - since);
         let at = now - lost;
         if let Some(last) = self.last_heartbeat {
-            self.intervals = [(at - last) / 1_000_000, self.intervals[0]];
+            let gap = (at - last) / 1_000_000;
+            if gap < 100 {
+                // Of the same burst.
+                return;
+            }
+            let shrunk = self.interval.saturating_sub(gap / 8);
+            self.interval = shrunk.max(gap.min(20 * 60_000));
         }
         self.last_heartbeat = Some(at);
     }
@@ -135,8 +141,9 @@ impl Patience {
     /// By how much the idle and the frame deadline are over, on the agent's own clock.
     fn overdue(&self, terms: Terms, now: u64) -> (i64, Option<i64>) {
         let clock = self.clock(now) as i64;
-        let rhythm = self.intervals[0].max(self.intervals[1]) * 1_000_000;
-        let idle = clock - (self.last_passed + terms.idle.max(3 * rhythm)) as i64;
+        let most = (20 * terms.idle).min(3600 * 1_000_000_000);
+        let learnt = (3 * self.interval * 1_000_000).min(most);
+        let idle = clock - (self.last_passed + terms.idle.max(learnt)) as i64;
         let frame = self.begun.map(|begun| clock - (begun + terms.frame) as i64);
         (idle, frame)
     }

@@ -41,7 +41,7 @@ fn every_query_finds_what_it_says() {
     server.signal(Signal::TERM);
     server.wait_exit();
     // The other stays online for as long as this takes.
-    let server = place.serve(&["--start-grace", "1h"]);
+    let server = place.serve(&["--offline-after", "1h", "--start-grace", "1h"]);
     server.connect().exchange(&report_of("web-02", 1), REPORT);
     let queries = blocks("sql");
     // Those of the last hour: web-01's three, and each report once.

@@ -70,6 +70,103 @@ fn a_ping_leaves_no_agent_and_no_event() {
 }
 
 #[test]
+fn reports_now_and_then_raise_no_alarm() {
+    let place = Place::new();
+    let changes = place.folder().join("changes");
+    let command = format!("cat >> {}", changes.display());
+    let server = place.serve(&["--start-grace", "1ms", "--on-event", &command]);
+    let address = server.address.to_string();
+    for line in ["one", "two"] {
+        let send = Launch::hawk(&["send", "--address", &address, "--agent", "cron", line]).run();
+        assert_eq!(send.code, Some(0), "{:?}", send.stderr);
+    }
+    let stats = server.stats().agents;
+    assert_eq!(
+        ["known", "online", "unwatched"].map(|key| stats.get(key)),
+        [1, 0, 1]
+    );
+    // Its first heartbeat has it judged.
+    server
+        .connect()
+        .exchange(&named_heartbeat("cron"), HEARTBEAT);
+    wait_for_events(&place, &["cron online"]);
+    let passed_on = eventually(|| {
+        std::fs::read_to_string(&changes)
+            .ok()
+            .filter(|it| !it.is_empty())
+    });
+    assert_eq!(passed_on.unwrap().lines().count(), 1);
+}
+
+#[test]
+fn an_agent_that_is_only_listed_is_not_taken_up_as_offline_by_the_next_start() {
+    let place = Place::new();
+    let start = || place.serve(&["--start-grace", "1ms"]);
+    let server = start();
+    server.connect().exchange(
+        &report_packet("x", hawk::wire::Encoding::Classic, Some("cron")),
+        REPORT,
+    );
+    server.signal(Signal::TERM);
+    server.wait_exit();
+    let server = start();
+    assert_eq!(server.stats().agents.get("unwatched"), 1);
+    server.signal(Signal::TERM);
+    server.wait_exit();
+    assert_eq!(place.column::<String>(EVENTS), [""; 0]);
+    assert_eq!(place.column::<i64>("SELECT watched FROM agents"), [0]);
+    let listed = place.read(&["agents"]).run();
+    assert!(
+        listed.stdout[1].contains("unwatched"),
+        "{:?}",
+        listed.stdout
+    );
+    let offline = place.read(&["agents", "--offline"]).run();
+    assert_eq!(offline.stdout.len(), 1, "{:?}", offline.stdout);
+}
+
+#[test]
+fn a_name_that_two_machines_use_is_told_of_and_one_that_moves_is_not() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let from = |last: u8| Agent::connect_from([127, 0, 0, last].into(), server.address);
+    let beat = |agent: &mut Agent, name: &str| agent.exchange(&named_heartbeat(name), HEARTBEAT);
+    let clock = Clock::of("120ms");
+    // One moves twice, and opens a connection each time; its old ones stay open.
+    let mut old = Vec::new();
+    for last in [2, 3, 2] {
+        let mut agent = from(last);
+        for _ in 0..3 {
+            beat(&mut agent, "laptop");
+            clock.wait();
+        }
+        old.push(agent);
+    }
+    assert_eq!(server.stats().agents.get("cloned"), 0);
+    let mut clones = [from(4), from(5)];
+    for _ in 0..3 {
+        for agent in &mut clones {
+            beat(agent, "web-01");
+        }
+        clock.wait();
+    }
+    server.log().wait_for(0, |line| {
+        line.contains("agent cloned") && line.contains("agent=\"web-01\"")
+    });
+    assert_eq!(server.stats().agents.get("cloned"), 1);
+    assert_eq!(server.count_logged("agent cloned"), 1);
+    server.signal(Signal::TERM);
+    server.wait_exit();
+    let listed = place.read(&["agents", "--json"]).run();
+    let cloned: Vec<bool> = listed
+        .stdout
+        .iter()
+        .map(|line| line.contains("\"cloned\":true"))
+        .collect();
+    assert_eq!(cloned, [false, true], "{:?}", listed.stdout);
+}
+
+#[test]
 fn a_reconnect_is_no_event() {
     let place = Place::new();
     let server = place.serve(&[]);

@@ -116,6 +116,7 @@ impl Turns {
         let sender = Sender {
             peer: "10.0.0.7:4711".parse().unwrap(),
             agent: name.as_ref(),
+            gap: None,
         };
         self.turn_with(|keeper| keeper.handle(sender, &mut session.tag, packet))
     }

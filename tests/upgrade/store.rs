@@ -151,7 +151,9 @@ fn hold_up(
 /// stored, which are all that it has sent.
 #[track_caller]
 fn upgrade_under_load(args: &[&str]) -> (Dynasty, Vec<i64>) {
-    let mut dynasty = Dynasty::start_with_store(args);
+    // So that agents that only report are judged.
+    let args = [args, &["--offline-after", "1h"]].concat();
+    let mut dynasty = Dynasty::start_with_store(&args);
     let (address, path) = (dynasty.address(), dynasty.store());
     let over = &AtomicBool::new(false);
     let acknowledged = std::thread::scope(|scope| {

@@ -120,12 +120,13 @@ pub(in crate::cli) struct ServeArgs {
     pub(super) max_agents: u32,
 
     /// An agent that is silent for longer than this is offline [default: three times
-    /// the interval of its own heartbeats, at least 10s and at most 1h]
+    /// the interval of its own heartbeats or regular reports, at least 10s and at most 1h; an
+    /// agent that sends neither is not judged]
     #[arg(long, env = "HAWK_OFFLINE_AFTER", value_name = "TIME", value_parser = values::period)]
     pub(super) offline_after: Option<Duration>,
 
     /// After the start, declare no agent offline for this long
-    #[arg(long, env = "HAWK_START_GRACE", value_name = "TIME", default_value = "30s", value_parser = values::period)]
+    #[arg(long, env = "HAWK_START_GRACE", value_name = "TIME", default_value = "90s", value_parser = values::period)]
     pub(super) start_grace: Duration,
 
     /// Run this with sh -c for each change of an agent's state, with the event on its

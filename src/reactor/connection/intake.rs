@@ -26,8 +26,8 @@ impl<S: Socket> Connection<S> {
     }
 
     /// It has sent more than it may: it is read again when it may send more.
-    pub(super) fn slow_down<H>(&mut self, shop: &mut Shop<H>) {
-        self.session.stop_reading(StopReason::Rate, shop.now);
+    pub(super) fn slow_down<H: Handler>(&mut self, shop: &mut Shop<H>) {
+        self.stop_reading(StopReason::Rate, shop);
         shop.counters.rate_limited += 1;
         if let Some(left_out) = shop.rate_log.allow(shop.now) {
             let peer = self.session.sender().peer;

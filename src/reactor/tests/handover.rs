@@ -242,7 +242,11 @@ fn stand_still(state: &mut ConnectionState, now: Moment) {
         let lost = now.since(*since);
         *since = now;
         clocks.last_passed = clocks.last_passed.after(lost);
-        for mark in [&mut clocks.begun, &mut clocks.last_heartbeat] {
+        for mark in [
+            &mut clocks.begun,
+            &mut clocks.last_heartbeat,
+            &mut clocks.last_report,
+        ] {
             *mark = mark.map(|mark| mark.after(lost));
         }
     }

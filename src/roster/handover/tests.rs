@@ -8,6 +8,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::roster::{Config, Identity};
 
+const SECOND: Duration = Duration::from_secs(1);
+
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 
 fn config() -> Config {
@@ -48,6 +50,8 @@ enum Deed {
     Version(usize, i64),
     GiveUp(usize),
     Forget(usize),
+    Pause(usize),
+    Unpause(usize),
     Wait(u64),
 }
 
@@ -60,6 +64,8 @@ fn deed() -> impl Strategy<Value = Deed> {
         2 => agent.clone().prop_map(Deed::Detach),
         2 => (agent.clone(), 1..100_i64).prop_map(|(agent, version)| Deed::Version(agent, version)),
         1 => agent.clone().prop_map(Deed::GiveUp),
+        2 => agent.clone().prop_map(Deed::Pause),
+        2 => agent.clone().prop_map(Deed::Unpause),
         4 => agent.prop_map(Deed::Forget),
         6 => (1..20_u64).prop_map(|tenths| Deed::Wait(100 * tenths)),
     ]
@@ -93,11 +99,14 @@ fn act(roster: &mut Roster, deed: &Deed, now: &mut u64) -> BTreeSet<(u64, u32, b
     match *deed {
         Deed::Hear(agent) | Deed::Beat(agent, _) => {
             let key = met(roster, agent, *now);
-            if roster.heard(key, address(agent), at(*now), wall(*now)) {
+            let time = (at(*now), wall(*now));
+            let came = roster.heard(key, address(agent), at(*now), wall(*now));
+            let is_watched_now = match deed {
+                Deed::Beat(_, version) => roster.beat(key, &version.to_string(), None, time),
+                _ => roster.report(key, None, time),
+            };
+            if came || is_watched_now {
                 changes.insert((*now, key.number(), true));
-            }
-            if let Deed::Beat(_, version) = deed {
-                roster.beat(key, &version.to_string(), at(*now));
             }
         }
         Deed::Attach(agent) => {
@@ -126,6 +135,14 @@ fn act(roster: &mut Roster, deed: &Deed, now: &mut u64) -> BTreeSet<(u64, u32, b
                 roster.remove(key);
             }
         }
+        Deed::Pause(agent) => {
+            let key = met(roster, agent, *now);
+            roster.pause(key, at(*now));
+        }
+        Deed::Unpause(agent) => {
+            let key = met(roster, agent, *now);
+            roster.unpause(key, at(*now));
+        }
         Deed::Wait(millis) => {
             let end = *now + millis;
             while *now < end {
@@ -151,12 +168,16 @@ fn apply(to: &mut Roster, slot: u32, state: Option<AgentState>) {
 fn all(roster: &Roster) -> Vec<Option<AgentState>> {
     let entries = roster.entries.iter();
     let mut all: Vec<_> = entries
-        .map(|entry| entry.as_ref().map(Entry::state))
+        .map(|entry| entry.as_ref().map(|entry| entry.state(roster.lead)))
         .collect();
     while all.last().is_some_and(Option::is_none) {
         all.pop();
     }
     all
+}
+
+fn counts(roster: &Roster) -> [usize; 3] {
+    [roster.len(), roster.online(), roster.unwatched()]
 }
 
 proptest! {
@@ -202,10 +223,10 @@ proptest! {
         });
         prop_assert!(all_shown);
         from.take_changes(usize::MAX, &mut |slot, state| apply(&mut to, slot, state));
-        to.go_on_from(from.amnesty(), from.held_since(), at(now));
+        to.go_on_from(from.amnesty(), from.held_since(), Duration::ZERO, at(now));
 
         prop_assert_eq!(all(&to), all(&from));
-        prop_assert_eq!((to.len(), to.online()), (from.len(), from.online()));
+        prop_assert_eq!(counts(&to), counts(&from));
         for agent in 0..2 * NAMES.len() {
             prop_assert_eq!(to.find(identity(agent)), from.find(identity(agent)));
         }
@@ -217,7 +238,7 @@ proptest! {
             let here = act(&mut from, &deed, &mut now);
             prop_assert_eq!(there, here);
             prop_assert_eq!(all(&to), all(&from));
-            prop_assert_eq!((to.len(), to.online()), (from.len(), from.online()));
+            prop_assert_eq!(counts(&to), counts(&from));
         }
         prop_assert_eq!(from.changes(), 0);
     }
@@ -279,16 +300,17 @@ fn a_moment_without_the_server_is_held_against_nobody_and_hides_nobody() {
         },
         at(0),
     );
-    act(&mut from, &Deed::Hear(0), &mut 0);
+    act(&mut from, &Deed::Beat(0, 1), &mut 0);
     let mut to = Roster::new(config(), at(9000));
     from.begin_copy();
     from.copy_some(usize::MAX, &mut |slot, state| {
         apply(&mut to, slot, Some(state));
     });
     // Its time is over while nobody looks.
-    to.go_on_from(from.amnesty(), Some(at(9990)), at(10_010));
+    to.go_on_from(from.amnesty(), Some(at(9990)), SECOND, at(10_010));
     assert_eq!(to.deadline(), None);
     to.resume(at(10_010));
+    assert_eq!(to.stood_still(), Duration::from_millis(1020));
     assert_eq!(
         to.expire(at(10_200), wall(10_200), true),
         None,

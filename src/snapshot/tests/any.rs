@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::super::Record;
 use super::samples::at;
 use crate::reactor::{ConnectionState, MovedId, MovedStanding};
-use crate::roster::AgentState;
+use crate::roster::{AgentState, JudgedBy, PresenceState};
 use crate::session::{Bucket, Clocks, SessionState, StopReason, Tag, Tally};
 use crate::stats::{Cause, Counters};
 use crate::time::{Moment, UnixNanos};
@@ -36,9 +36,10 @@ prop_compose! {
             moment(),
         )),
         last_heartbeat in prop::option::of(moment()),
+        last_report in prop::option::of(moment()),
         intervals in any::<[u32; 2]>(),
     ) -> Clocks {
-        Clocks { last_passed, begun, stopped, last_heartbeat, intervals }
+        Clocks { last_passed, begun, stopped, last_heartbeat, last_report, intervals }
     }
 }
 
@@ -108,6 +109,7 @@ prop_compose! {
         intervals in any::<[u32; 2]>(),
         hours in any::<u32>(),
         last_hour in any::<i64>(),
+        presence in presence(),
     ) -> AgentState {
         AgentState {
             name,
@@ -123,6 +125,39 @@ prop_compose! {
             intervals,
             hours,
             last_hour,
+            presence,
+        }
+    }
+}
+
+prop_compose! {
+    fn presence()(
+        [absence, paused, report_interval, alike] in any::<[u32; 4]>(),
+        came_at in prop::option::of(moment()),
+        judged_by in prop::sample::select(vec![
+            JudgedBy::Heartbeats,
+            JudgedBy::Reports,
+            JudgedBy::FormerReports,
+            JudgedBy::Nothing,
+        ]),
+        paused_since in prop::option::of(moment()),
+        last_report in prop::option::of(moment()),
+        alike_since in prop::option::of(moment()),
+        alike_range in any::<[u32; 2]>(),
+        cloned_at in prop::option::of(any::<i64>().prop_map(UnixNanos::from_nanos)),
+    ) -> PresenceState {
+        PresenceState {
+            absence,
+            came_at,
+            judged_by,
+            paused,
+            paused_since,
+            last_report,
+            report_interval,
+            alike,
+            alike_since,
+            alike_range,
+            cloned_at,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::{Freeze, Record};
 use crate::handler::KeeperState;
 use crate::reactor::{ConnectionState, MovedId, MovedStanding};
-use crate::roster::{self, AgentState};
+use crate::roster::{self, AgentState, PresenceState};
 use crate::session::{Bucket, Clocks, SessionState, StopReason, Tag, Tally};
 use crate::stats::{Cause, Counters};
 use crate::store;
@@ -33,6 +33,7 @@ pub(super) fn busy_session() -> SessionState {
             begun: Some(at(1_500_000_000)),
             stopped: Some((StopReason::Output, at(1_600_000_000))),
             last_heartbeat: Some(at(900_000_000)),
+            last_report: None,
             intervals: [2000, 1999],
         },
         bucket: Bucket::from_full_at(at(1_700_000_000)),
@@ -54,6 +55,7 @@ pub(super) fn new_session() -> SessionState {
             begun: None,
             stopped: None,
             last_heartbeat: None,
+            last_report: None,
             intervals: [0; 2],
         },
         bucket: Bucket::default(),
@@ -88,6 +90,7 @@ pub(super) fn quiet_agent() -> AgentState {
         intervals: [0; 2],
         hours: 0,
         last_hour: 0,
+        presence: PresenceState::default(),
     }
 }
 
@@ -165,6 +168,7 @@ pub(super) fn samples() -> Vec<Record> {
         Record::Keeper(KeeperState {
             amnesty: at(30_000_000_000),
             held_since: Some(at(31_000_000_000)),
+            stood_still_ms: 0,
             store: store::Counters {
                 commits: 1,
                 reports: 2,

@@ -19,6 +19,8 @@ pub enum State {
     Online,
     /// It has been silent for too long.
     Offline,
+    /// Its silence is not judged. Of agents only; an event is of the others.
+    Unwatched,
 }
 
 /// An agent, as its row in `agents` says.
@@ -46,6 +48,10 @@ pub struct AgentRow {
     pub reports: i64,
     /// Between its heartbeats, as the server learnt; zero if it has not.
     pub interval: Duration,
+    /// Between its reports, if it is judged by them; otherwise zero.
+    pub report_interval: Duration,
+    /// When two machines were last found to speak under its name.
+    pub cloned_at: Option<UnixNanos>,
 }
 
 /// Whoever sent a report or changed its state. Its row may have been removed.
@@ -101,6 +107,7 @@ impl State {
         match self {
             Self::Online => "online",
             Self::Offline => "offline",
+            Self::Unwatched => "unwatched",
         }
     }
 }
@@ -137,9 +144,11 @@ pub(super) fn sender(row: &Row<'_>, id: usize, name: usize) -> rusqlite::Result<
 }
 
 pub(super) fn agents(connection: &Connection) -> rusqlite::Result<Vec<AgentRow>> {
+    // A row of version 1 has no hours: whether its agent was judged, its heartbeats say.
     let mut statement = connection.prepare(
         "SELECT id, name, address, version, first_seen, last_seen, state, changed_at, \
-                heartbeats, reports, interval \
+                heartbeats, reports, interval, \
+                watched AND (hours IS NOT NULL OR heartbeats > 0), report_interval, cloned_at \
          FROM agents ORDER BY coalesce(name, address), id",
     )?;
     let rows = statement.query_map([], |row| {
@@ -150,11 +159,16 @@ pub(super) fn agents(connection: &Connection) -> rusqlite::Result<Vec<AgentRow>>
             version: row.get(3)?,
             first_seen: time(row, 4)?,
             last_seen: time(row, 5)?,
-            state: row.get(6)?,
+            state: match row.get(11)? {
+                true => row.get(6)?,
+                false => State::Unwatched,
+            },
             changed_at: time(row, 7)?,
             heartbeats: row.get(8)?,
             reports: row.get(9)?,
             interval: Duration::from_nanos(row.get(10).unwrap_or(0)),
+            report_interval: Duration::from_nanos(row.get(12).unwrap_or(0)),
+            cloned_at: Some(time(row, 13)?).filter(|at| at.as_nanos() != 0),
         })
     })?;
     rows.collect()

@@ -51,6 +51,7 @@ fn agent(name: Option<&str>) -> Agent<'_> {
         last_hour: 0,
         watched: true,
         report_interval: 0,
+        cloned_at: 0,
     }
 }
 

@@ -1,0 +1,22 @@
+//! Agents that share a name by mistake.
+
+use super::Keeper;
+use crate::roster::AgentKey;
+use crate::session::Sender;
+
+impl Keeper {
+    /// Two machines use one agent's name.
+    #[cold]
+    pub(super) fn warn_of_clone(&mut self, key: AgentKey, sender: Sender<'_>) {
+        if let Some(entry) = self.roster.get(key)
+            && let Some(left_out) = self.clone_log.allow(self.now)
+        {
+            log::warn!(
+                "agent cloned: connections from two addresses use its name by turns; give each \
+                 machine a name of its own agent={:?} peer={} left_out={left_out}",
+                entry.name.as_deref().unwrap_or_default(),
+                sender.peer,
+            );
+        }
+    }
+}
