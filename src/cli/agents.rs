@@ -9,6 +9,7 @@ use tabwriter::TabWriter;
 
 use super::output;
 use super::store_args::{StoreArgs, ago};
+use super::text::{address, cut, visible, visible_name};
 use crate::roster::CLONED_FOR;
 use crate::store::{AgentRow, State};
 use crate::time::UnixNanos;
@@ -30,6 +31,12 @@ pub(super) struct AgentsArgs {
     #[arg(long)]
     json: bool,
 }
+
+/// Characters of an agent's name in the table: longer ones are cut.
+const WIDEST_NAME: usize = 40;
+
+/// Characters of a version in the table.
+const WIDEST_VERSION: usize = 20;
 
 /// An agent as a line of JSON.
 #[derive(Serialize)]
@@ -73,7 +80,7 @@ fn lines(agents: &[AgentRow]) -> anyhow::Result<Vec<u8>> {
             id: agent.id.0,
             agent: called(agent),
             named: agent.name.is_some(),
-            address: &agent.address,
+            address: &address(&agent.address),
             version: &agent.version,
             state: agent.state.word(),
             changed_at: agent.changed_at.to_string(),
@@ -107,16 +114,16 @@ fn table(agents: &[AgentRow]) -> anyhow::Result<Vec<u8>> {
         writeln!(
             table,
             "{}\t{}\t{}\t{}\t{}\t{}\t{}{}",
-            output::visible(called(agent)),
+            cut(&shown(agent), WIDEST_NAME),
             agent.state.word(),
             match &*agent.version {
-                "" => "-".to_owned(),
-                version => output::visible(version),
+                "" => "-".into(),
+                version => cut(&visible(version), WIDEST_VERSION).into_owned(),
             },
             agent.last_seen.to_seconds(),
             ago(now, agent.last_seen),
             agent.reports,
-            agent.address,
+            address(&agent.address),
             if is_cloned(agent, now) { note } else { "" },
         )?;
     }
@@ -128,6 +135,14 @@ fn table(agents: &[AgentRow]) -> anyhow::Result<Vec<u8>> {
 fn is_cloned(agent: &AgentRow, now: UnixNanos) -> bool {
     let cloned_at = agent.cloned_at;
     cloned_at.is_some_and(|cloned_at| now.since(cloned_at) < CLONED_FOR)
+}
+
+/// The agent in a table: a name, or an address, which is never in quotes.
+fn shown(agent: &AgentRow) -> String {
+    match &agent.name {
+        Some(name) => visible_name(name),
+        None => address(&agent.address),
+    }
 }
 
 fn called(agent: &AgentRow) -> &str {

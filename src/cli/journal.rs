@@ -1,13 +1,17 @@
 //! What `hawk events` and `hawk reports` have in common: which rows to show, and
 //! how to go on with those that come.
 
+use std::borrow::Cow;
+use std::io::{self, IsTerminal as _};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use clap::Args;
 
 use super::output::{self, Audience};
 use super::store_args::StoreArgs;
+use super::text::{address, cut, quoted, unquoted, visible_name};
 use super::values::{self, Since};
 use crate::store::{AgentId, Cursor, Journal, Reader, Sender};
 
@@ -18,14 +22,57 @@ const FOLLOW_FROM: u64 = 10;
 /// Between two looks for new rows: soon enough for whoever watches, and no load.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
+/// Rows that are shown as text on a terminal, unless told otherwise.
+const ON_A_TERMINAL: u64 = 20;
+
+/// Characters of an agent's name on a terminal: longer ones are cut.
+pub(super) const WIDEST_NAME: usize = 40;
+
+/// The form in which rows are shown.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Form {
+    /// For people, on a terminal or elsewhere.
+    Text {
+        /// Whether it is shown on a terminal.
+        is_terminal: bool,
+    },
+    /// For programs.
+    Data {
+        /// The first line.
+        header: &'static str,
+    },
+}
+
+impl Form {
+    /// Text, to wherever stdout leads.
+    pub(super) fn text() -> Self {
+        Self::Text {
+            is_terminal: io::stdout().is_terminal(),
+        }
+    }
+
+    /// A column of text, at most so many characters wide on a terminal.
+    pub(super) fn cut<'a>(self, column: &'a str, most: usize) -> Cow<'a, str> {
+        match self.is_on_terminal() {
+            true => cut(column, most),
+            false => Cow::Borrowed(column),
+        }
+    }
+
+    const fn is_on_terminal(self) -> bool {
+        matches!(self, Self::Text { is_terminal: true })
+    }
+}
+
 /// Which rows are to be shown.
 #[derive(Debug, Args)]
 pub(super) struct JournalArgs {
     #[command(flatten)]
     store: StoreArgs,
 
-    /// Only those of this agent: its name, its address if it has no name, or #ID if
-    /// the store has forgotten it
+    /// Only those of this agent: its name, its address if it has no name, or #ID, its
+    /// number. A name that looks like one of these is written in quotes, as hawk shows it:
+    /// '"10.0.0.7"'
     #[arg(long, value_name = "AGENT")]
     agent: Option<String>,
 
@@ -49,26 +96,34 @@ pub(super) struct JournalArgs {
 }
 
 impl JournalArgs {
-    /// Shows each row as `show` writes it, after `header`.
+    /// Shows each row as `show` writes it.
     pub(super) fn run<J: Journal>(
         &self,
-        header: &str,
+        form: Form,
         mut show: impl FnMut(&J, &mut Vec<u8>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let reader = self.store.open()?;
         let [since, until] = [&self.since, &self.until].map(|time| time.as_ref().map(Since::time));
         let selection = reader.select::<J>(self.agents(&reader)?, since, until)?;
-        let default = (self.follow && since.is_none()).then_some(FOLLOW_FROM);
+        let default = match self.follow && since.is_none() {
+            true => Some(FOLLOW_FROM),
+            false => self.is_cut(form).then_some(ON_A_TERMINAL),
+        };
         let mut cursor = match self.last.or(default) {
             Some(count) => reader.last::<J>(count, &selection)?,
             None => Cursor::START,
         };
-        let mut text = header.as_bytes().to_vec();
+        let mut text = Vec::new();
+        if let Form::Data { header } = form {
+            text.extend_from_slice(header.as_bytes());
+        }
+        let mut shown = 0;
         loop {
             let step = reader.step(cursor, &selection)?;
             cursor = step.next;
             for row in &step.rows {
                 show(row, &mut text)?;
+                shown += 1;
             }
             if output::write(&text)? == Audience::Gone {
                 return Ok(());
@@ -76,6 +131,12 @@ impl JournalArgs {
             text.clear();
             if step.is_last {
                 if !self.follow {
+                    if self.is_cut(form) && shown >= ON_A_TERMINAL {
+                        output::note(&format!(
+                            "the last {ON_A_TERMINAL} are shown; for more give --last N or --since TIME, \
+                             or pipe the output: | less"
+                        ));
+                    }
                     return Ok(());
                 }
                 ensure!(
@@ -83,7 +144,9 @@ impl JournalArgs {
                     "{} was moved away or replaced; start again to follow what is there now",
                     reader.path().display()
                 );
-                std::thread::sleep(LOOK_EVERY);
+                if output::wait(LOOK_EVERY) == Audience::Gone {
+                    return Ok(());
+                }
             }
         }
     }
@@ -92,13 +155,26 @@ impl JournalArgs {
         let Some(agent) = &self.agent else {
             return Ok(None);
         };
-        let found = reader.find(agent)?;
-        ensure!(
-            !found.is_empty(),
-            "there is no agent {agent:?} in {}; `hawk agents` lists them",
-            reader.path().display()
-        );
-        Ok(Some(found))
+        let found = match Wanted::parse(agent) {
+            Wanted::Number(id) => Some(id),
+            Wanted::Address(address) => reader.find_unnamed(address)?,
+            Wanted::Name(name) => reader.find_named(&name)?,
+        };
+        let Some(found) = found else {
+            let path = reader.path().display();
+            let hint = match reader.find_named(agent)? {
+                Some(_) => format!("the one with that name is '{}'", quoted(agent)),
+                None => "`hawk agents` lists them".to_owned(),
+            };
+            bail!("there is no agent {agent:?} in {path}; {hint}");
+        };
+        Ok(Some(vec![found]))
+    }
+
+    /// Whether only the last rows are shown although all were asked for.
+    fn is_cut(&self, form: Form) -> bool {
+        let is_bounded = self.since.is_some() || self.until.is_some() || self.last.is_some();
+        form.is_on_terminal() && !self.follow && !is_bounded
     }
 }
 
@@ -109,5 +185,61 @@ pub(super) fn called(agent: &Sender) -> String {
         (Some(name), _) => name.clone(),
         (None, Some(address)) => address.clone(),
         (None, None) => format!("#{}", agent.id.0),
+    }
+}
+
+/// An agent as text shows it: a name that looks like an address or a number is in quotes
+/// ([`visible_name`]), so that none can be taken for another.
+pub(super) fn shown(agent: &Sender) -> String {
+    match (&agent.name, &agent.address) {
+        (Some(name), _) => visible_name(name),
+        (None, Some(it)) => address(it),
+        (None, None) => format!("#{}", agent.id.0),
+    }
+}
+
+/// The one agent that `--agent` asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
+    /// By the number of its row.
+    Number(AgentId),
+    /// One without a name, by its address.
+    Address(IpAddr),
+    /// By its name.
+    Name(String),
+}
+
+impl Wanted {
+    fn parse(text: &str) -> Self {
+        let number = text.strip_prefix('#').and_then(|id| id.parse().ok());
+        match (number, text.parse::<IpAddr>(), unquoted(text)) {
+            (Some(id), ..) => Self::Number(AgentId(id)),
+            (_, Ok(address), _) => Self::Address(address.to_canonical()),
+            (_, _, Some(name)) => Self::Name(name),
+            _ => Self::Name(text.to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_is_wanted_by_number_address_or_name() {
+        let name = |name: &str| Wanted::Name(name.to_owned());
+        let address = |text: &str| Wanted::Address(text.parse().unwrap());
+        for (text, wanted) in [
+            ("web-01", name("web-01")),
+            ("#7", Wanted::Number(AgentId(7))),
+            ("\"#7\"", name("#7")),
+            ("#seven", name("#seven")),
+            ("::ffff:10.0.0.7", address("10.0.0.7")),
+            ("\"10.0.0.7\"", name("10.0.0.7")),
+            ("\"a\\u{202e}b\"", name("a\u{202e}b")),
+            ("\"half", name("\"half")),
+        ] {
+            assert_eq!(Wanted::parse(text), wanted, "{text}");
+        }
     }
 }

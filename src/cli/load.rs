@@ -15,7 +15,7 @@ use signal_hook::flag;
 
 use super::output;
 use super::values::{Portion, duration, number, portion, size};
-use super::wire_args::{DEFAULT_ADDRESS, EncodingArg, KindArg};
+use super::wire_args::{EncodingArg, KindArg, ServerArg};
 use crate::load::{
     Chaos, Config, ContentSize, MOST_SOURCES, Progress, Report, Summary, Traffic, resolve, run,
     sources_for, watch_descriptors,
@@ -41,9 +41,8 @@ use crate::load::{
 /// early, with its figures.
 #[derive(Debug, Args)]
 pub(super) struct LoadArgs {
-    /// The server
-    #[arg(value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
-    address: String,
+    #[command(flatten)]
+    server: ServerArg,
 
     /// Connections that carry the traffic
     #[arg(short, long, value_name = "N", default_value_t = 7, value_parser = number(0..=u32::MAX))]
@@ -231,12 +230,12 @@ impl LoadArgs {
             connections: self.chaotic(),
             seed: seed(),
         });
-        let target = resolve(&self.address)?;
+        let target = resolve(self.server.address())?;
         let all = u64::from(self.connections) + u64::from(self.idle);
         let sources = self.sources.and_then(NonZeroU32::new);
         Ok(Config {
             target,
-            address: self.address.clone(),
+            address: self.server.address().to_owned(),
             connections,
             idle: self.idle,
             chaos,

@@ -14,6 +14,7 @@ mod serve;
 mod settings;
 mod stats;
 mod store_args;
+mod text;
 mod upgrade;
 mod values;
 mod wire_args;

@@ -2,8 +2,12 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::text::harmless;
 
 /// Whether what was written can still be read by somebody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,12 +33,23 @@ pub(super) fn write(bytes: &[u8]) -> anyhow::Result<Audience> {
     }
 }
 
-/// Text from agents as it may be shown on a terminal: as it is, unless something
-/// in it is not plainly visible; then quoted and escaped.
-pub(super) fn visible(text: &str) -> String {
-    let quoted = format!("{text:?}");
-    let plain = quoted.len() == text.len() + 2 && !text.is_empty() && !text.contains(' ');
-    if plain { text.to_owned() } else { quoted }
+/// Waits for so long, or until nobody can read stdout any more: the reader of the pipe has
+/// ended, or the terminal is gone.
+pub(super) fn wait(span: Duration) -> Audience {
+    let stdout = io::stdout();
+    // Without a flag, poll(2) reports errors and hang-ups only.
+    let mut source = [PollFd::new(&stdout, PollFlags::empty())];
+    let start = Instant::now();
+    let timeout = Timespec::try_from(span).ok();
+    match poll(&mut source, timeout.as_ref()) {
+        Ok(found) if found > 0 => Audience::Gone,
+        Ok(_) => Audience::There,
+        // A signal, which the process survived.
+        Err(_) => {
+            std::thread::sleep(span.saturating_sub(start.elapsed()));
+            Audience::There
+        }
+    }
 }
 
 /// Says something on stderr that is no failure.
@@ -42,7 +57,7 @@ pub(super) fn note(text: &str) {
     // Without stderr there is nobody to tell.
     let _untold = io::stderr()
         .lock()
-        .write_all(format!("hawk: {text}\n").as_bytes());
+        .write_all(format!("hawk: {}\n", harmless(text)).as_bytes());
 }
 
 /// Ends a command: says in one line on stderr what went wrong, if anything.
@@ -56,24 +71,9 @@ pub(super) fn conclude_on(mut stderr: impl Write, outcome: anyhow::Result<()>) -
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Without stderr there is nobody to tell.
-            let _untold = stderr.write_all(format!("hawk: {error:#}\n").as_bytes());
+            let _untold =
+                stderr.write_all(format!("hawk: {}\n", harmless(&format!("{error:#}"))).as_bytes());
             ExitCode::FAILURE
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_could_mislead_is_escaped() {
-        assert_eq!(visible("web-01"), "web-01");
-        assert_eq!(visible("späße"), "späße");
-        assert_eq!(visible(""), "\"\"");
-        assert_eq!(visible("a b"), "\"a b\"");
-        assert_eq!(visible("\x1b[2Jx"), "\"\\u{1b}[2Jx\"");
-        assert_eq!(visible("a\u{202e}b"), "\"a\\u{202e}b\"");
-        assert_eq!(visible("a\"b"), "\"a\\\"b\"");
     }
 }

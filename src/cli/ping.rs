@@ -8,7 +8,7 @@ use clap::Args;
 use super::output;
 use super::send::unix_seconds;
 use super::values::duration;
-use super::wire_args::DEFAULT_ADDRESS;
+use super::wire_args::ServerArg;
 use crate::client::Client;
 use crate::wire::{Encoding, Heartbeat, Packet, Reply, encode_packet};
 
@@ -17,9 +17,8 @@ use crate::wire::{Encoding, Heartbeat, Packet, Reply, encode_packet};
 /// Exits with 0 only if the server answers as it should, in time.
 #[derive(Debug, Args)]
 pub(super) struct PingArgs {
-    /// The server
-    #[arg(value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
-    address: String,
+    #[command(flatten)]
+    server: ServerArg,
 
     /// How long the connection, and then the reply, may take
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
@@ -36,13 +35,14 @@ impl PingArgs {
             probe: true,
         });
         encode_packet(&heartbeat, Encoding::Classic, &mut frame)?;
-        let mut client = Client::connect(&self.address, self.timeout)?;
+        let address = self.server.address();
+        let mut client = Client::connect(address, self.timeout)?;
         let (reply, elapsed) = client.ask(&frame)?;
         let text = reply.line().trim_ascii().escape_ascii();
         if reply != Reply::Heartbeat {
-            bail!("{} answered a heartbeat with: {text}", self.address);
+            bail!("{address} answered a heartbeat with: {text}");
         }
         let elapsed = elapsed.as_secs_f64() * 1e3;
-        output::print(&format!("{text} from {}: {elapsed:.2} ms\n", self.address))
+        output::print(&format!("{text} from {address}: {elapsed:.2} ms\n"))
     }
 }

@@ -1,23 +1,28 @@
 //! `hawk send`: sends reports and waits until they are taken.
 
-use std::io::{self, BufRead as _, BufReader, Read, Write as _};
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use rand::RngExt as _;
+use rustix::io::Errno;
 
 use super::output;
 use super::values::duration;
-use super::wire_args::{DEFAULT_ADDRESS, EncodingArg};
-use crate::client::{Client, Outcome, Pipeline, Stopped};
+use super::wire_args::{EncodingArg, ServerOption};
+use crate::client::{Outcome, Pipeline, Stopped};
 use crate::wire::{AgentName, Encoding, MAX_DATA, Packet, PacketKind, Report, encode_packet};
 
 /// Send reports and wait until each is taken
 ///
 /// Each CONTENT is one report; without any, each line of standard input is one.
 /// The first line that cannot be sent ends it.
+///
+/// The input may pause for as long as it likes: a connection that the server ends meanwhile
+/// is replaced. What was sent on a connection that broke, and was not answered, is sent again,
+/// so the server may store it twice, with the same rand and timestamp.
 ///
 /// Exits with 0 only if every report was taken.
 #[derive(Debug, Args)]
@@ -30,15 +35,15 @@ pub(super) struct SendArgs {
     #[arg(long, value_name = "NAME", value_parser = agent_name)]
     agent: Option<AgentName<'static>>,
 
-    /// The server
-    #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
-    address: String,
+    #[command(flatten)]
+    server: ServerOption,
 
     /// How packets are written into frames
     #[arg(long, value_enum, default_value_t = EncodingArg::Classic)]
     encoding: EncodingArg,
 
-    /// How long the connection, and then each reply, may take
+    /// How long the first connection may take, and then each reply, with new connections
+    /// that are needed for it
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     timeout: Duration,
 }
@@ -46,28 +51,28 @@ pub(super) struct SendArgs {
 /// Bytes of standard input read at once.
 const INPUT_BUFFER: usize = 64 * 1024;
 
+/// Bytes of a line beyond which it fits no frame: its end included.
+const LONGEST_LINE: usize = MAX_DATA + 3;
+
 impl SendArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         self.point_out_a_likely_slip();
-        let client = Client::connect(&self.address, self.timeout)?;
+        let address = self.server.address();
         let mut sending = Sending {
-            pipeline: client.pipeline()?,
+            pipeline: Pipeline::connect(address, self.timeout)?,
             agent: self.agent.clone(),
             encoding: self.encoding.into(),
             frame: Vec::new(),
             sent: 0,
         };
         let input = if self.contents.is_empty() {
-            sending.lines(&mut BufReader::with_capacity(
-                INPUT_BUFFER,
-                io::stdin().lock(),
-            ))
+            sending.lines(rustix::stdio::stdin())
         } else {
             sending.contents(&self.contents)
         };
         let sent = sending.sent;
         let outcome = sending.pipeline.finish();
-        conclude(&self.address, sent, outcome, input)
+        conclude(address, sent, outcome, input)
     }
 }
 
@@ -78,8 +83,7 @@ impl SendArgs {
             && content.parse::<SocketAddr>().is_ok()
         {
             let hint = "is sent as content; the server is given with --address";
-            // Without stderr there is nobody to tell.
-            writeln!(io::stderr(), "hawk: \"{content}\" {hint}").ok();
+            output::note(&format!("{content:?} {hint}"));
         }
     }
 }
@@ -113,29 +117,48 @@ impl Sending {
         Ok(())
     }
 
-    fn lines(&mut self, input: &mut BufReader<impl Read>) -> Result<(), Halt> {
-        let mut line = Vec::new();
-        for number in 1_u64.. {
-            let name = || format!("line {number}");
-            // The next read may have to wait: nothing may wait with it.
-            if input.buffer().is_empty() {
-                self.pipeline.flush()?;
-            }
-            line.clear();
-            // One byte more than any frame takes, and a line break.
-            let most = MAX_DATA as u64 + 3;
-            let read = input.by_ref().take(most).read_until(b'\n', &mut line);
-            let read = read.context("cannot read standard input");
-            if read.map_err(Halt::Input)? == 0 {
+    /// Sends each line of `input`. While there is none, replies are read and the connection
+    /// is watched.
+    fn lines(&mut self, input: BorrowedFd<'_>) -> Result<(), Halt> {
+        let mut buffer = vec![0; INPUT_BUFFER];
+        let mut begun = Vec::new();
+        let mut number = 1_u64;
+        loop {
+            self.pipeline.wait_for(input)?;
+            let read = match rustix::io::read(input, &mut *buffer) {
+                Err(Errno::INTR | Errno::AGAIN) => continue,
+                read => read.context("cannot read standard input"),
+            };
+            let count = read.map_err(Halt::Input)?;
+            if count == 0 {
                 break;
             }
-            let content = line.strip_suffix(b"\n").unwrap_or(&line);
-            let content = content.strip_suffix(b"\r").unwrap_or(content);
-            let content = std::str::from_utf8(content)
-                .map_err(|_| Halt::Input(anyhow!("{} is not UTF-8 text", name())))?;
-            self.report(content, name)?;
+            begun.extend_from_slice(&buffer[..count]);
+            let mut rest = begun.as_slice();
+            while let Some(end) = memchr::memchr(b'\n', rest) {
+                let (line, behind) = (&rest[..end], &rest[end + 1..]);
+                rest = behind;
+                self.line(line, number)?;
+                number += 1;
+            }
+            if rest.len() > LONGEST_LINE {
+                let error = anyhow!("line {number} is too long for a report");
+                return Err(Halt::Input(error));
+            }
+            begun = rest.to_vec();
         }
-        Ok(())
+        match begun.is_empty() {
+            true => Ok(()),
+            false => self.line(&begun, number),
+        }
+    }
+
+    fn line(&mut self, line: &[u8], number: u64) -> Result<(), Halt> {
+        let name = || format!("line {number}");
+        let content = line.strip_suffix(b"\r").unwrap_or(line);
+        let content = std::str::from_utf8(content)
+            .map_err(|_| Halt::Input(anyhow!("{} is not UTF-8 text", name())))?;
+        self.report(content, name)
     }
 
     fn report(&mut self, content: &str, name: impl Fn() -> String) -> Result<(), Halt> {
@@ -149,8 +172,7 @@ impl Sending {
         encode_packet(&report, self.encoding, &mut self.frame)
             .with_context(|| format!("{} is too long for a report", name()))
             .map_err(Halt::Input)?;
-        // A frame that the pipeline does not get rid of has been sent in vain,
-        // but sent: it is to be accounted for.
+        // A frame that is not answered counts as sent.
         self.sent += 1;
         Ok(self.pipeline.send(PacketKind::Report, &self.frame)?)
     }

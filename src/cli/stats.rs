@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::{Map, Value};
 
 use super::output::{self, Audience};
+use super::text::harmless;
 use super::values;
 use crate::control::{self, AskError, Request};
 use crate::stats::Mark;
@@ -61,13 +62,15 @@ impl StatsArgs {
             last = Some(told.mark);
             let text = match self.json {
                 true => told.to_json() + "\n",
-                false => self.frame(is_first) + &told.text(),
+                false => self.frame(is_first) + &harmless_lines(&told.text()),
             };
             if output::write(text.as_bytes())? == Audience::Gone || !self.watch {
                 return Ok(());
             }
             is_first = false;
-            std::thread::sleep(self.interval);
+            if output::wait(self.interval) == Audience::Gone {
+                return Ok(());
+            }
         }
     }
 
@@ -145,6 +148,12 @@ impl Told {
         all.insert("pool".to_owned(), Value::Array(pool));
         Value::Object(all).to_string()
     }
+}
+
+/// The lines, without characters that a terminal would obey.
+fn harmless_lines(text: &str) -> String {
+    let lines = text.lines().map(|line| harmless(line) + "\n");
+    lines.collect()
 }
 
 /// What a line is about: its first word.

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::output;
+use super::text::harmless;
 use crate::control::{self, Request};
 
 /// How long an answer may take: longer than all steps of a hand-over together, each of
@@ -55,6 +56,6 @@ impl UpgradeArgs {
         drop(outcome);
         lines
             .iter()
-            .try_for_each(|line| output::print(&format!("{line}\n")))
+            .try_for_each(|line| output::print(&format!("{}\n", harmless(line))))
     }
 }

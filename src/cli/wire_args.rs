@@ -1,11 +1,44 @@
 //! Options about what goes over the wire, shared by the clients.
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 
 use crate::wire::{Encoding, PacketKind};
 
 /// Where servers listen and clients connect to, unless told otherwise.
 pub(super) const DEFAULT_ADDRESS: &str = "127.0.0.1:9876";
+
+/// The server that a client connects to.
+#[derive(Debug, Args)]
+pub(super) struct ServerOption {
+    /// The server: a name or an IP address, with a port, such as web-01:9876 or [::1]:9876
+    #[arg(long, env = "HAWK_ADDRESS", value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
+    address: String,
+}
+
+impl ServerOption {
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+/// The same for clients that take it as an argument as well.
+#[derive(Debug, Args)]
+pub(super) struct ServerArg {
+    /// The server, as with --address, which it outranks
+    #[arg(value_name = "ADDR:PORT")]
+    argument: Option<String>,
+
+    #[command(flatten)]
+    option: ServerOption,
+}
+
+impl ServerArg {
+    pub(super) fn address(&self) -> &str {
+        self.argument
+            .as_deref()
+            .unwrap_or_else(|| self.option.address())
+    }
+}
 
 /// How packets are written into frames.
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -126,22 +126,20 @@ impl Client {
         }
     }
 
-    /// Turns the connection into a pipeline for many frames.
-    ///
-    /// # Errors
-    /// [`ClientError::Broken`] if the system cannot share the connection.
-    pub fn pipeline(self) -> Result<Pipeline, ClientError> {
-        Pipeline::new(self)
-    }
-
     fn failure(&self, error: &io::Error) -> ClientError {
-        let address = self.peer.clone();
+        ClientError::of(&self.peer, self.timeout, error)
+    }
+}
+
+impl ClientError {
+    /// What an error of a connection to `address` means.
+    fn of(address: &str, timeout: Duration, error: &io::Error) -> Self {
+        let address = address.to_owned();
         match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Silent {
-                address,
-                timeout: self.timeout,
-            },
-            _ => ClientError::Broken {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                Self::Silent { address, timeout }
+            }
+            _ => Self::Broken {
                 address,
                 reason: reason(error),
             },

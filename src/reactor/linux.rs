@@ -5,7 +5,7 @@ pub(super) mod signals;
 
 use std::fmt;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -202,11 +202,21 @@ impl Socket for TcpStream {
     }
 }
 
+/// The one form of an address: over a listening socket for both families, Linux gives IPv4
+/// addresses inside IPv6 ones.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
 impl Accept for TcpListener {
     type Socket = TcpStream;
 
     fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
-        TcpListener::accept(self)
+        let (socket, peer) = TcpListener::accept(self)?;
+        Ok((socket, canonical(peer)))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {

@@ -1,12 +1,16 @@
 //! `hawk send` and `hawk ping` against a server that behaves, and against one
 //! that does not.
 
+use std::io::Write as _;
+use std::process::Stdio;
+
+use crate::real;
 use crate::support::{Conduct, Seen, Server, finish, hawk, nobody};
 
 /// Short only where it is sure to be waited for to the end.
 fn timeout_for(conduct: Conduct) -> &'static str {
     match conduct {
-        Conduct::Silent(1) => "300ms",
+        Conduct::Silent(1) | Conduct::Ends(0) | Conduct::Resets(0) => "300ms",
         _ => "60s",
     }
 }
@@ -149,11 +153,10 @@ fn send_fails_unless_every_report_is_taken() {
         ),
         (Conduct::Wrong(3, "nonsense\n"), "replied \"nonsense\""),
         (Conduct::Wrong(9_999, LONG), "not hawk's protocol"),
-        (Conduct::Silent(9_999), "without a reply"),
         (Conduct::Silent(1), "did not reply within 300ms"),
         (Conduct::Twice(17), "not hawk's protocol"),
-        (Conduct::Ends(100), "100 of "),
-        (Conduct::Resets(100), "reports were taken: "),
+        (Conduct::Ends(0), "closed the connection without a reply"),
+        (Conduct::Resets(0), "0 of "),
     ] {
         let server = Server::start(conduct);
         let timeout = timeout_for(conduct);
@@ -163,6 +166,49 @@ fn send_fails_unless_every_report_is_taken() {
         assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
     }
     hawk(&["send", "--address", &nobody(), "x"], b"").failed_with("cannot connect");
+}
+
+#[test]
+fn send_sends_again_what_was_not_answered() {
+    let input: String = (0..1000).map(|number| format!("{number}\n")).collect();
+    let server = Server::start(Conduct::Ends(100));
+    let arguments = ["send", "--timeout", "60s", "--address", &server.address()];
+    let ran = hawk(&arguments, input.as_bytes());
+    ran.succeeded();
+    let told = format!("1000 reports taken by {}\n", server.address());
+    assert_eq!(ran.stdout, told);
+    let contents = reports(&server).into_iter().map(|(content, _)| content);
+    let all: std::collections::BTreeSet<_> = contents.collect();
+    assert_eq!(all.len(), 1000);
+    // A reply that stays out on a connection that stays open.
+    let server = Server::start(Conduct::Silent(999));
+    let arguments = ["send", "--timeout", "1s", "--address", &server.address()];
+    let ran = hawk(&arguments, input.as_bytes());
+    ran.failed_with("999 of 1000 reports were taken: ");
+}
+
+#[test]
+fn ping_and_send_take_the_server_in_the_same_ways() {
+    let server = Server::start(Conduct::Good);
+    let name = format!("localhost:{}", server.address.port());
+    for address in [server.address(), name] {
+        for arguments in [
+            &["ping"][..],
+            &["send", "x"],
+            &["load", "-s", "-n=9", "-c=2"],
+        ] {
+            hawk(&[arguments, &["--address", &address]].concat(), b"").succeeded();
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_hawk"));
+            command.args(arguments).env("HAWK_ADDRESS", &address);
+            finish(command, b"").succeeded();
+        }
+        // An argument outranks the variable.
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_hawk"));
+        command
+            .args(["ping", &address])
+            .env("HAWK_ADDRESS", nobody());
+        finish(command, b"").succeeded();
+    }
 }
 
 /// No newline within any length of reply.
@@ -177,4 +223,70 @@ fn a_reader_that_has_gone_away_is_no_failure() {
     let ran = finish(shell, b"");
     ran.succeeded();
     assert!(!ran.stderr.contains("hawk: "), "{ran:?}");
+}
+
+/// A `hawk send` whose input is a pipe that stays open.
+struct Piped {
+    process: std::process::Child,
+    input: std::process::ChildStdin,
+}
+
+impl Piped {
+    fn start(address: &str) -> Self {
+        let mut process = std::process::Command::new(env!("CARGO_BIN_EXE_hawk"))
+            .args(["send", "--address", address, "--timeout", "20s"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let input = process.stdin.take().unwrap();
+        Self { process, input }
+    }
+
+    fn say(&mut self, line: &str) {
+        writeln!(self.input, "{line}").unwrap();
+    }
+
+    fn end(self) -> std::process::Output {
+        drop(self.input);
+        self.process.wait_with_output().unwrap()
+    }
+}
+
+#[test]
+fn send_loses_no_line_of_a_pipe_that_pauses() {
+    let server = real::Server::start(&["--idle-timeout", "100ms"]);
+    let mut piped = Piped::start(&server.address.to_string());
+    for (number, line) in ["one", "two", "three"].into_iter().enumerate() {
+        let number = number as u64;
+        piped.say(line);
+        server.wait_until(|stats| {
+            stats.get("reports") == number + 1 && stats.get("closed_idle_timeout") == number + 1
+        });
+    }
+    let output = piped.end();
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.starts_with("3 reports taken"), "{said}");
+    assert_eq!(server.stats().get("accepted"), 3);
+}
+
+#[test]
+fn send_goes_on_with_a_server_that_is_started_again() {
+    let server = real::Server::start(&[]);
+    let address = server.address.to_string();
+    let mut piped = Piped::start(&address);
+    piped.say("one");
+    server.wait_until(|stats| stats.get("reports") == 1);
+    server.signal(rustix::process::Signal::TERM);
+    assert_eq!(server.wait_exit().code, Some(0));
+    // This one finds nobody for a while.
+    piped.say("two");
+    let server = real::Server::start(&["--listen", &address]);
+    server.wait_until(|stats| stats.get("reports") == 1);
+    piped.say("three");
+    let output = piped.end();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(server.stats().get("reports"), 2);
 }

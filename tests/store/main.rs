@@ -16,6 +16,7 @@ mod liveness;
 mod place;
 mod reading;
 mod retention;
+mod shown;
 mod startup;
 mod steps;
 mod tmpfs;

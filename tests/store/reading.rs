@@ -138,12 +138,12 @@ fn reports_are_lines_of_text_of_json_or_of_csv() {
 
     let json = "{\"received_at\":\"2016-09-30T15:27:00.000000002Z\",\"agent\":\"::1\",\
                 \"peer\":\"[::1]:4712\",\"content\":\"a \\\"b\\\", c\\n\\u001b\",\
-                \"rand\":-7,\"timestamp\":0,\"seq\":\"1475249220000000002\"}";
+                \"rand\":-7,\"timestamp\":0,\"seq\":\"1475249220000000002\",\"named\":false}";
     assert_eq!(read(&["--json", "--agent", "::1"]), [json]);
     let csv = [
-        "received_at,agent,peer,content,rand,timestamp,seq",
+        "received_at,agent,peer,content,rand,timestamp,seq,named",
         "2016-09-30T15:27:00.000000002Z,::1,[::1]:4712,\"a \"\"b\"\", c",
-        "\u{1b}\",-7,0,1475249220000000002",
+        "\u{1b}\",-7,0,1475249220000000002,false",
     ];
     assert_eq!(read(&["--csv", "--agent", "::1"]), csv);
 }

@@ -10,6 +10,7 @@ mod open;
 mod rows;
 
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
@@ -86,13 +87,20 @@ impl Reader {
         rows::agents(&self.connection).map_err(self.failed())
     }
 
-    /// The agents that `text` may stand for: a name, the address of one without a
-    /// name, or `#` and the number of one that the store has forgotten.
+    /// Finds the agent that gives itself this name.
     ///
     /// # Errors
     /// See [`Reader::last_heard`].
-    pub fn find(&self, text: &str) -> Result<Vec<AgentId>, OpenError> {
-        rows::find(&self.connection, text).map_err(self.failed())
+    pub fn find_named(&self, name: &str) -> Result<Option<AgentId>, OpenError> {
+        rows::find_named(&self.connection, name).map_err(self.failed())
+    }
+
+    /// Finds the agent at this address that gives itself no name.
+    ///
+    /// # Errors
+    /// See [`Reader::last_heard`].
+    pub fn find_unnamed(&self, address: IpAddr) -> Result<Option<AgentId>, OpenError> {
+        rows::find_unnamed(&self.connection, address).map_err(self.failed())
     }
 
     /// Selects the rows of a journal of these agents, or of all, that came at `since` or

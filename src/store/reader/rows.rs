@@ -174,24 +174,22 @@ pub(super) fn agents(connection: &Connection) -> rusqlite::Result<Vec<AgentRow>>
     rows.collect()
 }
 
-/// See [`super::Reader::find`].
-pub(super) fn find(connection: &Connection, text: &str) -> rusqlite::Result<Vec<AgentId>> {
-    let named = connection
-        .query_row("SELECT id FROM agents WHERE name = ?1", [text], |row| {
-            row.get(0)
-        })
-        .optional()?;
-    let unnamed = match text.parse::<IpAddr>() {
-        Ok(address) => connection
-            .query_row(
-                "SELECT id FROM agents WHERE address = ?1 AND name IS NULL",
-                [address.to_canonical().to_string()],
-                |row| row.get(0),
-            )
-            .optional()?,
-        Err(_) => None,
-    };
-    let numbered = text.strip_prefix('#').and_then(|id| id.parse().ok());
-    let found = [named, unnamed, numbered.map(AgentId)];
-    Ok(found.into_iter().flatten().collect())
+/// See [`super::Reader::find_named`].
+pub(super) fn find_named(connection: &Connection, name: &str) -> rusqlite::Result<Option<AgentId>> {
+    let query = "SELECT id FROM agents WHERE name = ?1";
+    connection
+        .query_row(query, [name], |row| row.get(0))
+        .optional()
+}
+
+/// See [`super::Reader::find_unnamed`].
+pub(super) fn find_unnamed(
+    connection: &Connection,
+    address: IpAddr,
+) -> rusqlite::Result<Option<AgentId>> {
+    let query = "SELECT id FROM agents WHERE address = ?1 AND name IS NULL";
+    let address = address.to_canonical().to_string();
+    connection
+        .query_row(query, [address], |row| row.get(0))
+        .optional()
 }

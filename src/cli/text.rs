@@ -1,0 +1,247 @@
+//! Text from agents, as it may be shown on a terminal or opened in a spreadsheet.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+/// Returns the text as it is if every character of it is plainly visible, otherwise quoted
+/// and escaped.
+///
+/// What is escaped: control characters (C0, C1), format characters (Unicode's category Cf:
+/// bidirectional, zero-width, tags), line and paragraph separators, combining characters,
+/// unassigned and private ones, all spaces but U+0020, and letters and symbols without a
+/// shape.
+pub(super) fn visible(text: &str) -> String {
+    let quoted = quoted(text);
+    let is_plain = quoted.len() == text.len() + 2 && !text.is_empty() && !text.contains(' ');
+    if is_plain { text.to_owned() } else { quoted }
+}
+
+/// The text in quotes, escaped as [`visible`] says.
+pub(super) fn quoted(text: &str) -> String {
+    // Rust's own escapes are what is not printable in Unicode, quotes and backslashes.
+    let escaped = format!("{text:?}");
+    match escaped.contains(is_blank) {
+        false => escaped,
+        true => escape(&escaped, is_blank),
+    }
+}
+
+/// Text that is not an agent's alone, such as a message: only what is not visible is
+/// escaped, and the rest is left as it is.
+pub(super) fn harmless(text: &str) -> Cow<'_, str> {
+    match text.contains(is_invisible) {
+        false => Cow::Borrowed(text),
+        true => Cow::Owned(escape(text, is_invisible)),
+    }
+}
+
+fn escape(text: &str, is_bad: fn(char) -> bool) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        match is_bad(character) {
+            // Writing to a string does not fail.
+            true => drop(write!(safe, "{}", character.escape_unicode())),
+            false => safe.push(character),
+        }
+    }
+    safe
+}
+
+fn is_invisible(character: char) -> bool {
+    let is_escape = matches!(character, '\'' | '"' | '\\');
+    (!is_escape && character.escape_debug().len() > 1) || is_blank(character)
+}
+
+/// Whether a character that counts as a letter or symbol has no shape: the fillers of
+/// Hangul, and the blank pattern of Braille.
+const fn is_blank(character: char) -> bool {
+    matches!(
+        character,
+        '\u{115F}' | '\u{1160}' | '\u{3164}' | '\u{FFA0}' | '\u{2800}'
+    )
+}
+
+/// A name as [`visible`] shows it; in quotes also if it could be taken for an address or for
+/// the number of an agent, which are never in quotes.
+pub(super) fn visible_name(name: &str) -> String {
+    match could_be_another(name) {
+        true => quoted(name),
+        false => visible(name),
+    }
+}
+
+fn could_be_another(name: &str) -> bool {
+    let is_address = name.parse::<IpAddr>().is_ok() || name.parse::<SocketAddr>().is_ok();
+    let looks_like_one = name
+        .chars()
+        .all(|c| c.is_ascii_digit() || ".:[]".contains(c));
+    name.starts_with('#') || name == "-" || is_address || looks_like_one
+}
+
+/// Reads what [`quoted`] writes; `None` if the text is not in quotes or has an escape that
+/// is never written.
+pub(super) fn unquoted(text: &str) -> Option<String> {
+    let mut rest = text.strip_prefix('"')?.strip_suffix('"')?.chars();
+    let mut plain = String::new();
+    while let Some(character) = rest.next() {
+        plain.push(match character {
+            '"' => return None,
+            '\\' => match rest.next()? {
+                '0' => '\0',
+                'n' => '\n',
+                'r' => '\r',
+                't' => '\t',
+                same @ ('\\' | '"' | '\'') => same,
+                'u' => {
+                    let (digits, behind) = rest.as_str().strip_prefix('{')?.split_once('}')?;
+                    rest = behind.chars();
+                    char::from_u32(u32::from_str_radix(digits, 16).ok()?)?
+                }
+                _ => return None,
+            },
+            other => other,
+        });
+    }
+    Some(plain)
+}
+
+/// At most so many characters; where some are left out, the last is an ellipsis.
+pub(super) fn cut(text: &str, most: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(most) {
+        None => Cow::Borrowed(text),
+        Some(_) => {
+            let kept: String = text.chars().take(most.saturating_sub(1)).collect();
+            Cow::Owned(kept + "…")
+        }
+    }
+}
+
+/// An address that the store has, with or without a port, in the one form that hawk
+/// writes: an IPv4 address inside an IPv6 one is an IPv4 address.
+pub(super) fn address(text: &str) -> String {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return address.to_canonical().to_string();
+    }
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.ip().to_canonical().is_ipv4() => {
+            SocketAddr::new(address.ip().to_canonical(), address.port()).to_string()
+        }
+        Ok(address) => address.to_string(),
+        // Not written by a server.
+        Err(_) => visible(text),
+    }
+}
+
+/// A cell that no spreadsheet takes for a formula: behind an apostrophe if it begins like
+/// one.
+pub(super) fn formula_free(cell: &str) -> Cow<'_, str> {
+    const STARTS: [char; 11] = ['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠'];
+    match cell.starts_with(STARTS) {
+        true => Cow::Owned(format!("'{cell}")),
+        false => Cow::Borrowed(cell),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_mislead_is_escaped() {
+        assert_eq!(visible("web-01"), "web-01");
+        assert_eq!(visible("späße"), "späße");
+        assert_eq!(visible("日本"), "日本");
+        assert_eq!(visible(""), "\"\"");
+        assert_eq!(visible("a b"), "\"a b\"");
+        assert_eq!(visible("a\"b"), "\"a\\\"b\"");
+        for (character, escape) in [
+            ('\x1b', "\\u{1b}"),
+            ('\x7f', "\\u{7f}"),
+            ('\u{9b}', "\\u{9b}"),
+            ('\u{ad}', "\\u{ad}"),
+            ('\u{200b}', "\\u{200b}"),
+            ('\u{200d}', "\\u{200d}"),
+            ('\u{200e}', "\\u{200e}"),
+            ('\u{2028}', "\\u{2028}"),
+            ('\u{2029}', "\\u{2029}"),
+            ('\u{202e}', "\\u{202e}"),
+            ('\u{2066}', "\\u{2066}"),
+            ('\u{2060}', "\\u{2060}"),
+            ('\u{feff}', "\\u{feff}"),
+            ('\u{a0}', "\\u{a0}"),
+            ('\u{301}', "\\u{301}"),
+            ('\u{3164}', "\\u{3164}"),
+            ('\u{2800}', "\\u{2800}"),
+            ('\u{e0041}', "\\u{e0041}"),
+            ('\u{fff9}', "\\u{fff9}"),
+        ] {
+            let text = format!("a{character}b");
+            assert_eq!(visible(&text), format!("\"a{escape}b\""));
+            assert_eq!(harmless(&text), format!("a{escape}b"));
+            assert_eq!(unquoted(&visible(&text)), Some(text));
+        }
+        assert_eq!(harmless("it's \"a\" \\ b"), "it's \"a\" \\ b");
+    }
+
+    #[test]
+    fn a_name_that_looks_like_something_else_is_in_quotes() {
+        for name in [
+            "#1",
+            "#",
+            "10.0.0.7",
+            "::1",
+            "10.0.0.7:80",
+            "[::1]:80",
+            "10.0.0.777",
+            "-",
+        ] {
+            let shown = visible_name(name);
+            assert_eq!(shown, format!("\"{name}\""));
+            assert_eq!(unquoted(&shown).as_deref(), Some(name));
+        }
+        for name in ["web-01", "db.cafe", "a#1"] {
+            assert_eq!(visible_name(name), name);
+        }
+        for text in [
+            "web-01",
+            "\"",
+            "\"a",
+            "\"a\"b\"",
+            "\"\\x\"",
+            "\"\\u{110000}\"",
+        ] {
+            assert_eq!(unquoted(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_column_has_a_width() {
+        assert_eq!(cut("späße", 5), "späße");
+        assert_eq!(cut("späßer", 5), "späß…");
+        assert_eq!(cut("", 5), "");
+    }
+
+    #[test]
+    fn an_address_has_one_form() {
+        for (text, form) in [
+            ("::ffff:10.0.0.7", "10.0.0.7"),
+            ("[::ffff:10.0.0.7]:80", "10.0.0.7:80"),
+            ("0:0::1", "::1"),
+            ("[fe80::1%2]:80", "[fe80::1%2]:80"),
+            ("no\x1baddress", "\"no\\u{1b}address\""),
+        ] {
+            assert_eq!(address(text), form);
+        }
+    }
+
+    #[test]
+    fn a_cell_that_is_a_formula_gets_an_apostrophe() {
+        for cell in ["=1+1", "+1", "-1", "@A1", "\t=1", "\r=1", "＝1"] {
+            assert_eq!(formula_free(cell), format!("'{cell}"));
+        }
+        for cell in ["", "load 0.5", "1-1", "'=1"] {
+            assert_eq!(formula_free(cell), cell);
+        }
+    }
+}

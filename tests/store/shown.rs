@@ -1,0 +1,314 @@
+//! What agents say, as people and spreadsheets get to see it.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
+use hawk::wire::{AgentName, Encoding, Heartbeat, Packet, Report, encode_packet};
+
+use crate::place::*;
+use crate::support::*;
+
+fn frame(packet: &Packet<'_>) -> Vec<u8> {
+    let mut frame = Vec::new();
+    encode_packet(packet, Encoding::Classic, &mut frame).unwrap();
+    frame
+}
+
+fn beat(agent: &str, version: &str) -> Vec<u8> {
+    frame(&Packet::Heartbeat(Heartbeat {
+        version: version.into(),
+        timestamp: 1,
+        agent: Some(AgentName::new(agent).unwrap()),
+        probe: false,
+    }))
+}
+
+fn say(agent: Option<&str>, content: &str) -> Vec<u8> {
+    frame(&Packet::Report(Report {
+        content: content.into(),
+        rand: 1,
+        timestamp: 1,
+        agent: agent.map(|name| AgentName::new(name).unwrap()),
+    }))
+}
+
+/// What a command prints.
+#[track_caller]
+fn printed(place: &Place, args: &[&str]) -> Vec<String> {
+    let exit = place.read(args).run();
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    exit.stdout
+}
+
+/// Waits until the agents of this many rows are in the store, with their events.
+fn wait_for_agents(place: &Place, count: usize) {
+    let are_there = || {
+        let events = place.column::<i64>("SELECT at FROM events");
+        (events.len() >= count).then_some(())
+    };
+    assert!(eventually(are_there).is_some(), "events of {count} agents");
+}
+
+/// Control and format characters, separators, and letters without a shape.
+const HOSTILE: &str = "\x1b[2J\x1b]0;x\x07\r\t\u{9b}31m\u{202e}\u{2066}\u{200b}\u{200d}\u{ad}\u{2028}\u{2029}\u{feff}\u{3164}\u{e0041}";
+
+fn is_hostile(character: char) -> bool {
+    HOSTILE.contains(character) && !character.is_ascii_graphic() && character != '\n'
+}
+
+#[test]
+fn text_has_no_character_that_a_terminal_obeys_or_hides() {
+    let place = Place::new();
+    let server = place.serve(&["--log-packets"]);
+    let mut agent = server.connect();
+    let name = "a\u{202e}\u{200b}b";
+    agent.exchange(&beat(name, HOSTILE), HEARTBEAT);
+    agent.exchange(&say(None, HOSTILE), REPORT);
+    wait_for_agents(&place, 1);
+    for command in ["agents", "events", "reports"] {
+        let lines = printed(&place, &[command]);
+        assert!(!lines.is_empty());
+        for line in &lines {
+            assert!(!line.contains(is_hostile), "{command}: {line:?}");
+        }
+    }
+    let listed = printed(&place, &["agents"])[1].clone();
+    assert!(listed.starts_with("\"a\\u{202e}\\u{200b}b\" "), "{listed}");
+    for line in server.log().since(0) {
+        // The filler of Hangul is blank, and neither hidden nor obeyed.
+        let line = line.replace('\u{3164}', "");
+        assert!(!line.contains(is_hostile), "{line:?}");
+    }
+    // Programs get all of it.
+    let json = printed(&place, &["reports", "--json"])[0].clone();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["content"], HOSTILE);
+    assert_eq!(json["agent"], name);
+    assert_eq!(json["named"], true);
+}
+
+#[test]
+fn a_column_is_cut_and_data_is_not() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let (name, version, content) = ("n".repeat(128), "v".repeat(100), "c".repeat(5000));
+    let mut agent = server.connect();
+    agent.exchange(&beat(&name, &version), HEARTBEAT);
+    agent.exchange(&say(None, &content), REPORT);
+    wait_for_agents(&place, 1);
+    let row = &printed(&place, &["agents"])[1];
+    let expected = format!("{}…  online  {}…  ", &name[..39], &version[..19]);
+    assert!(row.starts_with(&expected), "{row}");
+    let json = &printed(&place, &["agents", "--json"])[0];
+    assert!(json.contains(&name) && json.contains(&version), "{json}");
+    // Into a pipe, a report is whole.
+    for form in [
+        &["reports"][..],
+        &["reports", "--json"],
+        &["reports", "--csv"],
+    ] {
+        assert!(printed(&place, form).last().unwrap().contains(&content));
+    }
+    let Some(lines) = on_a_terminal(&place, &["reports"]) else {
+        return;
+    };
+    assert!(
+        lines[0].ends_with(&format!("{}…", "c".repeat(198))),
+        "{}",
+        lines[0]
+    );
+    assert!(
+        lines[0].contains(&format!("  {}…  ", &name[..39])),
+        "{}",
+        lines[0]
+    );
+}
+
+#[test]
+fn a_name_that_looks_like_an_address_or_a_number_is_told_apart_and_found() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let names = ["127.0.0.1", "#1", "\"127.0.0.1\""];
+    server
+        .connect()
+        .exchange(&say(None, "of the address"), REPORT);
+    for name in names {
+        let report = say(Some(name), &format!("of {name}"));
+        server.connect().exchange(&report, REPORT);
+    }
+    wait_for_agents(&place, 4);
+    let listed = printed(&place, &["agents"]);
+    let listed: Vec<_> = listed[1..]
+        .iter()
+        .map(|line| line.split("  ").next().unwrap())
+        .collect();
+    for (shown, content) in [
+        ("127.0.0.1", "of the address"),
+        ("\"127.0.0.1\"", "of 127.0.0.1"),
+        ("\"#1\"", "of #1"),
+        ("\"\\\"127.0.0.1\\\"\"", "of \"127.0.0.1\""),
+    ] {
+        assert!(listed.contains(&shown), "{shown} in {listed:?}");
+        let found = printed(&place, &["reports", "--json", "--agent", shown]);
+        let [report] = &found[..] else {
+            panic!("{shown}: {found:?}");
+        };
+        let report: serde_json::Value = serde_json::from_str(report).unwrap();
+        assert_eq!(report["content"], content, "{shown}");
+    }
+    let number: i64 = place.column("SELECT id FROM agents WHERE name = '#1'")[0];
+    let found = printed(&place, &["reports", "--agent", &format!("#{number}")]);
+    assert!(
+        found.len() == 1 && found[0].contains("\"of #1\""),
+        "{found:?}"
+    );
+    // What is not found says how it is written.
+    server
+        .connect()
+        .exchange(&say(Some("10.0.0.7"), "x"), REPORT);
+    let exit = place.read(&["events", "--agent", "10.0.0.7"]).run();
+    assert_eq!(exit.code, Some(1));
+    let told = exit.stderr.last().unwrap();
+    assert!(
+        told.ends_with("the one with that name is '\"10.0.0.7\"'"),
+        "{told}"
+    );
+}
+
+#[test]
+fn cells_for_a_spreadsheet_are_no_formulas() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let contents = ["=1+1", "+1", "-1", "@A1", "\t=1", "load 1", "=a,\"b\""];
+    let mut agent = server.connect();
+    for content in contents {
+        agent.exchange(&say(Some("=web()"), content), REPORT);
+    }
+    let cells = |options: &[&str]| {
+        let csv = printed(&place, &[&["reports", "--csv"], options].concat()).join("\n");
+        let mut reader = csv::Reader::from_reader(csv.as_bytes());
+        let headers = reader.headers().unwrap().clone();
+        let column = |name: &str| headers.iter().position(|it| it == name).unwrap();
+        let (agent, content) = (column("agent"), column("content"));
+        let rows = reader.records().map(Result::unwrap);
+        rows.map(|row| (row[agent].to_owned(), row[content].to_owned()))
+            .collect::<Vec<_>>()
+    };
+    let plain = contents.map(|content| ("=web()".to_owned(), content.to_owned()));
+    assert_eq!(cells(&[]), plain);
+    let safe = contents.map(|content| {
+        let mark = if content == "load 1" { "" } else { "'" };
+        ("'=web()".to_owned(), format!("{mark}{content}"))
+    });
+    assert_eq!(cells(&["--csv-safe"]), safe);
+    let exit = place.read(&["reports", "--csv-safe"]).run();
+    assert_eq!(exit.code, Some(2), "only with --csv");
+}
+
+#[test]
+fn an_address_has_one_form_everywhere() {
+    let place = Place::new();
+    let server = place.serve(&["--listen", "[::]:0", "--log-packets"]);
+    let v4 = std::net::SocketAddr::from(([127, 0, 0, 1], server.address.port()));
+    let mut agent = Agent::connect(v4);
+    agent.exchange(&say(None, "x"), REPORT);
+    agent.send(b"junk");
+    let from = agent.local_addr();
+    drop(agent);
+    server.log().wait_for(0, |line| line.contains("junk: "));
+    wait_for_agents(&place, 1);
+    let peer = place.column::<String>("SELECT peer FROM reports");
+    assert_eq!(peer, [from.to_string()]);
+    for command in ["agents", "events", "reports"] {
+        let lines = [
+            printed(&place, &[command]),
+            printed(&place, &[command, "--json"]),
+        ]
+        .concat();
+        assert!(lines.iter().all(|line| !line.contains("ffff")), "{lines:?}");
+    }
+    assert_eq!(server.count_logged("ffff"), 0, "{}", server.log());
+}
+
+/// What a command prints on a terminal; `None` if there is no script(1) to make one.
+fn on_a_terminal(place: &Place, args: &[&str]) -> Option<Vec<String>> {
+    let hawk = env!("CARGO_BIN_EXE_hawk");
+    let store = place.store();
+    let command = format!("{hawk} {} --store {}", args.join(" "), store.display());
+    let output = Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .stdin(Stdio::null())
+        .output();
+    let Ok(output) = output else {
+        skip("there is no script(1)");
+        return None;
+    };
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    Some(
+        text.lines()
+            .map(|line| line.trim_end().to_owned())
+            .collect(),
+    )
+}
+
+#[test]
+fn a_terminal_gets_the_last_20_and_a_pipe_all() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let mut agent = server.connect();
+    for number in 1..=30 {
+        agent.exchange(&report_of("web-01", number), REPORT);
+    }
+    assert_eq!(printed(&place, &["reports"]).len(), 30);
+    let Some(lines) = on_a_terminal(&place, &["reports"]) else {
+        return;
+    };
+    // Its stderr is the terminal, too.
+    let (notes, rows): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line.starts_with("hawk: "));
+    assert_eq!(rows.len(), 20, "{lines:#?}");
+    assert!(rows[0].contains(" rand=11 "), "{lines:#?}");
+    let [note] = &notes[..] else {
+        panic!("not one note: {lines:#?}");
+    };
+    assert!(note.contains("--last N or --since TIME"), "{note}");
+    let count = |args: &[&str]| {
+        let lines = on_a_terminal(&place, args).unwrap();
+        assert!(
+            !lines.iter().any(|line| line.starts_with("hawk: ")),
+            "{args:?}: {lines:#?}"
+        );
+        lines.len()
+    };
+    assert_eq!(count(&["reports", "--json"]), 30);
+    assert_eq!(count(&["reports", "--csv"]), 31);
+    assert_eq!(count(&["reports", "--last", "25"]), 25);
+    assert_eq!(count(&["reports", "--since", "1h"]), 30);
+}
+
+#[test]
+fn a_follower_ends_when_its_reader_has_ended() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    server.connect().exchange(&say(Some("web-01"), "x"), REPORT);
+    wait_for_agents(&place, 1);
+    for args in [&["reports"][..], &["reports", "--json"], &["events"]] {
+        let mut follower = Command::new(env!("CARGO_BIN_EXE_hawk"))
+            .args(args)
+            .arg("--follow")
+            .arg("--store")
+            .arg(place.store())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut pipe = BufReader::new(follower.stdout.take().unwrap());
+        pipe.read_line(&mut String::new()).unwrap();
+        drop(pipe);
+        let ended = eventually(|| follower.try_wait().unwrap());
+        follower.kill().ok();
+        assert!(
+            ended.is_some_and(|status| status.success()),
+            "{args:?}: {ended:?}"
+        );
+    }
+}
