@@ -65,8 +65,8 @@ fn read(path: PathBuf) {
     };
     let _heard = reader.last_heard();
     let agents = reader.agents().unwrap_or_default();
-    let _found = reader.find("web-01");
-    let _found = reader.find("#1");
+    let _found = reader.find_named("web-01");
+    let _found = reader.find_unnamed(std::net::Ipv4Addr::LOCALHOST.into());
     for time in [None, Some(UnixNanos::from_nanos(1_475_249_220_000_000_000))] {
         all::<ReportRow>(&reader, time);
         all::<EventRow>(&reader, time);

@@ -1,6 +1,7 @@
 //! The command line: one binary, a subcommand for each job.
 
 mod agents;
+mod control_args;
 mod environment;
 mod events;
 mod journal;

@@ -1,12 +1,13 @@
 //! `hawk stats`: a server's statistics, live.
 
 use std::io::{self, IsTerminal as _};
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Map, Value};
 
+use super::control_args::ControlArgs;
 use super::output::{self, Audience};
 use super::text::harmless;
 use super::values;
@@ -24,13 +25,12 @@ const CLOCK: &str = "clock";
 /// Show a server's statistics, as it logs them
 ///
 /// Asks the server itself, over its control socket, and so needs to be run as its user
-/// or the superuser. Rates are those since the log's last look but one; with --watch
+/// or the superuser, unless the socket's file was opened to others. Rates are those since the log's last look but one; with --watch
 /// from the second time on those since the last time.
 #[derive(Debug, Args)]
 pub(super) struct StatsArgs {
-    /// The control socket of the server
-    #[arg(long, env = "HAWK_CONTROL", value_name = "PATH")]
-    control: PathBuf,
+    #[command(flatten)]
+    control: ControlArgs,
 
     /// Show them again and again, until interrupted
     #[arg(long, short)]
@@ -47,13 +47,14 @@ pub(super) struct StatsArgs {
 
 impl StatsArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
+        let control = self.control.path()?;
         let mut last = None;
         let mut is_first = true;
         loop {
-            let mut told = match self.ask() {
+            let mut told = match Self::ask(&control) {
                 // A process that hands over to another may leave a request behind; the
                 // other one answers, if there is one.
-                Err(AskError::CutOff(_)) if !is_first => self.ask(),
+                Err(AskError::CutOff(_)) if !is_first => Self::ask(&control),
                 told => told,
             }?;
             if let Some(last) = &last {
@@ -74,8 +75,8 @@ impl StatsArgs {
         }
     }
 
-    fn ask(&self) -> Result<Told, AskError> {
-        let lines = control::ask(&self.control, &Request::Statistics, PATIENCE)?;
+    fn ask(control: &Path) -> Result<Told, AskError> {
+        let lines = control::ask(control, &Request::Statistics, PATIENCE)?;
         let strange =
             || AskError::Failed("the server's statistics are not as they should be".to_owned());
         Told::parse(lines).ok_or_else(strange)

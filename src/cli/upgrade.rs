@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 
+use super::control_args::ControlArgs;
 use super::output;
 use super::text::harmless;
 use crate::control::{self, Request};
@@ -28,9 +29,8 @@ const NOTICE: Duration = Duration::from_secs(10);
 /// has begun.
 #[derive(Debug, Args)]
 pub(super) struct UpgradeArgs {
-    /// The control socket of the server
-    #[arg(long, env = "HAWK_CONTROL", value_name = "PATH")]
-    control: PathBuf,
+    #[command(flatten)]
+    control: ControlArgs,
 
     /// What the new process is to run, from this folder if the path is relative [default:
     /// the file that lies now where the server was started from]
@@ -52,7 +52,8 @@ impl UpgradeArgs {
                 ));
             }
         });
-        let lines = control::ask(&self.control, &Request::Upgrade { binary }, PATIENCE)?;
+        let control = self.control.path()?;
+        let lines = control::ask(&control, &Request::Upgrade { binary }, PATIENCE)?;
         drop(outcome);
         lines
             .iter()

@@ -1,8 +1,9 @@
 //! The control socket: how a running server is asked and told things from its own
 //! machine.
 //!
-//! It is a Unix stream socket, and its file's mode, 0600, is all that says who may
-//! connect (unix(7)). A client sends one line, the [`Request`]; the server answers with
+//! It is a Unix stream socket. The mode of its file, 0600, says who may connect (unix(7)). A
+//! request that has the server run a program is taken only from the server's own user and
+//! the superuser (`SO_PEERCRED`), whatever an operator has made of that mode. A client sends one line, the [`Request`]; the server answers with
 //! lines, the last of which says how it went, and ends the stream:
 //!
 //! ```text

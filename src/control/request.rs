@@ -59,6 +59,24 @@ impl Request {
         }
     }
 
+    /// Whether the server runs a program for it, which the client may name.
+    #[must_use]
+    pub const fn runs_a_program(&self) -> bool {
+        match self {
+            Self::Statistics => false,
+            Self::Upgrade { .. } => true,
+        }
+    }
+
+    /// Its first word.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Statistics => "stats",
+            Self::Upgrade { .. } => "upgrade",
+        }
+    }
+
     /// The line, with its end.
     ///
     /// # Errors

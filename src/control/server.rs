@@ -9,6 +9,9 @@ use std::time::Duration;
 use mio::net::{UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::UCred;
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::{Uid, geteuid};
 
 use super::socket::{self, FileId, ListenError};
 use super::{Answer, LONGEST_REQUEST, Request, RequestError};
@@ -56,6 +59,8 @@ pub struct Asker(usize);
 struct Client {
     serial: usize,
     socket: UnixStream,
+    /// The user and process that connected; `None` if the kernel does not say.
+    peer: Option<UCred>,
     stage: Stage,
 }
 
@@ -151,7 +156,18 @@ impl Server {
                     self.clients.swap_remove(index);
                     continue;
                 }
-                Outcome::Asked(request) => asked.push((Asker(serial), request)),
+                Outcome::Asked(request) => match client.refusal(&request) {
+                    None => asked.push((Asker(serial), request)),
+                    Some(why) => {
+                        log::warn!("{} refused: {why}", request.word());
+                        client.owe(&Answer::Failed(format!("refused: {why}")), now);
+                        // It is written at once; what does not fit is written later.
+                        if matches!(client.go_on(now), Outcome::Ended) {
+                            self.clients.swap_remove(index);
+                            continue;
+                        }
+                    }
+                },
                 Outcome::Stays => {}
             }
             index += 1;
@@ -257,6 +273,7 @@ impl Server {
         };
         self.clients.push(Client {
             serial,
+            peer: socket_peercred(&socket).ok(),
             socket,
             stage,
         });
@@ -288,6 +305,28 @@ impl Client {
             Stage::Asking { until, .. } | Stage::Answered { until, .. } => Some(until),
             Stage::Waiting => None,
         }
+    }
+
+    /// Why this client may not ask for that, if it may not. The mode of the socket's file says
+    /// who may connect; an operator may open it for statistics, and a hand-over runs a program.
+    fn refusal(&self, request: &Request) -> Option<String> {
+        let own = geteuid();
+        let user = self.peer.map(|peer| peer.uid);
+        if !request.runs_a_program() || user.is_some_and(|user| is_trusted(user, own)) {
+            return None;
+        }
+        let own = own.as_raw();
+        let who = match self.peer {
+            Some(peer) => format!(
+                "user {} (process {})",
+                peer.uid.as_raw(),
+                peer.pid.as_raw_nonzero()
+            ),
+            None => "a client whose user the kernel does not tell".to_owned(),
+        };
+        Some(format!(
+            "{who} may not ask for that; only the server's own user, {own}, and the superuser may"
+        ))
     }
 
     fn owe(&mut self, answer: &Answer, now: Moment) {
@@ -329,6 +368,11 @@ impl Client {
         log::debug!("a client of the control socket is dropped: {why}");
         Outcome::Ended
     }
+}
+
+/// Whether a user may have the server run a program: its own user and the superuser.
+fn is_trusted(user: Uid, own: Uid) -> bool {
+    user == own || user.is_root()
 }
 
 /// Whether the other end is closed, and not just done with speaking (poll(2)).
@@ -389,5 +433,17 @@ impl fmt::Debug for Server {
             .field("path", &self.path)
             .field("clients", &self.clients.len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_own_user_and_the_superuser_are_trusted() {
+        let [root, own, other] = [0, 1000, 1001].map(Uid::from_raw);
+        assert!(is_trusted(root, own) && is_trusted(own, own));
+        assert!(!is_trusted(other, own) && !is_trusted(own, root));
     }
 }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod chaos;
+mod documented;
 mod load;
 #[path = "../support/mod.rs"]
 mod real;

@@ -32,6 +32,8 @@ pub(crate) enum Conduct {
     Tardy,
     /// Answers, but does not close when the client has ended its stream.
     Lingers,
+    /// Answers heartbeats, and has no store for reports.
+    NoStore,
     /// Takes so many connections, and tells the others that they are too many.
     Full(u64),
     /// As it should, but not to agents that call themselves chaotic.
@@ -223,6 +225,10 @@ impl Session {
                 self.replies.extend_from_slice(line.as_bytes());
             }
             Conduct::Silent(every) if frame.is_multiple_of(every) => {}
+            Conduct::NoStore if reply == Reply::Report => {
+                let busy = Reply::Busy(Busy::StoreUnavailable);
+                self.replies.extend_from_slice(busy.line());
+            }
             Conduct::Ends(after) if frame > after => return self.end(),
             Conduct::Resets(after) if frame > after => return self.reset(),
             Conduct::Unfair(ill) if self.is_chaotic => match ill {

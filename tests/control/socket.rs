@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use rustix::process::Signal;
 
 use crate::Place;
+use crate::support::skip;
 
 #[test]
 fn it_is_there_for_its_user_while_the_server_runs() {
@@ -79,4 +80,52 @@ fn clients_that_say_nothing_hold_no_agent_up() {
     drop(silent);
     assert_eq!(place.stats(&[]).run().code, Some(0));
     assert_eq!(server.count_logged("WARN"), 0);
+}
+
+/// An operator may open the socket for statistics. That gives nobody a program to run.
+#[test]
+fn another_user_may_read_statistics_and_have_no_program_run() {
+    if !rustix::process::geteuid().is_root() {
+        return skip("only the superuser can be another user");
+    }
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let all = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(place.folder.path(), all.clone()).unwrap();
+    fs::set_permissions(place.path(), all.clone()).unwrap();
+    // Where the other user can reach it.
+    let hawk = place.folder.path().join("hawk");
+    fs::copy(env!("CARGO_BIN_EXE_hawk"), &hawk).unwrap();
+    fs::set_permissions(&hawk, all).unwrap();
+    let ask = |args: &[&str]| {
+        let output = std::process::Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(&hawk)
+            .args(args)
+            .arg("--control")
+            .arg(place.path())
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), told)
+    };
+    assert_eq!(ask(&["stats"]), (Some(0), String::new()));
+    for args in [&["upgrade"][..], &["upgrade", "--binary", "/bin/true"]] {
+        let (code, told) = ask(args);
+        assert_eq!(code, Some(1));
+        assert!(
+            told.starts_with("hawk: refused: user 65534 (process "),
+            "{told}"
+        );
+        assert!(
+            told.contains("only the server's own user, 0, and the superuser may"),
+            "{told}"
+        );
+    }
+    assert_eq!(
+        server.count_logged("upgrade refused: user 65534 (process "),
+        2
+    );
+    assert_eq!(server.count_logged("handing over"), 0);
+    server.connect().expect_alive();
 }

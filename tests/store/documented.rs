@@ -1,5 +1,8 @@
 //! The queries in `docs/store.md` run as they stand.
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
 use rusqlite::Connection;
 use rustix::process::Signal;
 
@@ -82,24 +85,73 @@ fn the_columns_are_those_of_the_tables() {
 }
 
 #[test]
-fn a_backup_is_a_store() {
+fn the_application_id_is_the_documented_one() {
+    let place = Place::new();
+    drop(place.serve(&[]));
+    let id: i64 = place.column("PRAGMA application_id")[0];
+    let documented = format!("`PRAGMA application_id` is {id},");
+    assert!(DOCUMENT.contains(&documented), "{documented}");
+}
+
+/// Runs a documented command in the folder of the store, with Python's SQLite for the shell
+/// of SQLite, which may not be there.
+#[track_caller]
+fn run_documented(place: &Place, command: &str) {
+    let tools = place.folder().join("tools");
+    std::fs::create_dir_all(&tools).unwrap();
+    let stand_in = tools.join("sqlite3");
+    let script = "#!/bin/sh\nexec python3 -c 'import sqlite3, sys\n\
+                  sqlite3.connect(sys.argv[1]).execute(sys.argv[2])' \"$@\"\n";
+    std::fs::write(&stand_in, script).unwrap();
+    std::fs::set_permissions(&stand_in, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap());
+    let output = Command::new("sh")
+        .args(["-ec", command])
+        .current_dir(place.folder())
+        .env("PATH", path)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{command}: {output:?}");
+}
+
+#[test]
+fn a_backup_is_a_store_on_the_second_night_too() {
+    if Command::new("python3").arg("--version").output().is_err() {
+        return skip("there is no python3");
+    }
+    let backup = blocks("sh")
+        .into_iter()
+        .find(|block| block.contains("VACUUM INTO"))
+        .unwrap();
+    let restore = blocks("sh")
+        .into_iter()
+        .find(|block| block.contains("install "))
+        .unwrap();
     let place = Place::new();
     let server = place.serve(&[]);
-    server.connect().exchange(&report("hello"), REPORT);
-    let recipe = blocks("sh")
-        .into_iter()
-        .find_map(|block| block.split_once("VACUUM INTO"))
-        .unwrap();
-    assert!(recipe.1.starts_with(" 'backup.db'"), "{recipe:?}");
-    let backup = place.folder().join("backup.db");
-    let statement = format!("VACUUM INTO '{}'", backup.display());
-    place.open().execute_batch(&statement).unwrap();
-    drop(server);
-    let server = Server::start(&["--store", backup.to_str().unwrap()]);
+    let mut agent = server.connect();
+    agent.exchange(&report("first night"), REPORT);
+    run_documented(&place, backup);
+    agent.exchange(&report("second night"), REPORT);
+    // One that was interrupted.
+    std::fs::write(place.folder().join("backup.db.new"), "half").unwrap();
+    run_documented(&place, backup);
+    agent.exchange(&report("after the backup"), REPORT);
+    drop(agent);
+    server.signal(Signal::TERM);
+    server.wait_exit();
+    // There is no user hawk here.
+    run_documented(&place, &restore.replace("-o hawk -g hawk ", ""));
+    for file in ["backup.db", "hawk.db"] {
+        let mode = std::fs::metadata(place.folder().join(file))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o7777, 0o600, "{file}");
+    }
+    let server = place.serve(&[]);
     server.connect().exchange(&report("again"), REPORT);
-    let contents = "SELECT content FROM reports ORDER BY seq";
-    assert_eq!(
-        column::<String>(&open(&backup), contents),
-        ["hello", "again"]
-    );
+    let mut contents = place.column::<String>("SELECT content FROM reports");
+    contents.sort();
+    assert_eq!(contents, ["again", "first night", "second night"]);
 }

@@ -149,7 +149,7 @@ pub(in crate::cli) struct ServeArgs {
     pub(super) on_event_timeout: Duration,
 
     /// Take requests on this Unix socket, from the server's own user: hawk stats,
-    /// hawk upgrade [default: none]
+    /// hawk upgrade [default: /run/hawk/control, where that folder is the user's own]
     #[arg(long, env = "HAWK_CONTROL", value_name = "PATH")]
     pub(super) control: Option<PathBuf>,
 

@@ -18,6 +18,7 @@ use env_logger::{DEFAULT_WRITE_STYLE_ENV as STYLE, Target, WriteStyle};
 use self::args::AckArg;
 pub(super) use self::args::ServeArgs;
 use self::driver::{Driver, End};
+use super::control_args::default_for_server;
 use super::output;
 use super::settings::Settings;
 use super::values::{self, StorePath};
@@ -86,7 +87,7 @@ impl ServeArgs {
     fn start(
         &self,
         passed: Option<TcpListener>,
-        settings: Settings,
+        mut settings: Settings,
         log_left_out: LeftOut,
     ) -> anyhow::Result<()> {
         children::reap_orphans().context("cannot start the thread that waits for orphans")?;
@@ -111,8 +112,10 @@ impl ServeArgs {
                 "the service manager passes a socket on {address}: --listen {listen} is not used"
             );
         }
-        let control = self.control.as_deref().map(control::Server::listen);
-        let control = control.transpose()?;
+        let control = self.listen_for_control()?;
+        if let Some(control) = &control {
+            settings.resolve("control", &control.path().display());
+        }
         self.log_start(settings, address, socket, max_connections);
         let driver = Driver::new(reactor, control, address, descriptors)?;
         let announced = output::print(&format!("listening on {address}\n"));
@@ -191,6 +194,24 @@ impl ServeArgs {
             ..admission::Rules::default()
         };
         rules.share(max_connections, self.max_connections_per_ip)
+    }
+
+    /// The control socket that is given, or that of the systemd unit where its folder is there
+    /// for this user. Without the latter the server does as well.
+    fn listen_for_control(&self) -> anyhow::Result<Option<control::Server>> {
+        if let Some(path) = &self.control {
+            return Ok(Some(control::Server::listen(path)?));
+        }
+        let Some(path) = default_for_server() else {
+            return Ok(None);
+        };
+        match control::Server::listen(&path) {
+            Ok(control) => Ok(Some(control)),
+            Err(error) => {
+                log::warn!("no control socket: {error}");
+                Ok(None)
+            }
+        }
     }
 
     /// Logs how the server runs: each option's effective value.

@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 
 use super::ServeArgs;
 use super::driver::Driver;
+use crate::cli::control_args::default_for_server;
 use crate::cli::values::StorePath;
 use crate::control;
 use crate::descriptors;
@@ -110,7 +111,11 @@ impl ServeArgs {
         &self,
         listener: Option<OwnedFd>,
     ) -> anyhow::Result<Option<control::Server>> {
-        match (&self.control, listener) {
+        let control = match listener {
+            Some(_) => self.control.clone().or_else(default_for_server),
+            None => self.control.clone(),
+        };
+        match (&control, listener) {
             (Some(path), Some(listener)) => {
                 let control = control::Server::adopt(listener, path);
                 let cannot = || format!("cannot go on with the control socket {}", path.display());
