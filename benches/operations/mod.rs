@@ -8,6 +8,8 @@ mod books;
 mod in_process;
 mod packets;
 mod sessions;
+#[allow(dead_code)] // Only one of the programs compares them.
+pub(crate) mod unusual;
 
 /// Something that hawk does for a frame, a buffer or an agent.
 pub(crate) struct Operation {
@@ -45,5 +47,6 @@ pub(crate) fn all() -> Vec<Operation> {
     let mut all = packets::operations();
     all.extend(sessions::operations());
     all.extend(books::operations());
+    all.extend(unusual::operations());
     all
 }

@@ -183,15 +183,19 @@ fn string(value: &[u8]) -> Result<Option<String>, Refusal> {
         [b'"', text @ .., b'"'] => text,
         _ => return Err(Refusal::WrongType),
     };
-    // Where there is an escape, the raw bytes of a surrogate count as one character.
-    let raw_surrogate = if rest.contains(&b'\\') { 3 } else { 1 };
-    let mut text = String::new();
+    let (mut text, mut bad) = (String::new(), 0);
     while !rest.is_empty() {
         let (character, length) = match rest {
             [b'\\', b'u', hex @ ..] => escaped_unit(hex),
             [b'\\', letter, ..] => (escaped_letter(*letter), 2),
-            [0xED, 0xA0..=0xBF, 0x80..=0xBF, ..] => ('\u{FFFD}', raw_surrogate),
-            _ => raw_character(rest),
+            _ => match raw_character(rest) {
+                Some(character) => character,
+                None => {
+                    // Only so many are replaced by something that is longer.
+                    bad += 1;
+                    (if bad > 256 { '?' } else { '\u{FFFD}' }, 1)
+                }
+            },
         };
         text.push(character);
         rest = &rest[length..];
@@ -226,13 +230,13 @@ fn escaped_unit(hex: &[u8]) -> (char, usize) {
     (char::from_u32(u32::from(first)).unwrap_or('\u{FFFD}'), 6)
 }
 
-fn raw_character(bytes: &[u8]) -> (char, usize) {
+fn raw_character(bytes: &[u8]) -> Option<(char, usize)> {
     for length in 1..=bytes.len().min(4) {
         if let Ok(text) = std::str::from_utf8(&bytes[..length]) {
-            return (text.chars().next().unwrap(), length);
+            return Some((text.chars().next().unwrap(), length));
         }
     }
-    ('\u{FFFD}', 1)
+    None
 }
 
 /// Standard base64, padded; line breaks may stand anywhere, and the bits that are

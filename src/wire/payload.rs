@@ -1,8 +1,6 @@
 //! A frame's data to a packet, in either encoding.
 
-use std::borrow::Cow;
-
-use super::json::{Envelope, Inner, InnerObject, parse};
+use super::json::{Envelope, Inner, InnerObject, Text, parse};
 use super::packet::{AgentName, Heartbeat, Packet, PacketKind, Report};
 use super::plain;
 use super::reply::Refusal;
@@ -47,14 +45,14 @@ impl PacketDecoder {
         let Envelope {
             packet_type: Some(number),
             packet_content: Some(text),
-        } = parse(data, Envelope::default)?
+        } = parse(data, Envelope::default())?
         else {
             return Err(Refusal::MissingField);
         };
         // The original's field is a byte.
         let number = u8::try_from(number).map_err(|_| Refusal::OutOfRange)?;
         let kind = PacketKind::from_number(number).ok_or(Refusal::UnknownPacketType)?;
-        decode_inner(kind, decode_base64(&text, &mut self.scratch)?)
+        decode_inner(kind, decode_base64(&text.bytes(), &mut self.scratch)?)
     }
 }
 
@@ -71,60 +69,71 @@ pub(super) fn parse_inner(kind: PacketKind, json: &[u8]) -> Result<Packet<'_>, R
         return Err(Refusal::Empty);
     }
     let empty = match kind {
-        PacketKind::Heartbeat => || InnerObject::Heartbeat(Inner::default()),
-        PacketKind::Report => || InnerObject::Report(Inner::default()),
+        PacketKind::Heartbeat => InnerObject::Heartbeat(Inner::default()),
+        PacketKind::Report => InnerObject::Report(Inner::default()),
     };
     match parse(json, empty)? {
         InnerObject::Heartbeat(inner) => Ok(Packet::Heartbeat(Heartbeat {
-            version: inner.version,
             timestamp: inner.timestamp,
             agent: agent_name(inner.agent)?,
             probe: inner.probe,
+            version: inner.version.decode(),
         })),
         InnerObject::Report(inner) => Ok(Packet::Report(Report {
-            content: inner.content,
             rand: inner.rand,
             timestamp: inner.timestamp,
             agent: agent_name(inner.agent)?,
+            content: inner.content.decode(),
         })),
     }
 }
 
-fn agent_name(name: Option<Cow<'_, str>>) -> Result<Option<AgentName<'_>>, Refusal> {
-    name.map(AgentName::new)
+fn agent_name(name: Option<Text<'_>>) -> Result<Option<AgentName<'_>>, Refusal> {
+    name.map(|name| AgentName::new(name.decode()))
         .transpose()
         .map_err(|_| Refusal::BadAgentName)
 }
 
-/// Decodes padded standard base64 into `scratch`.
-///
-/// What the strict decoder refuses gets the two liberties that Go grants: line
+/// Decodes padded standard base64 into `scratch`, with the two liberties that Go grants: line
 /// breaks anywhere, and stray bits in the last character.
 fn decode_base64<'s>(text: &[u8], scratch: &'s mut Vec<u8>) -> Result<&'s [u8], Refusal> {
-    if decode_strictly(text, scratch) || decode_liberally(text, scratch) {
-        Ok(scratch)
-    } else {
-        Err(Refusal::BadBase64)
+    let breaks = |byte: &u8| matches!(byte, b'\r' | b'\n');
+    let decodes = match text.iter().any(breaks) {
+        false => decode_liberally(text, scratch),
+        true => {
+            let text: Vec<u8> = text.iter().copied().filter(|byte| !breaks(byte)).collect();
+            decode_liberally(&text, scratch)
+        }
+    };
+    match decodes {
+        true => Ok(scratch),
+        false => Err(Refusal::BadBase64),
     }
 }
 
 /// As the standard says (RFC 4648, section 4): the fast way, and right for all
-/// that a JSON library writes. Whether it could be.
+/// that a JSON library writes. Returns whether it could be.
 fn decode_strictly(text: &[u8], scratch: &mut Vec<u8>) -> bool {
     scratch.clear();
     base64_simd::STANDARD.decode_append(text, scratch).is_ok()
 }
 
+/// The same, except for stray bits in the last character.
 fn decode_liberally(text: &[u8], scratch: &mut Vec<u8>) -> bool {
-    scratch.clear();
-    scratch.extend(text.iter().filter(|byte| !matches!(byte, b'\r' | b'\n')));
-    // The forgiving decoder would also take white space and missing padding.
-    if !scratch.len().is_multiple_of(4) || scratch.iter().any(u8::is_ascii_whitespace) {
+    let (most, last) = text.split_at(text.len().saturating_sub(4));
+    if !decode_strictly(most, scratch) || most.contains(&b'=') {
         return false;
     }
-    match base64_simd::forgiving_decode_inplace(scratch).map(|decoded| decoded.len()) {
-        Ok(length) => {
-            scratch.truncate(length);
+    let mut last = match last {
+        [] => return true,
+        [_, _, _, _] if !last.iter().any(u8::is_ascii_whitespace) => last.to_vec(),
+        _ => return false,
+    };
+    // The forgiving decoder takes any stray bits, and missing padding if there are fewer than
+    // four characters.
+    match base64_simd::forgiving_decode_inplace(&mut last) {
+        Ok(decoded) => {
+            scratch.extend_from_slice(decoded);
             true
         }
         Err(_) => false,
@@ -133,6 +142,8 @@ fn decode_liberally(text: &[u8], scratch: &mut Vec<u8>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use proptest::prelude::*;
 
     use super::*;

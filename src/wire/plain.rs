@@ -30,10 +30,10 @@ pub(super) fn packet(kind: PacketKind, json: &[u8]) -> Option<Packet<'_>> {
             let (version, rest) = text(json.strip_prefix(br#"{"version":""#)?)?;
             let (timestamp, rest) = integer(rest.strip_prefix(br#","timestamp":"#)?)?;
             Some(Packet::Heartbeat(Heartbeat {
-                version: version.into(),
                 timestamp,
                 agent: last_field(rest)?,
                 probe: false,
+                version: utf8(version)?.into(),
             }))
         }
         PacketKind::Report => {
@@ -41,13 +41,19 @@ pub(super) fn packet(kind: PacketKind, json: &[u8]) -> Option<Packet<'_>> {
             let (rand, rest) = integer(rest.strip_prefix(br#","rand":"#)?)?;
             let (timestamp, rest) = integer(rest.strip_prefix(br#","timestamp":"#)?)?;
             Some(Packet::Report(Report {
-                content: content.into(),
                 rand,
                 timestamp,
                 agent: last_field(rest)?,
+                content: utf8(content)?.into(),
             }))
         }
     }
+}
+
+/// A text, which is looked at last: what is not plain behind it is found before.
+#[inline]
+fn utf8(text: &[u8]) -> Option<&str> {
+    std::str::from_utf8(text).ok()
 }
 
 /// The end of an object, and the name before it if there is one.
@@ -63,16 +69,15 @@ fn last_field(rest: &[u8]) -> Option<Option<AgentName<'_>>> {
 #[inline(never)]
 fn agent(rest: &[u8]) -> Option<AgentName<'_>> {
     let (name, rest) = text(rest.strip_prefix(br#","agent":""#)?)?;
-    let name = AgentName::new(name).ok()?;
+    let name = AgentName::new(utf8(name)?).ok()?;
     (rest == b"}").then_some(name)
 }
 
 /// A string whose opening quote is passed, and what is behind its closing one.
 #[inline]
-fn text(bytes: &[u8]) -> Option<(&str, &[u8])> {
+fn text(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (text, rest) = bytes.split_at_checked(end_of_plain(bytes)?)?;
-    let rest = rest.strip_prefix(b"\"")?;
-    Some((std::str::from_utf8(text).ok()?, rest))
+    Some((text, rest.strip_prefix(b"\"")?))
 }
 
 /// Where the first byte is that cannot stand in a string as it is.
@@ -80,7 +85,7 @@ fn text(bytes: &[u8]) -> Option<(&str, &[u8])> {
 /// Most strings end within the first few words. A long one is passed over in blocks,
 /// of which the compiler makes vector instructions.
 #[inline]
-fn end_of_plain(bytes: &[u8]) -> Option<usize> {
+pub(super) fn end_of_plain(bytes: &[u8]) -> Option<usize> {
     match bytes.first_chunk::<BLOCK>() {
         Some(head) => find_special(head).or_else(|| end_of_long(bytes)),
         None => find_special(bytes),
@@ -118,7 +123,7 @@ fn holds_special(block: &[u8; BLOCK]) -> bool {
 
 /// What ends a string or needs to be read by the parser: a quote, a backslash or a
 /// control character (RFC 8259, section 7).
-const fn is_special(byte: u8) -> bool {
+pub(super) const fn is_special(byte: u8) -> bool {
     (byte == b'"') | (byte == b'\\') | (byte < b' ')
 }
 
