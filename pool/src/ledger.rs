@@ -2,7 +2,7 @@
 
 use std::{mem, thread};
 
-use crate::{CheckoutError, ClassStats, Config, Stats, block::Block, class::Class};
+use crate::{CheckoutError, ClassStats, Config, From, Stats, block::Block, class::Class};
 
 pub(crate) struct Ledger {
     /// Never empty, in ascending order of size.
@@ -59,10 +59,15 @@ impl Ledger {
         })
     }
 
-    /// A buffer of the longest class for the head of the queue.
-    pub(crate) fn redeem(&mut self) -> Option<(Box<Block>, Origin)> {
-        if let Some(block) = self.take(self.last()) {
+    /// A buffer of the longest class for a waiter, from where it may come from.
+    pub(crate) fn redeem(&mut self, from: From) -> Option<(Box<Block>, Origin)> {
+        if from != From::Reserve
+            && let Some(block) = self.take(self.last())
+        {
             return Some((block, Origin::General));
+        }
+        if from == From::General {
+            return None;
         }
         let block = self.take_reserve()?;
         Some((block, Origin::Reserve))

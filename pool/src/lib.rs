@@ -79,7 +79,7 @@ use std::{
 pub use buffer::Buffer;
 pub use config::{Config, ConfigError};
 pub use stats::{ClassStats, Stats};
-pub use ticket::WaitTicket;
+pub use ticket::{From, WaitTicket};
 
 use ledger::{Ledger, Origin};
 

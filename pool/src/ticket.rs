@@ -13,6 +13,17 @@ pub struct WaitTicket {
     pool: Pool,
 }
 
+/// Where a buffer for a waiter may come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// From the general budget alone.
+    General,
+    /// The reserve alone.
+    Reserve,
+    /// From the general budget if that has room, else the reserve.
+    Either,
+}
+
 impl WaitTicket {
     pub(crate) fn new(pool: Pool) -> WaitTicket {
         pool.ledger().join_queue();
@@ -30,7 +41,17 @@ impl WaitTicket {
     /// Hands the ticket back, its place kept, if there is no buffer yet. Try again
     /// when one has been given back.
     pub fn redeem(self) -> Result<Buffer, WaitTicket> {
-        let redeemed = self.pool.ledger().redeem();
+        self.redeem_from(From::Either)
+    }
+
+    /// As [`redeem`](Self::redeem), from where the caller says: it may have several
+    /// queues, which share the reserve in turns.
+    ///
+    /// # Errors
+    ///
+    /// As [`redeem`](Self::redeem).
+    pub fn redeem_from(self, from: From) -> Result<Buffer, WaitTicket> {
+        let redeemed = self.pool.ledger().redeem(from);
         match redeemed {
             Some((block, origin)) => Ok(Buffer::new(self.pool.clone(), block, origin)),
             None => Err(self),
@@ -130,5 +151,19 @@ mod tests {
         assert_eq!((pool.trim(), pool.trim()), (0, 0));
         assert_eq!(longest(&pool).free, 1);
         drop(small);
+    }
+
+    #[test]
+    fn a_waiter_may_leave_the_reserve_or_the_general_budget_to_others() {
+        let pool = pool();
+        let reserved = pool.wait().redeem_from(From::Reserve).unwrap();
+        assert!(reserved.is_reserved());
+        let ticket = pool.wait().redeem_from(From::Reserve).unwrap_err();
+        let general = ticket.redeem_from(From::General).unwrap();
+        assert!(!general.is_reserved());
+        drop(reserved);
+        let ticket = pool.wait().redeem_from(From::General).unwrap_err();
+        assert!(ticket.redeem().unwrap().is_reserved());
+        drop(general);
     }
 }

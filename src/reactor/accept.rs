@@ -9,6 +9,7 @@ use super::connections::ConnectionId;
 use super::kernel::Kernel;
 use super::listener::Accepted;
 use crate::admission::{Nearing, Share, Verdict};
+use crate::network::Network;
 use crate::session::{Handler, Session};
 use crate::stats::Cause;
 use crate::throttle::Throttle;
@@ -68,7 +69,12 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             return;
         }
         self.shop.counters.accepted += 1;
-        let session = Session::new(peer, self.shop.now);
+        let mut session = Session::new(peer, self.shop.now);
+        if refused.is_none() && self.shop.limits.rate.is_some() {
+            session.begin_rate(self.shop.now, &self.shop.limits);
+            let now = self.shop.now;
+            self.shop.rates.opened(Network::of(peer.ip()), now);
+        }
         self.connections
             .insert(|generation| Connection::new(socket, session, generation));
         match refused {
@@ -180,4 +186,6 @@ pub(super) struct Refusals {
     from_address: Throttle,
     not_allowed: Throttle,
     nearing: Throttle,
+    /// Of networks that come near their share of the buffer pool.
+    pub(super) nearing_pool: Throttle,
 }

@@ -9,13 +9,15 @@ mod view;
 
 use std::os::fd::OwnedFd;
 
-use hawk_pool::{Buffer, Pool};
+use hawk_pool::{Buffer, From, Pool};
 
 use self::phase::{Course, Phase};
 pub use self::view::{ConnectionView, Standing};
-use super::input::Input;
+use super::buffer_shares::BufferShares;
+use super::input::{CLASSES, Input};
 use super::kernel::{Readiness, Socket};
 use super::ledger::Ledger;
+use super::network_rates::NetworkRates;
 use super::output_limit::{OutputLimit, Reached};
 use super::work::Work;
 use crate::session::{
@@ -35,7 +37,11 @@ const TURN_FRAMES: u32 = 1024;
 pub(super) struct Shop<H> {
     pub(super) desk: Desk<H>,
     pub(super) pool: Pool,
+    /// How much of the pool the connections of each network hold.
+    pub(super) buffers: BufferShares,
     pub(super) limits: Limits,
+    /// Frames that the connections of each network may send together.
+    pub(super) rates: NetworkRates,
     pub(super) counters: Counters,
     /// What was promised to whom.
     pub(super) ledger: Ledger,
@@ -99,8 +105,8 @@ pub(super) struct Connection<S> {
     readable: bool,
     writable: bool,
     ahead: Ahead,
-    /// Whether it counts as a newcomer of its address: no frame has passed yet.
-    pub(super) newcomer: bool,
+    /// What the reactor counts it for.
+    pub(super) counted: Counted,
     /// A write has failed: what is still to be read is taken, but nobody hears
     /// the replies.
     unheard: bool,
@@ -113,6 +119,40 @@ pub(super) struct Connection<S> {
 /// nothing else once its agent has spoken, but for the agent's name. A socket is a
 /// descriptor; a debug build's has another 8 bytes.
 const _: () = assert!(size_of::<Connection<OwnedFd>>() == 144);
+
+/// What a connection counts for among those of its network, in one byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Counted(u8);
+
+impl Counted {
+    /// A newcomer without a receive buffer.
+    const NEWCOMER: Self = Self(Self::FLAG);
+    const FLAG: u8 = 0x80;
+
+    /// Whether no frame had passed when it was counted.
+    pub(super) const fn is_newcomer(self) -> bool {
+        self.0 & Self::FLAG != 0
+    }
+
+    /// It is a newcomer no more.
+    pub(super) const fn heard(&mut self) {
+        self.0 &= !Self::FLAG;
+    }
+
+    /// The size of the receive buffer that is counted, in bytes; 0 without one.
+    pub(super) fn buffer(self) -> usize {
+        let class = usize::from(self.0 & !Self::FLAG);
+        let class = class.checked_sub(1);
+        class.map_or(0, |class| CLASSES.get(class).copied().unwrap_or(0))
+    }
+
+    /// From now on a buffer of this size is counted.
+    pub(super) fn set_buffer(&mut self, size: usize) {
+        let class = CLASSES.iter().position(|class| *class == size);
+        let class = class.map_or(0, |class| u8::try_from(class + 1).unwrap_or(0));
+        self.0 = self.0 & Self::FLAG | class;
+    }
+}
 
 /// What the kernel has said of what lies ahead in the stream. Urgent data and the
 /// end of file each end a read early, and no further event will tell.
@@ -141,7 +181,7 @@ impl<S> Connection<S> {
             // A new socket's send buffer is empty.
             writable: true,
             ahead: Ahead::Open,
-            newcomer: true,
+            counted: Counted::NEWCOMER,
             unheard: false,
             undecoded: false,
             course: Course::default(),
@@ -168,8 +208,7 @@ impl<S> Connection<S> {
         self.ahead = self.ahead.max(ahead);
         self.readable |= said.readable || self.ahead > Ahead::Open;
         self.writable |= said.writable;
-        let complete = self.ahead >= Ahead::EndOfFile;
-        let slowed = self.session.stopped() == Some(StopReason::Rate) && !complete;
+        let slowed = self.session.stopped() == Some(StopReason::Rate);
         let reads = self.readable && !self.course.waits() && !slowed;
         reads || self.is_broken() || (self.writable && !self.session.unsent().is_empty())
     }
@@ -193,12 +232,16 @@ impl<S: Socket> Connection<S> {
     }
 
     /// As [`serve`](Self::serve), for a connection that waits for a buffer and
-    /// whose turn in that queue has come. `None`: the pool still has none.
-    pub(super) fn serve_waiting<H: Handler>(&mut self, shop: &mut Shop<H>) -> Option<Outcome> {
+    /// whose turn in that queue has come. `None`: the pool still has none there.
+    pub(super) fn serve_waiting<H: Handler>(
+        &mut self,
+        from: From,
+        shop: &mut Shop<H>,
+    ) -> Option<Outcome> {
         let Some(ticket) = self.course.take_ticket() else {
             return Some(Outcome::Idle);
         };
-        match ticket.redeem() {
+        match ticket.redeem_from(from) {
             Ok(buffer) => {
                 self.resume_reading(shop);
                 let outcome = self.converse(shop, Some(buffer));
@@ -321,6 +364,10 @@ impl<S: Socket> Connection<S> {
             }
             let left = self.frames_left(shop);
             if (self.undecoded || self.readable) && left == 0 {
+                if self.is_broken() || self.unheard {
+                    // The agent gets no reply any more, and sends again what has none.
+                    return Outcome::Ended(Cause::ConnectionLost);
+                }
                 self.slow_down(shop);
                 return Outcome::Idle;
             }
@@ -369,7 +416,8 @@ impl<S: Socket> Connection<S> {
             if to_its_end && self.input.window().is_empty() {
                 self.input.clear();
             }
-            if !self.input.make_room(&shop.pool, granted.take()) {
+            let pool = self.may_take_buffer(shop).then_some(&shop.pool);
+            if !self.input.make_room(pool, granted.take()) {
                 if self.is_broken() {
                     // Nobody is there to keep a place for, and nothing would tell again.
                     return Outcome::Ended(Cause::ConnectionLost);
@@ -403,6 +451,13 @@ impl<S: Socket> Connection<S> {
         {
             shop.desk.handler.resumed(tag);
         }
+    }
+
+    /// Whether its network may hold another buffer of the longest class instead of the one
+    /// that it has. A broken connection is read to its end at once and holds none after that.
+    fn may_take_buffer<H>(&self, shop: &Shop<H>) -> bool {
+        let address = || self.session.sender().peer.ip();
+        self.is_broken() || shop.buffers.has_room(address, self.counted.buffer())
     }
 
     /// Whether it has the pool's reserve, although its turn is over: it holds that many

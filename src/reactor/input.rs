@@ -65,12 +65,14 @@ impl Input {
     }
 
     /// Makes sure that [`space`](Self::space) is not empty, with the `granted`
-    /// buffer if there is one, else from the pool. Says no when the pool does.
-    pub(super) fn make_room(&mut self, pool: &Pool, granted: Option<Buffer>) -> bool {
-        if granted.is_none() && self.fits_in_place(pool) {
+    /// buffer if there is one, else from the pool if there is one to take from. Returns
+    /// false when there is no buffer.
+    pub(super) fn make_room(&mut self, pool: Option<&Pool>, granted: Option<Buffer>) -> bool {
+        if granted.is_none() && self.fits_in_place() {
             return true;
         }
-        match granted.or_else(|| pool.checkout(pool.longest()).ok()) {
+        let longer = granted.or_else(|| pool.and_then(|pool| pool.checkout(LONGEST).ok()));
+        match longer {
             Some(longer) => {
                 self.move_to(longer);
                 true
@@ -112,11 +114,11 @@ impl Input {
     }
 
     /// Whether the buffer at hand is the right one to read into.
-    fn fits_in_place(&mut self, pool: &Pool) -> bool {
+    fn fits_in_place(&mut self) -> bool {
         if self.buffer.is_empty() {
             return false;
         }
-        let longest = self.buffer.len() == pool.longest();
+        let longest = self.buffer.len() == LONGEST;
         if longest {
             self.compact();
         }
@@ -156,7 +158,7 @@ mod tests {
     }
 
     fn read(input: &mut Input, pool: &Pool, bytes: &[u8]) {
-        assert!(input.make_room(pool, None));
+        assert!(input.make_room(Some(pool), None));
         input.space()[..bytes.len()].copy_from_slice(bytes);
         input.filled(bytes.len());
     }
@@ -197,12 +199,12 @@ mod tests {
         read(&mut input, &pool, &[7; 5000]);
         input.settle();
         assert_eq!(in_use(&pool), [0, 0, 0, 1, 0]);
-        assert!(input.make_room(&pool, None));
+        assert!(input.make_room(Some(&pool), None));
         assert_eq!(in_use(&pool), [0, 0, 0, 1, 0]);
         let space = input.space().len();
         assert_eq!(space, 16 * 1024 - 5000);
         input.filled(space);
-        assert!(input.make_room(&pool, None));
+        assert!(input.make_room(Some(&pool), None));
         assert_eq!(in_use(&pool), [0, 0, 0, 0, 1]);
     }
 
@@ -214,14 +216,14 @@ mod tests {
         input.settle();
         let all: Vec<Buffer> = std::iter::from_fn(|| pool.checkout(LONGEST).ok()).collect();
         assert!(!all.is_empty());
-        assert!(input.make_room(&pool, None));
+        assert!(input.make_room(Some(&pool), None));
         assert_eq!(input.space().len(), 56);
         input.filled(56);
-        assert!(!input.make_room(&pool, None));
+        assert!(!input.make_room(Some(&pool), None));
         let Ok(reserved) = pool.wait().redeem() else {
             panic!("the reserve is there");
         };
-        assert!(input.make_room(&pool, Some(reserved)));
+        assert!(input.make_room(Some(&pool), Some(reserved)));
         assert_eq!(input.window().len(), 256);
     }
 
@@ -232,10 +234,10 @@ mod tests {
         read(&mut input, &pool, &[7; 200]);
         input.settle();
         let _all: Vec<Buffer> = std::iter::from_fn(|| pool.checkout(LONGEST).ok()).collect();
-        assert!(input.make_room(&pool, None));
+        assert!(input.make_room(Some(&pool), None));
         input.filled(56);
         input.consume(226);
-        assert!(input.make_room(&pool, None));
+        assert!(input.make_room(Some(&pool), None));
         assert_eq!(input.space().len(), 226);
     }
 
@@ -246,7 +248,7 @@ mod tests {
             let mut input = Input::default();
             let mut received = 0;
             while received < MAX_FRAME {
-                assert!(input.make_room(&pool, None));
+                assert!(input.make_room(Some(&pool), None));
                 let bytes = chunk.min(input.space().len()).min(MAX_FRAME - received);
                 input.filled(bytes);
                 received += bytes;

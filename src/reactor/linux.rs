@@ -64,9 +64,13 @@ impl Linux {
         TcpStream::from_std(descriptor.into())
     }
 
-    /// The listening socket of this descriptor, which does not block.
+    /// The listening socket of this descriptor, which does not block. Whoever made it, the
+    /// buffers of the sockets that it accepts are limited.
     #[must_use]
     pub fn listener(descriptor: OwnedFd) -> TcpListener {
+        if let Err(error) = listen::limit_buffers(&descriptor) {
+            log::warn!("cannot limit the buffers of connections: {error}");
+        }
         TcpListener::from_std(descriptor.into())
     }
 

@@ -11,6 +11,7 @@
 //! ```
 
 mod accept;
+mod buffer_shares;
 mod config;
 mod connection;
 mod connections;
@@ -20,6 +21,7 @@ pub mod kernel;
 mod ledger;
 mod linux;
 mod listener;
+mod network_rates;
 mod outbox;
 mod output_limit;
 mod settle;
@@ -36,9 +38,10 @@ use std::time::Duration;
 use hawk_pool::Pool;
 
 use self::accept::Refusals;
+use self::buffer_shares::{BufferShares, Capped};
 pub use self::config::{Config, Error, Stop};
 pub use self::connection::{ConnectionView, Standing};
-use self::connection::{Outcome, Shop};
+use self::connection::{Counted, Outcome, Shop};
 use self::connections::{ConnectionId, Connections};
 pub use self::handover::{AdoptError, AdoptedId, Change, ConnectionState, MovedId, MovedStanding};
 use self::handover::{Adoption, Notes};
@@ -47,6 +50,7 @@ use self::ledger::Ledger;
 pub use self::linux::Linux;
 pub use self::linux::signals::catch_signals;
 use self::listener::Listener;
+use self::network_rates::NetworkRates;
 use self::outbox::Outbox;
 use self::output_limit::OutputLimit;
 use self::stop::InheritedStop;
@@ -54,6 +58,7 @@ pub use self::work::PhaseBudget;
 use self::work::Work;
 
 use crate::admission::Admission;
+use crate::network::Network;
 use crate::session::{Desk, Handler};
 use crate::stats::{self, Cause, Counters, StatsLog};
 use crate::throttle::Throttle;
@@ -90,6 +95,8 @@ pub struct Reactor<H, K: Kernel> {
     run_queue: VecDeque<ConnectionId>,
     /// Who waits for a receive buffer, first come first served.
     waiters: VecDeque<ConnectionId>,
+    /// Connections that wait for a receive buffer and whose network holds all that it may.
+    capped: Capped,
     /// Whether there may be a buffer for the first of them.
     waiters_go_on: bool,
     /// Who had the pool's reserve last when a turn ended.
@@ -177,6 +184,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             connections: Connections::new(),
             run_queue: VecDeque::new(),
             waiters: VecDeque::new(),
+            capped: Capped::default(),
             waiters_go_on: false,
             reserve_with: None,
             held: VecDeque::new(),
@@ -188,7 +196,9 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             shop: Shop {
                 desk: Desk::new(handler),
                 pool,
+                buffers: BufferShares::new(config.pool_limit),
                 limits: config.limits,
+                rates: NetworkRates::default(),
                 counters: Counters::default(),
                 ledger: Ledger::default(),
                 output_limit: OutputLimit::new(config.output_limit),
@@ -405,10 +415,11 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         if connection.has_reserve() {
             self.reserve_with = Some(id);
         }
-        if connection.newcomer && connection.session().frames() > 0 {
-            connection.newcomer = false;
+        if connection.counted.is_newcomer() && connection.session().frames() > 0 {
+            connection.counted.heard();
             self.admission.heard(connection.sender().peer.ip());
         }
+        let recount = connection.counted.buffer() != connection.general_capacity();
         if let Some(notes) = &mut self.copying {
             // Only who is there: another may have come to the place of who is not.
             notes.touched(id);
@@ -419,6 +430,9 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         if matches!(outcome, Outcome::Again) && !connection.queued {
             connection.queued = true;
             self.run_queue.push_back(id);
+        }
+        if recount {
+            self.count_buffer(id);
         }
         if self.outbox.is_full() {
             self.deliver();
@@ -459,7 +473,8 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             }
             handler.depart(tag);
         }
-        self.leave(id, connection.sender().peer.ip(), connection.newcomer);
+        let address = connection.sender().peer.ip();
+        self.leave(id, address, connection.counted);
         self.shop.counters.closed(cause);
         if let Some(listener) = &mut self.listener {
             listener.retry_now();
@@ -477,11 +492,21 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     }
 
     /// A connection from `address` makes room for another.
-    fn leave(&mut self, id: ConnectionId, address: IpAddr, was_newcomer: bool) {
+    fn leave(&mut self, id: ConnectionId, address: IpAddr, counted: Counted) {
+        if counted.buffer() > 0 {
+            let network = Network::of(address);
+            self.shop.buffers.change(network, counted.buffer(), 0);
+        }
         let turned_away = self.turned_away.iter().position(|(other, _)| *other == id);
         match turned_away {
             Some(place) => drop(self.turned_away.remove(place)),
-            None => self.admission.leave(address, was_newcomer),
+            None => {
+                self.admission.leave(address, counted.is_newcomer());
+                if self.shop.limits.rate.is_some() {
+                    let now = self.shop.now;
+                    self.shop.rates.closed(Network::of(address), now);
+                }
+            }
         }
     }
 
@@ -494,6 +519,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         if now >= self.housekeeping.next_trim {
             self.housekeeping.next_trim = now.after(TRIM_INTERVAL);
             self.shop.pool.trim();
+            self.shop.rates.tidy(now);
         }
     }
 

@@ -43,11 +43,18 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         self.connections.iter().map(Connection::view)
     }
 
-    /// Who waits for a receive buffer, first come first served.
+    /// The connections that wait for a receive buffer, in their order; at the end those whose
+    /// network has used up its share, by network.
     pub fn waiters(&self) -> impl Iterator<Item = SocketAddr> {
-        let ids = self.waiters.iter().copied();
+        let ids = self.waiters.iter().copied().chain(self.capped.ids());
         let present = ids.filter_map(|id| self.connections.look(id));
         present.map(|connection| connection.view().peer)
+    }
+
+    /// How many of them wait behind the others because their network has used up its share,
+    /// some of which may have ended; and how many have, so far.
+    pub const fn capped(&self) -> (usize, u64) {
+        (self.capped.len(), self.capped.pushed())
     }
 }
 

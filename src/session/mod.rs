@@ -275,6 +275,23 @@ impl Session {
         self.unsent().len() > limit
     }
 
+    /// Begins to limit the rate of a connection that was accepted just now.
+    pub fn begin_rate(&mut self, now: Moment, limits: &Limits) {
+        if let Some(rate) = limits.rate {
+            self.restraint.set_bucket(Bucket::of_newcomer(rate, now));
+        }
+    }
+
+    /// Takes no frame before `next`, because the connections of its network have sent as many
+    /// as they may together.
+    pub fn hold_until(&mut self, next: Moment, limits: &Limits) {
+        if let Some(rate) = limits.rate {
+            let mut bucket = self.restraint.bucket();
+            bucket.empty_until(next, rate);
+            self.restraint.set_bucket(bucket);
+        }
+    }
+
     /// How many frames the agent may still send now.
     #[must_use]
     pub fn frames_left(&self, now: Moment, limits: &Limits) -> u32 {

@@ -26,6 +26,15 @@ impl Rate {
         self.0.get()
     }
 
+    /// What so many connections may send together.
+    #[must_use]
+    pub const fn times(self, connections: u32) -> Self {
+        match NonZeroU32::new(connections) {
+            Some(connections) => Self(self.0.saturating_mul(connections)),
+            None => self,
+        }
+    }
+
     /// Between two frames at an even pace.
     fn interval(self) -> Duration {
         (BURST / self.get()).max(Duration::from_nanos(1))
@@ -57,21 +66,35 @@ impl Bucket {
         }
     }
 
+    /// The bucket of a connection that was accepted at `now`: it holds a single frame, so
+    /// that a connection that is opened anew has no advantage over one that stays.
+    pub(super) fn of_newcomer(rate: Rate, now: Moment) -> Self {
+        Self {
+            full_at: Some(now.after(BURST.saturating_sub(rate.interval()))),
+        }
+    }
+
+    /// Takes out what there is, so that the next frame may be taken at `next`.
+    pub(super) fn empty_until(&mut self, next: Moment, rate: Rate) {
+        let full = next.after(BURST.saturating_sub(rate.interval()));
+        self.full_at = Some(self.full_at.map_or(full, |now| now.max(full)));
+    }
+
     /// How many frames may still be taken now.
-    pub(super) fn left(self, rate: Rate, now: Moment) -> u32 {
+    pub(crate) fn left(self, rate: Rate, now: Moment) -> u32 {
         let missing = self.full_at.map_or(Duration::ZERO, |full| full.since(now));
         let left = BURST.saturating_sub(missing).as_nanos() / rate.interval().as_nanos();
         u32::try_from(left).map_or(rate.get(), |left| left.min(rate.get()))
     }
 
     /// Takes `frames` out, of those that are left.
-    pub(super) fn take(&mut self, frames: u32, rate: Rate, now: Moment) {
+    pub(crate) fn take(&mut self, frames: u32, rate: Rate, now: Moment) {
         let full = self.full_at.map_or(now, |full| full.max(now));
         self.full_at = Some(full.after(rate.interval() * frames));
     }
 
     /// When there is one to be taken again, once none is left.
-    pub(super) fn next(self, rate: Rate) -> Option<Moment> {
+    pub(crate) fn next(self, rate: Rate) -> Option<Moment> {
         let room = BURST.saturating_sub(rate.interval());
         self.full_at.map(|full| full.before(room))
     }
@@ -100,6 +123,33 @@ mod tests {
         assert_eq!(bucket.next(rate), Some(next));
         assert_eq!(bucket.left(rate, next), 1);
         assert_eq!(bucket.left(rate, START.after(Duration::from_secs(9))), 10);
+    }
+
+    #[test]
+    fn a_newcomer_has_one_frame_and_after_a_second_a_whole_burst() {
+        for frames in [1, 10, 1_000_000] {
+            let rate = rate(frames);
+            let bucket = Bucket::of_newcomer(rate, START);
+            assert_eq!(bucket.left(rate, START), 1, "{frames}");
+            let later = START.after(BURST);
+            assert!(
+                bucket.left(rate, later) >= frames - frames / 1000,
+                "{frames}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_bucket_that_is_emptied_has_its_next_frame_at_that_time() {
+        let rate = rate(10);
+        let mut bucket = Bucket::default();
+        let next = START.after(Duration::from_millis(250));
+        bucket.empty_until(next, rate);
+        assert_eq!((bucket.left(rate, START), bucket.left(rate, next)), (0, 1));
+        assert_eq!(bucket.next(rate), Some(next));
+        // It never comes sooner than it would have.
+        bucket.empty_until(START, rate);
+        assert_eq!(bucket.next(rate), Some(next));
     }
 
     proptest! {

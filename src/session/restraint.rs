@@ -50,6 +50,11 @@ impl Restraint {
         restrained.map_or_else(Bucket::default, |restrained| restrained.bucket)
     }
 
+    /// Replaces what is used of its rate.
+    pub(super) fn set_bucket(&mut self, bucket: Bucket) {
+        self.get().bucket = bucket;
+    }
+
     /// Uses `frames` of its rate.
     pub(super) fn use_up(&mut self, frames: u32, rate: Rate, now: Moment) {
         self.get().bucket.take(frames, rate, now);

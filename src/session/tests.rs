@@ -369,6 +369,24 @@ fn who_sends_more_than_it_may_is_read_again_in_time_and_not_blamed() {
 }
 
 #[test]
+fn a_new_connection_begins_with_one_frame() {
+    let limits = Limits {
+        rate: NonZeroU32::new(10).map(Rate::per_second),
+        ..LIMITS
+    };
+    let mut session = Session::new("127.0.0.1:5000".parse().unwrap(), at(0));
+    session.begin_rate(at(0), &LIMITS);
+    assert_eq!(session.frames_left(at(0), &limits), 10);
+    session.begin_rate(at(0), &limits);
+    assert_eq!(session.frames_left(at(0), &limits), 1);
+    assert_eq!(session.frames_left(at(1), &limits), 10);
+    session.hold_until(at(2), &limits);
+    assert_eq!(session.frames_left(at(1), &limits), 0);
+    session.stop_reading(StopReason::Rate, at(1));
+    assert_eq!(session.deadline(&limits), Some(at(2)));
+}
+
+#[test]
 fn nothing_overtakes_a_reply_that_waits_for_a_commit() {
     let [first, second] = [1, 2].map(|number| CommitId(NonZeroU64::new(number).unwrap()));
     let mut driver = Driver::new();

@@ -229,13 +229,39 @@ fn who_sends_more_than_it_may_is_read_more_slowly_and_loses_nothing() {
     eager.send(&report("much").repeat(60));
     other.exchange(&heartbeat(), HEARTBEAT);
     (0..60).for_each(|_| eager.expect_line(REPORT));
-    // Twenty at once, and twenty in each of two seconds.
-    assert!(start.elapsed() >= Duration::from_millis(1900));
+    // One at once, and twenty in each of three seconds.
+    assert!(start.elapsed() >= Duration::from_millis(2900));
     let stats = server.stats();
     assert!(stats.get("rate_limited") >= 1);
     assert_eq!(stats.get("reports"), 60);
     let lines = server.count_logged("rate limit: read more slowly peer=127.0.0.1:");
     assert!((1..=1 + usize::try_from(start.elapsed().as_secs() / 10).unwrap()).contains(&lines));
+}
+
+#[test]
+fn reconnecting_and_ending_ones_side_gains_nothing() {
+    let server = Server::start(&["--rate-limit", "5", "--max-connections-per-ip", "2"]);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(2) {
+        let mut agent = server.connect();
+        // It may be turned away.
+        agent.try_send(&heartbeat().repeat(50)).ok();
+        agent.shutdown_write();
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let answered = server.stats().get("heartbeats");
+    // Five a second on each of two connections, and a burst.
+    let most = 2 * 5 * (start.elapsed().as_secs() + 2);
+    assert!((2..=most).contains(&answered), "{answered} of {most}");
+
+    // Whoever ends its side and stays is answered whole, at its rate.
+    let mut agent = Agent::connect_as(1, server.address);
+    let start = Instant::now();
+    agent.send(&heartbeat().repeat(10));
+    agent.shutdown_write();
+    (0..10).for_each(|_| agent.expect_line(HEARTBEAT));
+    agent.expect_eof();
+    assert!(start.elapsed() >= Duration::from_millis(1700));
 }
 
 #[test]

@@ -311,3 +311,46 @@ fn buffers_that_only_a_peak_needed_go_back_to_the_allocator() {
         });
     }
 }
+
+#[test]
+fn an_address_that_holds_partial_frames_leaves_half_of_the_pool_to_others() {
+    let server = Server::start(&["--pool-limit", "1MiB"]);
+    let frame = long_report(60_000);
+    let hoarder = source(0);
+    let mut hoarders: Vec<_> = (0..100)
+        .map(|_| {
+            let mut agent = Agent::connect_from(hoarder, server.address);
+            agent.send(&frame[..20_000]);
+            agent
+        })
+        .collect();
+    // Half of the pool takes seven of the longest buffers; an eighth connection has the
+    // reserve.
+    let stats = server.wait_until(|stats| stats.longest("waiters") == 92);
+    assert_eq!(stats.longest("in_use"), 8);
+    let nearing = "an address has 80 % of its share: address=127.0.0.2 share=buffers used=";
+    server.log().wait_for(0, |line| line.contains(nearing));
+    // Others are served meanwhile: short frames, and as many long ones as fit.
+    let mut others: Vec<_> = (1..4)
+        .map(|number| Agent::connect_as(number, server.address))
+        .collect();
+    for agent in &mut others {
+        agent.expect_alive();
+        agent.send(&frame[..20_000]);
+    }
+    server.wait_until(|stats| stats.longest("in_use") == 11);
+    for agent in &mut others {
+        agent.exchange(&frame[20_000..], REPORT);
+        agent.expect_alive();
+    }
+    assert_eq!(server.stats().longest("waiters"), 92);
+    // And when it finishes its frames, all of them are answered.
+    std::thread::scope(|scope| {
+        for agent in &mut hoarders {
+            scope.spawn(|| agent.exchange(&frame[20_000..], REPORT));
+        }
+    });
+    let stats = server.stats();
+    assert_eq!((stats.get("reports"), stats.closed()), (103, 0));
+    assert_eq!(stats.in_use(), [0; 5]);
+}

@@ -319,11 +319,6 @@ impl Link {
             || self.error
     }
 
-    /// Whether the kernel knows that no more comes.
-    pub fn end_has_arrived(&self) -> bool {
-        self.inbound.end_arrived || self.broken
-    }
-
     /// Whether the server has read to the end of file.
     pub fn end_is_read(&self) -> bool {
         self.inbound.end_read

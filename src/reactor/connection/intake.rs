@@ -5,6 +5,7 @@ use std::io;
 use super::super::kernel::Socket;
 use super::super::output_limit::LEAST_READ;
 use super::{Ahead, Connection, Phase, Shop};
+use crate::network::Network;
 use crate::session::{Handler, OutputRoom, Progress, Rate, StopReason};
 use crate::wire;
 
@@ -14,19 +15,27 @@ use crate::wire;
 const BYTES_PER_FRAME: usize = 256;
 
 impl<S: Socket> Connection<S> {
-    /// How many frames the agent may still have answered, by its rate. What is all
-    /// there, because it sends no more or because the server stops, is answered at
-    /// once: it is little, and the sooner the place is free.
-    pub(super) fn frames_left<H>(&self, shop: &Shop<H>) -> u32 {
-        let complete = self.ahead >= Ahead::EndOfFile || self.course.is_finishing();
-        if complete || self.course.allowance().is_some() {
-            return u32::MAX;
+    /// How many frames the agent may still have answered, by its rate and by that of its
+    /// network. When the server stops, what has arrived is answered at once.
+    pub(super) fn frames_left<H>(&self, shop: &mut Shop<H>) -> u32 {
+        match shop.limits.rate {
+            Some(rate) if self.course.allowance().is_none() => {
+                let of_network = shop.rates.left(self.network(), rate, shop.now);
+                let left = self.session.frames_left(shop.now, &shop.limits);
+                left.min(of_network)
+            }
+            _ => u32::MAX,
         }
-        self.session.frames_left(shop.now, &shop.limits)
     }
 
-    /// It has sent more than it may: it is read again when it may send more.
+    /// The agent has sent more than it may: it is read again when it may send more.
     pub(super) fn slow_down<H: Handler>(&mut self, shop: &mut Shop<H>) {
+        if let Some(rate) = shop.limits.rate
+            && self.session.frames_left(shop.now, &shop.limits) > 0
+            && let Some(next) = shop.rates.next(self.network(), rate, shop.now)
+        {
+            self.session.hold_until(next, &shop.limits);
+        }
         self.stop_reading(StopReason::Rate, shop);
         shop.counters.rate_limited += 1;
         if let Some(left_out) = shop.rate_log.allow(shop.now) {
@@ -36,6 +45,10 @@ impl<S: Socket> Connection<S> {
                 "rate limit: read more slowly peer={peer} limit={limit} left_out={left_out}"
             );
         }
+    }
+
+    fn network(&self) -> Network {
+        Network::of(self.session.sender().peer.ip())
     }
 
     /// How much to read at once: no more than `frames` may take, and little if there
@@ -111,8 +124,12 @@ impl<S: Socket> Connection<S> {
         self.input.consume(received.consumed);
         let recognised = before - *frames;
         shop.work.recognised(recognised);
-        self.session
-            .count_frames(recognised, shop.now, &shop.limits);
+        if let Some(rate) = shop.limits.rate {
+            self.session
+                .count_frames(recognised, shop.now, &shop.limits);
+            let network = self.network();
+            shop.rates.take(network, recognised, rate, shop.now);
+        }
         if received.junk > 0
             && let Some(left_out) = shop.junk_log.allow(shop.now)
         {

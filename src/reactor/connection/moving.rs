@@ -90,6 +90,14 @@ impl<S> Connection<S> {
         self.input.window().len()
     }
 
+    /// The same, 0 if it is the pool's reserve.
+    pub(in crate::reactor) fn general_capacity(&self) -> usize {
+        match self.input.has_reserve() {
+            true => 0,
+            false => self.input.capacity(),
+        }
+    }
+
     pub(in crate::reactor) fn capacity(&self) -> usize {
         self.input.capacity()
     }

@@ -93,10 +93,10 @@ fn a_deadline_outlives_the_wait_for_a_buffer_to_look_with() {
     shop.now = connection.deadline(&shop.limits).unwrap();
     let outcome = connection.expire(&mut shop);
     assert!(matches!(outcome, Outcome::WaitForBuffer), "{outcome:?}");
-    assert!(connection.serve_waiting(&mut shop).is_none());
+    assert!(connection.serve_waiting(From::Either, &mut shop).is_none());
     reserve.take();
     taken.clear();
-    let outcome = connection.serve_waiting(&mut shop);
+    let outcome = connection.serve_waiting(From::Either, &mut shop);
     assert!(matches!(outcome, Some(Outcome::Idle)), "{outcome:?}");
     assert!(matches!(
         connection.course.phase(),
@@ -131,11 +131,13 @@ fn connected() -> (Connection<TcpStream>, Shop<Keeper>, std::net::TcpStream) {
     let mut shop = Shop {
         desk: Desk::new(keeper()),
         pool: pool.unwrap(),
+        buffers: BufferShares::new(1 << 20),
         limits: Limits {
             idle: Duration::from_secs(90),
             frame: Duration::from_secs(10),
             rate: None,
         },
+        rates: NetworkRates::default(),
         counters: Counters::default(),
         ledger: Ledger::default(),
         output_limit: OutputLimit::new(64 << 20),

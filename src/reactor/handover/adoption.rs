@@ -10,6 +10,7 @@ use super::super::connections::ConnectionId;
 use super::super::input;
 use super::super::kernel::Kernel;
 use super::{AdoptError, ConnectionState, MovedStanding};
+use crate::network::Network;
 use crate::session::{Handler, Session, StopReason};
 use crate::stats::Cause;
 use crate::time::Moment;
@@ -50,6 +51,9 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// [`AdoptError::PoolTooSmall`].
     pub fn settle_in(&mut self) -> Result<(), AdoptError> {
         self.place_all()?;
+        for id in self.connections.ids() {
+            self.count_buffer(id);
+        }
         self.drop_idle();
         self.keep_order();
         self.adoption.shared_until = Some(self.kernel.now().after(SHARED));
@@ -69,7 +73,13 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         match refusal(state.standing) {
             Some(cause) => self.turned_away.push_back((id, cause)),
             // What was logged of its address was logged by the predecessor.
-            None => drop(self.admission.enter(peer.ip(), false)),
+            None => {
+                drop(self.admission.enter(peer.ip(), false));
+                if self.shop.limits.rate.is_some() {
+                    let now = self.shop.now;
+                    self.shop.rates.opened(Network::of(peer.ip()), now);
+                }
+            }
         }
         let session = Session::new(peer, self.shop.now);
         self.connections
@@ -96,8 +106,8 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         // Those that it held when it was shown before.
         self.adoption.unplaced.remove(&id.slot);
         let bytes = connection.restore(state, &mut self.shop.desk);
-        if connection.newcomer && connection.session().frames() > 0 {
-            connection.newcomer = false;
+        if connection.counted.is_newcomer() && connection.session().frames() > 0 {
+            connection.counted.heard();
             self.admission.heard(connection.sender().peer.ip());
         }
         if let Some(deadline) = connection.deadline(&self.shop.limits) {
@@ -122,7 +132,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         };
         self.adoption.unplaced.remove(&id.slot);
         self.wheel.disarm(id.slot);
-        self.leave(id, connection.sender().peer.ip(), connection.newcomer);
+        self.leave(id, connection.sender().peer.ip(), connection.counted);
     }
 
     /// Puts all bytes into buffers. If they do not all fit, the reserve is for the

@@ -109,8 +109,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "hand-over: those adopted do not count at the door",
         ADOPTION,
-        "None => drop(self.admission.enter(peer.ip(), false)),",
-        Text("None => if !MUTANT { drop(self.admission.enter(peer.ip(), false)) },"),
+        "drop(self.admission.enter(peer.ip(), false));",
+        Statement(""),
     ),
     mutant(
         "hand-over: who was turned away counts as served",

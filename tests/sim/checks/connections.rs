@@ -11,6 +11,10 @@ use super::super::store::Store;
 use super::endings::{begin_closing, closing};
 use super::{LONGEST, MOST_UNSENT, MS, RESOLUTION};
 
+/// How much longer a connection may be slowed down than its own rate says: others of its
+/// network have sent frames on connections that they closed since, in the last 10 s.
+const NETWORK_RATE: u64 = 11_000 * MS;
+
 /// What must hold of one connection.
 pub(super) fn look_at(slot: usize, view: &ConnectionView, machine: &mut Machine) {
     let port = view.peer.port();
@@ -190,7 +194,7 @@ fn conversing(slot: usize, view: &ConnectionView, machine: &mut Machine) {
         && !link.read_now
         && !another
         && now - link.moved_at.max(link.slowed_at)
-            > 1_000_000_000 / u64::from(rate.unwrap_or(1)) + RESOLUTION + MS;
+            > NETWORK_RATE + 1_000_000_000 / u64::from(rate.unwrap_or(1)) + RESOLUTION + MS;
     let over = deadline.is_some_and(|(_, over)| over >= RESOLUTION as i64);
     let over = over && !just_dropped && !just_resumed;
     let in_time = view.queued || !(over || slowed_long);
@@ -213,7 +217,7 @@ fn conversing(slot: usize, view: &ConnectionView, machine: &mut Machine) {
         let taken = view.frames - link.last.frames;
         link.rested_at = link.rested_at.max(now) + taken * interval;
         let saved = link.rested_at - now <= 1_000_000_000 + interval;
-        saved || link.allowance.is_some() || link.end_has_arrived()
+        saved || link.allowance.is_some()
     });
     if let Some((_, over)) = deadline
         && !view.queued

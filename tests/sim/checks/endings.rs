@@ -112,7 +112,9 @@ fn allowed_causes(slot: usize, machine: &mut Machine, over: bool, was_refused: b
         if !link.last.waits && !over && link.arrived() > 0 && !machine.due(slot).any() {
             let stopping = link.allowance.is_some();
             let given_up = link.conversation.reference.has_given_up();
-            let excused = stopping || given_up || was_refused;
+            // What comes faster than its rate allows is dropped then.
+            let limited = machine.rate.is_some();
+            let excused = stopping || given_up || was_refused || limited;
             machine.demand(
                 excused,
                 port,

@@ -49,6 +49,10 @@ pub struct Checks {
     waiters: Vec<usize>,
     allowed: Vec<u16>,
     waiting: Vec<usize>,
+    /// Whether a host that held its share of the pool had waiters after the last turn.
+    had_capped: bool,
+    /// How many of them there were so far.
+    capped: u64,
     /// Longest buffers handed out so far.
     longest: u64,
     /// Turns in which somebody waited for a buffer although there was room.
@@ -69,6 +73,8 @@ impl Checks {
             waiters: Vec::new(),
             allowed: Vec::new(),
             waiting: Vec::new(),
+            had_capped: false,
+            capped: 0,
             longest: 0,
             idle_room: 0,
             kept: 0,
@@ -236,6 +242,28 @@ impl Checks {
             let held: usize = self.stats.classes.iter().map(|c| c.in_use * c.size).sum();
             room = held + LONGEST <= self.stats.limit;
         }
+        // A host that holds its share of the pool is served after the others.
+        let share = ((self.stats.limit - LONGEST) / 2).max(LONGEST);
+        let capped = |slot: &usize| {
+            let host = machine.links[*slot].peer.ip();
+            let same = machine.live.iter().map(|slot| &machine.links[*slot]);
+            let same = same.filter(|link| link.peer.ip() == host);
+            let held: usize = same.map(|link| link.last.buffer).sum();
+            held - machine.links[*slot].last.buffer + LONGEST > share
+        };
+        // All of its connections are behind the first that is.
+        let host = |slot: &usize| machine.links[*slot].peer.ip();
+        let hosts: Vec<_> = self
+            .waiting
+            .iter()
+            .filter(|it| capped(it))
+            .map(host)
+            .collect();
+        room &= self.waiting.iter().any(|slot| !hosts.contains(&host(slot)));
+        let (capped, pushed) = reactor.capped();
+        let had_capped = std::mem::replace(&mut self.had_capped, capped > 0);
+        let pushed = std::mem::replace(&mut self.capped, pushed) < pushed;
+        let by_shares = had_capped || self.had_capped || pushed;
         // They are served in this turn, or at once in those that follow.
         let served = machine.bites && longest > self.longest;
         self.idle_room = match room && !served {
@@ -273,10 +301,11 @@ impl Checks {
         let passed_over = before.is_some_and(|before| longest - self.longest > before as u64);
         self.longest = longest;
         machine.demand(
-            in_order,
+            in_order || by_shares,
             0,
             "somebody was overtaken in the queue for buffers",
         );
+        let passed_over = passed_over && !by_shares;
         machine.demand(!passed_over, 0, "a buffer goes past the queue");
         std::mem::swap(&mut self.waiters, &mut self.waiting);
     }

@@ -69,6 +69,10 @@ impl Machine {
                 let link = &self.links[*other];
                 let gone = link.broken || link.unheard || link.closing.is_some();
                 let sure = link.unsent == 0 && link.allowance.is_none() && !self.is_owed(*other);
+                // With others of its host it may be behind those of other hosts, if they hold
+                // as much of the pool as one host may.
+                let same = self.live.iter().map(|it| self.links[*it].peer.ip());
+                let sure = sure && same.filter(|ip| *ip == link.peer.ip()).count() == 1;
                 link.last.waits && !link.tried_now && !gone && sure
             })
     }

@@ -66,10 +66,10 @@ fn who_comes_to_the_place_of_one_that_is_gone_is_shown_and_so_is_what_it_does() 
         arrive(&mut reactor, 2, &heartbeat(100));
         turn(&mut reactor);
         turn(&mut reactor);
-        assert_eq!(reactor.waiters.len(), 2);
+        assert_eq!(waiting(&reactor).len(), 2);
         reactor.begin_copy();
         assert!(reactor.copy_some(9, &mut |_, _, _| {}));
-        let gone = reactor.waiters[1];
+        let gone = waiting(&reactor)[1];
         let broken = Readiness {
             broken: true,
             ..Readiness::default()
@@ -83,7 +83,7 @@ fn who_comes_to_the_place_of_one_that_is_gone_is_shown_and_so_is_what_it_does() 
     let go_on = |reactor: &mut Reactor<Nurse, Fake>, holders: &[End]| {
         speak(reactor, holders, &[b' '; 6000]);
         (0..9).for_each(|_| turn(reactor));
-        assert!(reactor.waiters.is_empty());
+        assert!(waiting(reactor).is_empty());
     };
     let changes = |reactor: &mut Reactor<Nurse, Fake>| {
         let mut opened = 0;
