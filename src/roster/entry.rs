@@ -187,13 +187,11 @@ impl Entry {
     }
 
     /// Resumes the count of hours in which the agent was heard, the last being
-    /// `last_hour`. `None`: they were not counted. An agent that was first heard a day before
-    /// it was last heard is established.
+    /// `last_hour`. `None`: they were not counted.
     pub fn resume_hours(&mut self, hours: Option<u32>, last_hour: i64) {
         self.hours = match hours {
             None if looks_established(self.first_seen, self.last_seen) => ESTABLISHED_HOURS,
             None => 1,
-            Some(_) if self.last_seen.since(self.first_seen) >= A_DAY => ESTABLISHED_HOURS,
             Some(hours) => hours.clamp(1, ESTABLISHED_HOURS),
         };
         self.last_hour = last_hour;
@@ -279,9 +277,6 @@ impl Entry {
 const fn hour_of(wall: UnixNanos) -> i64 {
     wall.as_nanos().div_euclid(HOUR)
 }
-
-/// An agent whose row spans a day is established: it was heard again the day after.
-const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Whether an agent whose hours were not counted passes for established: it was heard
 /// over two hours or more, and so in three different ones if it was heard throughout.

@@ -8,11 +8,13 @@ use crate::time::UnixNanos;
 /// Different hours in which an established agent was heard.
 pub(super) const ESTABLISHED_HOURS: u32 = 3;
 
-/// Whether a row is of an established agent. In a row from before hours were counted, an
+/// Whether a row is of an established agent: it was heard in three different hours, or
+/// again a day or more after the first time. In a row from before hours were counted, an
 /// agent is taken for established if it was heard three times or more, over two hours or
 /// more.
-pub(super) const ESTABLISHED: &str = "coalesce(hours >= 3, heartbeats + reports >= 3 \
-                                      AND last_seen - first_seen >= 7200000000000)";
+pub(super) const ESTABLISHED: &str = "CASE WHEN hours IS NULL \
+    THEN heartbeats + reports >= 3 AND last_seen - first_seen >= 7200000000000 \
+    ELSE hours >= 3 OR last_seen - first_seen >= 86400000000000 END";
 
 /// Marks agents offline that say `online` and are beyond `most`, with an event for each.
 pub(super) fn mark_offline(connection: &Connection, most: i64) -> rusqlite::Result<()> {
@@ -77,7 +79,7 @@ impl<'c> Surplus<'c> {
             )?,
             delete: connection.prepare(&format!(
                 "DELETE FROM agents WHERE id > ?1 AND id <= ?2 AND state = 'offline'
-                 AND last_seen < ?3 AND NOT {ESTABLISHED}"
+                 AND last_seen < ?3 AND NOT ({ESTABLISHED})"
             ))?,
             at: 0,
             end: connection.query_row(end, [], |row| row.get(0))?,

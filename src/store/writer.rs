@@ -116,6 +116,8 @@ impl Unwritten {
 enum End {
     Stopped(Stop),
     Failed,
+    /// Nothing could be served: the file is damaged where it is read first.
+    Unprepared,
 }
 
 /// Why a batch was not kept.
@@ -213,7 +215,8 @@ impl Writer {
             if let End::Stopped(how) = end {
                 break how;
             }
-            if let Err(how) = self.recover(&mut connection, wait) {
+            let at_once = matches!(end, End::Failed);
+            if let Err(how) = self.recover(&mut connection, at_once, wait) {
                 break how;
             }
         };
@@ -229,24 +232,12 @@ impl Writer {
         if self.file.is_none() {
             self.file = self.identity().ok();
         }
-        let Identity(device, inode) = self.file.unwrap_or(Identity(0, 0));
-        let prepared = Statements::prepare(connection).and_then(|mut statements| {
-            let delivery = Arc::clone(&self.delivery);
-            let file = (device, inode);
-            statements.deliver(Deliveries::begin(connection, delivery, file, &self.tray)?);
-            let clock = self.clock.clone();
-            let mut retainer = Retainer::prepare(connection, self.retention, clock)?;
-            if let Some(heard_before) = self.surplus {
-                retainer.remove_agents(heard_before)?;
-            }
-            Ok((statements, retainer))
-        });
-        let (mut statements, mut retainer) = match prepared {
+        let (mut statements, mut retainer) = match self.prepare(connection) {
             Ok(prepared) => prepared,
             Err(error) => {
                 self.complain(&error.into());
                 self.tray.give_back(None, Health::Down, self.counters);
-                return End::Failed;
+                return End::Unprepared;
             }
         };
         let mut checkpoint_at = CHECKPOINT_PAGES;
@@ -386,17 +377,24 @@ impl Writer {
     }
 
     /// Tries again and again until the store can be written, or until there is no
-    /// more need to. What lies ready meanwhile is discarded.
+    /// more need to; the first time at once or after a while. What lies ready meanwhile is
+    /// discarded.
     fn recover(
         &mut self,
         connection: &mut Option<Connection>,
+        mut at_once: bool,
         wait: &mut Wait<'_>,
     ) -> Result<(), Stop> {
         let down_since = self.clock.now();
         let mut reminded = down_since;
         loop {
-            match self.try_again(connection) {
-                Ok(()) => {
+            let outcome = match std::mem::replace(&mut at_once, true) {
+                true => Some(self.try_again(connection)),
+                false => None,
+            };
+            match outcome {
+                None => {}
+                Some(Ok(())) => {
                     self.tray.give_back(None, Health::Up, self.counters);
                     let down =
                         humantime::format_duration(round(self.clock.now().since(down_since)));
@@ -410,11 +408,11 @@ impl Writer {
                     }
                     return Ok(());
                 }
-                Err(failure) if self.clock.now().since(reminded) >= REMIND => {
+                Some(Err(failure)) if self.clock.now().since(reminded) >= REMIND => {
                     reminded = self.clock.now();
                     self.complain(&failure);
                 }
-                Err(failure) => log::debug!("store still unavailable: {failure}"),
+                Some(Err(failure)) => log::debug!("store still unavailable: {failure}"),
             }
             let retry_at = self.clock.now().after(RETRY);
             loop {
@@ -457,6 +455,24 @@ impl Writer {
             *connection = open(&self.path)?;
         }
         Ok(probed?)
+    }
+
+    /// Prepares what serves a file, which reads some of it.
+    fn prepare<'c>(
+        &self,
+        connection: &'c Connection,
+    ) -> rusqlite::Result<(Statements<'c>, Retainer<'c>)> {
+        let mut statements = Statements::prepare(connection)?;
+        let delivery = Arc::clone(&self.delivery);
+        let Identity(device, inode) = self.file.unwrap_or(Identity(0, 0));
+        let file = (device, inode);
+        statements.deliver(Deliveries::begin(connection, delivery, file, &self.tray)?);
+        let clock = self.clock.clone();
+        let mut retainer = Retainer::prepare(connection, self.retention, clock)?;
+        if let Some(heard_before) = self.surplus {
+            retainer.remove_agents(heard_before)?;
+        }
+        Ok((statements, retainer))
     }
 
     /// Opens the file at our path, whichever it is.
