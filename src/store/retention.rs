@@ -616,7 +616,7 @@ mod tests {
         let now = UnixNanos::now().as_nanos();
         fill(&connection, "events", 30_000, &format!("{EVENT}, 1"));
         let agent = "i, hex(zeroblob(60)) || i, '', '', 0, 9000000000000000000, 'offline', 0, 0, 0, 0, \
-                     NULL, 1, 0, 1, 0";
+                     NULL, 1, 0, 1, 0, 0";
         fill(&connection, "agents", 5000, agent);
         fill(
             &connection,
@@ -815,7 +815,7 @@ mod tests {
             if left.len() == 3 {
                 // It comes in behind those that were looked at: after the last.
                 let add = "INSERT INTO agents VALUES
-                    (1, 'x', '', '', 0, 0, 'offline', 0, 0, 0, 0, NULL, 1, 0, 1, 0)";
+                    (1, 'x', '', '', 0, 0, 'offline', 0, 0, 0, 0, NULL, 1, 0, 1, 0, 0)";
                 connection.execute(add, []).unwrap();
             }
         }

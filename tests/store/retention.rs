@@ -112,8 +112,9 @@ fn an_agent_that_makes_room_leaves_its_reports() {
     for name in ["web-01", "web-02"] {
         let taken = eventually(|| {
             let mut agent = server.connect();
+            agent.send(&heartbeat_packet(hawk::wire::Encoding::Compact, Some(name)));
             agent.send(&report_of(name, 1));
-            (agent.line() == REPORT).then_some(())
+            (agent.line() == HEARTBEAT && agent.line() == REPORT).then_some(())
         });
         assert!(taken.is_some());
     }
@@ -133,7 +134,8 @@ fn after_a_crash_agents_beyond_the_limit_are_offline_with_an_event() {
     let now = hawk::time::UnixNanos::now().as_nanos();
     let row = |hours, prefix| {
         format!(
-            "'{prefix}' || i, '10.0.0.' || (i % 9), '', 1, {now} - i, 'online', 1, 1, 0, 0, {hours}"
+            "'{prefix}' || i, '10.0.0.' || (i % 9), '', {now} - i, {now} - i, 'online', 1, 1, 0, 0, \
+             {hours}"
         )
     };
     fill(&place, AGENT, 3000, &row(1, "invented-"));
