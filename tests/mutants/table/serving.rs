@@ -146,10 +146,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         Statement(""),
     ),
     mutant(
-        "clocks: an agent's rhythm is not heeded",
+        "clocks: an agent's interval is not heeded",
         CLOCKS,
-        "limits.idle.max(3 * rhythm)",
-        Expression("{ let _ = rhythm; limits.idle }"),
+        "limits.idle.max(self.interval.tolerance().min(most))",
+        Expression("{ let _ = most; limits.idle }"),
+    ),
+    mutant(
+        "clocks: an interval stretches the idle limit without bound",
+        CLOCKS,
+        "self.interval.tolerance().min(most)",
+        Expression("{ let _ = most; self.interval.tolerance() }"),
     ),
     mutant(
         "clocks: a pause counts twice",
