@@ -10,7 +10,7 @@ use super::send::unix_seconds;
 use super::values::duration;
 use super::wire_args::ServerArg;
 use crate::client::Client;
-use crate::wire::{Encoding, Heartbeat, Packet, Reply, encode_packet};
+use crate::wire::{Encoding, Heartbeat, Packet, Reply, STORE_PROBE, encode_packet};
 
 /// Send a heartbeat and print the round trip, as a health check
 ///
@@ -20,6 +20,10 @@ pub(super) struct PingArgs {
     #[command(flatten)]
     server: ServerArg,
 
+    /// Check the store, too: the server answers once a commit is on disk. Nothing is stored
+    #[arg(long)]
+    report: bool,
+
     /// How long the connection, and then the reply, may take
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     timeout: Duration,
@@ -27,9 +31,13 @@ pub(super) struct PingArgs {
 
 impl PingArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
+        let (version, expected) = match self.report {
+            true => (STORE_PROBE, Reply::Report),
+            false => ("1.0", Reply::Heartbeat),
+        };
         let mut frame = Vec::new();
         let heartbeat = Packet::Heartbeat(Heartbeat {
-            version: "1.0".into(),
+            version: version.into(),
             timestamp: unix_seconds(),
             agent: None,
             probe: true,
@@ -39,7 +47,10 @@ impl PingArgs {
         let mut client = Client::connect(address, self.timeout)?;
         let (reply, elapsed) = client.ask(&frame)?;
         let text = reply.line().trim_ascii().escape_ascii();
-        if reply != Reply::Heartbeat {
+        if self.report && reply == Reply::Heartbeat {
+            bail!("{address} is alive, and too old for a check of its store");
+        }
+        if reply != expected {
             bail!("{address} answered a heartbeat with: {text}");
         }
         let elapsed = elapsed.as_secs_f64() * 1e3;

@@ -208,6 +208,18 @@ impl Books {
         number
     }
 
+    /// Has the batch at hand committed for a health check; which batch. `None`: the store is
+    /// down.
+    pub(super) fn enter_probe(&mut self, now: Moment) -> Option<NonZeroU64> {
+        if self.intake.health() == Health::Down {
+            return None;
+        }
+        self.flush_at.get_or_insert(now.after(FLUSH));
+        let batch = self.intake.batch();
+        batch.probe();
+        NonZeroU64::new(batch.number())
+    }
+
     /// Notes a heartbeat.
     pub(super) fn enter_heartbeat(&mut self, roster: &Roster, key: AgentKey, now: Moment) {
         match self.row(roster, key) {

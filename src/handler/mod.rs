@@ -238,6 +238,18 @@ impl Keeper {
         }
     }
 
+    /// Answers a health check, which includes the store or not.
+    fn answer_probe(&mut self, includes_store: bool) -> Answer {
+        match (&mut self.books, includes_store) {
+            (_, false) => Answer::Now(Reply::Heartbeat),
+            (None, true) => Answer::Now(Reply::Report),
+            (Some(books), true) => match books.enter_probe(self.now) {
+                Some(batch) => Answer::AfterCommit(CommitId(batch)),
+                None => Answer::Now(Reply::Busy(Busy::StoreUnavailable)),
+            },
+        }
+    }
+
     /// An agent has come online or gone offline.
     fn tell(&mut self, key: AgentKey) {
         if let Some(entry) = self.roster.get(key)
@@ -302,7 +314,7 @@ impl Handler for Keeper {
             packet_log::log(sender, packet);
         }
         if packet.is_probe() {
-            return Answer::Now(Reply::Heartbeat);
+            return self.answer_probe(packet.is_store_probe());
         }
         let Some(key) = self.recognise(sender, tag) else {
             return Answer::Now(Reply::Busy(Busy::TooManyAgents));

@@ -39,6 +39,8 @@ pub struct Batch {
     pub(super) removals: Vec<Removal>,
     /// Agents in it that were heard once: most of them are new.
     new_agents: usize,
+    /// A health check waits for its commit.
+    pub(super) is_probed: bool,
     text: String,
 }
 
@@ -215,14 +217,21 @@ impl Batch {
     /// Whether there is nothing to commit.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.agents.is_empty() && self.events.is_empty() && self.removals.is_empty()
+        let no_rows = self.agents.is_empty() && self.events.is_empty();
+        no_rows && self.removals.is_empty() && !self.is_probed
     }
 
     /// Whether somebody waits for it to be kept, or would miss it: it has more
     /// than what is known of agents, or as much of that as it can take.
     #[must_use]
     pub fn is_urgent(&self) -> bool {
-        !self.reports.is_empty() || !self.events.is_empty() || self.is_full()
+        let is_waited_for = !self.reports.is_empty() || self.is_probed;
+        is_waited_for || !self.events.is_empty() || self.is_full()
+    }
+
+    /// Has the batch committed with a write that changes nothing, even if it has no rows.
+    pub const fn probe(&mut self) {
+        self.is_probed = true;
     }
 
     /// Adds the row of an agent, which the caller knows by `reference`.
@@ -428,6 +437,7 @@ impl Batch {
         self.events.clear();
         self.removals.clear();
         self.new_agents = 0;
+        self.is_probed = false;
         self.text.clear();
     }
 

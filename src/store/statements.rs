@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Statement, params};
 use super::batch::{AgentRow, Batch, EventRow, Removal, ReportRow, Run};
 use super::delivery::{Deliveries, Lane};
 use super::pages::Pages;
+use super::schema::VERSION;
 use crate::time::{Moment, UnixNanos};
 
 /// How many reports one INSERT takes, the most first. A statement costs about as
@@ -70,6 +71,8 @@ pub(super) struct Statements<'c> {
     report_pages: i64,
     newest: Statement<'c>,
     reserve: Statement<'c>,
+    /// Writes the value that is there. An UPDATE that changes nothing would write no page.
+    probe: Statement<'c>,
     block: Statement<'c>,
     deliveries: Option<Deliveries<'c>>,
     /// The transaction at hand has events.
@@ -212,6 +215,7 @@ impl<'c> Statements<'c> {
             report_pages: 0,
             newest: connection.prepare("SELECT max(seq) FROM reports")?,
             reserve: connection.prepare("UPDATE store SET reserved = ?1")?,
+            probe: connection.prepare(&format!("PRAGMA user_version = {VERSION}"))?,
             block: connection.prepare("INSERT OR REPLACE INTO times VALUES (?1, ?2, ?3, ?4)")?,
             deliveries: None,
             has_events: false,
@@ -289,6 +293,9 @@ impl<'c> Statements<'c> {
         self.write_times(batch, first.number())?;
         for event in &batch.events {
             self.write_event(event, batch)?;
+        }
+        if batch.is_probed {
+            self.probe.execute([])?;
         }
         Ok(())
     }

@@ -28,7 +28,7 @@ pub use frame::{
     encode_frame, missing,
 };
 pub use packet::{
-    AgentName, AgentNameError, Heartbeat, MAX_AGENT_NAME, Packet, PacketKind, Report,
+    AgentName, AgentNameError, Heartbeat, MAX_AGENT_NAME, Packet, PacketKind, Report, STORE_PROBE,
 };
 pub use payload::PacketDecoder;
 pub use reply::{Busy, MAX_REPLY_LINE, Refusal, Reply};

@@ -34,6 +34,10 @@ pub struct Heartbeat<'a> {
     pub probe: bool,
 }
 
+/// The version of a probe that includes the store: it is answered as a report is, once a
+/// commit is on disk.
+pub const STORE_PROBE: &str = "store";
+
 /// A report's content.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report<'a> {
@@ -99,6 +103,12 @@ impl Packet<'_> {
             Self::Heartbeat(heartbeat) => heartbeat.agent.as_ref(),
             Self::Report(report) => report.agent.as_ref(),
         }
+    }
+
+    /// Returns whether the packet is a health check that includes the store.
+    #[must_use]
+    pub fn is_store_probe(&self) -> bool {
+        matches!(self, Self::Heartbeat(Heartbeat { probe: true, version, .. }) if version == STORE_PROBE)
     }
 
     /// Returns whether the packet is a health check, which changes nothing.

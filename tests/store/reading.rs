@@ -83,7 +83,7 @@ fn agents_are_a_table_or_lines_of_json() {
     let [agent, state, version, last_seen, ago, reports, at] = cells(address)[..] else {
         panic!("{table:#?}");
     };
-    assert_eq!((agent, state, version), ("::1", "online", "-"));
+    assert_eq!((agent, state, version), ("::1", "unwatched", "-"));
     assert_eq!(
         (last_seen, reports, at),
         ("2016-09-30T15:27:05Z", "1", "::1")
@@ -98,7 +98,7 @@ fn agents_are_a_table_or_lines_of_json() {
                     \"changed_at\":\"2016-09-30T15:27:11.500000000Z\",\
                     \"first_seen\":\"2016-09-30T15:27:00.000000000Z\",\
                     \"last_seen\":\"2016-09-30T15:27:01.500000000Z\",\
-                    \"heartbeats\":5,\"reports\":2,\"interval_ms\":30000}";
+                    \"heartbeats\":5,\"reports\":2,\"interval_ms\":30000,\"report_interval_ms\":0,\"cloned\":false}";
     assert_eq!(json, [expected]);
     drop(store);
 }
@@ -180,7 +180,10 @@ fn events_are_lines_of_text_or_of_json() {
 fn it_is_said_when_no_server_is_writing() {
     let place = Place::new();
     let server = place.serve(&[]);
-    server.connect().exchange(&report("hello"), REPORT);
+    let mut agent = server.connect();
+    agent.exchange(&heartbeat(), HEARTBEAT);
+    agent.exchange(&report("hello"), REPORT);
+    drop(agent);
     for command in ["agents", "reports"] {
         assert!(!shown(place.read(&[command])).is_empty());
     }

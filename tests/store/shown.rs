@@ -40,13 +40,13 @@ fn printed(place: &Place, args: &[&str]) -> Vec<String> {
     exit.stdout
 }
 
-/// Waits until the agents of this many rows are in the store, with their events.
+/// Waits until the agents of this many rows are in the store.
 fn wait_for_agents(place: &Place, count: usize) {
     let are_there = || {
-        let events = place.column::<i64>("SELECT at FROM events");
-        (events.len() >= count).then_some(())
+        let agents = place.column::<i64>("SELECT id FROM agents");
+        (agents.len() >= count).then_some(())
     };
-    assert!(eventually(are_there).is_some(), "events of {count} agents");
+    assert!(eventually(are_there).is_some(), "{count} agents");
 }
 
 /// Control and format characters, separators, and letters without a shape.
@@ -66,8 +66,9 @@ fn text_has_no_character_that_a_terminal_obeys_or_hides() {
     agent.exchange(&say(None, HOSTILE), REPORT);
     wait_for_agents(&place, 1);
     for command in ["agents", "events", "reports"] {
-        let lines = printed(&place, &[command]);
-        assert!(!lines.is_empty());
+        let lines =
+            eventually(|| Some(printed(&place, &[command])).filter(|lines| !lines.is_empty()));
+        let lines = lines.expect("something");
         for line in &lines {
             assert!(!line.contains(is_hostile), "{command}: {line:?}");
         }
@@ -290,8 +291,12 @@ fn a_terminal_gets_the_last_20_and_a_pipe_all() {
 fn a_follower_ends_when_its_reader_has_ended() {
     let place = Place::new();
     let server = place.serve(&[]);
-    server.connect().exchange(&say(Some("web-01"), "x"), REPORT);
-    wait_for_agents(&place, 1);
+    let mut agent = server.connect();
+    agent.exchange(&beat("web-01", "1"), HEARTBEAT);
+    agent.exchange(&say(None, "x"), REPORT);
+    let event = "SELECT count(*) FROM events";
+    let is_there = || (place.column::<i64>(event) == [1]).then_some(());
+    assert!(eventually(is_there).is_some());
     for args in [&["reports"][..], &["reports", "--json"], &["events"]] {
         let mut follower = Command::new(env!("CARGO_BIN_EXE_hawk"))
             .args(args)
@@ -311,4 +316,38 @@ fn a_follower_ends_when_its_reader_has_ended() {
             "{args:?}: {ended:?}"
         );
     }
+}
+
+#[test]
+fn ping_can_check_the_store_and_stores_nothing() {
+    let place = Place::new();
+    let server = place.serve_faulty(&[]);
+    let ping = || Launch::hawk(&["ping", &server.address.to_string(), "--report"]).run();
+    let commits = server.stats().store("commits");
+    let exit = ping();
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    assert!(
+        exit.stdout[0].starts_with("Report data has recive from "),
+        "{exit:?}"
+    );
+    assert!(server.stats().store("commits") > commits);
+    place.fault("sync=5");
+    let exit = ping();
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    assert!(
+        exit.stderr[0].contains("busy: store unavailable"),
+        "{exit:?}"
+    );
+    place.fault("");
+    assert!(eventually(|| (ping().code == Some(0)).then_some(())).is_some());
+    for table in ["reports", "agents", "events"] {
+        assert_eq!(
+            place.column::<i64>(&format!("SELECT count(*) FROM {table}")),
+            [0]
+        );
+    }
+    // Without a store there is none to check.
+    let server = Server::start(&[]);
+    let exit = Launch::hawk(&["ping", "--report", &server.address.to_string()]).run();
+    assert_eq!(exit.code, Some(0), "{exit:?}");
 }
