@@ -1,6 +1,7 @@
 //! The command line: one binary, a subcommand for each job.
 
 mod agents;
+mod confirm_clock;
 mod control_args;
 mod environment;
 mod events;
@@ -53,6 +54,7 @@ enum Other {
     Ping(ping::PingArgs),
     Upgrade(upgrade::UpgradeArgs),
     Stats(stats::StatsArgs),
+    ConfirmClock(confirm_clock::ConfirmClockArgs),
 }
 
 /// Runs the program: 0 for success, 1 for a failure told in one line on
@@ -85,6 +87,7 @@ pub fn main() -> ExitCode {
         Other::Ping(args) => args.run(),
         Other::Upgrade(args) => args.run(),
         Other::Stats(args) => args.run(),
+        Other::ConfirmClock(args) => args.run(),
     })
 }
 

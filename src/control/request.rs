@@ -23,13 +23,15 @@ pub enum Request {
         /// What the new process is to run; `None`: what this one was started from.
         binary: Option<PathBuf>,
     },
+    /// To expire what is old by the clock as it is: the operator says that it is right.
+    ConfirmClock,
 }
 
 /// Why something is no request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// Not one of those there are.
-    #[error("unknown request; there are: stats, upgrade, upgrade BINARY")]
+    #[error("unknown request; there are: stats, upgrade, upgrade BINARY, confirm-clock")]
     Unknown,
     /// It has no end within 4,096 bytes.
     #[error("a request may have {LONGEST_REQUEST} bytes at most")]
@@ -47,8 +49,9 @@ impl Request {
     pub fn parse(line: &[u8]) -> Result<Self, RequestError> {
         match line {
             // Some terminals and tools end a line with two bytes, and no path is cut for it.
-            b"stats\r" | b"upgrade\r" => Self::parse(&line[..line.len() - 1]),
+            b"stats\r" | b"upgrade\r" | b"confirm-clock\r" => Self::parse(&line[..line.len() - 1]),
             b"stats" => Ok(Self::Statistics),
+            b"confirm-clock" => Ok(Self::ConfirmClock),
             b"upgrade" => Ok(Self::Upgrade { binary: None }),
             _ => match line.strip_prefix(b"upgrade ") {
                 Some(path) if !path.is_empty() => Ok(Self::Upgrade {
@@ -59,12 +62,13 @@ impl Request {
         }
     }
 
-    /// Whether the server runs a program for it, which the client may name.
+    /// Whether the server runs a program for it, which the client may name, or may remove
+    /// reports.
     #[must_use]
-    pub const fn runs_a_program(&self) -> bool {
+    pub const fn changes_the_server(&self) -> bool {
         match self {
             Self::Statistics => false,
-            Self::Upgrade { .. } => true,
+            Self::Upgrade { .. } | Self::ConfirmClock => true,
         }
     }
 
@@ -74,6 +78,7 @@ impl Request {
         match self {
             Self::Statistics => "stats",
             Self::Upgrade { .. } => "upgrade",
+            Self::ConfirmClock => "confirm-clock",
         }
     }
 
@@ -84,6 +89,7 @@ impl Request {
     pub fn to_line(&self) -> Result<Vec<u8>, RequestError> {
         let mut line = match self {
             Self::Statistics => b"stats".to_vec(),
+            Self::ConfirmClock => b"confirm-clock".to_vec(),
             Self::Upgrade { binary: None } => b"upgrade".to_vec(),
             Self::Upgrade { binary: Some(path) } => {
                 let path = path.as_os_str().as_bytes();
@@ -154,6 +160,7 @@ mod tests {
         let odd = OsStr::from_bytes(b"/opt/a b/\xFF hawk ");
         for (request, written) in [
             (Request::Statistics, &b"stats\n"[..]),
+            (Request::ConfirmClock, b"confirm-clock\n"),
             (Request::Upgrade { binary: None }, b"upgrade\n"),
             (
                 Request::Upgrade {

@@ -308,11 +308,11 @@ impl Client {
     }
 
     /// Why this client may not ask for that, if it may not. The mode of the socket's file says
-    /// who may connect; an operator may open it for statistics, and a hand-over runs a program.
+    /// who may connect; an operator may open it for statistics, which change nothing.
     fn refusal(&self, request: &Request) -> Option<String> {
         let own = geteuid();
         let user = self.peer.map(|peer| peer.uid);
-        if !request.runs_a_program() || user.is_some_and(|user| is_trusted(user, own)) {
+        if !request.changes_the_server() || user.is_some_and(|user| is_trusted(user, own)) {
             return None;
         }
         let own = own.as_raw();

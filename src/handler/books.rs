@@ -296,8 +296,13 @@ impl Books {
     }
 
     /// Once the store is back: writes what it has missed, as much as there is
-    /// room for.
+    /// room for. Another file is to have all agents as they are.
     pub(super) fn catch_up(&mut self, roster: &Roster) {
+        if self.intake.take_other_file() {
+            for reference in roster.references() {
+                self.leave_unsaved(roster, reference);
+            }
+        }
         while self.intake.health() == Health::Up && self.intake.is_ready() {
             if let Some(waiting) = self.waiting.pop_front() {
                 self.enter_waiting(roster, waiting);
@@ -409,6 +414,11 @@ impl Books {
         self.intake.counters().after(self.before)
     }
 
+    /// Passes on that the operator says that the clock is right.
+    pub(super) fn confirm_clock(&self) {
+        self.intake.confirm_clock();
+    }
+
     /// Leaves the file as it is; false if that takes longer than `patience`.
     pub(super) fn leave(self, patience: Duration) -> bool {
         self.intake.leave(patience)
@@ -450,12 +460,13 @@ impl Books {
             dropped_agents,
             bytes,
             wal_bytes,
+            expiry_paused,
         } = self.counters();
         format!(
             "store state={state} commits={commits} reports={reports} failed={failed} \
              discarded={discarded} expired={expired} expired_early={expired_early} \
              dropped_events={dropped_events} dropped_agents={dropped_agents} \
-             bytes={bytes} wal_bytes={wal_bytes}"
+             bytes={bytes} wal_bytes={wal_bytes} expiry_paused={expiry_paused}"
         )
     }
 
@@ -464,15 +475,7 @@ impl Books {
     fn row(&mut self, roster: &Roster, key: AgentKey) -> Option<AgentIndex> {
         let reference = roster.reference(key);
         if self.intake.health() == Health::Down {
-            let mark = self.mark(reference);
-            if !std::mem::replace(&mut mark.unsaved, true) {
-                if self.unsaved.len() >= 2 * roster.len() {
-                    // Agents that were removed meanwhile.
-                    self.unsaved
-                        .retain(|other| roster.resolve(*other).is_some());
-                }
-                self.unsaved.push(reference);
-            }
+            self.leave_unsaved(roster, reference);
             return None;
         }
         let agent = agent_of(roster.get(key)?);
@@ -491,6 +494,17 @@ impl Books {
         let mark = self.mark(reference);
         (mark.batch, mark.index) = (number, index.0);
         Some(index)
+    }
+
+    fn leave_unsaved(&mut self, roster: &Roster, reference: u64) {
+        if !std::mem::replace(&mut self.mark(reference).unsaved, true) {
+            if self.unsaved.len() >= 2 * roster.len() {
+                // Agents that were removed meanwhile.
+                self.unsaved
+                    .retain(|other| roster.resolve(*other).is_some());
+            }
+            self.unsaved.push(reference);
+        }
     }
 
     /// What the batches have of the agent with this reference.

@@ -156,6 +156,20 @@ impl Keeper {
         self.notifier = Some(notifier);
     }
 
+    /// Resumes expiry by age, which is paused while the clock may be wrong: the operator says
+    /// that it is right. False if it is not paused.
+    #[must_use]
+    pub fn confirm_clock(&self) -> bool {
+        let books = self.books.as_ref();
+        books.is_some_and(|books| {
+            let is_paused = books.counters().expiry_paused != 0;
+            if is_paused {
+                books.confirm_clock();
+            }
+            is_paused
+        })
+    }
+
     /// Has the store keep all it was given, and the commands for changes run. Those
     /// that take longer than `for_commands` are given up, which is logged.
     ///

@@ -577,6 +577,13 @@ impl Roster {
         u64::from(generation) << 32 | u64::from(key.get().get())
     }
 
+    /// The references of all agents.
+    pub fn references(&self) -> impl Iterator<Item = u64> {
+        let slots = 0..self.entries.len();
+        let taken = slots.filter(|&slot| self.entries[slot].is_some());
+        taken.map(|slot| self.reference(AgentKey::new(slot)))
+    }
+
     /// The agent that [`reference`](Self::reference) gave this number for, unless
     /// it was forgotten.
     #[must_use]

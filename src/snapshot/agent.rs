@@ -63,6 +63,7 @@ layout! { StoreCounters {
     0x01 expired_early: may,
     0x02 dropped_events: may,
     0x03 dropped_agents: may,
+    0x08 expiry_paused: may,
 } }
 
 impl Value for JudgedBy {

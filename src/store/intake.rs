@@ -26,6 +26,7 @@ pub struct Intake {
     /// Since when the writer owes us one without a word.
     waiting_since: Option<Moment>,
     health: Health,
+    is_other_file: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,6 +48,7 @@ impl Intake {
             away: 0,
             waiting_since: None,
             health: Health::Up,
+            is_other_file: false,
         }
     }
 
@@ -105,6 +107,7 @@ impl Intake {
         let before = self.done.len();
         if let Some(health) = self.tray.collect(&mut self.done) {
             self.health = health;
+            self.is_other_file |= self.tray.take_other_file();
         }
         let back = u32::try_from(self.done.len() - before).unwrap_or(u32::MAX);
         if back > 0 {
@@ -124,6 +127,12 @@ impl Intake {
         self.blank.push(batch);
     }
 
+    /// Whether another file was opened since this was last asked, because the one before
+    /// was moved, removed or replaced. It may have other rows of agents, or none.
+    pub const fn take_other_file(&mut self) -> bool {
+        std::mem::replace(&mut self.is_other_file, false)
+    }
+
     /// How the store is, as of the last [`collect`](Self::collect).
     #[must_use]
     pub const fn health(&self) -> Health {
@@ -140,6 +149,11 @@ impl Intake {
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.tray.counters()
+    }
+
+    /// Passes on that the operator says that the clock is right.
+    pub fn confirm_clock(&self) {
+        self.tray.confirm_clock();
     }
 
     /// Has the writer commit all it was given, and end; false if it takes longer

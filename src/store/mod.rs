@@ -5,6 +5,7 @@
 //! other. Knows records, and neither packets nor connections.
 
 mod batch;
+mod clock_guard;
 mod delivery;
 mod drops;
 mod examined;

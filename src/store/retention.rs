@@ -10,6 +10,7 @@ use std::time::Duration;
 use rusqlite::{Connection, Statement};
 
 use super::Batch;
+use super::clock_guard::ClockGuard;
 use super::pages::{Pages, besides_reports};
 use super::surplus::Surplus;
 use crate::time::{Clock, Moment, UnixNanos};
@@ -52,6 +53,9 @@ const SLOW_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Reports that are removed before the size is looked at again: some pages full.
 const PORTION: u64 = 256;
+
+/// Reports that are looked at in one go for how old they are: a millisecond's work.
+const LOOK: u64 = 4096;
 
 /// Agents that a step looks at, and events that it removes beside those that came in, at
 /// most: less than a millisecond's work, since replies wait for it. All of 100,000 agents
@@ -143,6 +147,9 @@ pub(super) struct Retainer<'c> {
     page_size: i64,
     pages: Pages<'c>,
     disk: Option<PathBuf>,
+    guard: ClockGuard<'c>,
+    first: Statement<'c>,
+    next_times: Statement<'c>,
     oldest: Statement<'c>,
     delete_reports: Statement<'c>,
     delete_times: Statement<'c>,
@@ -159,6 +166,10 @@ pub(super) struct Retainer<'c> {
     next_slow_look: Moment,
     /// The agent that was looked at last; those with higher numbers are next.
     looked_at: i64,
+    /// Reports up to this sequence number are too old.
+    old_until: i64,
+    /// Reports up to this one are too old or have a time that was still to come.
+    looked_until: i64,
     /// Reports and pages that were added since the last look, or are still to be made up for.
     added: u64,
     added_pages: i64,
@@ -201,11 +212,15 @@ impl<'c> Retainer<'c> {
             page_size,
             pages,
             disk: path.map(PathBuf::from),
+            guard: ClockGuard::prepare(connection, clock.clone(), limits.age)?,
+            first: connection.prepare("SELECT min(seq) FROM reports")?,
             // A row of version 1 has its time in its key.
-            oldest: connection.prepare(
-                "SELECT seq, coalesce(received_at, seq), octet_length(content) \
-                 FROM reports ORDER BY seq LIMIT ?1",
+            next_times: connection.prepare(
+                "SELECT seq, coalesce(received_at, seq) FROM reports \
+                 WHERE seq > ?1 ORDER BY seq LIMIT ?2",
             )?,
+            oldest: connection
+                .prepare("SELECT seq, octet_length(content) FROM reports ORDER BY seq LIMIT ?1")?,
             delete_reports: connection.prepare("DELETE FROM reports WHERE seq < ?1")?,
             delete_times: connection.prepare("DELETE FROM times WHERE last < ?1")?,
             next_agents: connection.prepare(
@@ -235,6 +250,8 @@ impl<'c> Retainer<'c> {
             next_look: now,
             next_slow_look: now,
             looked_at: 0,
+            old_until: i64::MIN,
+            looked_until: i64::MIN,
             added: 0,
             added_pages: 0,
             behind: false,
@@ -306,7 +323,11 @@ impl<'c> Retainer<'c> {
             return Ok(removed);
         }
         self.next_look = now.after(INTERVAL);
-        let horizon = self.clock.wall().before(self.limits.age).as_nanos();
+        let horizon = match self.guard.allows_expiry()? {
+            true => self.clock.wall().before(self.limits.age).as_nanos(),
+            // Nothing is from before.
+            false => i64::MIN,
+        };
         if now >= self.next_slow_look {
             self.next_slow_look = now.after(SLOW_INTERVAL);
             self.look_at_agents(horizon)?;
@@ -486,20 +507,20 @@ impl<'c> Retainer<'c> {
     /// Reports with a lower sequence number than this are the next portion to go, and why.
     fn bound(&mut self, horizon: i64, in_use: i64) -> rusqlite::Result<Option<(i64, Reason)>> {
         let too_much = self.too_much(in_use)?;
-        // A clock that was ahead has left times that are still to come: such a report
-        // goes with those that arrived after it.
-        let now = self.clock.wall().as_nanos();
+        let Some(first) = self.first.query_row([], |row| row.get(0))? else {
+            return Ok(None);
+        };
+        self.look_for_old(first, horizon)?;
         let mut rows = self.oldest.query([PORTION + 1])?;
         let (mut seen, mut bound, mut reason, mut bytes) = (0, None, Reason::Age, 0_u64);
         while let Some(row) = rows.next()? {
-            let (seq, received_at): (i64, i64) = (row.get(0)?, row.get(1)?);
-            let length: i64 = row.get(2)?;
+            let (seq, length): (i64, i64) = (row.get(0)?, row.get(1)?);
             if seen == PORTION {
                 bound = bound.map(|_| seq);
                 break;
             }
             seen += 1;
-            if received_at < horizon {
+            if seq <= self.old_until {
                 bound = Some(seq.saturating_add(1));
             } else if let Some((too_much, excess)) = too_much {
                 bound = Some(seq.saturating_add(1));
@@ -508,18 +529,59 @@ impl<'c> Retainer<'c> {
                 if bytes >= excess {
                     break;
                 }
-            } else if received_at <= now {
+            } else {
                 break;
             }
         }
         Ok(bound.map(|bound| (bound, reason)))
     }
+
+    /// Looks how far reports are too old, in the order of arrival, from the `first` on.
+    ///
+    /// A clock that was ahead has left times that are still to come: such a report goes
+    /// with the first behind it that is too old, and does not hold that one up.
+    fn look_for_old(&mut self, first: i64, horizon: i64) -> rusqlite::Result<()> {
+        if horizon == i64::MIN {
+            (self.old_until, self.looked_until) = (i64::MIN, i64::MIN);
+            return Ok(());
+        }
+        if first <= self.old_until {
+            return Ok(());
+        }
+        let now = self.clock.wall().as_nanos();
+        let mut rows = self.next_times.query((self.looked_until, LOOK))?;
+        while let Some(row) = rows.next()? {
+            let (seq, received_at): (i64, i64) = (row.get(0)?, row.get(1)?);
+            if received_at < horizon {
+                self.old_until = seq;
+            } else if received_at <= now {
+                break;
+            }
+            self.looked_until = seq;
+        }
+        Ok(())
+    }
+
+    /// Whether expiry by age is paused until the clock is confirmed.
+    pub(super) const fn is_paused(&self) -> bool {
+        self.guard.is_paused()
+    }
+
+    /// The operator says that the clock is right.
+    pub(super) fn confirm_clock(&mut self) {
+        self.guard.confirm();
+        self.next_look = self.clock.now();
+        self.behind = true;
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::store::schema;
+    use crate::time::ManualClock;
 
     fn open() -> Connection {
         let mut connection = Connection::open_in_memory().unwrap();
@@ -765,6 +827,65 @@ mod tests {
         assert_eq!((retainer.events, retainer.other_events), (0, 2));
     }
 
+    /// What is left of reports of these times, as ages in days, with the last received now.
+    fn left(ages: &[i64]) -> Vec<i64> {
+        let connection = open();
+        let now = UnixNanos::now().as_nanos();
+        for age in ages.iter().chain([&0]) {
+            let time = now - age * 86_400_000_000_000;
+            let insert = "INSERT INTO reports VALUES (NULL, 1, '', '', ?2, 0, ?1, NULL)";
+            connection.execute(insert, (time, age)).unwrap();
+        }
+        let limits = Retention {
+            age: YEAR,
+            ..Retention::UNLIMITED
+        };
+        let mut retainer = Retainer::prepare(&connection, limits, Clock::System).unwrap();
+        while retainer.step(Added::default()).unwrap().reports > 0 {}
+        let mut rows = connection
+            .prepare("SELECT rand FROM reports ORDER BY seq")
+            .unwrap();
+        let rows = rows.query_map([], |row| row.get(0)).unwrap();
+        rows.map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn a_time_that_is_still_to_come_holds_up_no_expiry() {
+        assert_eq!(left(&[-50, 400, 399, 20]), [20, 0]);
+        assert_eq!(left(&[400, -50, 399, -60, 20]), [-60, 20, 0]);
+        assert_eq!(left(&[-50, 20]), [-50, 20, 0]);
+        // More of them than a portion.
+        let mut many = vec![-50; 1000];
+        many.push(400);
+        assert_eq!(left(&many), [0]);
+        // What arrived behind a younger report is not removed before it.
+        assert_eq!(left(&[20, 400, 19]), [20, 400, 19, 0]);
+    }
+
+    #[test]
+    fn a_clock_that_jumped_ahead_removes_nothing_until_it_is_confirmed() {
+        let connection = open();
+        let start = UnixNanos::from_nanos(1_475_249_220_000_000_000);
+        let manual = Arc::new(ManualClock::new(Moment::from_nanos(1), start));
+        let insert = "INSERT INTO reports VALUES (NULL, 1, '', '', 0, 0, ?1, NULL)";
+        connection.execute(insert, [start.as_nanos()]).unwrap();
+        let limits = Retention {
+            age: YEAR,
+            ..Retention::UNLIMITED
+        };
+        let clock = Clock::Manual(Arc::clone(&manual));
+        let mut retainer = Retainer::prepare(&connection, limits, clock).unwrap();
+        let step = |retainer: &mut Retainer<'_>| retainer.step(Added::default()).unwrap().reports;
+        assert_eq!(step(&mut retainer), 0);
+        manual.set(manual.now(), start.after(2 * YEAR));
+        manual.advance(SLOW_INTERVAL);
+        assert_eq!(step(&mut retainer), 0);
+        assert!(retainer.is_paused());
+        retainer.confirm_clock();
+        assert_eq!(step(&mut retainer), 1);
+        assert!(!retainer.is_paused());
+    }
+
     #[test]
     fn agents_that_are_silent_for_long_go_unless_they_are_online() {
         let connection = open();
@@ -798,6 +919,13 @@ mod tests {
                  INSERT INTO agents SELECT
                     3 * i, i, '', '', 0, 0, 'offline', 0, 0, 0, 0, NULL, 1, 0, 1, 0, 0 FROM n",
                 [],
+            )
+            .unwrap();
+        // The newest time in the store says that the clock is right.
+        connection
+            .execute(
+                "INSERT INTO reports VALUES (NULL, 1, '', '', 0, 0, ?1, NULL)",
+                [UnixNanos::now().as_nanos()],
             )
             .unwrap();
         let limits = Retention {

@@ -133,11 +133,12 @@ CREATE TABLE store (
     opened      INTEGER NOT NULL,
     inode       INTEGER NOT NULL,
     reserved    INTEGER NOT NULL,
-    first_timed INTEGER NOT NULL
+    first_timed INTEGER NOT NULL,
+    paused_at   INTEGER
 ) STRICT;
 INSERT INTO store
     SELECT 1, randomblob(16), 0, 0, coalesce(max(received_at), 0),
-           coalesce(max(received_at), 0) + 1
+           coalesce(max(received_at), 0) + 1, NULL
     FROM reports;
 
 CREATE TABLE times (
@@ -184,7 +185,7 @@ UPDATE sqlite_schema SET sql = 'CREATE TABLE reports (
     rand        INTEGER NOT NULL,
     timestamp   INTEGER NOT NULL,
     received_at INTEGER,
-    previous    INTEGER
+    back        INTEGER
 ) STRICT' WHERE type = 'table' AND name = 'reports';
 
 UPDATE sqlite_schema SET sql = 'CREATE TABLE agents (
@@ -283,7 +284,7 @@ mod tests {
         let text =
             |query: &str| -> String { connection.query_row(query, [], |row| row.get(0)).unwrap() };
         let report = "SELECT seq || ' ' || agent || ' ' || content || ' ' || timestamp || ' ' || \
-                      coalesce(received_at, 'unknown') || ' ' || coalesce(previous, 'unknown') \
+                      coalesce(received_at, 'unknown') || ' ' || coalesce(back, 'unknown') \
                       FROM reports";
         assert_eq!(
             text(report),

@@ -579,24 +579,28 @@ fn used_up() -> rusqlite::Error {
 /// One INSERT of a fixed number of reports.
 struct Insert<'c> {
     statement: Statement<'c>,
-    /// Which run's agent and peer are bound in each row: most often those that
-    /// are wanted next.
+    /// What is bound in each row: most often what is wanted next.
     bound: Vec<Bound>,
+    /// The first row is given its sequence number.
+    given: bool,
 }
 
 /// What is bound in a row of an [`Insert`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Bound {
     /// The number of the run whose agent and peer are.
     run: u64,
     received_at: i64,
+    /// 0: NULL.
+    back: i64,
 }
 
 impl Bound {
-    /// Nothing is known to be bound: no run has this number.
-    const NOTHING: Self = Self {
+    /// It is not known what is bound. No run has this number.
+    const UNKNOWN: Self = Self {
         run: u64::MAX,
-        received_at: i64::MIN,
+        received_at: 0,
+        back: 0,
     };
 }
 
@@ -606,12 +610,13 @@ impl<'c> Insert<'c> {
         let rows_of_values = vec![row; rows].join(", ");
         let statement = connection.prepare(&format!(
             "INSERT INTO reports \
-             (seq, agent, peer, content, rand, timestamp, received_at, previous) \
+             (seq, agent, peer, content, rand, timestamp, received_at, back) \
              VALUES {rows_of_values}"
         ))?;
         Ok(Self {
             statement,
-            bound: vec![Bound::NOTHING; rows],
+            bound: vec![Bound::UNKNOWN; rows],
+            given: false,
         })
     }
 
@@ -620,30 +625,47 @@ impl<'c> Insert<'c> {
     /// SQLite looks a given `seq` up in the table before it writes it; if none is given,
     /// it takes the greatest there is and adds 1, which costs nothing.
     fn bind(&mut self, rows: &mut Rows<'_>, peer: &mut Peer) -> rusqlite::Result<()> {
+        let statement = &mut self.statement;
+        if std::mem::take(&mut self.given) {
+            statement.raw_bind_parameter(1, None::<i64>)?;
+        }
+        if let Some(given) = rows.given.take() {
+            self.given = true;
+            statement.raw_bind_parameter(1, given)?;
+        }
         for (row, bound) in self.bound.iter_mut().enumerate() {
             let Some(next) = rows.next() else {
                 break;
             };
             let (run, report) = (next.run, next.report);
             let column = row * COLUMNS;
-            let statement = &mut self.statement;
-            if bound.run != next.number {
-                // Forgotten first: an error leaves it half bound.
-                bound.run = u64::MAX;
-                statement.raw_bind_parameter(column + 2, rows.batch.agents[run.agent.get()].id)?;
-                statement.raw_bind_parameter(column + 3, peer.text(next.number, run))?;
-                bound.run = next.number;
+            // Unknown until the end: an error leaves it half bound.
+            let before = std::mem::replace(bound, Bound::UNKNOWN);
+            let wanted = Bound {
+                run: next.number,
+                received_at: report.received_at,
+                back: next.back,
+            };
+            if before != wanted {
+                let is_known = before.run != Bound::UNKNOWN.run;
+                if before.run != wanted.run {
+                    let agent = rows.batch.agents[run.agent.get()].id;
+                    statement.raw_bind_parameter(column + 2, agent)?;
+                    statement.raw_bind_parameter(column + 3, peer.text(next.number, run))?;
+                }
+                // Reports of one turn have the same time.
+                if before.received_at != wanted.received_at || !is_known {
+                    statement.raw_bind_parameter(column + 7, wanted.received_at)?;
+                }
+                if before.back != wanted.back || !is_known {
+                    let back = (wanted.back != 0).then_some(wanted.back);
+                    statement.raw_bind_parameter(column + 8, back)?;
+                }
             }
-            statement.raw_bind_parameter(column + 1, next.given)?;
             statement.raw_bind_parameter(column + 4, rows.batch.content(report))?;
             statement.raw_bind_parameter(column + 5, report.rand)?;
             statement.raw_bind_parameter(column + 6, report.timestamp)?;
-            // Reports of one turn have the same time.
-            if bound.received_at != report.received_at || bound.run == u64::MAX {
-                statement.raw_bind_parameter(column + 7, report.received_at)?;
-                bound.received_at = report.received_at;
-            }
-            statement.raw_bind_parameter(column + 8, next.previous)?;
+            *bound = wanted;
         }
         Ok(())
     }
@@ -687,10 +709,9 @@ struct Next<'b> {
     number: u64,
     run: &'b Run,
     report: &'b ReportRow,
-    /// The sequence number that it must be given, if it is not implied.
-    given: Option<i64>,
-    /// The sequence number of its agent's report before it.
-    previous: Option<i64>,
+    /// How many sequence numbers before it its agent's report before it has; 0 if that
+    /// is not known.
+    back: i64,
 }
 
 impl<'b> Rows<'b> {
@@ -722,12 +743,18 @@ impl<'b> Rows<'b> {
             self.number += 1;
             self.past = 0;
         }
-        let previous = match self.past {
-            0 => match run.previous {
-                0 => self.batch.agents[run.agent.get()].last_report,
-                previous => previous,
-            },
-            _ => self.seq - 1,
+        let back = match self.past {
+            0 => {
+                let previous = match run.previous {
+                    0 => self.batch.agents[run.agent.get()].last_report,
+                    previous => previous,
+                };
+                match previous {
+                    0 => 0,
+                    previous => self.seq.saturating_sub(previous).max(0),
+                }
+            }
+            _ => 1,
         };
         self.reports = reports;
         self.past += 1;
@@ -736,8 +763,7 @@ impl<'b> Rows<'b> {
             number: self.number,
             run,
             report,
-            given: self.given.take(),
-            previous: (previous != 0).then_some(previous),
+            back,
         })
     }
 }

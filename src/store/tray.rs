@@ -43,6 +43,8 @@ pub struct Counters {
     pub bytes: u64,
     /// Bytes of the log that the next checkpoint moves into the file.
     pub wal_bytes: u64,
+    /// 1 while expiry by age is paused because the clock may be wrong, else 0.
+    pub expiry_paused: u64,
 }
 
 impl Counters {
@@ -65,6 +67,7 @@ impl Counters {
             dropped_agents: self.dropped_agents + before.dropped_agents,
             bytes,
             wal_bytes,
+            expiry_paused: self.expiry_paused,
         }
     }
 }
@@ -92,6 +95,10 @@ struct Slots {
     idle: bool,
     /// The writer is to look for something else than a batch.
     nudged: bool,
+    /// Another file is open than before.
+    is_other_file: bool,
+    /// The operator says that the clock is right.
+    clock_is_right: bool,
     /// The writer is to touch nothing once it is done with what was offered.
     park: bool,
     /// It does, and waits for the bell.
@@ -169,6 +176,11 @@ impl Tray {
         Some(slots.health)
     }
 
+    /// Whether another file was opened since this was last asked.
+    pub(super) fn take_other_file(&self) -> bool {
+        std::mem::take(&mut self.slots().is_other_file)
+    }
+
     /// What the writer has done by now.
     pub(super) fn counters(&self) -> Counters {
         self.slots().counters
@@ -178,6 +190,11 @@ impl Tray {
     pub(super) fn nudge(&self) {
         self.slots().nudged = true;
         self.bell.notify_all();
+    }
+
+    /// Passes on that the clock is right, to the next look for what is too old.
+    pub(super) fn confirm_clock(&self) {
+        self.slots().clock_is_right = true;
     }
 
     /// Has the writer touch nothing from the moment on at which it has committed what
@@ -264,6 +281,16 @@ impl Tray {
             slots = waited.unwrap_or_else(PoisonError::into_inner).0;
             slots.idle = false;
         }
+    }
+
+    /// Notes that another file is open than before.
+    pub(super) fn note_other_file(&self) {
+        self.slots().is_other_file = true;
+    }
+
+    /// Whether the clock was confirmed since this was last asked.
+    pub(super) fn take_confirmation(&self) -> bool {
+        std::mem::take(&mut self.slots().clock_is_right)
     }
 
     /// Waits until the writer is to go on, or to end; true if it is to go on.

@@ -242,6 +242,9 @@ impl Writer {
         };
         let mut checkpoint_at = CHECKPOINT_PAGES;
         loop {
+            if self.tray.take_confirmation() {
+                retainer.confirm_clock();
+            }
             let progress_due = statements.progress_due_in(self.clock.now());
             let patience = if retainer.is_behind() {
                 IDLE_BEHIND
@@ -292,6 +295,7 @@ impl Writer {
                 }
             };
             self.counters.bytes = retainer.bytes();
+            self.counters.expiry_paused = u64::from(retainer.is_paused());
             let pages = wal_pages();
             self.counters.wal_bytes = u64::from(pages) * retainer.page_size();
             let health = if outcome.is_ok() {
@@ -445,7 +449,11 @@ impl Writer {
     fn try_again(&mut self, connection: &mut Option<Connection>) -> Result<(), Failure> {
         let connection = match connection {
             Some(present) if self.still_there().is_ok() => present,
-            _ => connection.insert(self.open()?),
+            _ => {
+                let opened = self.open()?;
+                self.tray.note_other_file();
+                connection.insert(opened)
+            }
         };
         let probed = probe(connection);
         if let Err(error) = &probed

@@ -302,7 +302,10 @@ fn nothing_is_removed_while_the_writer_is_parked() {
         .open()
         .execute_batch(&format!(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {OLD}) \
-             INSERT INTO reports SELECT i, 1, '', '', 0, 0, i, NULL FROM n"
+             INSERT INTO reports SELECT i, 1, '', '', 0, 0, i, NULL FROM n; \
+             INSERT INTO agents (address, version, first_seen, last_seen, state, changed_at,
+                 heartbeats, reports, interval)
+             VALUES ('10.0.0.9', '', 0, unixepoch() * 1000000000, 'online', 0, 0, 0, 0)"
         ))
         .unwrap();
     // It has steps and steps to take, one every 10 ms.

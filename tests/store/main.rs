@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod clock;
 mod documented;
 mod faults;
 mod following;
@@ -15,6 +16,7 @@ mod killed;
 mod liveness;
 mod place;
 mod reading;
+mod replaced;
 mod retention;
 mod shown;
 mod startup;

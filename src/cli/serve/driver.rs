@@ -254,6 +254,17 @@ impl Driver {
                         control.answer(asker, now, &answer);
                     }
                 }
+                Request::ConfirmClock => {
+                    let answer = match self.reactor.handler().confirm_clock() {
+                        true => Answer::Done(Vec::new()),
+                        false => Answer::Failed(
+                            "expiry by age is not paused: there is nothing to confirm".to_owned(),
+                        ),
+                    };
+                    if let Some(control) = &mut self.control {
+                        control.answer(asker, now, &answer);
+                    }
+                }
                 Request::Upgrade { binary } => self.upgrade(binary.as_deref(), Some(asker), now),
             }
         }

@@ -139,7 +139,7 @@ proptest! {
         // In the order of arrival, and with each agent's reports linked back from its row.
         let in_order = numbers(&connection, "SELECT rand FROM reports ORDER BY seq");
         prop_assert!(in_order.is_sorted());
-        let unlinked = "SELECT count(*) FROM reports AS r WHERE previous IS NOT \
+        let unlinked = "SELECT count(*) FROM reports AS r WHERE r.seq - back IS NOT \
             (SELECT max(seq) FROM reports AS s WHERE s.agent = r.agent AND s.seq < r.seq)";
         prop_assert_eq!(numbers(&connection, unlinked), [0]);
         let not_last = "SELECT count(*) FROM agents WHERE last_report IS NOT \

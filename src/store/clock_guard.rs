@@ -1,0 +1,241 @@
+//! Pauses expiry by age while the clock may be wrong: a clock that is ahead would remove
+//! reports that are not old.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, Statement};
+
+use crate::time::{Clock, Moment, UnixNanos};
+
+/// The wall clock may gain so much on the monotonic one between two looks, and be ahead of
+/// the newest time in the store at the start by so much.
+const JUMP: Duration = Duration::from_secs(60 * 60);
+
+/// After a start with a greater gap, expiry by age waits this long: time for the clock to be
+/// corrected over the network.
+const WAIT: Duration = Duration::from_secs(60 * 60);
+
+/// Whether the wall clock may be relied upon to remove what is old.
+pub(super) struct ClockGuard<'c> {
+    clock: Clock,
+    save: Statement<'c>,
+    /// What the wall clock showed when expiry was paused, until it is confirmed or the clock
+    /// shows an earlier time.
+    paused_at: Option<UnixNanos>,
+    /// The file says otherwise.
+    is_unsaved: bool,
+    /// Expiry begins then.
+    wait_until: Option<Moment>,
+    /// Both clocks at the last look.
+    last: (Moment, UnixNanos),
+    /// Why expiry is paused from the start; logged at the first look.
+    reason: Option<&'static str>,
+}
+
+impl<'c> ClockGuard<'c> {
+    /// Compares the clock with the newest time in the store. `age` is the age at which
+    /// reports are removed.
+    pub(super) fn prepare(
+        connection: &'c Connection,
+        clock: Clock,
+        age: Duration,
+    ) -> rusqlite::Result<Self> {
+        let now = (clock.now(), clock.wall());
+        let paused_at = connection.query_row("SELECT paused_at FROM store", [], |row| {
+            row.get::<_, Option<i64>>(0)
+        })?;
+        let newest = connection.query_row(
+            "SELECT max(at) FROM (
+                 SELECT coalesce(received_at, seq) AS at FROM reports
+                 WHERE seq = (SELECT max(seq) FROM reports)
+                 UNION ALL SELECT max(last_seen) FROM agents)",
+            [],
+            |row| row.get::<_, Option<i64>>(0),
+        )?;
+        let mut guard = Self {
+            save: connection.prepare("UPDATE store SET paused_at = ?1")?,
+            clock,
+            paused_at: paused_at.map(UnixNanos::from_nanos),
+            is_unsaved: false,
+            wait_until: None,
+            last: now,
+            reason: None,
+        };
+        let gap = newest.map_or(Duration::ZERO, |newest| {
+            now.1.since(UnixNanos::from_nanos(newest))
+        });
+        if guard.paused_at.is_some() {
+            guard.reason = Some("the clock jumped ahead before this start and was not confirmed");
+        } else if gap > JUMP && gap >= age {
+            guard.set(Some(now.1));
+            guard.reason = Some("by the clock, everything in the store is too old");
+        } else if gap > JUMP {
+            guard.wait_until = Some(now.0.after(WAIT));
+        }
+        Ok(guard)
+    }
+
+    /// Whether what is old may be removed now. To be asked within a transaction.
+    pub(super) fn allows_expiry(&mut self) -> rusqlite::Result<bool> {
+        let (now, wall) = (self.clock.now(), self.clock.wall());
+        let expected = self.last.1.after(now.since(self.last.0));
+        self.last = (now, wall);
+        match self.paused_at {
+            Some(paused_at) if wall < paused_at => {
+                log::info!("the clock was set back: expiry by age goes on");
+                self.set(None);
+            }
+            None if wall.since(expected) > JUMP => {
+                let ahead = whole_seconds(wall.since(expected));
+                self.pause(&format!("the clock has jumped ahead by {ahead}"));
+            }
+            Some(_) => {
+                if let Some(reason) = self.reason.take() {
+                    self.warn(reason);
+                }
+            }
+            None => {}
+        }
+        if self.is_unsaved {
+            let paused_at = self.paused_at.map(UnixNanos::as_nanos);
+            self.save.execute([paused_at])?;
+            self.is_unsaved = false;
+        }
+        self.wait_until = self.wait_until.filter(|until| now < *until);
+        Ok(self.paused_at.is_none() && self.wait_until.is_none())
+    }
+
+    pub(super) const fn is_paused(&self) -> bool {
+        self.paused_at.is_some()
+    }
+
+    /// The operator says that the clock is right.
+    pub(super) fn confirm(&mut self) {
+        self.wait_until = None;
+        if self.paused_at.is_some() {
+            log::info!("the clock was confirmed: expiry by age goes on");
+            self.set(None);
+        }
+    }
+
+    fn pause(&mut self, why: &str) {
+        self.set(Some(self.clock.wall()));
+        self.warn(why);
+    }
+
+    fn warn(&self, why: &str) {
+        log::warn!(
+            "expiry by age is paused, so that a wrong clock removes nothing: {why}; the clock \
+             shows {}: if that is right, confirm it with `hawk confirm-clock`, else set it",
+            self.clock.wall().to_seconds(),
+        );
+    }
+
+    fn set(&mut self, paused_at: Option<UnixNanos>) {
+        self.paused_at = paused_at;
+        self.is_unsaved = true;
+    }
+}
+
+fn whole_seconds(span: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_secs(span.as_secs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::store::schema;
+    use crate::time::ManualClock;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+    const MONTH: Duration = Duration::from_secs(30 * 86_400);
+    const START: UnixNanos = UnixNanos::from_nanos(1_475_249_220_000_000_000);
+
+    /// A store whose only report was received at [`START`].
+    fn store() -> Connection {
+        let mut connection = Connection::open_in_memory().unwrap();
+        schema::migrate(&mut connection).unwrap();
+        connection
+            .execute(
+                "INSERT INTO reports VALUES (1, 1, '', '', 0, 0, ?1, NULL)",
+                [START.as_nanos()],
+            )
+            .unwrap();
+        connection
+    }
+
+    fn clock(wall: UnixNanos) -> (Arc<ManualClock>, Clock) {
+        let manual = Arc::new(ManualClock::new(Moment::from_nanos(1), wall));
+        (Arc::clone(&manual), Clock::Manual(manual))
+    }
+
+    fn set_wall(manual: &ManualClock, wall: UnixNanos) {
+        manual.set(manual.now(), wall);
+    }
+
+    #[test]
+    fn a_jump_ahead_pauses_expiry_until_the_clock_is_confirmed_or_set_back() {
+        let store = store();
+        let (manual, clock) = clock(START);
+        let mut guard = ClockGuard::prepare(&store, clock.clone(), MONTH).unwrap();
+        let look = |guard: &mut ClockGuard<'_>| guard.allows_expiry().unwrap();
+        assert!(look(&mut guard));
+        // However long between two looks, and a small correction.
+        manual.advance(40 * DAY);
+        assert!(look(&mut guard));
+        set_wall(&manual, manual.wall().after(JUMP));
+        assert!(look(&mut guard));
+        let right = manual.wall();
+        set_wall(&manual, right.after(2 * JUMP));
+        assert!(!look(&mut guard) && guard.is_paused());
+        manual.advance(DAY);
+        assert!(!look(&mut guard));
+        set_wall(&manual, right.after(DAY));
+        assert!(!look(&mut guard), "it is not before the jump");
+        set_wall(&manual, right);
+        assert!(look(&mut guard) && !guard.is_paused());
+        set_wall(&manual, right.after(2 * JUMP));
+        assert!(!look(&mut guard));
+        // A restart does not make it right.
+        drop(guard);
+        let mut guard = ClockGuard::prepare(&store, clock.clone(), MONTH).unwrap();
+        assert!(!look(&mut guard));
+        guard.confirm();
+        assert!(look(&mut guard));
+        drop(guard);
+        let guard = ClockGuard::prepare(&store, clock, 1000 * MONTH).unwrap();
+        assert!(!guard.is_paused());
+    }
+
+    #[test]
+    fn a_start_long_after_the_newest_report_waits_or_pauses() {
+        let store = store();
+        for (gap, allowed, allowed_later) in [
+            (Duration::ZERO, true, true),
+            (JUMP, true, true),
+            (DAY, false, true),
+            (MONTH, false, false),
+        ] {
+            let (manual, clock) = clock(START.after(gap));
+            let mut guard = ClockGuard::prepare(&store, clock, MONTH).unwrap();
+            assert_eq!(guard.allows_expiry(), Ok(allowed), "{gap:?}");
+            manual.advance(WAIT);
+            assert_eq!(guard.allows_expiry(), Ok(allowed_later), "{gap:?}");
+        }
+        // An agent that was heard says that the clock is right, as a report does.
+        let agent =
+            "INSERT INTO agents (address, version, first_seen, last_seen, state, changed_at,
+                         heartbeats, reports, interval)
+                     VALUES ('', '', 0, ?1, 'online', 0, 0, 0, 0)";
+        let wall = START.after(2 * MONTH);
+        store
+            .execute("UPDATE store SET paused_at = NULL", [])
+            .unwrap();
+        store.execute(agent, [wall.as_nanos()]).unwrap();
+        let (_, clock) = clock(wall);
+        let mut guard = ClockGuard::prepare(&store, clock, MONTH).unwrap();
+        assert_eq!(guard.allows_expiry(), Ok(true));
+    }
+}

@@ -1,0 +1,69 @@
+//! A clock that is or was wrong: the order is that of arrival, and nothing is removed.
+
+use crate::place::*;
+use crate::support::*;
+
+const HOUR: i64 = 3_600_000_000_000;
+
+#[test]
+fn reports_of_a_clock_that_was_ahead_hide_no_later_ones() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    server.connect().exchange(&report("old"), REPORT);
+    drop(server);
+    place
+        .open()
+        .execute(
+            "INSERT INTO reports (agent, peer, content, rand, timestamp, received_at)
+             SELECT agent, peer, 'ahead', 1, 1, received_at + ?1 FROM reports",
+            [HOUR],
+        )
+        .unwrap();
+    let server = place.serve(&[]);
+    let follower = place.read(&["reports", "--follow"]).spawn();
+    follower.stdout.wait_for(0, |line| line.contains("ahead"));
+    server.connect().exchange(&report("new"), REPORT);
+    follower.stdout.wait_for(0, |line| line.contains("\"new\""));
+    let shown = |args: &[&str]| place.read(&[&["reports"], args].concat()).run().stdout;
+    let last = shown(&["--last", "1"]);
+    assert!(last[0].contains("\"new\""), "{last:?}");
+    let since = shown(&["--since", "30m"]);
+    assert_eq!(since.len(), 3, "{since:?}");
+    let until = shown(&["--until", "1ms", "--last", "1"]);
+    assert!(until[0].contains("\"new\""), "{until:?}");
+    assert_eq!(place.contents(), ["old", "ahead", "new"]);
+}
+
+#[test]
+fn a_store_of_which_all_is_too_old_is_kept_until_the_clock_is_confirmed() {
+    let place = Place::new();
+    let control = place.folder().join("control");
+    let control = control.to_str().unwrap();
+    let server = place.serve(&[]);
+    server.connect().exchange(&report("old"), REPORT);
+    drop(server);
+    place
+        .open()
+        .execute_batch(&format!(
+            "UPDATE reports SET received_at = received_at - 5 * {HOUR};
+             UPDATE agents SET last_seen = last_seen - 5 * {HOUR}, state = 'offline';"
+        ))
+        .unwrap();
+    let server = place.serve(&["--retain", "2h", "--control", control]);
+    server
+        .log()
+        .wait_for(0, |line| line.contains("expiry by age is paused"));
+    server.connect().exchange(&report("new"), REPORT);
+    assert_eq!(place.contents(), ["old", "new"]);
+    let paused = || server.stats().store("expiry_paused");
+    assert!(eventually(|| (paused() == 1).then_some(())).is_some());
+    let confirm = || Launch::hawk(&["confirm-clock", "--control", control]).run();
+    let exit = confirm();
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    let gone = eventually(|| (place.contents() == ["new"]).then_some(()));
+    assert!(gone.is_some(), "{:?}", place.contents());
+    assert!(eventually(|| (paused() == 0).then_some(())).is_some());
+    let exit = confirm();
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    assert!(exit.stderr[0].contains("nothing to confirm"), "{exit:?}");
+}
