@@ -98,7 +98,9 @@ fn agent_name(name: Option<Text<'_>>) -> Result<Option<AgentName<'_>>, Refusal> 
 /// breaks anywhere, and stray bits in the last character.
 fn decode_base64<'s>(text: &[u8], scratch: &'s mut Vec<u8>) -> Result<&'s [u8], Refusal> {
     let breaks = |byte: &u8| matches!(byte, b'\r' | b'\n');
-    let decodes = match text.iter().any(breaks) {
+    // Looks at every byte, many at a time.
+    let broken = text.iter().fold(false, |found, byte| found | breaks(byte));
+    let decodes = match broken {
         false => decode_liberally(text, scratch),
         true => {
             let text: Vec<u8> = text.iter().copied().filter(|byte| !breaks(byte)).collect();
