@@ -63,6 +63,10 @@ pub(super) fn store_path(text: &str) -> Result<StorePath, String> {
     match text {
         "" => Err("give a path, or none to store nothing".to_owned()),
         "none" => Ok(StorePath::Nowhere),
+        ":memory:" => Err("a store in memory is not supported; give a path, or none".to_owned()),
+        uri if uri.starts_with("file:") => Err(format!(
+            "URIs are not supported; give a path (for a file of that name, ./{uri})"
+        )),
         path => Ok(StorePath::File(path.into())),
     }
 }
@@ -289,7 +293,17 @@ mod tests {
     fn a_store_is_a_file_or_none() {
         assert_eq!(store_path("none"), Ok(StorePath::Nowhere));
         assert_eq!(store_path("./none"), Ok(StorePath::File("./none".into())));
-        assert!(store_path("").is_err());
+        for (bad, advice) in [
+            ("", "give a path"),
+            (":memory:", "or none"),
+            ("file:hawk.db", "./file:hawk.db"),
+            (
+                "file:///var/lib/hawk/hawk.db?mode=ro",
+                "URIs are not supported",
+            ),
+        ] {
+            assert!(store_path(bad).unwrap_err().contains(advice), "{bad}");
+        }
     }
 
     #[test]

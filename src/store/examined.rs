@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rusqlite::{Connection, OpenFlags};
-use rustix::fs::Access;
 
+use super::location;
+use super::open::check_tables;
 use super::reader;
 use super::schema::{self, Fitness};
-use super::{Delivery, Intake, Lock, OpenError, Retention, Store, Tray, Writer};
+use super::{Delivery, Intake, Lock, OpenError, Retention, Store, Writer};
 
 /// A store that was looked at, and that this process can go on writing.
 ///
@@ -33,32 +34,27 @@ impl Store {
     /// [`OpenError`], which says what to do about it. A file that is not there, though
     /// the other process writes it, was moved or removed.
     pub fn examine(path: &Path) -> Result<Examined, OpenError> {
-        reader::file_id(path).map_err(|error| match error {
+        let path = location::resolve(path)?;
+        reader::file_id(&path).map_err(|error| match error {
             OpenError::Missing(path) => OpenError::Vanished(path),
             other => other,
         })?;
-        let folder = super::open::folder_of(path);
-        for (place, needed) in [
-            (path, Access::READ_OK | Access::WRITE_OK),
-            (folder, Access::WRITE_OK | Access::EXEC_OK),
-        ] {
-            rustix::fs::access(place, needed)
-                .map_err(|error| OpenError::File(place.to_owned(), error.into()))?;
-        }
-        let (connection, fitness) = reader::connect(path, OpenFlags::empty())
-            .map_err(|error| OpenError::Sqlite(path.to_owned(), error))?;
+        location::check_access(&path)?;
+        let (connection, fitness) = reader::connect(&path, OpenFlags::empty())
+            .map_err(|error| OpenError::Sqlite(path.clone(), error))?;
+        check_tables(&path, &connection, fitness)?;
         match fitness {
             Fitness::Ready | Fitness::Empty | Fitness::Older(_) => Ok(Examined {
-                path: path.to_owned(),
+                path,
                 connection,
                 delivery: Arc::default(),
             }),
             Fitness::Newer(found) => Err(OpenError::Newer {
-                path: path.to_owned(),
+                path,
                 found,
                 known: schema::VERSION,
             }),
-            Fitness::Foreign => Err(OpenError::Foreign(path.to_owned())),
+            Fitness::Foreign => Err(OpenError::Foreign(path)),
         }
     }
 }
@@ -86,19 +82,10 @@ impl Examined {
     /// # Errors
     /// If the kernel refuses a thread.
     pub fn start(self, lock: Lock, retention: Retention) -> std::io::Result<Intake> {
-        let tray = Arc::new(Tray::default());
-        tray.park();
-        let writer =
-            Writer::new(self.path, retention, Arc::clone(&tray)).with_delivery(self.delivery);
+        let writer = Writer::new(self.path, retention, Arc::new(lock)).with_delivery(self.delivery);
+        writer.tray().park();
         let witness = self.connection;
-        super::spawn(tray, lock, move |lock| {
-            writer.open_and_run(witness, || {
-                // It says who writes, for people to read.
-                if let Err(error) = lock.sign() {
-                    log::warn!("{error}");
-                }
-            });
-        })
+        super::spawn(writer, move |writer| writer.open_and_run(witness))
     }
 }
 
@@ -142,7 +129,7 @@ mod tests {
 
     /// The same lock, as another process has it.
     fn shared(lock: &Lock, path: &Path) -> Lock {
-        Lock::adopt(lock.share().try_clone_to_owned().unwrap(), path).unwrap()
+        Lock::adopt(lock.share().try_clone().unwrap().into(), path).unwrap()
     }
 
     fn version(connection: &Connection) -> i32 {

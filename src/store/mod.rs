@@ -9,7 +9,9 @@ mod clock_guard;
 mod delivery;
 mod drops;
 mod examined;
+mod files;
 mod intake;
+mod location;
 mod lock;
 mod open;
 mod pages;
@@ -22,7 +24,7 @@ mod tray;
 mod writer;
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +34,7 @@ pub use batch::{Agent, AgentIndex, Batch, Event, Report};
 pub use delivery::{Delivery, Lane, Opening, Progress};
 pub use examined::Examined;
 pub use intake::Intake;
+pub use location::{check_owner, resolve};
 pub use lock::{Lock, LockError};
 pub use open::OpenError;
 pub use reader::{
@@ -42,7 +45,7 @@ pub use retention::{FreeSpace, Retention};
 pub use tray::{Counters, Health};
 
 use crate::time::{Clock, UnixNanos};
-use tray::Tray;
+use open::{Work, size_of};
 use writer::Writer;
 
 /// A store that is open for writing, and that nobody writes yet.
@@ -63,10 +66,17 @@ impl Store {
     ///
     /// # Errors
     /// [`OpenError`], which says what to do about it.
-    pub fn open(path: PathBuf) -> Result<Self, OpenError> {
-        open::check_folder(&path)?;
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        let path = resolve(path.as_ref())?;
+        location::check_file(&path)?;
+        location::check_access(&path)?;
         let lock = Lock::take(&path).map_err(|error| OpenError::Lock(path.clone(), error))?;
-        let connection = open::open(&path)?;
+        let mut connection = open::open(&path)?;
+        Work::limit(&mut connection, size_of(&path))
+            .map_err(|error| OpenError::Sqlite(path.clone(), error))?;
+        if let Some(command) = location::closing_command(&path) {
+            log::warn!("other users have rights on the store's files; take them away: {command}");
+        }
         Ok(Self {
             path,
             connection,
@@ -153,28 +163,29 @@ impl Store {
     /// # Errors
     /// If the kernel refuses a thread.
     pub fn start(self, retention: Retention) -> std::io::Result<Intake> {
-        let tray = Arc::new(Tray::default());
-        let writer = Writer::new(self.path, retention, Arc::clone(&tray))
+        let lock = Arc::new(self.lock);
+        let writer = Writer::new(self.path, retention, lock)
             .with_surplus(self.surplus)
             .with_delivery(self.delivery);
         let connection = self.connection;
-        spawn(tray, self.lock, move |_| writer.run(connection))
+        spawn(writer, move |writer| writer.run(connection))
     }
 
     /// Prepares a writer that runs on the caller's thread and reads `clock`: for a
     /// simulation. Its reactor's half must never wait for it.
     #[must_use]
     pub fn on_this_thread(self, retention: Retention, clock: Clock) -> (Intake, WriterHere) {
-        let tray = Arc::new(Tray::default());
-        let writer = Writer::new(self.path, retention, Arc::clone(&tray))
+        let lock = Arc::new(self.lock);
+        let writer = Writer::new(self.path, retention, lock)
             .with_surplus(self.surplus)
             .with_delivery(self.delivery)
             .with_clock(clock);
+        let intake = writer.intake();
         let here = WriterHere {
             writer,
             connection: self.connection,
         };
-        (Intake::new(tray, Arc::new(self.lock)), here)
+        (intake, here)
     }
 
     fn unreadable(&self, error: rusqlite::Error) -> OpenError {
@@ -197,21 +208,15 @@ impl WriterHere {
     }
 }
 
-/// Runs the writer's thread, which holds the lock with the reactor's half.
-fn spawn(
-    tray: Arc<Tray>,
-    lock: Lock,
-    write: impl FnOnce(&Lock) + Send + 'static,
-) -> std::io::Result<Intake> {
-    let lock = Arc::new(lock);
-    // Nobody else may write before the thread is done.
-    let (held, ended) = (Arc::clone(&lock), Arc::clone(&tray));
+/// Runs the writer on a thread of its own.
+fn spawn(writer: Writer, write: impl FnOnce(Writer) + Send + 'static) -> std::io::Result<Intake> {
+    let intake = writer.intake();
+    let tray = Arc::clone(writer.tray());
     std::thread::Builder::new()
         .name("hawk-store".to_owned())
         .spawn(move || {
-            write(&held);
-            drop(held);
-            ended.end();
+            write(writer);
+            tray.end();
         })?;
-    Ok(Intake::new(tray, lock))
+    Ok(intake)
 }

@@ -278,10 +278,6 @@ impl<'c> Retainer<'c> {
         self.bytes
     }
 
-    pub(super) const fn page_size(&self) -> u64 {
-        self.page_size.cast_unsigned()
-    }
-
     /// Whether the disk is short of space: the log is then to stay short.
     pub(super) const fn is_short_of_space(&self) -> bool {
         self.short_of_space
@@ -363,6 +359,12 @@ impl<'c> Retainer<'c> {
             };
             let count = self.delete_reports.execute([bound])? as u64;
             self.delete_times.execute([bound])?;
+            if count == 0 {
+                // The highest number there is, which no bound is above, or a damaged table.
+                self.behind = false;
+                (self.added, self.added_pages) = (0, 0);
+                return Ok(());
+            }
             removed.reports += count;
             if reason != Reason::Age {
                 removed.early += count;

@@ -2,8 +2,10 @@
 //!
 //! `docs/store.md` tells users what each column means.
 
-use rusqlite::Connection;
+use std::sync::OnceLock;
+
 use rusqlite::config::DbConfig;
+use rusqlite::{Connection, Row};
 
 /// Marks a file as one of ours (`PRAGMA application_id`): "hawk" in ASCII.
 pub const APPLICATION_ID: i32 = 0x6861_776b;
@@ -39,10 +41,105 @@ pub fn examine(connection: &Connection) -> rusqlite::Result<Fitness> {
     Ok(match (application, version) {
         (0, 0) if tables == 0 => Fitness::Empty,
         (APPLICATION_ID, VERSION) => Fitness::Ready,
-        (APPLICATION_ID, older) if older < VERSION => Fitness::Older(older),
-        (APPLICATION_ID, newer) => Fitness::Newer(newer),
+        (APPLICATION_ID, older @ 0..VERSION) => Fitness::Older(older),
+        (APPLICATION_ID, newer) if newer > VERSION => Fitness::Newer(newer),
         _ => Fitness::Foreign,
     })
+}
+
+/// What is in the file's schema beside the tables and indexes of this version, or is
+/// missing there, in words; `None` if nothing is.
+///
+/// Every statement of this program relies on its tables: another one, a trigger, an index
+/// with an expression or a CHECK could run code of the file's author, without an end.
+/// Ordinary tables under other names are left alone; nothing here reads them.
+///
+/// # Errors
+/// The error of SQLite, most often that the schema is damaged.
+pub fn difference(connection: &Connection, version: i32) -> rusqlite::Result<Option<String>> {
+    let expected = expected(version)?;
+    let mut left: Vec<&Object> = expected.iter().collect();
+    for found in objects(connection)? {
+        let place = left
+            .iter()
+            .position(|object| (&object.kind, &object.name) == (&found.kind, &found.name));
+        match place.map(|place| left.swap_remove(place)) {
+            Some(object) if object.text == found.text => {}
+            Some(_) => return Ok(Some(format!("another {}", found.in_words()))),
+            None if found.is_harmless() => {}
+            None => return Ok(Some(format!("the {}", found.in_words()))),
+        }
+    }
+    Ok(left
+        .first()
+        .map(|object| format!("no {}", object.in_words())))
+}
+
+/// An entry of the schema.
+#[derive(Debug)]
+struct Object {
+    kind: String,
+    name: String,
+    /// The statement that made it, without blanks and quotation marks: how ALTER TABLE writes
+    /// these is SQLite's own business.
+    text: String,
+}
+
+impl Object {
+    /// For people to read; the name is anything.
+    fn in_words(&self) -> String {
+        let name: String = self.name.chars().take(64).collect();
+        let kind = match self.kind.as_str() {
+            "table" if self.text.starts_with("CREATEVIRTUAL") => "virtual table",
+            kind @ ("table" | "index" | "trigger" | "view") => kind,
+            _ => "entry",
+        };
+        format!("{kind} {name:?}")
+    }
+
+    /// An ordinary table of an operator, or the index that SQLite makes for one.
+    fn is_harmless(&self) -> bool {
+        match self.kind.as_str() {
+            "table" => self.text.starts_with("CREATETABLE"),
+            "index" => self.text.is_empty() && self.name.starts_with("sqlite_autoindex_"),
+            _ => false,
+        }
+    }
+}
+
+/// All entries of the schema.
+fn objects(connection: &Connection) -> rusqlite::Result<Vec<Object>> {
+    let mut objects = connection.prepare("SELECT type, name, sql FROM sqlite_schema")?;
+    let read = |row: &Row<'_>| {
+        let sql: Option<String> = row.get(2)?;
+        Ok(Object {
+            kind: row.get(0)?,
+            name: row.get(1)?,
+            text: sql
+                .unwrap_or_default()
+                .replace(|char: char| char.is_whitespace() || char == '"', ""),
+        })
+    };
+    objects.query_map([], read)?.collect()
+}
+
+/// The schema of a version, as the same steps make it in memory.
+fn expected(version: i32) -> rusqlite::Result<&'static [Object]> {
+    static EXPECTED: [OnceLock<Vec<Object>>; STEPS.len() + 1] =
+        [const { OnceLock::new() }; STEPS.len() + 1];
+    let Some(expected) = usize::try_from(version)
+        .ok()
+        .and_then(|at| EXPECTED.get(at))
+    else {
+        return Ok(&[]);
+    };
+    if let Some(made) = expected.get() {
+        return Ok(made);
+    }
+    let mut connection = Connection::open_in_memory()?;
+    run_steps(&mut connection, version)?;
+    let made = objects(&connection)?;
+    Ok(expected.get_or_init(|| made))
 }
 
 /// Brings a file that [`examine`] found empty or older up to date, in one
@@ -56,26 +153,25 @@ pub fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     // A step may edit `sqlite_schema`, which defensive mode forbids.
     let defensive = connection.db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)?;
-    let outcome = run_steps(connection);
+    let outcome = run_steps(connection, VERSION);
     // Loads the tables as they are now, and forbids edits again.
     let reset = connection.execute_batch("PRAGMA writable_schema = RESET");
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, defensive)?;
     outcome.and(reset)
 }
 
-fn run_steps(connection: &mut Connection) -> rusqlite::Result<()> {
+/// Runs the steps to version `to`.
+fn run_steps(connection: &mut Connection, to: i32) -> rusqlite::Result<()> {
     let transaction =
         connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     // Another process may have been faster.
     let version: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    for step in STEPS
-        .iter()
-        .skip(usize::try_from(version).unwrap_or(usize::MAX))
-    {
+    let number = |version| usize::try_from(version).unwrap_or(usize::MAX);
+    for step in STEPS.iter().take(number(to)).skip(number(version)) {
         transaction.execute_batch(step)?;
     }
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.pragma_update(None, "user_version", to)?;
     transaction.commit()
 }
 
@@ -254,6 +350,67 @@ mod tests {
         assert_eq!(examine(&connection), Ok(Fitness::Ready));
     }
 
+    /// The first object that differs after `sql` was run on a file of this version.
+    fn difference_after(version: i32, sql: &str) -> Option<String> {
+        let mut connection = Connection::open_in_memory().unwrap();
+        run_steps(&mut connection, version).unwrap();
+        connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)
+            .unwrap();
+        // Loads the tables as the steps have left them.
+        connection
+            .execute_batch("PRAGMA writable_schema = RESET")
+            .unwrap();
+        connection.execute_batch(sql).unwrap();
+        difference(&connection, version).unwrap()
+    }
+
+    #[test]
+    fn the_schema_of_every_version_is_as_expected() {
+        for version in 0..=VERSION {
+            assert_eq!(difference_after(version, ""), None, "{version}");
+        }
+        let mut migrated = Connection::open_in_memory().unwrap();
+        older(&migrated, ROWS_OF_VERSION_1);
+        assert_eq!(difference(&migrated, 1), Ok(None));
+        migrate(&mut migrated).unwrap();
+        assert_eq!(difference(&migrated, VERSION), Ok(None));
+    }
+
+    #[test]
+    fn an_operators_table_and_statistics_are_left_alone() {
+        for sql in ["CREATE TABLE mine (name TEXT PRIMARY KEY)", "ANALYZE"] {
+            assert_eq!(difference_after(VERSION, sql), None, "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_could_run_code_is_named() {
+        for (sql, expected) in [
+            (
+                "CREATE TRIGGER t AFTER INSERT ON reports BEGIN DELETE FROM reports; END",
+                "the trigger \"t\"",
+            ),
+            ("CREATE VIEW v AS SELECT 1", "the view \"v\""),
+            ("CREATE INDEX i ON reports (abs(rand))", "the index \"i\""),
+            (
+                "CREATE VIRTUAL TABLE f USING fts5 (x)",
+                "the virtual table \"f\"",
+            ),
+            ("DROP INDEX agents_by_name", "no index \"agents_by_name\""),
+            (
+                "ALTER TABLE reports ADD COLUMN x INTEGER CHECK (x > 1)",
+                "another table \"reports\"",
+            ),
+            (
+                "DROP TABLE events; CREATE VIEW events AS SELECT 1",
+                "the view \"events\"",
+            ),
+        ] {
+            assert_eq!(difference_after(VERSION, sql).as_deref(), Some(expected));
+        }
+    }
+
     #[test]
     fn what_we_cannot_use_is_told_apart() {
         let connection = Connection::open_in_memory().unwrap();
@@ -265,6 +422,8 @@ mod tests {
         assert_eq!(examine(&connection), Ok(Fitness::Newer(VERSION + 1)));
         set("user_version", VERSION - 1);
         assert_eq!(examine(&connection), Ok(Fitness::Older(VERSION - 1)));
+        set("user_version", -1);
+        assert_eq!(examine(&connection), Ok(Fitness::Foreign));
         set("application_id", 7);
         assert_eq!(examine(&connection), Ok(Fitness::Foreign));
     }

@@ -104,6 +104,8 @@ struct Slots {
     /// It does, and waits for the bell.
     parked: bool,
     stop: Option<Stop>,
+    /// All that was offered is committed, and nothing more will be.
+    committed: bool,
     ended: bool,
 }
 
@@ -216,7 +218,8 @@ impl Tray {
     }
 
     /// Tells the writer to end, and waits for that; false if it takes longer than
-    /// `patience`.
+    /// `patience` to commit what it was given. What it does after that loses nothing if it
+    /// is broken off.
     pub(super) fn end_writer(&self, how: Stop, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         let mut slots = self.slots();
@@ -225,7 +228,7 @@ impl Tray {
         while !slots.ended {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return false;
+                return slots.committed;
             }
             let waited = self.bell.wait_timeout(slots, left);
             slots = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -309,6 +312,11 @@ impl Tray {
         slots.parked = false;
         // It may be to be parked again, once it is done with what is on offer.
         (!slots.park || slots.offered.is_some()) && slots.stop != Some(Stop::Leave)
+    }
+
+    /// The writer has committed all there was, and only closes the file.
+    pub(super) fn all_committed(&self) {
+        self.slots().committed = true;
     }
 
     /// The writer has ended.

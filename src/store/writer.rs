@@ -1,10 +1,8 @@
 //! The writer: one thread that commits batches, one after the other.
 
 use std::collections::HashMap;
-use std::fs;
 use std::io;
 use std::ops::ControlFlow;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +12,13 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::delivery::{Deliveries, Delivery};
 use super::drops::Drops;
-use super::open::{OpenError, explain, open, wal_pages};
+use super::files::{Change, Files};
+use super::open::{LOCK_PATIENCE, OpenError, explain, open, wal_pages};
 use super::retention::{Added, Retainer, Retention};
 use super::schema::VERSION;
 use super::statements::Statements;
 use super::tray::{Next, Stop, Tray};
-use super::{AgentIndex, Batch, Counters, Health};
+use super::{AgentIndex, Batch, Counters, Health, Intake, Lock};
 use crate::throttle::Throttle;
 use crate::time::{Clock, UnixNanos};
 
@@ -57,6 +56,8 @@ pub(super) struct Writer {
     path: PathBuf,
     retention: Retention,
     tray: Arc<Tray>,
+    /// The right to write, held until this ends.
+    lock: Arc<Lock>,
     clock: Clock,
     counters: Counters,
     unwritten: Unwritten,
@@ -64,8 +65,8 @@ pub(super) struct Writer {
     /// Agents that were heard last before this are too many.
     surplus: Option<UnixNanos>,
     delivery: Arc<Delivery>,
-    /// The file that is open.
-    file: Option<Identity>,
+    /// The files that are open.
+    files: Option<Files>,
     /// Keeps the file in use until it is open for writing; see [`super::Examined`].
     witness: Option<Connection>,
     /// It was said that the log has grown too long.
@@ -112,6 +113,23 @@ impl Unwritten {
     }
 }
 
+/// What is in the log.
+struct Log {
+    /// Pages in it at which the next checkpoint is due.
+    checkpoint_at: u32,
+    /// Another program reads, so that the last checkpoint was not complete.
+    is_held: bool,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            checkpoint_at: CHECKPOINT_PAGES,
+            is_held: false,
+        }
+    }
+}
+
 /// How a time of serving ended.
 enum End {
     Stopped(Stop),
@@ -125,25 +143,33 @@ enum End {
 enum Failure {
     #[error("{}", explain(.0))]
     Sqlite(#[from] rusqlite::Error),
-    #[error("its file was moved or removed; it is opened anew")]
-    Moved,
     #[error(transparent)]
+    Changed(#[from] Change),
+    #[error("its files cannot be examined: {0}")]
+    Watch(#[source] io::Error),
+    #[error(
+        "its file was moved, and what was committed last cannot be written to it while another \
+         program reads it; end that program"
+    )]
+    Held,
+    #[error("{}", whole(.0))]
     Open(#[from] OpenError),
 }
 
 impl Writer {
-    pub(super) fn new(path: PathBuf, retention: Retention, tray: Arc<Tray>) -> Self {
+    pub(super) fn new(path: PathBuf, retention: Retention, lock: Arc<Lock>) -> Self {
         Self {
             path,
             retention,
-            tray,
+            tray: Arc::default(),
+            lock,
             clock: Clock::System,
             counters: Counters::default(),
             unwritten: Unwritten::default(),
             drops: Drops::default(),
             surplus: None,
             delivery: Arc::default(),
-            file: None,
+            files: None,
             witness: None,
             swollen: false,
             complaints: Throttle::bursts_of(CHANGES),
@@ -156,6 +182,15 @@ impl Writer {
     pub(super) const fn with_surplus(mut self, heard_before: Option<UnixNanos>) -> Self {
         self.surplus = heard_before;
         self
+    }
+
+    /// The reactor's half.
+    pub(super) fn intake(&self) -> Intake {
+        Intake::new(Arc::clone(&self.tray), Arc::clone(&self.lock))
+    }
+
+    pub(super) const fn tray(&self) -> &Arc<Tray> {
+        &self.tray
     }
 
     /// Reads this clock instead of the machine's.
@@ -192,13 +227,16 @@ impl Writer {
         );
     }
 
-    /// Waits to be unparked, `begin`s, opens the file, and commits what comes until it is
-    /// told to stop. If the file cannot be opened, that is as if it could not be written.
-    pub(super) fn open_and_run(mut self, witness: Connection, begin: impl FnOnce()) {
+    /// Waits to be unparked, opens the file, and commits what comes until it is told to
+    /// stop. If the file cannot be opened, that is as if it could not be written.
+    pub(super) fn open_and_run(mut self, witness: Connection) {
         if !self.tray.park_writer() {
             return;
         }
-        begin();
+        // It says which process writes, for people to read.
+        if let Err(error) = self.lock.sign() {
+            log::warn!("{error}");
+        }
         self.witness = Some(witness);
         let opened = self.open().inspect_err(|failure| {
             self.complain(failure);
@@ -208,6 +246,11 @@ impl Writer {
     }
 
     fn write(mut self, mut connection: Option<Connection>, wait: &mut Wait<'_>) {
+        if let Some(connection) = &mut connection {
+            // The bound on the work of the start: see `Work`.
+            let unbounded = connection.progress_handler(0, None::<fn() -> bool>);
+            unbounded.unwrap_or_else(|error| log::warn!("{error}"));
+        }
         let how = loop {
             let end = connection
                 .as_ref()
@@ -229,8 +272,12 @@ impl Writer {
 
     /// Commits what comes for as long as that succeeds.
     fn serve(&mut self, connection: &Connection, wait: &mut Wait<'_>) -> End {
-        if self.file.is_none() {
-            self.file = self.identity().ok();
+        if self.files.is_none()
+            && let Err(failure) = self.watch(connection)
+        {
+            self.complain(&failure);
+            self.tray.give_back(None, Health::Down, self.counters);
+            return End::Failed;
         }
         let (mut statements, mut retainer) = match self.prepare(connection) {
             Ok(prepared) => prepared,
@@ -240,7 +287,7 @@ impl Writer {
                 return End::Unprepared;
             }
         };
-        let mut checkpoint_at = CHECKPOINT_PAGES;
+        let mut log = Log::default();
         loop {
             if self.tray.take_confirmation() {
                 retainer.confirm_clock();
@@ -260,9 +307,8 @@ impl Writer {
                         {
                             self.complain(&failure);
                         }
-                        // So that no log is left for the next one to read. If that
-                        // fails, it is simply left.
-                        checkpoint(connection, "TRUNCATE").ok();
+                        self.tray.all_committed();
+                        self.empty_log(connection);
                     }
                     return End::Stopped(how);
                 }
@@ -277,15 +323,33 @@ impl Writer {
                             .progress_due_in(self.clock.now())
                             .is_some_and(|due| due.is_zero()) =>
                 {
+                    let outcome = self.look(connection).and_then(|()| {
+                        if log.is_held && self.checkpoint(connection, &mut log)? {
+                            self.empty_log(connection);
+                            self.note_log();
+                        }
+                        Ok(())
+                    });
+                    match outcome {
+                        Ok(()) => self.tray.give_back(None, Health::Up, self.counters),
+                        Err(failure) => return self.fail(&failure),
+                    }
                     continue;
                 }
                 Next::Park | Next::Nothing => {
-                    (None, self.transact(&mut statements, &mut retainer, None))
+                    let outcome = self
+                        .look(connection)
+                        .and_then(|()| self.transact(&mut statements, &mut retainer, None))
+                        .and_then(|()| self.look_at_commit());
+                    (None, outcome)
                 }
                 Next::Batch(mut batch) => {
                     let outcome = self
-                        .transact(&mut statements, &mut retainer, Some(&mut batch))
-                        .and_then(|()| self.still_there());
+                        .look(connection)
+                        .and_then(|()| {
+                            self.transact(&mut statements, &mut retainer, Some(&mut batch))
+                        })
+                        .and_then(|()| self.look_at_commit());
                     batch.kept = outcome.is_ok();
                     if !batch.kept {
                         self.unwritten.take_over(&batch);
@@ -296,8 +360,7 @@ impl Writer {
             };
             self.counters.bytes = retainer.bytes();
             self.counters.expiry_paused = u64::from(retainer.is_paused());
-            let pages = wal_pages();
-            self.counters.wal_bytes = u64::from(pages) * retainer.page_size();
+            self.note_log();
             let health = if outcome.is_ok() {
                 Health::Up
             } else {
@@ -306,11 +369,9 @@ impl Writer {
             // The replies first, whatever else there is to do.
             self.tray.give_back(batch, health, self.counters);
             let outcome = outcome.and_then(|()| {
-                let checkpoint_at_once = retainer.is_short_of_space() && pages > 0;
-                if pages >= checkpoint_at || checkpoint_at_once {
-                    let all = checkpoint(connection, "PASSIVE")?;
-                    checkpoint_at = if all { 0 } else { pages } + CHECKPOINT_PAGES;
-                    self.warn_if_swollen(pages, all);
+                let checkpoint_at_once = retainer.is_short_of_space() && wal_pages() > 0;
+                if wal_pages() >= log.checkpoint_at || checkpoint_at_once {
+                    self.checkpoint(connection, &mut log)?;
                 }
                 Ok(())
             });
@@ -447,20 +508,27 @@ impl Writer {
     /// one would take them for a commit, and bring back what was discarded. So
     /// the file is opened anew only if it is another one, or useless as it is.
     fn try_again(&mut self, connection: &mut Option<Connection>) -> Result<(), Failure> {
-        let connection = match connection {
-            Some(present) if self.still_there().is_ok() => present,
-            _ => {
+        if let Some(present) = connection
+            && let Err(failure) = self.look(present)
+        {
+            self.retire(connection, &failure)?;
+        }
+        let present = match connection {
+            Some(present) => present,
+            None => {
                 let opened = self.open()?;
                 self.tray.note_other_file();
                 connection.insert(opened)
             }
         };
-        let probed = probe(connection);
+        let probed = probe(present);
+        self.note_checkpoint();
         if let Err(error) = &probed
             && let Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) =
                 error.sqlite_error_code()
         {
-            *connection = open(&self.path)?;
+            abandon(connection.take());
+            *connection = Some(self.open()?);
         }
         Ok(probed?)
     }
@@ -472,8 +540,7 @@ impl Writer {
     ) -> rusqlite::Result<(Statements<'c>, Retainer<'c>)> {
         let mut statements = Statements::prepare(connection)?;
         let delivery = Arc::clone(&self.delivery);
-        let Identity(device, inode) = self.file.unwrap_or(Identity(0, 0));
-        let file = (device, inode);
+        let file = self.files.as_ref().map_or((0, 0), Files::store_id);
         statements.deliver(Deliveries::begin(connection, delivery, file, &self.tray)?);
         let clock = self.clock.clone();
         let mut retainer = Retainer::prepare(connection, self.retention, clock)?;
@@ -485,24 +552,119 @@ impl Writer {
 
     /// Opens the file at our path, whichever it is.
     fn open(&mut self) -> Result<Connection, Failure> {
+        let renewed = self.lock.renew();
+        renewed.map_err(|error| OpenError::Lock(self.path.clone(), error))?;
         let connection = open(&self.path)?;
-        self.file = self.identity().ok();
+        self.watch(&connection)?;
         self.witness = None;
         Ok(connection)
     }
 
-    /// Which file is at our path. It may be moved or removed while we have it
-    /// open, and what is written to it then nobody would find.
-    fn identity(&self) -> io::Result<Identity> {
-        let found = fs::metadata(&self.path)?;
-        Ok(Identity(found.dev(), found.ino()))
+    /// Watches the files that `connection` has opened.
+    fn watch(&mut self, connection: &Connection) -> Result<(), Failure> {
+        let before = self.files.take();
+        let files = Files::watch(&self.path, connection, before).map_err(Failure::Watch)?;
+        self.files = Some(files);
+        Ok(())
     }
 
-    fn still_there(&self) -> Result<(), Failure> {
-        match self.identity() {
-            Ok(found) if Some(found) == self.file => Ok(()),
-            _ => Err(Failure::Moved),
+    /// Closes a file that is not the store any more, so that nothing of it gets into the file
+    /// that is at its path now, or that will be. What was committed goes into the file itself
+    /// first, wherever that was moved to.
+    ///
+    /// # Errors
+    /// [`Failure::Held`] if that is not possible yet; the file then stays open.
+    fn retire(
+        &mut self,
+        connection: &mut Option<Connection>,
+        why: &Failure,
+    ) -> Result<(), Failure> {
+        let Some(present) = connection else {
+            return Ok(());
+        };
+        let files = self.files.as_ref();
+        match why {
+            Failure::Changed(Change::Moved | Change::LogMoved) => {
+                let is_moved = copy_log(present).unwrap_or(false);
+                if !is_moved && files.is_some_and(Files::has_name) {
+                    return Err(Failure::Held);
+                }
+                abandon(connection.take());
+                match why {
+                    Failure::Changed(Change::LogMoved) => {
+                        // Whichever is there now was never this file's.
+                        files.inspect(|files| files.set_log_aside());
+                    }
+                    _ => {
+                        files.inspect(|files| files.remove_log());
+                    }
+                }
+            }
+            Failure::Changed(Change::Overwritten) => {
+                abandon(connection.take());
+                files.inspect(|files| files.set_log_aside());
+            }
+            _ => abandon(connection.take()),
         }
+        Ok(())
+    }
+
+    /// Whether the files are as this process left them, and its lock holds.
+    fn look(&mut self, connection: &Connection) -> Result<(), Failure> {
+        if let Some(files) = &mut self.files {
+            files.check(connection)?;
+        }
+        let renewed = self.lock.renew();
+        renewed.map_err(|error| OpenError::Lock(self.path.clone(), error).into())
+    }
+
+    /// Whether what was just committed is in the store's files.
+    fn look_at_commit(&mut self) -> Result<(), Failure> {
+        match &mut self.files {
+            Some(files) => Ok(files.check_commit(wal_pages())?),
+            None => Ok(()),
+        }
+    }
+
+    /// Moves the log into the file; true if that was all of it.
+    fn checkpoint(&mut self, connection: &Connection, log: &mut Log) -> Result<bool, Failure> {
+        self.look(connection)?;
+        let pages = wal_pages();
+        let all = checkpoint(connection, "PASSIVE")?;
+        self.note_checkpoint();
+        log.is_held = !all;
+        log.checkpoint_at = if all { 0 } else { pages } + CHECKPOINT_PAGES;
+        self.warn_if_swollen(pages, all);
+        Ok(all)
+    }
+
+    /// Moves the log into the file and empties it, unless another program reads: it is then
+    /// left for the next opening. Waits for no lock.
+    fn empty_log(&mut self, connection: &Connection) {
+        if self.look(connection).is_ok() {
+            let emptied = without_waiting(connection, || checkpoint(connection, "TRUNCATE"));
+            if let Err(error) = emptied {
+                log::debug!("the store's log is left: {error}");
+            }
+            self.note_checkpoint();
+        }
+    }
+
+    fn note_checkpoint(&mut self) {
+        if let Some(files) = &mut self.files {
+            files.note_checkpoint();
+        }
+    }
+
+    fn note_log(&mut self) {
+        self.counters.wal_bytes = self.files.as_ref().map_or(0, Files::log_bytes);
+    }
+
+    /// Logs why the store is down, and tells the reactor.
+    fn fail(&mut self, failure: &Failure) -> End {
+        self.complain(failure);
+        self.tray.give_back(None, Health::Down, self.counters);
+        End::Failed
     }
 
     fn complain(&mut self, failure: &Failure) {
@@ -542,9 +704,35 @@ fn close(connection: Connection, how: Stop) {
     drop(connection);
 }
 
-/// A file, whatever its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity(u64, u64);
+/// Closes a file and leaves its log as it is.
+fn abandon(connection: Option<Connection>) {
+    if let Some(connection) = connection {
+        close(connection, Stop::Leave);
+    }
+}
+
+/// Copies all of the log into the file; whether that was possible. Waits for no lock.
+fn copy_log(connection: &Connection) -> rusqlite::Result<bool> {
+    without_waiting(connection, || {
+        checkpoint(connection, "PASSIVE")?;
+        // It also empties the log, if no other program reads.
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
+            let (log, moved): (i64, i64) = (row.get(1)?, row.get(2)?);
+            Ok(log == moved)
+        })
+    })
+}
+
+/// Runs `work`, in which a lock of another program is an error at once.
+fn without_waiting<T>(
+    connection: &Connection,
+    work: impl FnOnce() -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    connection.busy_timeout(Duration::ZERO)?;
+    let outcome = work();
+    connection.busy_timeout(LOCK_PATIENCE)?;
+    outcome
+}
 
 /// Writes something, although it is the same: a page, the log and a sync.
 fn probe(connection: &Connection) -> rusqlite::Result<()> {
@@ -567,6 +755,20 @@ fn checkpoint(connection: &Connection, how: &str) -> rusqlite::Result<bool> {
         let (busy, log, moved): (bool, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
         Ok(!busy && log == moved)
     })
+}
+
+/// An error with its causes, in one line.
+fn whole(error: &OpenError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        // SQLite's word stands in the text already.
+        if !error.is::<rusqlite::Error>() {
+            text = format!("{text}: {error}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// To whole seconds: a span for people to read.

@@ -259,8 +259,9 @@ impl Attempt {
                 self.until = begun.after(fault::deadline(Step::PreCopy, PRE_COPY));
                 self.stage = Stage::PreCopy(Copying::new(begun));
                 let listener = server.listener().map(AsFd::as_fd);
+                let lock = server.handler().store_lock().map(Lock::share);
                 self.say(&ToSuccessor::Shared {
-                    lock: server.handler().store_lock().map(Lock::share),
+                    lock: lock.as_ref().map(AsFd::as_fd),
                     listeners: listener.into_iter().chain(control).collect(),
                 })?;
                 fault::at(Point::PredecessorShared, &self.line);

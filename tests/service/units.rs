@@ -58,6 +58,29 @@ fn systemd_understands_every_line_of_them() {
 }
 
 #[test]
+fn the_services_run_in_a_sandbox() {
+    if version().is_none() {
+        return skip("systemd-analyze is not there (Debian: systemd)");
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+    for (name, text) in units() {
+        if !text.contains("[Service]") {
+            continue;
+        }
+        // In tenths: an exposure of 2.0.
+        let judged = Command::new("systemd-analyze")
+            .args(["security", "--offline=true", "--no-pager", "--threshold=20"])
+            .arg(folder.join(&name))
+            .output()
+            .unwrap();
+        assert!(judged.status.success(), "{name}: {judged:?}");
+        for line in ["UMask=0077", "StateDirectoryMode=0700"] {
+            assert!(text.lines().any(|has| has == line), "{name}: no {line}");
+        }
+    }
+}
+
+#[test]
 fn the_two_services_differ_only_in_how_they_reload() {
     let own = |wanted: &str| -> Vec<String> {
         let units = units();

@@ -23,7 +23,7 @@ fn a_process_that_is_killed_while_parked_leaves_all_to_the_next() {
         .args(["--exact", "killed::the_one_that_is_killed"])
         .args(["--ignored", "--nocapture"])
         .env(STORE, place.store())
-        .stdin(Stdio::from(lock.share().try_clone_to_owned().unwrap()))
+        .stdin(Stdio::from(lock.share().try_clone().unwrap()))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

@@ -1,117 +1,300 @@
-//! A store whose files are removed or replaced while a server writes it: rows and states
-//! belong to the right agents.
+//! Files that are renamed, removed, replaced, truncated or held while a server has them open.
 
-use rusqlite::Connection;
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
 
 use crate::place::*;
 use crate::support::*;
 
-/// Removes some of the store's files under the server.
-fn remove(place: &Place, endings: &[&str]) {
-    for ending in endings {
-        std::fs::remove_file(place.folder().join(format!("hawk.db{ending}"))).unwrap();
-    }
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
-fn named_heartbeat(name: &str) -> Vec<u8> {
-    heartbeat_packet(hawk::wire::Encoding::Compact, Some(name))
+/// The contents of all reports in a file.
+fn contents_of(path: &Path) -> Vec<String> {
+    column(&open(path), "SELECT content FROM reports ORDER BY seq")
 }
 
-/// Each report is shown under the name that its content begins with.
-#[track_caller]
-fn expect_owners(place: &Place, expected: &[&str]) {
-    let rows = "SELECT name || ': ' || content FROM reports JOIN agents ON id = agent ORDER BY seq";
-    let expected: Vec<String> = expected
-        .iter()
-        .map(|content| format!("{}: {content}", content.split(' ').next().unwrap()))
-        .collect();
-    assert_eq!(place.column::<String>(rows), expected);
-}
-
-#[test]
-fn after_the_files_are_removed_reports_and_states_have_the_right_owners() {
-    let place = Place::new();
-    let server = place.serve(&["--offline-after", "1h"]);
-    let mut agents = ["a", "b", "c"].map(|name| (name, server.connect()));
-    for (name, agent) in &mut agents {
-        agent.exchange(&report_of(name, 1), REPORT);
-    }
-    remove(&place, &["", "-wal", "-shm"]);
-    // In another order than before, so that each would have had another's number.
-    for (name, agent) in agents.iter_mut().rev().take(2) {
-        insist(agent, &report_of(name, 2));
-    }
-    expect_owners(&place, &["c 2", "b 2"]);
-    // The new file has all agents, those too that have not sent anything since.
-    let known = "SELECT name FROM agents WHERE state = 'online' ORDER BY name";
-    let found = eventually(|| (place.column::<String>(known) == ["a", "b", "c"]).then_some(()));
-    assert!(found.is_some(), "{:?}", place.column::<String>(known));
-    agents[0].1.exchange(&named_heartbeat("a"), HEARTBEAT);
-    insist(&mut agents[0].1, &report_of("a", 2));
-    expect_owners(&place, &["c 2", "b 2", "a 2"]);
-    assert_eq!(place.column::<i64>("SELECT opened FROM store"), [1]);
-    place.expect_sound();
-}
-
-#[test]
-fn after_a_backup_is_put_in_place_reports_have_the_right_owners() {
-    let place = Place::new();
-    let server = place.serve(&["--offline-after", "1h"]);
-    let mut agents = ["a", "b", "c", "d"].map(|name| (name, server.connect()));
-    for (name, agent) in &mut agents[..2] {
-        agent.exchange(&report_of(name, 1), REPORT);
-    }
-    let backup = place.folder().join("backup");
-    let copy = format!("VACUUM INTO '{}'", backup.display());
-    place.open().execute_batch(&copy).unwrap();
-    Connection::open(&backup)
-        .unwrap()
-        .execute_batch("INSERT INTO cursors VALUES ('on-event', 'other', 1)")
-        .unwrap();
-    for (name, agent) in &mut agents[2..] {
-        agent.exchange(&report_of(name, 1), REPORT);
-    }
-    remove(&place, &["-wal", "-shm"]);
-    std::fs::rename(backup, place.store()).unwrap();
-    for (name, agent) in agents.iter_mut().rev() {
-        insist(agent, &report_of(name, 2));
-    }
-    expect_owners(&place, &["a 1", "b 1", "d 2", "c 2", "b 2", "a 2"]);
-    let cursors: Vec<i64> = place.column("SELECT seq FROM cursors WHERE seq = 1");
-    assert_eq!(cursors, [0; 0], "a copy does not know what was passed on");
-    place.expect_sound();
-}
-
-#[test]
-fn events_of_a_batch_that_fails_are_stored_before_later_ones() {
-    let place = Place::new();
-    let server = place.serve(&["--offline-after", "1s", "--start-grace", "1ms"]);
+/// A server on `place` that has acknowledged `count` reports.
+fn begun(place: &Place, count: i64) -> (Server, Agent) {
+    let server = place.serve(&[]);
     let mut agent = server.connect();
-    agent.exchange(&named_heartbeat("web-01"), HEARTBEAT);
-    let events = "SELECT state FROM events ORDER BY seq";
-    let wait_for = |expected: &[&str]| {
-        let found = eventually(|| (place.column::<String>(events) == expected).then_some(()));
-        assert!(found.is_some(), "{:?}", place.column::<String>(events));
-    };
-    wait_for(&["online"]);
-    // While it is locked, the agent goes offline and comes back: the batch with the first
-    // event fails, and the second event is in another batch or waits.
-    let other = place.open();
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    (0..count).for_each(|rand| agent.exchange(&report_of("web-01", rand), REPORT));
+    (server, agent)
+}
+
+fn reports(range: std::ops::Range<i64>) -> Vec<String> {
+    range.map(|rand| format!("web-01 {rand}")).collect()
+}
+
+fn stop(server: Server) -> Exit {
+    server.signal(Signal::TERM);
+    let exit = server.wait_exit();
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    exit
+}
+
+#[test]
+fn a_file_renamed_alone_has_every_report_that_was_acknowledged() {
+    let place = Place::new();
+    let (server, mut agent) = begun(&place, 200);
+    let away = place.folder().join("away.db");
+    fs::rename(place.store(), &away).unwrap();
+    insist(&mut agent, &report_of("web-01", 200));
+    stop(server);
+    assert_eq!(place.contents(), reports(200..201));
+    // The one that was refused may be in both.
+    assert_eq!(contents_of(&away)[..200], reports(0..200));
+    assert!(!beside(&away, "-wal").exists());
+    place.expect_sound();
+}
+
+#[test]
+fn a_rename_is_noticed_without_a_report_and_at_a_stop() {
+    let place = Place::new();
+    let (server, _agent) = begun(&place, 3);
+    let away = place.folder().join("away.db");
+    fs::rename(place.store(), &away).unwrap();
     server
         .log()
-        .wait_for(0, |line| line.contains("agent offline"));
-    agent.exchange(&named_heartbeat("web-01"), HEARTBEAT);
+        .wait_for(0, |line| line.contains("moved or removed"));
     server
         .log()
-        .wait_for(0, |line| line.contains("store unavailable"));
-    other.execute_batch("ROLLBACK").unwrap();
-    let alternating = |row: usize| {
-        let states = place.column::<String>(events);
-        let expected = ["online", "offline"].into_iter().cycle().take(row);
-        (states.len() >= row).then(|| assert!(states.iter().take(row).eq(expected), "{states:?}"))
-    };
-    assert!(eventually(|| alternating(3)).is_some());
-    let last = "SELECT (SELECT state FROM events ORDER BY seq DESC LIMIT 1) = state FROM agents";
-    assert!(eventually(|| (place.column::<bool>(last) == [true]).then_some(())).is_some());
+        .wait_for(0, |line| line.contains("available again"));
+    assert_eq!(contents_of(&away), reports(0..3));
+    let again = place.folder().join("again.db");
+    fs::rename(place.store(), &again).unwrap();
+    stop(server);
+    assert_eq!(contents_of(&again), [""; 0]);
+    assert!(!beside(&place.store(), "-wal").exists());
+}
+
+#[test]
+fn a_folder_that_is_renamed_has_every_report_and_the_lock_is_taken_anew() {
+    let place = Place::new();
+    let folder = place.folder().join("a");
+    fs::create_dir(&folder).unwrap();
+    let store = folder.join("hawk.db");
+    let server = Server::start(&["--store", store.to_str().unwrap()]);
+    let mut agent = server.connect();
+    agent.exchange(&report_of("web-01", 0), REPORT);
+    let away = place.folder().join("b");
+    fs::rename(&folder, &away).unwrap();
+    expect_busy(&mut agent, &report_of("web-01", 1));
+    fs::create_dir(&folder).unwrap();
+    insist(&mut agent, &report_of("web-01", 2));
+    assert_eq!(contents_of(&away.join("hawk.db"))[0], "web-01 0");
+    assert_eq!(contents_of(&store), reports(2..3));
+    let second = Launch::serve(&["--store", store.to_str().unwrap()]).run();
+    assert_eq!(second.code, Some(1), "{second:?}");
+    // Nobody writes the other one.
+    let other = Server::start(&["--store", away.join("hawk.db").to_str().unwrap()]);
+    stop(other);
+    stop(server);
+}
+
+#[test]
+fn a_backup_can_be_put_in_place_under_a_running_server() {
+    for removes_log in [false, true] {
+        let place = Place::new();
+        let (server, mut agent) = begun(&place, 10);
+        let backup = place.folder().join("backup.db");
+        let into = format!("VACUUM INTO '{}'", backup.display());
+        place.open().execute_batch(&into).unwrap();
+        for name in ["pay-1", "pay-2"] {
+            agent.exchange(&report_of(name, 1), REPORT);
+        }
+        if removes_log {
+            for suffix in ["-wal", "-shm"] {
+                fs::remove_file(beside(&place.store(), suffix)).unwrap();
+            }
+        }
+        fs::rename(&backup, place.store()).unwrap();
+        for (rand, name) in (20..).zip(["pay-2", "pay-1", "web-01"]) {
+            insist(&mut agent, &report_of(name, rand));
+        }
+        stop(server);
+        let rows: Vec<String> = place.column(
+            "SELECT name || ': ' || content FROM reports JOIN agents ON agents.id = agent \
+             WHERE rand >= 20 ORDER BY seq",
+        );
+        let expected = ["pay-2: pay-2 20", "pay-1: pay-1 21", "web-01: web-01 22"];
+        assert_eq!(rows, expected);
+        assert_eq!(place.contents()[..10], reports(0..10));
+        place.expect_sound();
+    }
+}
+
+#[test]
+fn a_log_that_is_removed_costs_no_report() {
+    let place = Place::new();
+    let (server, mut agent) = begun(&place, 10);
+    fs::remove_file(beside(&place.store(), "-wal")).unwrap();
+    insist(&mut agent, &report_of("web-01", 10));
+    server.signal(Signal::KILL);
+    server.wait_exit();
+    let contents = place.contents();
+    assert_eq!(contents[..10], reports(0..10));
+    assert_eq!(contents.last().unwrap(), "web-01 10");
+    place.expect_sound();
+}
+
+#[test]
+fn nothing_is_acknowledged_into_a_log_that_was_truncated() {
+    let place = Place::new();
+    let (server, mut agent) = begun(&place, 50);
+    let log = OpenOptions::new()
+        .write(true)
+        .open(beside(&place.store(), "-wal"));
+    let log = log.unwrap();
+    for length in [log.metadata().unwrap().len() / 2, 0] {
+        log.set_len(length).unwrap();
+        expect_busy(&mut agent, &report_of("web-01", 100));
+        server.log().wait_for(0, |line| {
+            line.contains("log (-wal) was overwritten or truncated")
+        });
+        for rand in 200..220 {
+            insist(&mut agent, &report_of("web-01", rand));
+        }
+    }
+    server.signal(Signal::KILL);
+    server.wait_exit();
+    let contents = place.contents();
+    let taken = (200..220).filter(|rand| contents.contains(&format!("web-01 {rand}")));
+    assert_eq!(taken.count(), 20);
+    place.expect_sound();
+}
+
+#[test]
+fn nothing_is_acknowledged_into_a_file_that_is_no_store_any_more() {
+    let place = Place::new();
+    let (server, mut agent) = begun(&place, 50);
+    let backup = place.folder().join("backup.db");
+    let into = format!("VACUUM INTO '{}'", backup.display());
+    place.open().execute_batch(&into).unwrap();
+    fs::write(place.store(), vec![b'x'; 100_000]).unwrap();
+    expect_busy(&mut agent, &report_of("web-01", 100));
+    server
+        .log()
+        .wait_for(0, |line| line.contains("overwritten or truncated"));
+    agent.exchange(&heartbeat(), HEARTBEAT);
+    expect_busy(&mut agent, &report_of("web-01", 101));
+    assert_eq!(
+        fs::read(place.store()).unwrap(),
+        vec![b'x'; 100_000],
+        "it is left alone"
+    );
+    fs::rename(&backup, place.store()).unwrap();
+    insist(&mut agent, &report_of("web-01", 102));
+    stop(server);
+    let contents = place.contents();
+    assert_eq!(contents[..50], reports(0..50));
+    assert_eq!(contents.last().unwrap(), "web-01 102");
+    place.expect_sound();
+}
+
+#[test]
+fn a_file_that_is_truncated_does_not_end_the_server() {
+    for length in [0, 100, 5000] {
+        let place = Place::new();
+        let (server, mut agent) = begun(&place, 50);
+        let store = OpenOptions::new().write(true).open(place.store()).unwrap();
+        store.set_len(length).unwrap();
+        agent.send(&report_of("web-01", 100));
+        assert_eq!(agent.line(), BUSY);
+        agent.exchange(&heartbeat(), HEARTBEAT);
+        // Removed, it is made anew.
+        fs::remove_file(place.store()).unwrap();
+        insist(&mut agent, &report_of("web-01", 101));
+        stop(server);
+        assert!(place.contents().contains(&"web-01 101".to_owned()));
+        place.expect_sound();
+    }
+}
+
+#[test]
+fn a_lock_that_is_removed_is_taken_again() {
+    let place = Place::new();
+    let (server, mut agent) = begun(&place, 1);
+    fs::remove_file(beside(&place.store(), "-lock")).unwrap();
+    agent.exchange(&report_of("web-01", 1), REPORT);
+    let second = place.launch(&[]).run();
+    assert_eq!(second.code, Some(1), "{second:?}");
+    stop(server);
+}
+
+#[test]
+fn a_stop_waits_for_no_reader_and_loses_nothing() {
+    let place = Place::new();
+    let server = place.serve(&["--drain-timeout", "2s"]);
+    let mut agent = server.connect();
+    agent.exchange(&report_of("web-01", 0), REPORT);
+    let reader = place.open();
+    reader
+        .execute_batch("BEGIN; SELECT count(*) FROM reports")
+        .unwrap();
+    agent.exchange(&report_of("web-01", 1), REPORT);
+    drop(agent);
+    let start = Instant::now();
+    let exit = stop(server);
+    // SQLite would wait for the reader's lock.
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(
+        !exit
+            .stderr
+            .iter()
+            .any(|line| line.contains("may be missing")),
+        "{exit:?}"
+    );
+    reader.execute_batch("ROLLBACK").unwrap();
+    drop(reader);
+    assert_eq!(place.contents(), reports(0..2));
+}
+
+#[test]
+fn the_log_shrinks_again_once_a_reader_is_gone() {
+    let place = Place::new();
+    let (server, mut agent) = begun(&place, 1);
+    let log = beside(&place.store(), "-wal");
+    let reader = place.open();
+    reader
+        .execute_batch("BEGIN; SELECT count(*) FROM reports")
+        .unwrap();
+    let long = report(&"x".repeat(40_000));
+    while fs::metadata(&log).unwrap().len() < 20 << 20 {
+        agent.send(&long.repeat(20));
+        (0..20).for_each(|_| agent.expect_line(REPORT));
+    }
+    let size = fs::metadata(&log).unwrap().len();
+    assert_eq!(server.stats().store("wal_bytes"), size);
+    reader.execute_batch("ROLLBACK").unwrap();
+    let shrunk = eventually(|| (fs::metadata(&log).unwrap().len() < 1 << 20).then_some(()));
+    assert!(shrunk.is_some(), "{size}");
+    server.wait_until(|stats| stats.store("wal_bytes") < 1 << 20);
+    agent.exchange(&report_of("web-01", 1), REPORT);
+    stop(server);
+    place.expect_sound();
+}
+
+#[test]
+fn a_limit_on_file_sizes_is_met_as_a_full_disk_is() {
+    let place = Place::new();
+    let server = place
+        .launch(&[])
+        .under("prlimit", &["--fsize=3000000"])
+        .start();
+    let mut agent = server.connect();
+    let long = report(&"x".repeat(45_000));
+    let refused = (0..200).find_map(|_| {
+        agent.send(&long);
+        Some(agent.line()).filter(|line| line != REPORT)
+    });
+    assert_eq!(refused.as_deref(), Some(BUSY));
+    agent.exchange(&heartbeat(), HEARTBEAT);
+    server.log().wait_for(0, |line| line.contains("ulimit -f"));
 }

@@ -10,7 +10,7 @@ use crate::support::*;
 
 /// The start fails, and says all of `words` in one line.
 #[track_caller]
-fn refused(launch: Launch, words: &[&str]) {
+pub(crate) fn refused(launch: Launch, words: &[&str]) {
     let exit = launch.run();
     assert_eq!(exit.code, Some(1), "{exit:?}");
     assert!(exit.stdout.is_empty(), "{exit:?}");
@@ -55,7 +55,7 @@ fn a_file_that_is_no_database() {
     refused(place.launch(&[]), &["hawk.db", "not a database", "--store"]);
     fs::remove_file(place.store()).unwrap();
     fs::create_dir(place.store()).unwrap();
-    refused(place.launch(&[]), &["hawk.db", "can be written"]);
+    refused(place.launch(&[]), &["hawk.db", "no regular file"]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ struct Small<'a>(&'a Path);
 
 impl<'a> Small<'a> {
     fn mount(at: &'a Path) -> Option<Self> {
-        Self::mount_sized(at, c"size=2m")
+        Self::mount_sized(at, c"size=2m,mode=0700")
     }
 
     fn mount_sized(at: &'a Path, size: &CStr) -> Option<Self> {
@@ -88,7 +88,7 @@ fn on_a_disk_smaller_than_the_limits_the_oldest_reports_make_room() {
     let place = Place::new();
     let disk = place.folder().join("disk");
     fs::create_dir(&disk).unwrap();
-    let Some(_mounted) = Small::mount_sized(&disk, c"size=40m") else {
+    let Some(_mounted) = Small::mount_sized(&disk, c"size=40m,mode=0700") else {
         return;
     };
     let store = disk.join("hawk.db");

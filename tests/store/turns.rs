@@ -89,7 +89,7 @@ impl Turns {
 
     pub(crate) fn share_lock(&self) -> std::os::fd::OwnedFd {
         let lock = self.keeper.store_lock().expect("it has a store");
-        lock.share().try_clone_to_owned().unwrap()
+        lock.share().try_clone().unwrap().into()
     }
 
     pub(crate) fn turn(&mut self) {

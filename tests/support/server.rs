@@ -41,6 +41,13 @@ impl Launch {
         Self::of(command)
     }
 
+    /// `program`, a copy of `hawk`, with `args` and nothing else.
+    pub(crate) fn program(program: &std::path::Path, args: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null());
+        Self::of(command)
+    }
+
     /// `hawk serve` with `args` and nothing else, and `socket` passed as a service manager
     /// passes it.
     pub(crate) fn activated(socket: impl Into<Stdio>, args: &[&str]) -> Self {

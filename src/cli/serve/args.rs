@@ -97,6 +97,11 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(long, env = "HAWK_STORE", value_name = "PATH", default_value = DEFAULT_STORE, value_parser = values::store_path)]
     pub(super) store: StorePath,
 
+    /// As root, use a store in a folder that another user owns or may write: this user can
+    /// then replace the store's files
+    #[arg(long, env = "HAWK_STORE_OWNER_OK", value_parser = values::switch)]
+    pub(super) store_owner_ok: bool,
+
     /// When to answer a report
     #[arg(long, env = "HAWK_ACK", value_enum, default_value_t)]
     pub(super) ack: AckArg,

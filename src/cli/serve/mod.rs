@@ -7,6 +7,7 @@ mod take_over;
 use std::ffi::OsString;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +39,7 @@ use crate::reactor::{
 use crate::roster;
 use crate::service;
 use crate::session::{Limits, Rate};
-use crate::store::{Delivery, Retention, Store};
+use crate::store::{self, Delivery, OpenError, Retention, Store};
 use crate::upgrade::give_way;
 
 /// When agents have used up all of the drain timeout, the store still has this long
@@ -257,7 +258,8 @@ impl ServeArgs {
         let opened = match &self.store {
             StorePath::Nowhere => None,
             StorePath::File(path) => {
-                let store = Store::open(path.clone()).context("cannot use the store")?;
+                let opened = self.trusted(path).and_then(Store::open);
+                let store = opened.context("cannot use the store")?;
                 Some(store.with_delivery(delivery))
             }
         };
@@ -270,6 +272,15 @@ impl ServeArgs {
             keeper.store_in(intake);
         }
         Ok((keeper, kernel))
+    }
+
+    /// The path of the store without symbolic links, if its owner can be trusted.
+    fn trusted(&self, path: &Path) -> Result<PathBuf, OpenError> {
+        let path = store::resolve(path)?;
+        if !self.store_owner_ok {
+            store::check_owner(&path)?;
+        }
+        Ok(path)
     }
 
     fn retention(&self) -> Retention {

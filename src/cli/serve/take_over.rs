@@ -63,7 +63,8 @@ impl ServeArgs {
         let store = match &self.store {
             StorePath::Nowhere => None,
             StorePath::File(path) => {
-                let store = Store::examine(path).context("cannot use the store")?;
+                let examined = self.trusted(path).and_then(|path| Store::examine(&path));
+                let store = examined.context("cannot use the store")?;
                 Some(store.with_delivery(delivery))
             }
         };

@@ -205,7 +205,11 @@ pub(super) fn last<J: Journal>(
             let mut seen = 0;
             let mut rows = before.query((first, at, STEP_ROWS))?;
             while let Some(row) = rows.next()? {
-                at = row.get(0)?;
+                let key = row.get(0)?;
+                if seen > 0 && key >= at {
+                    return Err(out_of_order());
+                }
+                at = key;
                 seen += 1;
                 if selection.has(row.get(1)?, row.get(2)?) {
                     left -= 1;
@@ -240,7 +244,11 @@ pub(super) fn step<J: Journal>(
         let from = step.next.0.saturating_add(1).max(*first);
         let mut rows = next.query((from, last, STEP_ROWS - seen))?;
         while let Some(row) = rows.next()? {
-            step.next = Cursor(row.get(0)?);
+            let key = Cursor(row.get(0)?);
+            if key <= step.next {
+                return Err(out_of_order());
+            }
+            step.next = key;
             seen += 1;
             if selection.has(row.get(1)?, row.get(2)?) {
                 let row = J::read(row)?;
@@ -257,6 +265,14 @@ pub(super) fn step<J: Journal>(
     }
     step.is_last = true;
     Ok(step)
+}
+
+/// A damaged table, or one that was made to be read without an end.
+fn out_of_order() -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
+        Some("its rows are not in the order of their keys".to_owned()),
+    )
 }
 
 /// After the last row there is.

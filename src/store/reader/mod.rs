@@ -15,10 +15,11 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
+use super::location::{FileId, resolve};
 use super::lock::Lock;
+use super::open::{Work, size_of};
 use super::{Lane, OpenError};
 use crate::time::UnixNanos;
-use open::FileId;
 pub(super) use open::{connect, file_id};
 
 pub use journal::{Cursor, Journal, Selection, Step};
@@ -28,7 +29,12 @@ pub use rows::{AgentId, AgentRow, EventRow, ReportRow, Sender, State};
 /// A store that is open for reading.
 #[derive(Debug)]
 pub struct Reader {
+    /// As it was given.
     path: PathBuf,
+    /// Without symbolic links: the log and the lock are beside this one.
+    resolved: PathBuf,
+    /// Each call may do all of it.
+    work: Work,
     connection: Connection,
     file: FileId,
 }
@@ -40,9 +46,14 @@ impl Reader {
     /// [`OpenError`], which says what to do about it.
     pub fn open(path: PathBuf) -> Result<Self, OpenError> {
         let file = open::file_id(&path)?;
-        let connection = open::open(&path)?;
+        let resolved = resolve(&path)?;
+        let mut connection = open::open(&resolved)?;
+        let work = Work::limit(&mut connection, size_of(&resolved))
+            .map_err(|error| OpenError::Sqlite(path.clone(), error))?;
         Ok(Self {
             path,
+            resolved,
+            work,
             connection,
             file,
         })
@@ -59,7 +70,7 @@ impl Reader {
     /// # Errors
     /// If its lock file cannot be examined.
     pub fn is_written(&self) -> io::Result<bool> {
-        Lock::is_held(&self.path)
+        Lock::is_held(&self.resolved)
     }
 
     /// Whether its path still leads to it, and not to a file put in its place.
@@ -160,6 +171,7 @@ impl Reader {
     }
 
     fn failed(&self) -> impl FnOnce(rusqlite::Error) -> OpenError {
+        self.work.renew();
         |error| OpenError::Sqlite(self.path.clone(), error)
     }
 }

@@ -4,24 +4,22 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::store::OpenError;
+use crate::store::location::{FileId, beside, resolve};
 use crate::store::lock::Lock;
-use crate::store::open::{LOCK_PATIENCE, check_folder};
+use crate::store::open::{LOCK_PATIENCE, check_tables, harden};
 use crate::store::schema::{self, Fitness};
 
-/// What tells a file from another that takes its name: device and inode.
-pub(in crate::store) type FileId = (u64, u64);
-
+/// The file at `path`, which is followed if it is a symbolic link.
 pub(in crate::store) fn file_id(path: &Path) -> Result<FileId, OpenError> {
     match fs::metadata(path) {
-        Ok(found) => Ok((found.dev(), found.ino())),
+        Ok(found) => Ok(FileId::of(&found)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            check_folder(path)?;
+            resolve(path)?;
             Err(OpenError::Missing(path.to_owned()))
         }
         Err(error) => Err(OpenError::File(path.to_owned(), error)),
@@ -42,6 +40,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, OpenError> {
         outcome => outcome,
     }
     .map_err(failed)?;
+    check_tables(path, &connection, fitness)?;
     match fitness {
         Fitness::Ready => Ok(connection),
         Fitness::Empty => Err(OpenError::Empty(path.to_owned())),
@@ -61,6 +60,7 @@ pub(in crate::store) fn connect(
 ) -> rusqlite::Result<(Connection, Fitness)> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
     let connection = Connection::open_with_flags(path, flags)?;
+    harden(&connection)?;
     connection.busy_timeout(LOCK_PATIENCE)?;
     // Only now does SQLite read the file, and its log.
     let fitness = schema::examine(&connection)?;
@@ -86,12 +86,6 @@ fn is_at_rest(path: &Path) -> Result<bool, OpenError> {
         Err(error) => return Err(failed(error)),
     };
     Ok(log == 0 && !Lock::is_held(path).map_err(failed)?)
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 /// The file, with the word that nobody changes it

@@ -1,0 +1,218 @@
+//! The store's files: their names, their owner and who may touch them.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::Path;
+
+use rustix::process::{Signal, geteuid};
+
+use crate::place::*;
+use crate::startup::refused;
+use crate::support::*;
+
+/// A user that owns nothing.
+const NOBODY: u32 = 65534;
+
+/// Runs `launch` as [`NOBODY`], if this process may.
+fn as_nobody(launch: Launch) -> Launch {
+    let ids = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
+    launch.under("setpriv", &[&ids[0], &ids[1], "--clear-groups"])
+}
+
+fn is_root() -> bool {
+    if !geteuid().is_root() {
+        skip("only the superuser can have files of two users");
+    }
+    geteuid().is_root()
+}
+
+/// The modes of the store's files in `folder`, by name.
+fn modes(folder: &Path) -> Vec<(String, u32)> {
+    let files = fs::read_dir(folder).unwrap().map(Result::unwrap);
+    let name = |file: &fs::DirEntry| file.file_name().into_string().unwrap();
+    let mut modes: Vec<_> = files
+        .map(|file| {
+            (
+                name(&file),
+                file.metadata().unwrap().permissions().mode() & 0o777,
+            )
+        })
+        .filter(|(name, _)| name.starts_with("hawk.db"))
+        .collect();
+    modes.sort();
+    modes
+}
+
+#[test]
+fn a_second_server_is_refused_under_every_name_of_the_store() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let other = Place::new();
+    symlink(place.store(), other.store()).unwrap();
+    refused(other.launch(&[]), &["another hawk is writing it"]);
+    let through = other.folder().join("through");
+    symlink(place.folder(), &through).unwrap();
+    let path = through.join("hawk.db");
+    let launch = Launch::serve(&["--store", path.to_str().unwrap()]);
+    refused(launch, &["another hawk is writing it"]);
+    fs::remove_file(other.store()).unwrap();
+    fs::hard_link(place.store(), other.store()).unwrap();
+    refused(other.launch(&[]), &["hard link", "-samefile"]);
+    server.connect().exchange(&report("still there"), REPORT);
+}
+
+#[test]
+fn a_store_behind_a_symbolic_link_is_written_and_read_by_it() {
+    let place = Place::new();
+    let other = Place::new();
+    symlink(place.store(), other.store()).unwrap();
+    let server = other.serve(&[]);
+    server.connect().exchange(&report("hello"), REPORT);
+    for place in [&place, &other] {
+        let exit = place.read(&["reports"]).run();
+        assert!(exit.stdout[0].contains("hello"), "{exit:?}");
+        // A server is writing it, so there is nothing to note.
+        assert_eq!(exit.stderr, [""; 0]);
+    }
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait_exit().code, Some(0));
+    let names: Vec<_> = modes(other.folder())
+        .into_iter()
+        .map(|file| file.0)
+        .collect();
+    assert_eq!(names, ["hawk.db"], "no log or lock beside the link");
+}
+
+#[test]
+fn a_link_in_place_of_the_lock_is_refused_and_not_followed() {
+    let place = Place::new();
+    let precious = place.folder().join("precious");
+    fs::write(&precious, "precious").unwrap();
+    symlink(&precious, place.folder().join("hawk.db-lock")).unwrap();
+    refused(place.launch(&[]), &["hawk.db-lock", "remove it"]);
+    assert_eq!(fs::read_to_string(precious).unwrap(), "precious");
+}
+
+#[test]
+fn new_files_are_the_owners_alone_whatever_the_umask() {
+    let place = Place::new();
+    let server = place
+        .launch(&[])
+        .under("sh", &["-c", "umask 0; exec \"$0\" \"$@\""])
+        .start();
+    server.connect().exchange(&report("hello"), REPORT);
+    let names = ["hawk.db", "hawk.db-lock", "hawk.db-shm", "hawk.db-wal"];
+    assert_eq!(
+        modes(place.folder()),
+        names.map(|name| (name.to_owned(), 0o600))
+    );
+}
+
+#[test]
+fn files_that_other_users_may_read_are_warned_of_with_what_to_run() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait_exit().code, Some(0));
+    fs::set_permissions(place.store(), Permissions::from_mode(0o644)).unwrap();
+    let server = place.serve(&[]);
+    let (line, _) = server.log().wait_for(0, |line| line.contains("chmod 600 "));
+    let (_, command) = line.split_once("take them away: ").unwrap();
+    assert!(
+        std::process::Command::new("sh")
+            .args(["-c", command])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let opened = modes(place.folder());
+    // The log and its index, which have the mode that the file had.
+    assert!(opened.iter().all(|file| file.1 == 0o600), "{opened:?}");
+}
+
+#[test]
+fn root_is_refused_where_another_user_could_replace_the_files() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    let folder = place.folder();
+    let mode = |mode| fs::set_permissions(folder, Permissions::from_mode(mode)).unwrap();
+    for shared in [0o777, 0o1777] {
+        mode(shared);
+        refused(place.launch(&[]), &["chmod go-w", "--store-owner-ok"]);
+    }
+    mode(0o755);
+    chown(folder, Some(NOBODY), None).unwrap();
+    refused(
+        place.launch(&[]),
+        &["belongs to user 65534", "--store-owner-ok"],
+    );
+    assert_eq!(modes(folder), [], "it made none");
+    let server = place.serve(&["--store-owner-ok"]);
+    server.connect().exchange(&report("hello"), REPORT);
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait_exit().code, Some(0));
+    chown(folder, Some(0), None).unwrap();
+    chown(place.store(), Some(NOBODY), None).unwrap();
+    refused(place.launch(&[]), &["hawk.db belongs to user 65534"]);
+}
+
+#[test]
+fn what_the_server_cannot_write_is_refused_at_the_start() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    drop(place.serve(&[]));
+    // Only what is checked: the rest is as the server's user would have it.
+    let hawk = place.folder().join("hawk");
+    fs::copy(env!("CARGO_BIN_EXE_hawk"), &hawk).unwrap();
+    let store = place.store();
+    let launch = || {
+        let args = [
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--store",
+            store.to_str().unwrap(),
+        ];
+        as_nobody(Launch::program(&hawk, &args))
+    };
+    fs::set_permissions(&store, Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(place.folder(), Permissions::from_mode(0o755)).unwrap();
+    let folder = place.folder().display().to_string();
+    refused(
+        launch(),
+        &[&format!("{folder} cannot be written by user 65534")],
+    );
+    chown(place.folder(), Some(NOBODY), None).unwrap();
+    refused(
+        launch(),
+        &[
+            &format!("{folder}/hawk.db cannot be written by user 65534"),
+            "chown",
+        ],
+    );
+    chown(&store, Some(NOBODY), None).unwrap();
+    refused(launch(), &["cannot be written by user 65534"]);
+    for name in ["hawk.db-wal", "hawk.db-shm", "hawk.db-lock"] {
+        let path = place.folder().join(name);
+        if path.exists() {
+            chown(path, Some(NOBODY), None).unwrap();
+        }
+    }
+    let server = launch().start();
+    server.connect().exchange(&report("hello"), REPORT);
+}
+
+#[test]
+fn a_path_that_is_none_is_refused_by_every_command() {
+    for command in ["serve", "agents", "events", "reports"] {
+        for path in ["", ":memory:", "file:hawk.db", "file:/tmp/hawk.db?mode=ro"] {
+            let exit = Launch::hawk(&[command, "--store", path]).run();
+            assert_eq!(exit.code, Some(2), "{exit:?}");
+            assert!(exit.stderr[0].contains("give a path"), "{exit:?}");
+        }
+    }
+}
