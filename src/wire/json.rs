@@ -107,7 +107,7 @@ pub(super) fn parse<'a, T: Object<'a>>(json: &'a [u8], object: T) -> Result<T, R
     let mut parser = Parser {
         json,
         at: 0,
-        nesting: Vec::new(),
+        nesting: Nesting::default(),
         wrong_type: false,
         bad_number: None,
     };
@@ -123,8 +123,8 @@ pub(super) fn parse<'a, T: Object<'a>>(json: &'a [u8], object: T) -> Result<T, R
 struct Parser<'a> {
     json: &'a [u8],
     at: usize,
-    /// The brackets that close the values that are being skipped, the innermost last.
-    nesting: Vec<u8>,
+    /// The values that are being skipped.
+    nesting: Nesting,
     /// Whether a value of another type stands where a text, a flag or the object is to be.
     wrong_type: bool,
     /// The first number that cannot be used.
@@ -223,12 +223,12 @@ impl<'a> Parser<'a> {
                 b'"' => drop(self.string()?),
                 b'[' if self.peek()? == b']' => self.at += 1,
                 b'[' => {
-                    self.nesting.push(b']');
+                    self.nesting.enter(Kind::Array);
                     continue;
                 }
                 b'{' if self.peek()? == b'}' => self.at += 1,
                 b'{' => {
-                    self.nesting.push(b'}');
+                    self.nesting.enter(Kind::Object);
                     self.key()?;
                     continue;
                 }
@@ -242,16 +242,16 @@ impl<'a> Parser<'a> {
                 _ => return None,
             }
             loop {
-                let Some(&closing) = self.nesting.last() else {
+                let Some(innermost) = self.nesting.innermost() else {
                     return Some(());
                 };
-                match self.token()? {
-                    b',' => break,
-                    byte if byte == closing => drop(self.nesting.pop()),
+                match (self.token()?, innermost) {
+                    (b',', _) => break,
+                    (b']', Kind::Array) | (b'}', Kind::Object) => self.nesting.leave(),
                     _ => return None,
                 }
             }
-            if self.nesting.last() == Some(&b'}') {
+            if self.nesting.innermost() == Some(Kind::Object) {
                 self.key()?;
             }
         }
@@ -375,6 +375,64 @@ impl<'a> Parser<'a> {
         let byte = self.peek()?;
         self.at += 1;
         Some(byte)
+    }
+}
+
+/// A value that holds other values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Array,
+    Object,
+}
+
+/// Arrays and objects that stand in each other. The outer ones take no memory of their own,
+/// as an agent may send a key of its own with each packet.
+#[derive(Default)]
+struct Nesting {
+    depth: usize,
+    /// A bit for each of the outermost values, set for an object.
+    outer: u64,
+    /// The values inside those.
+    inner: Vec<Kind>,
+}
+
+impl Nesting {
+    const OUTER: usize = u64::BITS as usize;
+
+    fn clear(&mut self) {
+        (self.depth, self.outer) = (0, 0);
+        self.inner.clear();
+    }
+
+    fn enter(&mut self, kind: Kind) {
+        match self.depth < Self::OUTER {
+            true => {
+                let bit = 1 << self.depth;
+                match kind {
+                    Kind::Array => self.outer &= !bit,
+                    Kind::Object => self.outer |= bit,
+                }
+            }
+            false => self.inner.push(kind),
+        }
+        self.depth += 1;
+    }
+
+    fn leave(&mut self) {
+        self.inner.pop();
+        self.depth = self.depth.saturating_sub(1);
+    }
+
+    fn innermost(&self) -> Option<Kind> {
+        let at = self.depth.checked_sub(1)?;
+        match self
+            .outer
+            .checked_shr(u32::try_from(at).unwrap_or(u32::MAX))
+        {
+            Some(bits) if bits & 1 == 1 => Some(Kind::Object),
+            Some(_) => Some(Kind::Array),
+            None => self.inner.last().copied(),
+        }
     }
 }
 

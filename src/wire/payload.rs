@@ -128,7 +128,7 @@ fn decode_liberally(text: &[u8], scratch: &mut Vec<u8>) -> bool {
     }
     let mut last = match last {
         [] => return true,
-        [_, _, _, _] if !last.iter().any(u8::is_ascii_whitespace) => last.to_vec(),
+        &[a, b, c, d] if !last.iter().any(u8::is_ascii_whitespace) => [a, b, c, d],
         _ => return false,
     };
     // The forgiving decoder takes any stray bits, and missing padding if there are fewer than

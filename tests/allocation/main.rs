@@ -94,7 +94,7 @@ fn an_allocation_for_each_packet_would_be_seen() {
 }
 
 #[test]
-fn only_text_that_must_be_copied_and_json_that_is_refused_allocates_a_little() {
+fn only_text_that_must_be_copied_allocates_a_little() {
     let mut rig = Rig::new(keeper());
     for (name, frame, reply, most) in COSTLY {
         let script = Script::repeat(&(frame(), reply), 100);
