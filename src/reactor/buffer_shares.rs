@@ -131,6 +131,11 @@ impl Capped {
         self.len
     }
 
+    /// Whether connections of `network` wait here.
+    pub(super) fn has_queue(&self, network: Network) -> bool {
+        self.queues.contains_key(&network)
+    }
+
     /// Whether enough others were given a buffer.
     pub(super) const fn is_due(&self) -> bool {
         self.len > 0 && self.passed_over >= TURNS

@@ -122,11 +122,20 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             self.waiters.retain(|&id| connections.look(id).is_some());
             self.capped.retain(|id| connections.look(id).is_some());
         }
-        if self.has_room(id) {
+        if self.has_room(id) && !self.has_capped_neighbours(id) {
             self.waiters.push_back(id);
         } else {
             self.push_capped(id);
         }
+    }
+
+    /// Whether other connections of the same network wait for its share: they came before.
+    fn has_capped_neighbours(&self, id: ConnectionId) -> bool {
+        self.capped.len() > 0
+            && self.connections.look(id).is_some_and(|connection| {
+                let network = Network::of(connection.sender().peer.ip());
+                self.capped.has_queue(network)
+            })
     }
 
     /// Counts the buffer that a connection holds after its turn for its network.
