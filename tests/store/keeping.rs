@@ -21,7 +21,8 @@ fn a_report_is_in_the_table_once_its_reply_is_read() {
     let fields = "SELECT rand || ' ' || timestamp FROM reports";
     let expected = "3413719555719190332 1475249220";
     assert_eq!(place.column::<String>(fields), [expected; 3]);
-    let agents = "SELECT address || ' ' || reports || ' ' || watched FROM agents WHERE name IS NULL";
+    let agents =
+        "SELECT address || ' ' || reports || ' ' || watched FROM agents WHERE name IS NULL";
     assert_eq!(place.column::<String>(agents), ["127.0.0.1 3 0"]);
     let times: Vec<i64> = place.column("SELECT received_at FROM reports ORDER BY seq");
     assert!(
