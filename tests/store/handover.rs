@@ -295,7 +295,7 @@ fn a_store_that_is_down_is_told_and_comes_back() {
 
 #[test]
 fn nothing_is_removed_while_the_writer_is_parked() {
-    const OLD: i64 = 200_000;
+    const OLD: i64 = 100_000;
     let place = Place::new();
     Turns::first(&place, KEEP_ALL).finish();
     place
