@@ -112,8 +112,9 @@ impl Store {
         let mut agents = self.connection.prepare(&format!(
             "SELECT name, address, version, first_seen, last_seen, state, changed_at, interval, \
              CASE WHEN {established} THEN {hours} ELSE coalesce(hours, 1) END, last_hour, \
-             watched AND (heartbeats > 0 OR report_interval > 0), report_interval, cloned_at \
+             {judged}, report_interval, cloned_at \
              FROM agents ORDER BY state DESC, {established} DESC, last_seen DESC, id LIMIT ?1",
+            judged = surplus::JUDGED,
             established = surplus::ESTABLISHED,
             hours = surplus::ESTABLISHED_HOURS,
         ))?;

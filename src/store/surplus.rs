@@ -16,7 +16,12 @@ pub(super) const ESTABLISHED: &str = "CASE WHEN hours IS NULL \
     THEN heartbeats + reports >= 3 AND last_seen - first_seen >= 7200000000000 \
     ELSE hours >= 3 OR last_seen - first_seen >= 86400000000000 END";
 
-/// Marks agents offline that say `online` and are beyond `most`, with an event for each.
+/// Whether an agent's silence was judged before the start. A row from before this was
+/// decided is of an agent that is judged if it has sent a heartbeat.
+pub(super) const JUDGED: &str = "watched AND (heartbeats > 0 OR report_interval > 0)";
+
+/// Marks agents offline that say `online` and are beyond `most`, with an event for each
+/// whose silence is judged; the others are unwatched.
 pub(super) fn mark_offline(connection: &Connection, most: i64) -> rusqlite::Result<()> {
     let count = "SELECT count(*) FROM agents WHERE state = 'online'";
     let online: i64 = connection.query_row(count, [], |row| row.get(0))?;
@@ -27,12 +32,16 @@ pub(super) fn mark_offline(connection: &Connection, most: i64) -> rusqlite::Resu
     let last = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'";
     let last: i64 = transaction.query_row(last, [], |row| row.get(0))?;
     let now = UnixNanos::now().as_nanos();
-    let marked = transaction.execute(
+    let beyond = format!(
+        "SELECT id FROM agents WHERE state = 'online'
+         ORDER BY {ESTABLISHED} DESC, last_seen DESC, id LIMIT -1 OFFSET ?2"
+    );
+    transaction.execute(
         &format!(
             "INSERT INTO events (at, agent, state, name, address, version, last_seen, established)
              SELECT ?1, id, 'offline', name, address, version, last_seen, {ESTABLISHED}
-             FROM agents WHERE state = 'online'
-             ORDER BY {ESTABLISHED} DESC, last_seen DESC, id LIMIT -1 OFFSET ?2"
+             FROM agents WHERE id IN ({beyond}) AND {JUDGED}
+             ORDER BY {ESTABLISHED} DESC, last_seen DESC, id"
         ),
         (now, most),
     )?;
@@ -40,10 +49,12 @@ pub(super) fn mark_offline(connection: &Connection, most: i64) -> rusqlite::Resu
         "INSERT INTO other_events SELECT seq FROM events WHERE seq > ?1 AND NOT established",
         [last],
     )?;
-    transaction.execute(
-        "UPDATE agents SET state = 'offline', changed_at = ?1
-         WHERE id IN (SELECT agent FROM events WHERE seq > ?2)",
-        (now, last),
+    let marked = transaction.execute(
+        &format!(
+            "UPDATE agents SET state = 'offline', changed_at = ?1, watched = ({JUDGED})
+             WHERE id IN ({beyond})"
+        ),
+        (now, most),
     )?;
     transaction.commit()?;
     log::warn!(
@@ -146,6 +157,25 @@ mod tests {
         let online = "SELECT name FROM agents WHERE state = 'online'";
         assert_eq!(names(&connection, online), ["steady", "newer"]);
         assert_eq!(names(&connection, "SELECT 'x' FROM other_events"), ["x"]);
+    }
+
+    #[test]
+    fn an_agent_beyond_the_limit_that_only_reported_is_unwatched_and_has_no_event() {
+        let connection = open(&[
+            ("beats", "online", 1, None),
+            ("reports", "online", 2, None),
+            ("often", "online", 3, None),
+        ]);
+        connection
+            .execute_batch("UPDATE agents SET heartbeats = 0 WHERE name = 'reports'")
+            .unwrap();
+        mark_offline(&connection, 1).unwrap();
+        assert_eq!(names(&connection, "SELECT name FROM events"), ["beats"]);
+        let rows = "SELECT name || state || watched FROM agents";
+        assert_eq!(
+            names(&connection, rows),
+            ["beatsoffline1", "reportsoffline0", "oftenonline1"]
+        );
     }
 
     #[test]
