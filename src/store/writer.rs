@@ -303,7 +303,7 @@ impl Writer {
                     if how == Stop::Finish {
                         if (!self.unwritten.batch.is_empty() || statements.has_progress())
                             && let Err(failure) =
-                                self.transact(&mut statements, &mut retainer, None)
+                                self.commit(connection, &mut statements, &mut retainer, None)
                         {
                             self.complain(&failure);
                         }
@@ -337,19 +337,13 @@ impl Writer {
                     continue;
                 }
                 Next::Park | Next::Nothing => {
-                    let outcome = self
-                        .look(connection)
-                        .and_then(|()| self.transact(&mut statements, &mut retainer, None))
-                        .and_then(|()| self.look_at_commit());
+                    let outcome = self.commit(connection, &mut statements, &mut retainer, None);
                     (None, outcome)
                 }
                 Next::Batch(mut batch) => {
-                    let outcome = self
-                        .look(connection)
-                        .and_then(|()| {
-                            self.transact(&mut statements, &mut retainer, Some(&mut batch))
-                        })
-                        .and_then(|()| self.look_at_commit());
+                    let batch_at_hand = Some(&mut batch);
+                    let outcome =
+                        self.commit(connection, &mut statements, &mut retainer, batch_at_hand);
                     batch.kept = outcome.is_ok();
                     if !batch.kept {
                         self.unwritten.take_over(&batch);
@@ -380,6 +374,23 @@ impl Writer {
                 return End::Failed;
             }
         }
+    }
+
+    /// One transaction, in files that are still the store's afterwards. A commit into a
+    /// file that was moved meanwhile does not count: what the writer holds of discarded
+    /// batches is written to the next file again.
+    fn commit(
+        &mut self,
+        connection: &Connection,
+        statements: &mut Statements<'_>,
+        retainer: &mut Retainer<'_>,
+        batch: Option<&mut Batch>,
+    ) -> Result<(), Failure> {
+        self.look(connection)?;
+        self.transact(statements, retainer, batch)?;
+        self.look_at_commit()?;
+        self.unwritten.clear();
+        Ok(())
     }
 
     /// One transaction: the batch, if there is one, and a step of retention. If
@@ -418,7 +429,6 @@ impl Writer {
                 let now = self.clock.now();
                 self.drops.count(removed, &mut self.counters, now);
                 statements.committed(now);
-                self.unwritten.clear();
                 Ok(())
             }
             Err(error) => {
@@ -774,4 +784,98 @@ fn whole(error: &OpenError) -> String {
 /// To whole seconds: a span for people to read.
 fn round(span: Duration) -> Duration {
     Duration::from_secs(span.as_secs().max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use rusqlite::hooks::Action;
+
+    use super::*;
+    use crate::store::{Agent, Event};
+
+    /// A batch with an event of an agent.
+    fn batch_with_event(online: bool) -> Batch {
+        let now = UnixNanos::from_nanos(7);
+        let agent = Agent {
+            name: Some("web-01"),
+            address: [10, 0, 0, 7].into(),
+            version: "1.0",
+            first_seen: now,
+            last_seen: now,
+            online,
+            changed_at: now,
+            interval: 0,
+            hours: Some(1),
+            last_hour: 0,
+            watched: true,
+            report_interval: 0,
+            cloned_at: 0,
+        };
+        let event = Event {
+            name: agent.name,
+            address: agent.address,
+            version: agent.version,
+            last_seen: now,
+            at: now,
+            online,
+            established: false,
+        };
+        let mut batch = Batch::default();
+        let index = batch.add_agent(1, &agent);
+        batch.add_event(1, Some(index), &event);
+        batch
+    }
+
+    fn events(connection: &Connection) -> Vec<String> {
+        let mut events = connection
+            .prepare("SELECT state FROM events ORDER BY seq")
+            .unwrap();
+        let rows = events.query_map([], |row| row.get(0)).unwrap();
+        rows.map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn events_of_discarded_batches_outlive_a_commit_into_a_file_that_is_moved() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, away] = ["hawk.db", "away.db"].map(|name| folder.path().join(name));
+        let lock = Arc::new(Lock::take(&path).unwrap());
+        let mut writer = Writer::new(path.clone(), Retention::UNLIMITED, lock);
+        let mut connection = writer.open().unwrap();
+        writer.unwritten.take_over(&batch_with_event(false));
+        let (from, to) = (path, away);
+        let rename = move |_: Action, _: &str, table: &str, _: i64| {
+            if table == "events" && !to.exists() {
+                fs::rename(&from, &to).unwrap();
+            }
+        };
+        connection.update_hook(Some(rename)).unwrap();
+        let mut batch = batch_with_event(true);
+        let (mut statements, mut retainer) = writer.prepare(&connection).unwrap();
+        let failure = writer
+            .commit(
+                &connection,
+                &mut statements,
+                &mut retainer,
+                Some(&mut batch),
+            )
+            .unwrap_err();
+        assert!(
+            matches!(failure, Failure::Changed(Change::Moved)),
+            "{failure}"
+        );
+        drop((statements, retainer));
+        writer.unwritten.take_over(&batch);
+        let mut connection = Some(connection);
+        writer.try_again(&mut connection).unwrap();
+        let connection = connection.unwrap();
+        let (mut statements, mut retainer) = writer.prepare(&connection).unwrap();
+        writer
+            .commit(&connection, &mut statements, &mut retainer, None)
+            .unwrap();
+        assert!(writer.unwritten.batch.is_empty());
+        drop((statements, retainer));
+        assert_eq!(events(&connection), ["offline", "online"]);
+    }
 }
