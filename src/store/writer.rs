@@ -69,6 +69,8 @@ pub(super) struct Writer {
     files: Option<Files>,
     /// Keeps the file in use until it is open for writing; see [`super::Examined`].
     witness: Option<Connection>,
+    /// The files have been usable since they were last tried again.
+    was_usable: bool,
     /// It was said that the log has grown too long.
     swollen: bool,
     /// A store that fails with each batch, and not in between, goes down and comes
@@ -171,6 +173,7 @@ impl Writer {
             delivery: Arc::default(),
             files: None,
             witness: None,
+            was_usable: true,
             swollen: false,
             complaints: Throttle::bursts_of(CHANGES),
             recoveries: Throttle::bursts_of(CHANGES),
@@ -258,7 +261,8 @@ impl Writer {
             if let End::Stopped(how) = end {
                 break how;
             }
-            let at_once = matches!(end, End::Failed);
+            // A file that fails each time it is used may be tried without a failure.
+            let at_once = matches!(end, End::Failed) && std::mem::take(&mut self.was_usable);
             if let Err(how) = self.recover(&mut connection, at_once, wait) {
                 break how;
             }
@@ -331,7 +335,10 @@ impl Writer {
                         Ok(())
                     });
                     match outcome {
-                        Ok(()) => self.tray.give_back(None, Health::Up, self.counters),
+                        Ok(()) => {
+                            self.was_usable = true;
+                            self.tray.give_back(None, Health::Up, self.counters);
+                        }
                         Err(failure) => return self.fail(&failure),
                     }
                     continue;
@@ -355,6 +362,7 @@ impl Writer {
             self.counters.bytes = retainer.bytes();
             self.counters.expiry_paused = u64::from(retainer.is_paused());
             self.note_log();
+            self.was_usable |= outcome.is_ok();
             let health = if outcome.is_ok() {
                 Health::Up
             } else {
@@ -452,7 +460,7 @@ impl Writer {
     }
 
     /// Tries again and again until the store can be written, or until there is no
-    /// more need to; the first time at once or after a while. What lies ready meanwhile is
+    /// more need to; the first time `at_once` or after [`RETRY`]. What lies ready meanwhile is
     /// discarded.
     fn recover(
         &mut self,
