@@ -78,15 +78,28 @@ pub struct PresenceState {
 }
 
 impl AgentState {
+    /// By what it is judged. A build before judged every agent, and said nothing of it: then
+    /// an agent without a trace of a heartbeat has only sent reports.
+    fn judged_by(&self) -> JudgedBy {
+        let is_of_older_build = self.presence == PresenceState::default();
+        let beats =
+            self.last_heartbeat.is_some() || self.intervals != [0; 2] || !self.version.is_empty();
+        match is_of_older_build && !beats {
+            true => JudgedBy::Nothing,
+            false => self.presence.judged_by,
+        }
+    }
+
     /// When it was heard, and how often it is.
     pub(super) fn into_presence(self) -> Presence {
+        let judged_by = self.judged_by();
         let more = self.presence;
         let [latest, before] = self.intervals;
         let [shortest, longest] = more.alike_range.map(Interval::from_millis);
         Presence {
             heard_at: self.heard_at,
             came_at: more.came_at,
-            judged_by: more.judged_by,
+            judged_by,
             absence: Interval::from_millis(more.absence),
             paused: more.paused,
             paused_since: more.paused_since,

@@ -15,7 +15,7 @@ use super::drops::Drops;
 use super::files::{Change, Files};
 use super::open::{LOCK_PATIENCE, OpenError, explain, open, wal_pages};
 use super::retention::{Added, Retainer, Retention};
-use super::schema::VERSION;
+use super::schema::{self, Fitness, VERSION};
 use super::statements::Statements;
 use super::tray::{Next, Stop, Tray};
 use super::{AgentIndex, Batch, Counters, Health, Intake, Lock};
@@ -240,11 +240,16 @@ impl Writer {
         if let Err(error) = self.lock.sign() {
             log::warn!("{error}");
         }
+        let is_older = matches!(schema::examine(&witness), Ok(Fitness::Older(_)));
         self.witness = Some(witness);
         let opened = self.open().inspect_err(|failure| {
             self.complain(failure);
             self.tray.give_back(None, Health::Down, self.counters);
         });
+        if is_older {
+            // Rows of older tables say less of an agent than what is known of it.
+            self.tray.note_other_file();
+        }
         self.write(opened.ok(), &mut Tray::take);
     }
 

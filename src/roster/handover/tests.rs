@@ -319,3 +319,36 @@ fn a_moment_without_the_server_is_held_against_nobody_and_hides_nobody() {
     let gone = to.expire(at(11_100), wall(11_100), true);
     assert_eq!(gone, from.find(identity(0)), "not its start's grace");
 }
+
+#[test]
+fn an_agent_of_an_older_build_is_judged_if_it_has_sent_a_heartbeat() {
+    let state = |version: &str| {
+        let mut from = Roster::new(config(), at(0));
+        let entry = Entry::new(identity(0), address(0), at(0), wall(0));
+        let key = from.insert(entry, at(0));
+        from.heard(key, address(0), at(0), wall(0));
+        let mut found = None;
+        from.begin_copy();
+        from.copy_some(1, &mut |_, state| found = Some(state));
+        AgentState {
+            version: version.to_owned(),
+            online: true,
+            presence: PresenceState::default(),
+            ..found.unwrap()
+        }
+    };
+    for (version, is_watched) in [("", false), ("1.0", true)] {
+        let mut to = Roster::new(config(), at(0));
+        to.adopt(0, state(version)).unwrap();
+        to.go_on_from(at(0), None, Duration::ZERO, at(0));
+        let key = to.find(identity(0)).unwrap();
+        let entry = to.get(key).unwrap();
+        assert_eq!((entry.watched, entry.online), (is_watched, is_watched));
+        // A report of one that is not judged changes nothing.
+        assert!(!to.heard(key, address(0), at(100), wall(100)));
+        assert!(!to.report(key, None, (at(100), wall(100))));
+        let mut seconds = (1..3600).map(|second| 1000 * second);
+        let expired = seconds.find_map(|millis| to.expire(at(millis), wall(millis), true));
+        assert_eq!(expired.is_some(), is_watched);
+    }
+}
