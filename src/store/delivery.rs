@@ -218,6 +218,10 @@ pub(super) struct Deliveries<'c> {
     /// The last event of agents that are not established, if it may not be delivered.
     undelivered: HashMap<Box<str>, i64>,
     sweep_at: usize,
+    /// The last event of such agents that was removed from the file, now and once the
+    /// transaction at hand is committed.
+    removed_until: i64,
+    removing_until: i64,
     /// What the transaction at hand writes down, for each consumer.
     writing: Vec<Unwritten>,
     written_at: Option<Moment>,
@@ -274,6 +278,8 @@ impl<'c> Deliveries<'c> {
             delivery,
             sweep_at: FIRST_SWEEP.max(2 * undelivered.len()),
             undelivered,
+            removed_until: 0,
+            removing_until: 0,
             writing: Vec::new(),
             written_at: None,
         };
@@ -289,7 +295,7 @@ impl<'c> Deliveries<'c> {
         let Some(&last) = self.undelivered.get(agent).filter(|_| established) else {
             return Lane::of(established);
         };
-        if self.delivery.state().is_done(last) {
+        if self.delivery.state().is_over(last, self.removed_until) {
             self.undelivered.remove(agent);
             return Lane::Established;
         }
@@ -304,7 +310,9 @@ impl<'c> Deliveries<'c> {
         self.undelivered.insert(agent.into(), seq);
         if self.undelivered.len() >= self.sweep_at {
             let state = self.delivery.state();
-            self.undelivered.retain(|_, last| !state.is_done(*last));
+            let removed_until = self.removed_until;
+            self.undelivered
+                .retain(|_, last| !state.is_over(*last, removed_until));
             self.sweep_at = FIRST_SWEEP.max(2 * self.undelivered.len());
         }
     }
@@ -330,6 +338,9 @@ impl<'c> Deliveries<'c> {
         removed: &[(i64, bool)],
         now: UnixNanos,
     ) -> rusqlite::Result<()> {
+        let others = removed.iter().filter(|(_, established)| !established);
+        let last = others.map(|(seq, _)| *seq).max().unwrap_or(0);
+        self.removing_until = self.removed_until.max(last);
         let mut state = self.delivery.state();
         for place in &mut state.places {
             let is_missed = |(seq, established): &&(i64, bool)| {
@@ -361,6 +372,7 @@ impl<'c> Deliveries<'c> {
 
     /// The transaction at hand is committed, with or without `events`.
     pub(super) fn committed(&mut self, events: bool, now: Moment) {
+        self.removed_until = self.removing_until;
         let mut state = self.delivery.state();
         for (place, written) in state.places.iter_mut().zip(self.writing.drain(..)) {
             let unwritten = &mut place.unwritten;
@@ -394,6 +406,15 @@ impl State {
         let lane = Lane::Others.index();
         let is_done = |place: &Place| seq <= place.cursors[lane] && !place.retries.contains(&seq);
         self.places.iter().all(is_done)
+    }
+
+    /// Whether no consumer will deliver this event of an agent that is not established after
+    /// now: it is done, or was among those up to `removed_until` that were removed, and no
+    /// consumer has read it.
+    fn is_over(&self, seq: i64, removed_until: i64) -> bool {
+        let lane = Lane::Others.index();
+        let is_unread = |place: &Place| seq > place.read[lane] && !place.retries.contains(&seq);
+        self.is_done(seq) || (seq <= removed_until && self.places.iter().all(is_unread))
     }
 }
 
@@ -665,5 +686,34 @@ mod tests {
             delivery.publish(1, 0, &progress(seq - 10, &[]));
         }
         assert!(deliveries.undelivered.len() <= FIRST_SWEEP);
+    }
+
+    #[test]
+    fn nothing_is_remembered_of_events_that_are_removed_while_no_consumer_reads_on() {
+        let connection = open();
+        let delivery = delivery();
+        let mut deliveries = begin_with(&connection, &delivery, FILE);
+        for seq in 1..10_000 {
+            deliveries.listed(&seq.to_string(), seq);
+            deliveries.write(&[(seq - 10, false)], NOW).unwrap();
+            deliveries.committed(false, Moment::from_nanos(1));
+        }
+        assert!(deliveries.undelivered.len() <= FIRST_SWEEP);
+        // One that was read may still be delivered.
+        deliveries.listed("a", 10_000);
+        delivery.publish(
+            1,
+            0,
+            &Progress {
+                cursors: [9_999; 2],
+                read: [10_000; 2],
+                ..Progress::default()
+            },
+        );
+        deliveries.write(&[(10_000, false)], NOW).unwrap();
+        deliveries.committed(false, Moment::from_nanos(1));
+        assert_eq!(deliveries.lane("a", true), Lane::Others);
+        delivery.publish(1, 0, &progress(10_000, &[]));
+        assert_eq!(deliveries.lane("a", true), Lane::Established);
     }
 }
