@@ -158,8 +158,11 @@ impl Runner {
             if orders.stop.is_some_and(|stop| !stop.deliver) {
                 self.source.close();
             }
-            if delivers {
-                self.read(now);
+            match delivers {
+                true => self.read(now),
+                // The next attempt is due once events are delivered again: nothing waits
+                // for its time until then.
+                false => self.read_again_at = None,
             }
             if orders.stop.is_some() && delivers {
                 self.consumers.iter_mut().for_each(|one| one.queue.drain());
