@@ -79,7 +79,7 @@ impl Share {
 pub struct Nearing {
     /// Which share.
     pub share: Share,
-    /// Whose, as the log has it.
+    /// The address, network or site that has this share, as logged.
     pub whose: String,
     /// How much of it is in use.
     pub used: u32,
@@ -111,7 +111,7 @@ pub struct Admission {
 #[derive(Clone, Copy, Debug, Default)]
 struct Count {
     connections: u32,
-    /// Those among them on which no frame has passed.
+    /// Connections on which no frame has passed.
     newcomers: u32,
 }
 
@@ -155,8 +155,8 @@ impl Admission {
         Verdict::Welcome
     }
 
-    /// Counts a connection from `address` that was accepted, as a newcomer. Returns the
-    /// share of which 80 % are in use from now on and were not before.
+    /// Counts an accepted connection from `address` as a newcomer. Returns a share if this
+    /// connection makes its use reach 80 %.
     pub fn enter(&mut self, address: IpAddr, is_crowded: bool) -> Option<Nearing> {
         if !self.counts() {
             return None;

@@ -1,9 +1,8 @@
-//! Processes that this one has started, and those that it inherits as process 1.
+//! Child processes of this process, and orphans that it inherits as process 1.
 //!
-//! In a container hawk may be process 1. The kernel makes it the parent of every process there
-//! whose own parent has ended, and each of these stays a zombie until it is waited for. A
-//! thread waits for them, and never for a process that was started here: its status is its
-//! owner's.
+//! In a container hawk may be process 1. The kernel makes it the parent of every orphaned
+//! process there, and each orphan stays a zombie until its parent waits for it. A thread waits
+//! for orphans only. The owner of a [`Child`] waits for it and gets its status.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -18,7 +17,7 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, WaitOptions, waitid, waitpid};
 /// Without a child there is nothing to wait for; a new one is found this much later.
 const NO_CHILD: Duration = Duration::from_secs(1);
 
-/// The owner of a child that has ended is given this time to wait for it.
+/// Time in which the owner of an ended child must wait for it.
 const OWNED: Duration = Duration::from_millis(20);
 
 /// Children with an owner that have not been waited for.
@@ -86,7 +85,7 @@ pub fn reap_orphans() -> io::Result<()> {
 
 /// Waits until a child has ended, and then for all that have and are orphans.
 fn reap_some() {
-    // It says that there is one and leaves it as it is; its number is not told.
+    // WNOWAIT: detects an ended child without reaping it; the process id is not returned.
     match waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
         Ok(_) => {}
         Err(Errno::INTR) => return,

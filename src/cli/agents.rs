@@ -16,14 +16,14 @@ use crate::time::UnixNanos;
 
 /// List the agents that the store knows, and whether each is alive
 ///
-/// Reads the store's file, whether a server is running or not; says so on stderr
-/// if none is, for then nobody watches the agents.
+/// Reads the store's file, whether a server is running or not. Without a running server the
+/// states are out of date, and a note on stderr says so.
 #[derive(Debug, Args)]
 pub(super) struct AgentsArgs {
     #[command(flatten)]
     store: StoreArgs,
 
-    /// Only those that are offline
+    /// Only agents that are offline
     #[arg(long)]
     offline: bool,
 

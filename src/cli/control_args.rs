@@ -35,7 +35,7 @@ impl ControlArgs {
                 "there is no {}; give --control PATH, the control socket of the server",
                 unit.display()
             ),
-            // Whatever else is wrong is told when it is used.
+            // Connecting reports any other error.
             _ => Ok(unit.to_owned()),
         }
     }

@@ -15,14 +15,13 @@ use super::text::{address, cut, quoted, unquoted, visible_name};
 use super::values::{self, Since};
 use crate::store::{AgentId, Cursor, Journal, Reader, Sender};
 
-/// Rows that are shown first when following, unless told otherwise: as many as
-/// `tail -f` shows.
+/// Default number of rows shown first when following: as many as `tail -f` shows.
 const FOLLOW_FROM: u64 = 10;
 
 /// Between two looks for new rows: soon enough for whoever watches, and no load.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Rows that are shown as text on a terminal, unless told otherwise.
+/// Default number of rows shown as text on a terminal.
 const ON_A_TERMINAL: u64 = 20;
 
 /// Characters of an agent's name on a terminal: longer ones are cut.
@@ -70,18 +69,18 @@ pub(super) struct JournalArgs {
     #[command(flatten)]
     store: StoreArgs,
 
-    /// Only those of this agent: its name, its address if it has no name, or #ID, its
+    /// Only rows of this agent: its name, its address if it has no name, or #ID, its
     /// number. A name that looks like one of these is written in quotes, as hawk shows it:
     /// '"10.0.0.7"'
     #[arg(long, value_name = "AGENT")]
     agent: Option<String>,
 
-    /// Only those since then: a span up to now, such as 10m or 2d, or a time such
+    /// Only rows since then: a span up to now, such as 10m or 2d, or a time such
     /// as 2026-11-24T08:00:00Z
     #[arg(long, value_name = "TIME", value_parser = values::since)]
     since: Option<Since>,
 
-    /// Only those before then: a span up to now or a time, as with --since
+    /// Only rows before then: a span up to now or a time, as with --since
     #[arg(long, value_name = "TIME", value_parser = values::since, conflicts_with = "follow")]
     until: Option<Since>,
 

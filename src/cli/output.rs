@@ -33,8 +33,8 @@ pub(super) fn write(bytes: &[u8]) -> anyhow::Result<Audience> {
     }
 }
 
-/// Waits for so long, or until nobody can read stdout any more: the reader of the pipe has
-/// ended, or the terminal is gone.
+/// Waits for `span`, or until stdout has no reader: the pipe's read end is closed, or the
+/// terminal is gone.
 pub(super) fn wait(span: Duration) -> Audience {
     let stdout = io::stdout();
     // Without a flag, poll(2) reports errors and hang-ups only.

@@ -24,9 +24,10 @@ const CLOCK: &str = "clock";
 
 /// Show a server's statistics, as it logs them
 ///
-/// Asks the server itself, over its control socket, and so needs to be run as its user
-/// or the superuser, unless the socket's file was opened to others. Rates are those since the log's last look but one; with --watch
-/// from the second time on those since the last time.
+/// Asks the server over its control socket, and so needs to be run as its user or the
+/// superuser, unless the socket's file was opened to other users. Rates are averages over the
+/// last one to two --stats-interval; with --watch, after the first block, since the block
+/// before.
 #[derive(Debug, Args)]
 pub(super) struct StatsArgs {
     #[command(flatten)]

@@ -113,7 +113,7 @@ impl Pipeline {
     }
 
     /// Sends a frame that carries this kind of packet, or keeps it to be sent together with
-    /// those that follow. Blocks while too many are in flight.
+    /// later frames. Blocks while too many are in flight.
     ///
     /// # Errors
     /// [`Stopped`] once a failure is final. The frame counts as sent.

@@ -19,7 +19,7 @@ pub enum ReplyLine {
 /// bytes, whatever the server sends.
 ///
 /// # Errors
-/// Those of the stream.
+/// Errors of the stream.
 pub fn next_reply(lines: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<ReplyLine> {
     line.clear();
     let most = MAX_REPLY_LINE as u64;

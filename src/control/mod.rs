@@ -1,10 +1,10 @@
-//! The control socket: how a running server is asked and told things from its own
-//! machine.
+//! The control socket: requests to a running server from its own machine.
 //!
-//! It is a Unix stream socket. The mode of its file, 0600, says who may connect (unix(7)). A
-//! request that has the server run a program is taken only from the server's own user and
-//! the superuser (`SO_PEERCRED`), whatever an operator has made of that mode. A client sends one line, the [`Request`]; the server answers with
-//! lines, the last of which says how it went, and ends the stream:
+//! It is a Unix stream socket. The mode of its file, 0600, restricts which users may connect
+//! (unix(7)). The server accepts a request that changes it only from its own user and the
+//! superuser (`SO_PEERCRED`), whatever mode an operator has set. A client sends one line, the
+//! [`Request`]; the server answers with lines, the last of which is the outcome, and ends the
+//! stream:
 //!
 //! ```text
 //! client: stats                       client: upgrade /usr/local/bin/hawk

@@ -307,8 +307,8 @@ impl Client {
         }
     }
 
-    /// Why this client may not ask for that, if it may not. The mode of the socket's file says
-    /// who may connect; an operator may open it for statistics, which change nothing.
+    /// Returns the reason to refuse `request` from this client, if there is one. An operator may
+    /// open the socket's file to other users for statistics, which change nothing.
     fn refusal(&self, request: &Request) -> Option<String> {
         let own = geteuid();
         let user = self.peer.map(|peer| peer.uid);

@@ -208,8 +208,8 @@ impl Books {
         number
     }
 
-    /// Has the batch at hand committed for a health check; which batch. `None`: the store is
-    /// down.
+    /// Makes the writer commit the current batch for a health check, and returns the batch's
+    /// number. `None`: the store is down.
     pub(super) fn enter_probe(&mut self, now: Moment) -> Option<NonZeroU64> {
         if self.intake.health() == Health::Down {
             return None;
@@ -234,7 +234,7 @@ impl Books {
         }
     }
 
-    /// Has the agent's row written.
+    /// Schedules the agent's row for writing.
     pub(super) fn enter_agent(&mut self, roster: &Roster, key: AgentKey, now: Moment) {
         if self.row(roster, key).is_some() {
             self.flush_at.get_or_insert(now.after(FLUSH));
@@ -249,7 +249,7 @@ impl Books {
         let event = event_of(entry);
         let reference = roster.reference(key);
         let index = self.row(roster, key);
-        // Events are stored in their order: behind those that wait.
+        // Events are stored in their order: behind waiting events.
         match index.filter(|_| self.waiting.is_empty()) {
             Some(index) => self
                 .intake

@@ -12,7 +12,7 @@ impl Keeper {
             && let Some(left_out) = self.clone_log.allow(self.now)
         {
             log::warn!(
-                "agent cloned: connections from two addresses use its name by turns; give each \
+                "agent cloned: connections from two addresses use its name alternately; give each \
                  machine a name of its own agent={:?} peer={} left_out={left_out}",
                 entry.name.as_deref().unwrap_or_default(),
                 sender.peer,

@@ -22,7 +22,7 @@ impl Keeper {
         self.roster.remove(key);
         if let Some(left_out) = self.evictions.allow(self.now) {
             log::warn!(
-                "too many agents: one that is not established and silent longest was removed \
+                "too many agents: the longest silent agent that is not established was removed \
                  to make room; if these are agents of yours, raise --max-agents \
                  max_agents={} established={} evicted={} left_out={left_out}",
                 self.config.roster.capacity,

@@ -136,7 +136,7 @@ impl Keeper {
         }
     }
 
-    /// Has all that comes from now on stored.
+    /// Stores all further reports and events through `intake`.
     pub fn store_in(&mut self, intake: Intake) {
         let mut books = Books::new(intake);
         if let Some(wake) = &self.wake {

@@ -52,10 +52,9 @@ pub(super) enum Failure {
 impl Running {
     /// Runs the command with `input` on its stdin; its time begins `now`.
     ///
-    /// It is a process group of its own, so that all of it can be killed. Of our
-    /// descriptors it gets the standard streams only: the input, and our stderr to write
-    /// to, since our stdout is for those who wait for us to listen. All others are closed
-    /// when it starts, as each is opened to be.
+    /// It is a process group of its own, so that all of it can be killed. It inherits the
+    /// standard streams only: the input, and our stderr for both outputs, since our stdout
+    /// carries the listening address alone. All other descriptors are opened close-on-exec.
     pub(super) fn start(shell: &Shell, input: &[u8], now: Moment) -> Result<Self, Failure> {
         let mut command = shell.environment.shell(&shell.command);
         command
@@ -117,8 +116,8 @@ impl Running {
 
 /// A file in memory to read `input` from.
 ///
-/// Not a pipe: that may hold no more than a page (`pipe(7)`), and then this thread would have
-/// to wait for a command that may never read.
+/// Not a pipe: its capacity may be a single page (`pipe(7)`), and a write to a full pipe
+/// would block this thread for as long as the command does not read.
 fn readable(input: &[u8]) -> io::Result<File> {
     let flags = MemfdFlags::CLOEXEC;
     let memory = match memfd_create("hawk-event", flags | MemfdFlags::NOEXEC_SEAL) {

@@ -89,7 +89,7 @@ pub struct Config {
     pub predecessor: Option<Predecessor>,
 }
 
-/// A process whose commands are to end before this one's begin.
+/// The process before this one: its commands end before commands of this process begin.
 #[derive(Debug)]
 pub struct Predecessor {
     /// Readable once it has ended.
@@ -124,7 +124,7 @@ impl Notifier {
     }
 
     /// Starts the thread that delivers the events in the store at `path`, each at least once,
-    /// and tells `delivery` how far it has come. The store's writer has the same.
+    /// and publishes its progress in `delivery`, which the store's writer shares.
     ///
     /// # Errors
     /// If the kernel refuses a thread or a descriptor.
@@ -228,7 +228,7 @@ impl Notifier {
         self.shared.pause(true);
     }
 
-    /// Goes on after [`pause`](Self::pause).
+    /// Resumes after [`pause`](Self::pause).
     pub fn resume(&self) {
         self.shared.pause(false);
     }

@@ -138,7 +138,7 @@ impl Runner {
         }
     }
 
-    /// Delivers until it is told to stop.
+    /// Delivers until a stop is ordered.
     pub(super) fn run(mut self) {
         if let Err(error) = self.serve() {
             log::error!("cannot wait for commands, no event is delivered any more: {error}");
@@ -237,7 +237,7 @@ impl Runner {
         Ok(())
     }
 
-    /// Goes on with another sequence.
+    /// Continues with another sequence of events.
     fn begin(&mut self, opening: &Opening, now: Moment) -> Result<(), Unreadable> {
         let is_lasting = self.source.is_lasting();
         let mut queues = Vec::new();
@@ -318,8 +318,8 @@ impl Runner {
         }
         if !has_ended {
             log::warn!(
-                "the process before this one has not ended; its commands may be overtaken by \
-                 those of this one"
+                "the process before this one has not ended; commands of this process may \
+                 overtake its commands"
             );
         }
         self.predecessor = None;
@@ -443,7 +443,7 @@ impl Consumer {
         }
     }
 
-    /// Kills those whose time is over.
+    /// Kills commands that exceed their timeout.
     fn kill_late(&mut self, now: Moment) {
         for call in &mut self.running {
             if call.running.kill_at().is_some_and(|kill_at| kill_at <= now)

@@ -1,4 +1,4 @@
-//! What the reactor's thread and the one that delivers share.
+//! State shared by the reactor's thread and the runner's thread.
 //!
 //! Both hold the lock for moments only. The bell is a descriptor, because the runner waits for
 //! the ends of its commands at the same time.
@@ -20,12 +20,12 @@ pub(super) struct Counters {
     pub(super) waiting: usize,
     /// Commands that have ended, however.
     pub(super) run: u64,
-    /// Those that failed: that could not be started, or did not end with exit
+    /// Commands that could not be started, or did not end with exit
     /// code 0.
     pub(super) failed: u64,
-    /// Those that were killed because their time was over.
+    /// Commands that were killed after their timeout.
     pub(super) timed_out: u64,
-    /// Events that there was no room for in memory.
+    /// Events dropped for lack of room in memory.
     pub(super) dropped: u64,
     /// Events that were delivered.
     pub(super) delivered: u64,
@@ -136,7 +136,7 @@ impl Shared {
         self.slots().orders
     }
 
-    /// Tells how the runner is.
+    /// Publishes the runner's counters.
     pub(super) fn tell(&self, counters: &[Counters]) {
         let mut slots = self.slots();
         slots.counters.copy_from_slice(counters);

@@ -10,8 +10,8 @@ use crate::store::{Delivery, Lane, Notice, OpenError, Opening, Progress, Reader}
 /// Events that wait in memory on each lane, at most.
 pub(super) const MAX_WAITING: usize = 10_000;
 
-/// Their bytes, at most. Those of well-behaved agents take some 300 each, so the number above
-/// is reached first.
+/// Bytes of waiting events on each lane, at most. An event of a well-behaved agent takes some
+/// 300, so [`MAX_WAITING`] is reached first.
 pub(super) const MAX_WAITING_BYTES: usize = 16 << 20;
 
 /// The next events of a lane.
@@ -43,8 +43,8 @@ pub(super) trait EventSource: Send {
     /// A consumer has come so far in the sequence of that number.
     fn publish(&mut self, opening: u64, consumer: usize, progress: &Progress);
 
-    /// How many events there are after those that were read on each lane, as far as that is
-    /// known at no cost.
+    /// Number of events behind `read` on each lane; 0 if counting them would cost a read of
+    /// the store.
     fn behind(&self, read: [i64; 2]) -> usize;
 
     /// Events that were gone before each consumer had read them.

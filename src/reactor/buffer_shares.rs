@@ -8,8 +8,8 @@ use super::connections::ConnectionId;
 use super::input::LONGEST;
 use crate::network::{Network, Site};
 
-/// Buffers that connections of other networks are given before one of those in the queues of
-/// [`Capped`] has the reserve.
+/// Buffers granted to connections of other networks before a connection in [`Capped`] gets
+/// the reserve.
 const TURNS: u32 = 4;
 
 /// Bytes of receive buffers that are held between turns, by network. The pool's reserve does
@@ -73,7 +73,7 @@ impl BufferShares {
     }
 
     /// A connection of `network` holds a buffer of `now` bytes instead of one of `before`.
-    /// Returns the share of which 80 % are in use from now on and were not before.
+    /// Returns a share if this change makes its use reach 80 %.
     pub(super) fn change(
         &mut self,
         network: Network,
@@ -157,13 +157,13 @@ impl Capped {
         self.pushed += 1;
     }
 
-    /// Lets the first network that has room by now have its turn.
+    /// Moves the first network that has room to the front.
     pub(super) fn prefer(&mut self, has_room: impl Fn(Network) -> bool) {
         let first = self.order.iter().position(|network| has_room(*network));
         self.order.rotate_left(first.unwrap_or(0));
     }
 
-    /// The first connection of the network whose turn it is.
+    /// Returns the first connection of the network at the front.
     pub(super) fn front(&self) -> Option<ConnectionId> {
         let queue = self.queues.get(self.order.front()?)?;
         queue.front().copied()
@@ -195,7 +195,7 @@ impl Capped {
             .flat_map(|queue| queue.iter().copied())
     }
 
-    /// Keeps only those connections.
+    /// Removes all connections for which `keep` is false.
     pub(super) fn retain(&mut self, keep: impl Fn(ConnectionId) -> bool) {
         self.queues.retain(|_, queue| {
             queue.retain(|id| keep(*id));

@@ -120,7 +120,7 @@ pub(super) struct Connection<S> {
 /// descriptor; a debug build's has another 8 bytes.
 const _: () = assert!(size_of::<Connection<OwnedFd>>() == 144);
 
-/// What a connection counts for among those of its network, in one byte.
+/// What a connection counts for among the connections of its network, in one byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Counted(u8);
 
@@ -231,8 +231,8 @@ impl<S: Socket> Connection<S> {
         }
     }
 
-    /// As [`serve`](Self::serve), for a connection that waits for a buffer and
-    /// whose turn in that queue has come. `None`: the pool still has none there.
+    /// As [`serve`](Self::serve), for a connection at the front of its queue for a buffer.
+    /// `None`: the pool still has no buffer for it.
     pub(super) fn serve_waiting<H: Handler>(
         &mut self,
         from: From,
@@ -434,7 +434,7 @@ impl<S: Socket> Connection<S> {
         }
     }
 
-    /// Reads nothing from now on; the handler is told.
+    /// Pauses reading and notifies the handler.
     fn stop_reading<H: Handler>(&mut self, reason: StopReason, shop: &mut Shop<H>) {
         let was_stopped = self.session.stopped().is_some();
         self.session.stop_reading(reason, shop.now);
@@ -443,7 +443,7 @@ impl<S: Socket> Connection<S> {
         }
     }
 
-    /// Reads again, if it did not; the handler is told.
+    /// Resumes reading if it was paused, and notifies the handler.
     #[inline]
     fn resume_reading<H: Handler>(&mut self, shop: &mut Shop<H>) {
         if self.session.resume_reading(shop.now)

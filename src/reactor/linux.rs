@@ -64,8 +64,8 @@ impl Linux {
         TcpStream::from_std(descriptor.into())
     }
 
-    /// The listening socket of this descriptor, which does not block. Whoever made it, the
-    /// buffers of the sockets that it accepts are limited.
+    /// Wraps the listening socket of this non-blocking descriptor, own or passed, and limits
+    /// the buffers of the sockets that it accepts.
     #[must_use]
     pub fn listener(descriptor: OwnedFd) -> TcpListener {
         if let Err(error) = listen::limit_buffers(&descriptor) {

@@ -95,7 +95,7 @@ pub struct Reactor<H, K: Kernel> {
     run_queue: VecDeque<ConnectionId>,
     /// Who waits for a receive buffer, first come first served.
     waiters: VecDeque<ConnectionId>,
-    /// Connections that wait for a receive buffer and whose network holds all that it may.
+    /// Connections that wait for a receive buffer while their network has used up its share.
     capped: Capped,
     /// Whether there may be a buffer for the first of them.
     waiters_go_on: bool,

@@ -13,8 +13,7 @@ use crate::time::Moment;
 /// Half of the time for which a connection that has ended still counts.
 const SLOT: Duration = Duration::from_secs(5);
 
-/// Networks with connections, and those whose connections ended lately. Empty while there
-/// is no limit.
+/// Networks with live or recently ended connections. Empty while there is no limit.
 #[derive(Debug, Default)]
 pub(super) struct NetworkRates(HashMap<Network, Entry>);
 

@@ -43,8 +43,8 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         self.connections.iter().map(Connection::view)
     }
 
-    /// The connections that wait for a receive buffer, in their order; at the end those whose
-    /// network has used up its share, by network.
+    /// Connections that wait for a receive buffer, in their order; connections of networks that
+    /// have used up their share come last, by network.
     pub fn waiters(&self) -> impl Iterator<Item = SocketAddr> {
         let ids = self.waiters.iter().copied().chain(self.capped.ids());
         let present = ids.filter_map(|id| self.connections.look(id));

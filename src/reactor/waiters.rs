@@ -14,9 +14,9 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// Gives buffers that came back to the connections that wait, in their order. As each
     /// gives its own back before the next has it, one buffer may do for all of them.
     ///
-    /// Connections whose network has used up its share of the pool wait in queues of their
-    /// own: they are given the reserve alone, when no other connection waits, and also after
-    /// a few others were served.
+    /// Connections of a network that has used up its share of the pool wait in separate queues:
+    /// they get the reserve only, when no other connection waits, and after every few buffers
+    /// for other connections.
     pub(super) fn serve_waiters(&mut self) {
         self.shop.work.begin(self.waiters.len() + self.capped.len());
         self.waiters_go_on = false;
@@ -113,9 +113,9 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         freed
     }
 
-    /// Puts a connection at the end of its queue for a buffer. Those that have ended
-    /// meanwhile leave their places now and then: as long as the first has to wait,
-    /// there would be one more for each that comes and goes.
+    /// Puts a connection at the end of its queue for a buffer. Removes ended connections from
+    /// the queues now and then: otherwise the queues would grow with each connection that
+    /// comes and goes while the first one waits.
     pub(super) fn line_up(&mut self, id: ConnectionId) {
         if self.waiters.len() + self.capped.len() >= 2 * self.connections.len() {
             let connections = &self.connections;

@@ -261,7 +261,7 @@ impl Entry {
         }
     }
 
-    /// Goes on from what was learnt before.
+    /// Resumes from learnt intervals.
     pub fn learn(&mut self, learnt: Learnt) {
         self.presence.heartbeats.interval = Interval::of(learnt.interval);
         self.presence.reports.interval = Interval::of(learnt.report_interval);
@@ -278,8 +278,8 @@ const fn hour_of(wall: UnixNanos) -> i64 {
     wall.as_nanos().div_euclid(HOUR)
 }
 
-/// Whether an agent whose hours were not counted passes for established: it was heard
-/// over two hours or more, and so in three different ones if it was heard throughout.
+/// Whether an agent without a count of hours passes for established: first and last packet
+/// are two hours or more apart, which spans three different hours.
 const fn looks_established(first_seen: UnixNanos, last_seen: UnixNanos) -> bool {
     last_seen.as_nanos().saturating_sub(first_seen.as_nanos()) >= 2 * HOUR
 }

@@ -119,8 +119,8 @@ pub struct Roster {
     names: HashMap<Rc<str>, AgentKey>,
     addresses: HashMap<IpAddr, AgentKey>,
     wheel: TimerWheel,
-    /// Slots whose alarms rang and that were not looked at yet: of established agents,
-    /// and of others.
+    /// Slots with a fired alarm that is not handled yet: of established agents, and of
+    /// others.
     due: Vec<u32>,
     due_others: Vec<u32>,
     places: Places,
@@ -240,10 +240,10 @@ impl Roster {
         key
     }
 
-    /// Finds a place for a new agent from `address`. Returns the agent that is to be
-    /// removed first, if one is: it is not established, no session speaks for it, and it
-    /// is silent longest, of all such agents or of those of its network if that has its
-    /// share of the places.
+    /// Finds a place for a new agent from `address`. Returns the agent to remove first, if
+    /// there is no free place: the longest silent agent that is not established and has no
+    /// session. If the network of `address` has its share of the places, only agents of that
+    /// network are considered.
     ///
     /// # Errors
     /// [`NoPlace`]: the new agent cannot be taken now. That is counted.
@@ -377,8 +377,8 @@ impl Roster {
         came
     }
 
-    /// The agent, just heard, has sent a heartbeat, `gap` after the one before in its
-    /// session; true if that makes it online.
+    /// Counts a heartbeat of the agent, `gap` after its session's previous heartbeat. Returns
+    /// true if that makes the agent online.
     pub fn beat(
         &mut self,
         key: AgentKey,
@@ -405,8 +405,8 @@ impl Roster {
         came
     }
 
-    /// The agent, just heard, has sent a report, `gap` after the one before in its session;
-    /// true if that makes it online.
+    /// Counts a report of the agent, `gap` after its session's previous report. Returns true
+    /// if that makes the agent online.
     pub fn report(
         &mut self,
         key: AgentKey,
@@ -430,8 +430,8 @@ impl Roster {
         came
     }
 
-    /// The agent that was found to be cloned since the last call, if one was: under its name
-    /// two connections spoke by turns, twice, from two addresses.
+    /// Takes the agent that was detected as cloned since the last call, if any: two connections
+    /// from two addresses used its name alternately, twice.
     pub const fn take_new_clone(&mut self) -> Option<AgentKey> {
         self.new_clone.take()
     }
@@ -596,9 +596,9 @@ impl Roster {
     }
 
     /// The roster stood still for `lost` until `now`: its clock stood still as well. What
-    /// agents sent meanwhile must be read first. After [`LEAST_SILENCE`] or more they may
-    /// have given their connections up, and wait before they connect again for no longer
-    /// than that took, or than the grace after a start allows for.
+    /// agents sent in that time must be read first. After [`LEAST_SILENCE`] or more, agents may
+    /// have closed their connections; they reconnect within `lost`, or within the grace after
+    /// a start if that is shorter.
     fn stood_still_for(&mut self, lost: Duration, now: Moment) {
         self.lead = self.lead.saturating_add(lost);
         let grace = match lost < LEAST_SILENCE {

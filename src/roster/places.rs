@@ -15,7 +15,7 @@ use crate::time::{Moment, UnixNanos};
 /// network may take.
 const SHARES: usize = 4;
 
-/// Counts agents and keeps those that can make room in the order of their silence.
+/// Counts agents, and lists removable agents, longest silent first.
 #[derive(Debug)]
 pub(super) struct Places {
     capacity: usize,

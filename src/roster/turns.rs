@@ -1,15 +1,15 @@
-//! Whether two machines speak under one name.
+//! Detects two machines that use one name.
 //!
 //! An agent that moves to another address opens a new connection there, and its old one
 //! falls silent. Two machines that share a name by mistake (a clone, a name that was
-//! copied) speak by turns, each on a connection that is older than the other's last turn.
+//! copied) send alternately, each on a connection that is older than the other's last turn.
 
 use std::time::Duration;
 
 use crate::time::{Moment, UnixNanos};
 
-/// So many times in a row a connection speaks again after another address has spoken: the
-/// one, the other, the one, the other.
+/// Returns in a row to a connection after a packet from another address: A, B, A, B has
+/// two.
 const RETURNS: u8 = 2;
 
 /// Turns further apart than this are not in a row.

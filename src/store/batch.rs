@@ -229,7 +229,8 @@ impl Batch {
         is_waited_for || !self.events.is_empty() || self.is_full()
     }
 
-    /// Has the batch committed with a write that changes nothing, even if it has no rows.
+    /// Makes the writer commit the batch even if it has no rows, with a write that changes
+    /// nothing.
     pub const fn probe(&mut self) {
         self.is_probed = true;
     }
@@ -237,7 +238,7 @@ impl Batch {
     /// Adds the row of an agent, which the caller knows by `reference`.
     ///
     /// Its lower half is the place of the agent in the caller's list, counted from 1;
-    /// the upper half tells the agents apart that had this place one after the other.
+    /// the upper half distinguishes successive agents at this place.
     /// So the writer finds the agent's row by its place.
     pub fn add_agent(&mut self, reference: u64, agent: &Agent<'_>) -> AgentIndex {
         let index = AgentIndex(place(self.agents.len()));

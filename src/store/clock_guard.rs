@@ -82,7 +82,7 @@ impl<'c> ClockGuard<'c> {
         self.last = (now, wall);
         match self.paused_at {
             Some(paused_at) if wall < paused_at => {
-                log::info!("the clock was set back: expiry by age goes on");
+                log::info!("the clock was set back: expiry by age resumes");
                 self.set(None);
             }
             None if wall.since(expected) > JUMP => {
@@ -109,11 +109,11 @@ impl<'c> ClockGuard<'c> {
         self.paused_at.is_some()
     }
 
-    /// The operator says that the clock is right.
+    /// Resumes expiry: the operator has confirmed the clock.
     pub(super) fn confirm(&mut self) {
         self.wait_until = None;
         if self.paused_at.is_some() {
-            log::info!("the clock was confirmed: expiry by age goes on");
+            log::info!("the clock was confirmed: expiry by age resumes");
             self.set(None);
         }
     }

@@ -13,11 +13,11 @@ use rusqlite::{Connection, OptionalExtension as _, Statement, params};
 use super::tray::Tray;
 use crate::time::{Moment, UnixNanos};
 
-/// Between two transactions that write down nothing but progress.
+/// Minimum time between two transactions that contain progress only.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Agents with an undelivered event, at which those are looked for whose event was delivered
-/// meanwhile.
+/// Number of agents with an undelivered event that starts the first sweep, which removes
+/// agents without undelivered events.
 const FIRST_SWEEP: usize = 1024;
 
 /// The events of some agents, which are delivered independently of the other events.
@@ -238,8 +238,8 @@ const REMOVE_RETRY: &str = "DELETE FROM retries WHERE consumer = ?1 AND event = 
 impl<'c> Deliveries<'c> {
     /// Takes up the deliveries of a file that was opened. `file` is its device and inode.
     ///
-    /// In a file that is new, or that is another than the one that was written last, such as
-    /// a restored backup, every consumer starts at the end; so does a consumer that was not
+    /// In a new file, or in another file than the last, such as a restored backup, every
+    /// consumer starts at the end; so does a consumer that was not
     /// there when the file was opened before.
     pub(super) fn begin(
         connection: &'c Connection,
@@ -290,7 +290,7 @@ impl<'c> Deliveries<'c> {
     /// The lane of an agent's next event.
     ///
     /// An agent that has just become established has its events on the other lane until the
-    /// last of those is delivered: no event overtakes an earlier one of its agent.
+    /// last event there is delivered: no event overtakes an earlier event of its agent.
     pub(super) fn lane(&mut self, agent: &str, established: bool) -> Lane {
         let Some(&last) = self.undelivered.get(agent).filter(|_| established) else {
             return Lane::of(established);
@@ -332,7 +332,7 @@ impl<'c> Deliveries<'c> {
     }
 
     /// Writes progress down, within the transaction at hand, in which events were `removed`:
-    /// those that a consumer has not read are missed.
+    /// removed events that a consumer has not read are missed.
     pub(super) fn write(
         &mut self,
         removed: &[(i64, bool)],
@@ -472,8 +472,8 @@ fn begin(
     Ok((places, undelivered))
 }
 
-/// The last event of each agent that is not established, among those that may not be
-/// delivered.
+/// The last event of each agent that is not established, among events that may be
+/// undelivered.
 fn undelivered(
     connection: &Connection,
     places: &[Place],

@@ -66,7 +66,7 @@ impl Examined {
         &self.path
     }
 
-    /// Has the writer write down how far events are delivered.
+    /// Makes the writer store the progress of delivery.
     #[must_use]
     pub fn with_delivery(mut self, delivery: Arc<Delivery>) -> Self {
         self.delivery = delivery;

@@ -72,9 +72,9 @@ impl Seen {
 pub(super) struct Files {
     path: PathBuf,
     log_path: PathBuf,
-    /// To read the header from. To close any descriptor of the file gives up the locks that
-    /// SQLite holds on it (`fcntl(2)`, "Record locking"), so this one is closed behind the
-    /// connection.
+    /// For reading the header. Closing any descriptor of the file releases the locks that
+    /// SQLite holds on it (`fcntl(2)`, "Record locking"), so this descriptor is closed after
+    /// the connection.
     store: File,
     store_id: FileId,
     store_seen: Seen,
@@ -151,8 +151,8 @@ impl Files {
         Ok(())
     }
 
-    /// Whether a commit that has just succeeded is in the store's files: in those at their
-    /// paths, with `pages` in the log.
+    /// Checks that a commit that has just succeeded is in the files at the store's paths, with
+    /// `pages` in the log.
     pub(super) fn check_commit(&mut self, pages: u32) -> Result<(), Change> {
         self.found(&self.path, self.store_id, Change::Moved)?;
         let log = self.found(&self.log_path, self.log_id, Change::LogMoved)?;
@@ -168,15 +168,15 @@ impl Files {
         }
     }
 
-    /// Whether the file has a name yet: nobody can find what is written to one without.
+    /// Whether the file still has a name. A file without a name cannot be opened again.
     pub(super) fn has_name(&self) -> bool {
         self.store
             .metadata()
             .map_or(true, |found| found.nlink() > 0)
     }
 
-    /// Removes the log and its index if they are still those of this file: another file at
-    /// the store's path must not be read with them. What they had is in the store.
+    /// Removes the log and its index if they still belong to this file: another file at the
+    /// store's path must not be read with them. The store has their contents already.
     pub(super) fn remove_log(&self) {
         if FileId::at(&self.log_path).ok() == Some(self.log_id) {
             remove(&self.log_path);

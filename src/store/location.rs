@@ -26,7 +26,7 @@ const EXPOSED: u32 = 0o027;
 /// Names of the files that belong to a store, behind its own.
 const SUFFIXES: [&str; 4] = ["", "-wal", "-shm", "-lock"];
 
-/// Device and inode: tells a file from another one that takes its name.
+/// Device and inode: distinguishes a file from another file at the same path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileId(u64, u64);
 
@@ -130,8 +130,7 @@ pub(super) fn check_file(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Checks that this process may write the store's folder and those of its files that
-/// exist. SQLite would open an unwritable file for reading, and fail only later.
+/// Checks that this process may write the store's folder and its existing files. SQLite would open an unwritable file for reading, and fail only later.
 pub(super) fn check_access(path: &Path) -> Result<(), OpenError> {
     may(folder_of(path), Access::WRITE_OK | Access::EXEC_OK)?;
     for suffix in SUFFIXES {
@@ -159,7 +158,7 @@ fn may(path: &Path, needed: Access) -> Result<(), OpenError> {
 pub(super) fn create(path: &Path) -> Result<(), OpenError> {
     let made = options().create_new(true).open(path);
     match made {
-        // Nobody has a lock on it yet that closing it could give up.
+        // Closing the new file releases no lock: none is held on it yet.
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(OpenError::File(path.to_owned(), error)),
@@ -183,8 +182,8 @@ fn options() -> OpenOptions {
     options
 }
 
-/// The command that takes the store's files from other users, if those have any rights on
-/// them: files of an older hawk have the mode that the umask left.
+/// Returns the command that removes other users' rights on the store's files, if there are
+/// any: files of an older hawk have the mode that the umask left.
 pub(super) fn closing_command(path: &Path) -> Option<String> {
     let exposed = SUFFIXES.map(|suffix| beside(path, suffix));
     let mut exposed = exposed

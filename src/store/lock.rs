@@ -109,9 +109,8 @@ impl Lock {
         })
     }
 
-    /// Takes the lock at the same path again if the file there is another one, or is
-    /// missing: another server could take that one. The lock that is held is given back
-    /// once the other is.
+    /// Takes the lock at the same path again if the file there is another file or is missing:
+    /// another server could lock that file. Releases the old lock after the new lock is taken.
     ///
     /// # Errors
     /// As [`take`](Self::take); the lock that is held stays so.
@@ -165,8 +164,8 @@ impl Lock {
     }
 }
 
-/// Locks the file at `path`, which is made if there is none, and which is still there once
-/// it is locked: whoever locks a file that was removed meanwhile keeps nobody out.
+/// Locks the file at `path`, which is made if there is none. Checks that the path still names
+/// the locked file: a lock on a removed file would not exclude another server.
 fn acquire(path: &Path) -> Result<File, LockError> {
     for _ in 0..PLACEMENTS {
         let file = open_or_create(path).map_err(|error| match Errno::from_io_error(&error) {

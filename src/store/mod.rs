@@ -86,9 +86,9 @@ impl Store {
         })
     }
 
-    /// Shows at most `most` of the agents to `see`: online ones first, of these and of the
-    /// others established ones first, and then those heard last. Agents that say `online`
-    /// and are not shown are marked offline, with an event.
+    /// Passes at most `most` of the agents to `see`: online agents before others, within both
+    /// groups established agents first, then the most recently heard. Marks online agents that
+    /// are left out as offline, with an event.
     ///
     /// # Errors
     /// [`OpenError::Sqlite`] if they cannot be read.
@@ -102,8 +102,8 @@ impl Store {
         Ok(())
     }
 
-    /// If there are more than `most`, returns the time before which those that are not
-    /// shown were heard last.
+    /// If there are more than `most`, returns a time: agents that are left out were last heard
+    /// before it.
     fn read_agents(
         &self,
         most: i64,
@@ -152,7 +152,7 @@ impl Store {
         Ok((all > most).then(|| last.map_or(now, |last| last.min(now))))
     }
 
-    /// Has the writer write down how far events are delivered.
+    /// Makes the writer store the progress of delivery.
     #[must_use]
     pub fn with_delivery(mut self, delivery: Arc<Delivery>) -> Self {
         self.delivery = delivery;

@@ -101,7 +101,7 @@ pub enum OpenError {
     /// It is another program's file.
     #[error("{} is a database of another program; give another --store", .0.display())]
     Foreign(PathBuf),
-    /// Its tables are not those that this program makes.
+    /// Its schema differs from the schema that this program makes.
     #[error(
         "{} has {what}: hawk did not make it so, and such a file is not safe to use; go back to \
          a backup, give another --store, or put right what was changed (sqlite3)",
@@ -203,7 +203,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, OpenError> {
     Ok(connection)
 }
 
-/// Refuses a file of ours whose tables are not those of its version.
+/// Refuses a store if its schema differs from the schema of its version.
 pub(super) fn check_tables(
     path: &Path,
     connection: &Connection,
@@ -224,9 +224,9 @@ pub(super) fn check_tables(
     }
 }
 
-/// Bounds the work of a connection, in instructions of SQLite's virtual machine: more than
-/// any look at all rows of a file takes, and not without an end, as in a file whose pages
-/// refer to each other in a circle.
+/// Bounds the work of a connection, in instructions of SQLite's virtual machine. The bound is
+/// above the cost of reading all rows of a file, and ends a read of a damaged file in which
+/// pages form a cycle.
 #[derive(Debug)]
 pub(super) struct Work(Arc<AtomicU64>);
 

@@ -62,8 +62,8 @@ const LOOK: u64 = 4096;
 /// are looked at within a quarter of an hour.
 const SLOW_STEP: i64 = 1000;
 
-/// Agents beyond their number that a step looks at, at most: by itself, and with a batch,
-/// whose replies wait for it.
+/// Surplus agents that a step examines, at most: by itself, and together with a batch, which
+/// delays that batch's replies.
 const SURPLUS_STEP: i64 = 256;
 const SURPLUS_STEP_WITH_BATCH: i64 = 32;
 

@@ -588,7 +588,7 @@ struct Insert<'c> {
 /// What is bound in a row of an [`Insert`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Bound {
-    /// The number of the run whose agent and peer are.
+    /// The number of the run that has the bound agent and peer.
     run: u64,
     received_at: i64,
     /// 0: NULL.

@@ -64,8 +64,8 @@ pub(super) fn mark_offline(connection: &Connection, most: i64) -> rusqlite::Resu
     Ok(())
 }
 
-/// Removes rows of agents that are offline, not established, and silent for longer than
-/// those that [`Store::agents`](super::Store::agents) has shown.
+/// Removes rows of agents that are offline, not established, and silent for longer than all
+/// agents that [`Store::agents`](super::Store::agents) has passed on.
 pub(super) struct Surplus<'c> {
     next: Statement<'c>,
     delete: Statement<'c>,

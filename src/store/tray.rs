@@ -188,7 +188,7 @@ impl Tray {
         self.slots().counters
     }
 
-    /// Has the writer look for something else to do than a batch.
+    /// Wakes the writer for work other than a batch.
     pub(super) fn nudge(&self) {
         self.slots().nudged = true;
         self.bell.notify_all();

@@ -213,7 +213,7 @@ impl Writer {
         self.write(Some(connection), &mut Tray::take);
     }
 
-    /// Commits what comes until it is told to stop, on a thread that `idle` lends it:
+    /// Commits batches until a stop is ordered, on the caller's thread:
     /// instead of waiting for a batch it calls `idle` with the time it would wait for. When
     /// that breaks off, the file is left as it is.
     pub(super) fn run_here(
@@ -230,8 +230,8 @@ impl Writer {
         );
     }
 
-    /// Waits to be unparked, opens the file, and commits what comes until it is told to
-    /// stop. If the file cannot be opened, that is as if it could not be written.
+    /// Waits to be unparked, opens the file, and commits batches until a stop is
+    /// ordered. If the file cannot be opened, that is as if it could not be written.
     pub(super) fn open_and_run(mut self, witness: Connection) {
         if !self.tray.park_writer() {
             return;

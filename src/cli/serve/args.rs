@@ -71,8 +71,8 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(long, env = "HAWK_POOL_LIMIT", value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
     pub(super) pool_limit: usize,
 
-    /// Replies that all agents together may leave unread; beyond it, who has unread
-    /// replies is not read from
+    /// Replies that all agents together may leave unread; above this limit, connections
+    /// with unread replies are paused
     #[arg(long, env = "HAWK_OUTPUT_LIMIT", value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
     pub(super) output_limit: usize,
 
@@ -119,8 +119,8 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(long, env = "HAWK_RETAIN_FREE", value_name = "SIZE|N%", default_value = "5%", value_parser = values::free_space)]
     pub(super) retain_free: FreeSpace,
 
-    /// Remember this many agents at most. A new one takes the place of one that is not
-    /// established (heard in 3 different hours) and silent longest
+    /// Remember this many agents at most. A new agent takes the place of the longest silent
+    /// agent that is not established (heard in 3 different hours) and has no connection
     #[arg(long, env = "HAWK_MAX_AGENTS", value_name = "N", default_value = "100000", value_parser = values::number(1..=10_000_000_u32))]
     pub(super) max_agents: u32,
 
@@ -140,7 +140,7 @@ pub(in crate::cli) struct ServeArgs {
     pub(super) on_event: Option<OsString>,
 
     /// Run this with sh -c for changes of agents' states, with all events of a window on its
-    /// stdin, each as one line of JSON; one call at a time
+    /// stdin, each as one line of JSON; at most 2 at once
     #[arg(long, env = "HAWK_ON_EVENTS", value_name = "CMD", value_parser = OsStringValueParser::new().try_map(values::command))]
     pub(super) on_events: Option<OsString>,
 
@@ -148,13 +148,13 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(long, env = "HAWK_ON_EVENTS_WINDOW", value_name = "TIME", default_value = "1s", value_parser = values::period)]
     pub(super) on_events_window: Duration,
 
-    /// Kill a command of --on-event or --on-events, and all it has started, when it takes
+    /// Kill a command of --on-event or --on-events, with its process group, when it takes
     /// longer than this
     #[arg(long, env = "HAWK_ON_EVENT_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = values::period)]
     pub(super) on_event_timeout: Duration,
 
-    /// Take requests on this Unix socket, from the server's own user: hawk stats,
-    /// hawk upgrade [default: /run/hawk/control, where that folder is the user's own]
+    /// Take requests on this Unix socket, from the server's own user: hawk stats, hawk
+    /// upgrade, hawk confirm-clock [default: /run/hawk/control, where that folder is the user's own]
     #[arg(long, env = "HAWK_CONTROL", value_name = "PATH")]
     pub(super) control: Option<PathBuf>,
 

@@ -308,8 +308,8 @@ impl ServeArgs {
         })
     }
 
-    /// Has `keeper` deliver events as configured; how far they are delivered, for the writer of
-    /// the store.
+    /// Makes `keeper` deliver events as configured. Returns the progress of delivery, for the
+    /// writer of the store.
     fn notify(
         &self,
         keeper: &mut Keeper,

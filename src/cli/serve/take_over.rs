@@ -18,12 +18,12 @@ use crate::reactor::{Config, Linux, Reactor};
 use crate::store::{Examined, Lock, Store};
 use crate::upgrade::{Inherited, Succeeded, Succession};
 
-/// A predecessor whose commands have had their time is given this to end.
+/// Time for the predecessor to end after the timeout of its commands.
 const PREDECESSOR: Duration = Duration::from_secs(10);
 
 impl ServeArgs {
-    /// Takes over, and serves. Nothing is said on stdout: whoever reads it has heard
-    /// already where this server listens.
+    /// Takes over, and serves. Prints nothing on stdout: the predecessor has printed the
+    /// address.
     pub(super) fn take_over(&self, log_left_out: LeftOut) -> anyhow::Result<()> {
         let descriptors = descriptors::raise_limit();
         let mut succession = Succession::begin(descriptors).context("cannot take over")?;

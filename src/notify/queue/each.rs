@@ -10,8 +10,8 @@ use crate::notify::event::Agent;
 use crate::store::Lane;
 use crate::time::{Moment, UnixNanos};
 
-/// Jobs at once: enough that one which hangs does not hold up the others, few enough that a
-/// rack that fails does not start a thousand mailers.
+/// Jobs at once: enough that a hanging job does not block the others, few enough that a
+/// failed rack does not start a thousand mailers.
 pub(in crate::notify) const AT_ONCE: usize = 4;
 
 /// Jobs of agents that are not established, at most: the others are kept for established
@@ -186,7 +186,7 @@ impl Each {
         }
     }
 
-    /// Lists all events of a line as retries, so that the cursors can go on.
+    /// Lists all events of a line as retries, so that the cursors can advance.
     fn list(&mut self, agent: &Agent) {
         let Some(line) = self.lines.get_mut(agent) else {
             return;
@@ -219,7 +219,7 @@ impl Each {
         }
     }
 
-    /// The lane whose turn it is, if one may begin a job.
+    /// Returns the next lane to serve, if any lane may begin a job.
     fn lane_to_serve(&self) -> Option<Lane> {
         let [established, others] = &self.lanes;
         let running = established.running + others.running;

@@ -36,7 +36,7 @@ pub(in crate::notify) struct Gathered {
 struct LaneState {
     waiting: VecDeque<Arc<Event>>,
     bytes: usize,
-    /// When the first of those that wait came.
+    /// Arrival of the first waiting event.
     since: Option<Moment>,
     batch: Option<Batch>,
     read: i64,

@@ -51,11 +51,11 @@ const MEANINGLESS: [i32; 8] = [
 /// Real-time signals. The C library keeps the first two or three for itself.
 const REAL_TIME: RangeInclusive<i32> = 34..=64;
 
-/// Catches every signal except those that stop the server, and discards it. From now on
-/// none of them ends the process, however long the start takes.
+/// Catches and discards every signal except the signals that stop the server. From now on
+/// no caught signal ends the process, however long the start takes.
 ///
 /// # Errors
-/// Whatever sigaction(2) has to say.
+/// Errors of sigaction(2).
 pub fn catch_signals() -> io::Result<()> {
     let discard = Arc::new(AtomicBool::new(false));
     for signal in REQUESTS.into_iter().chain(MEANINGLESS) {
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn every_signal_that_ends_a_process_is_accounted_for() {
-        // KILL, PIPE, and those that report a fault.
+        // KILL, PIPE, and the signals that report a fault.
         let left = [
             Number::KILL,
             Number::PIPE,
@@ -121,7 +121,7 @@ mod tests {
             Number::SYS,
             Number::TRAP,
         ];
-        // Those whose default action is to ignore, stop or continue.
+        // Signals with the default action to ignore, stop or continue.
         let harmless = [
             Number::CHILD,
             Number::CONT,

@@ -36,7 +36,7 @@ pub struct Step<J> {
 pub struct Selection {
     /// Of these agents; `None`: of all.
     agents: Option<Vec<AgentId>>,
-    /// Not before this time, in nanoseconds since 1970.
+    /// From this time on, in nanoseconds since 1970.
     since: i64,
     /// Before this time.
     until: i64,

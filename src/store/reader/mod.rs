@@ -148,8 +148,8 @@ impl Reader {
         journal::step(&self.connection, after, selection).map_err(self.failed())
     }
 
-    /// The next events of a lane after `after`, at most `most`, for those who deliver them;
-    /// and up to where the lane has no others.
+    /// Returns the next events of a lane after `after`, at most `most`, for delivery; and the
+    /// sequence number up to which the lane has no others.
     ///
     /// # Errors
     /// See [`Reader::last_heard`].

@@ -1,4 +1,4 @@
-//! Events for those who deliver them.
+//! Events for delivery.
 
 use std::net::IpAddr;
 use std::sync::Arc;
