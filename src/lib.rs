@@ -20,7 +20,7 @@
 //! notify      → children, store's events, throttle, time (a command for changes; JSON, processes)
 //! wire        → nothing: no I/O, no clock, no pool, no connection
 //! session     → interval, wire, time      (time comes in as an argument)
-//! roster      → interval, network, time, wheel (who is alive)
+//! roster      → interval, network, time, wheel (which agents are alive)
 //! handler     → wire, session's traits, notify, network, roster, store, throttle, time (packets; no sockets)
 //! store       → throttle, time            (records; no connections, no packets)
 //! stats       → hawk-pool, wire, session, time
