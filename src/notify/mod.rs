@@ -2,7 +2,7 @@
 //!
 //! A thread of its own, the runner, reads events from a sequence: the store's table of events,
 //! or a bounded queue in memory if nothing is stored. Each *consumer* of the sequence has a
-//! [queue](queue::Queue), which decides what is delivered when, and a command that delivers.
+//! queue (`queue::Queue`), which decides what is delivered when, and a command that delivers.
 //! Another kind of consumer is another way to carry out the jobs of such a queue.
 
 mod command;

@@ -32,8 +32,8 @@ const PLACEMENTS: u32 = 10;
 /// [shared](Self::share) with another process holds the same lock, which is given back
 /// when both are closed. So it passes to the other without ever being free.
 ///
-/// A lock on a file that is no longer at `PATH-lock` keeps no other server out; see
-/// [`renew`](Self::renew).
+/// A lock on a file that is no longer at `PATH-lock` keeps no other server out; `renew`
+/// takes it anew.
 #[derive(Debug)]
 pub struct Lock {
     /// Held open: closing it gives the lock back.
