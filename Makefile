@@ -8,7 +8,7 @@ SOAK  ?= 10m
 ADVISORIES = https://github.com/RustSec/advisory-db
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo restart-demo test sim mutants fuzz soak test-kill test-power test-systemd lint deny fmt doc bench bench-micro bench-instructions bench-store bench-limits bench-restart bench-scale install clean
+.PHONY: help build run demo restart-demo test sim sim-notified mutants fuzz soak test-kill test-power test-systemd lint deny fmt doc bench bench-micro bench-instructions bench-store bench-limits bench-restart bench-scale install clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test: ## Run every test
 
 sim: ## Simulate worlds until one breaks (HAWK_SIM_STEPS, HAWK_SIM_TIME in seconds, HAWK_SIM_SEED)
 	$(CARGO) test --locked --release --test sim -- --ignored --exact run::sim --nocapture
+
+sim-notified: ## Simulate notification until a world breaks (the same variables)
+	$(CARGO) test --locked --release --test sim -- --ignored --exact notified::sim --nocapture
 
 mutants: ## Wake some hundred small faults and see that the simulator finds each
 	$(CARGO) test --locked --test mutants -- --ignored --nocapture

@@ -8,7 +8,7 @@
 mod command;
 mod environment;
 mod event;
-mod queue;
+pub mod queue;
 mod runner;
 mod shared;
 mod source;

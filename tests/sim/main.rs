@@ -22,6 +22,7 @@ mod dice;
 mod kernel;
 mod link;
 mod machine;
+mod notified;
 mod patience;
 #[path = "../support/reference.rs"]
 mod reference;

@@ -102,7 +102,7 @@ fn tell(seed: u64, all: u64, broken: &Broken) -> String {
     )
 }
 
-fn number(name: &str) -> Option<u64> {
+pub fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     let digits = text.replace('_', "");
     Some(

@@ -36,7 +36,7 @@ const OUTAGE_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::fr
 pub(super) const OUTAGE: usize = AT_ONCE;
 
 /// Makes a job of each event, one at a time for each agent.
-pub(in crate::notify) struct Each {
+pub struct Each {
     at_least_once: bool,
     lanes: [LaneState; 2],
     /// Agents that have events here.
@@ -117,7 +117,7 @@ impl Outage {
 impl Each {
     /// An empty queue; its jobs are tried again if `at_least_once`. `cursors` are those of
     /// the lanes.
-    pub(in crate::notify) fn new(at_least_once: bool, cursors: [i64; 2], seed: u64) -> Self {
+    pub fn new(at_least_once: bool, cursors: [i64; 2], seed: u64) -> Self {
         let lanes = cursors.map(|read| LaneState {
             read,
             ..LaneState::default()

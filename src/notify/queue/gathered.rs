@@ -22,7 +22,7 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 ///
 /// A job that fails is tried again with the same events; later ones wait for it. So the jobs
 /// of a lane succeed in the order of their events.
-pub(in crate::notify) struct Gathered {
+pub struct Gathered {
     at_least_once: bool,
     window: Duration,
     lanes: [LaneState; 2],
@@ -82,12 +82,7 @@ impl LaneState {
 
 impl Gathered {
     /// An empty queue; see [`Each::new`](super::Each::new).
-    pub(in crate::notify) fn new(
-        at_least_once: bool,
-        window: Duration,
-        cursors: [i64; 2],
-        seed: u64,
-    ) -> Self {
+    pub fn new(at_least_once: bool, window: Duration, cursors: [i64; 2], seed: u64) -> Self {
         Self {
             at_least_once,
             window,

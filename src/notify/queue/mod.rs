@@ -21,48 +21,50 @@ use std::time::Duration;
 use super::Event;
 use crate::store::Lane;
 use crate::time::{Moment, UnixNanos};
-pub(super) use each::Each;
-pub(super) use gathered::Gathered;
+pub use each::Each;
+pub use gathered::Gathered;
 
 /// An event that is older is not delivered any more.
-pub(super) const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+pub const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Events that a lane reads ahead of its cursor, at most.
-pub(super) const WINDOW: usize = 1024;
+pub const WINDOW: usize = 1024;
 
 /// What is to be delivered at once.
 #[derive(Clone, Debug)]
-pub(super) struct Job {
+pub struct Job {
     /// Its number within its queue.
-    pub(super) number: u64,
+    pub number: u64,
     /// In their order; at least one.
-    pub(super) events: Vec<Arc<Event>>,
+    pub events: Vec<Arc<Event>>,
 }
 
 /// How the deliveries of a job ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub enum Outcome {
+    /// The command succeeded.
     Delivered,
+    /// It failed, or could not be started.
     Failed,
 }
 
 /// Events behind a cursor: whether they are still to be delivered (`true`) or done with. To be
 /// written down together with the cursors.
-pub(super) type Changes = BTreeMap<i64, bool>;
+pub type Changes = BTreeMap<i64, bool>;
 
 /// What became of events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub struct Tally {
     /// Events in jobs that succeeded.
-    pub(super) delivered: u64,
+    pub delivered: u64,
     /// Jobs that repeat one that failed.
-    pub(super) retried: u64,
+    pub retried: u64,
     /// Events that are not delivered any more: too old, or too many behind a failing one.
-    pub(super) skipped: u64,
+    pub skipped: u64,
 }
 
 /// The events of one consumer that are read and not done with.
-pub(super) trait Queue: Send {
+pub trait Queue: Send {
     /// How many more events of a lane may be put in now.
     fn room(&self, lane: Lane) -> usize;
 
@@ -105,6 +107,7 @@ pub(super) trait Queue: Send {
     /// Whether a drained queue has nothing left to begin.
     fn is_drained(&self) -> bool;
 
+    /// What became of events so far.
     fn tally(&self) -> Tally;
 }
 
