@@ -155,6 +155,7 @@ pub(super) struct Retainer<'c> {
     delete_times: Statement<'c>,
     next_agents: Statement<'c>,
     delete_agents: Statement<'c>,
+    next_events: Statement<'c>,
     delete_old_events: Statement<'c>,
     delete_events: Statement<'c>,
     delete_other_events: Statement<'c>,
@@ -181,6 +182,10 @@ pub(super) struct Retainer<'c> {
     other_events: i64,
     /// Established agents' events have greater numbers than this.
     events_from: i64,
+    /// Events up to this sequence number are too old.
+    old_events_until: i64,
+    /// Events up to this one are too old or have a time that was still to come.
+    events_looked_until: i64,
     surplus: Option<Surplus<'c>>,
     /// The disk had too little free space at the last look.
     short_of_space: bool,
@@ -230,9 +235,12 @@ impl<'c> Retainer<'c> {
                 "DELETE FROM agents WHERE id > ?1 AND id <= ?2 \
                  AND last_seen < ?3 AND state = 'offline'",
             )?,
+            next_events: connection
+                .prepare("SELECT seq, at FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2")?,
             delete_old_events: connection.prepare(
-                "DELETE FROM events WHERE seq IN (SELECT seq FROM events ORDER BY seq LIMIT ?2) \
-                 AND at < ?1 RETURNING established, seq",
+                "DELETE FROM events WHERE seq IN \
+                 (SELECT seq FROM events WHERE seq <= ?1 ORDER BY seq LIMIT ?2) \
+                 RETURNING established, seq",
             )?,
             delete_events: connection.prepare(
                 "DELETE FROM events WHERE seq IN (SELECT seq FROM events \
@@ -259,6 +267,8 @@ impl<'c> Retainer<'c> {
             events,
             other_events,
             events_from: i64::MIN,
+            old_events_until: i64::MIN,
+            events_looked_until: i64::MIN,
             surplus: None,
             short_of_space: false,
             bytes: (all * page_size).cast_unsigned(),
@@ -421,9 +431,30 @@ impl<'c> Retainer<'c> {
         Ok(removed as u64)
     }
 
-    /// Removes some events that are older than the horizon.
+    /// Removes some events that are older than the horizon, in the order of arrival: the
+    /// last event that is left of an agent is its last one. An event whose time is still to
+    /// come goes with the first behind it that is too old.
     fn remove_old_events(&mut self, horizon: i64) -> rusqlite::Result<()> {
-        let mut rows = self.delete_old_events.query((horizon, SLOW_STEP))?;
+        if horizon == i64::MIN {
+            (self.old_events_until, self.events_looked_until) = (i64::MIN, i64::MIN);
+            return Ok(());
+        }
+        let now = self.clock.wall().as_nanos();
+        let mut rows = self
+            .next_events
+            .query((self.events_looked_until, SLOW_STEP))?;
+        while let Some(row) = rows.next()? {
+            let (seq, at): (i64, i64) = (row.get(0)?, row.get(1)?);
+            if at < horizon {
+                self.old_events_until = seq;
+            } else if at <= now {
+                break;
+            }
+            self.events_looked_until = seq;
+        }
+        drop(rows);
+        let bound = self.old_events_until;
+        let mut rows = self.delete_old_events.query((bound, SLOW_STEP))?;
         let (mut events, mut others) = (0, 0);
         while let Some(row) = rows.next()? {
             let established: bool = row.get(0)?;
@@ -827,6 +858,45 @@ mod tests {
             (2, 2)
         );
         assert_eq!((retainer.events, retainer.other_events), (0, 2));
+    }
+
+    #[test]
+    fn events_are_removed_by_age_in_their_order() {
+        let day = 86_400_000_000_000;
+        // What is left of events of these ages in days.
+        let left = |ages: &[i64]| -> Vec<i64> {
+            let connection = open();
+            let now = UnixNanos::now().as_nanos();
+            for age in ages {
+                let event = EVENT.replace("900000000000000000", &(now - age * day).to_string());
+                fill(&connection, "events", 1, &format!("{event}, 1"));
+            }
+            let limits = Retention {
+                age: YEAR,
+                ..Retention::UNLIMITED
+            };
+            let clock = Arc::new(ManualClock::new(Moment::from_nanos(1), UnixNanos::now()));
+            let manual = Clock::Manual(Arc::clone(&clock));
+            let mut retainer = Retainer::prepare(&connection, limits, manual).unwrap();
+            for _ in 0..20 {
+                retainer.step(Added::default()).unwrap();
+                clock.advance(SLOW_INTERVAL);
+            }
+            let mut rows = connection
+                .prepare("SELECT at FROM events ORDER BY seq")
+                .unwrap();
+            let rows = rows.query_map([], |row| row.get::<_, i64>(0)).unwrap();
+            rows.map(|at| (now - at.unwrap()) / day).collect()
+        };
+        // The clock was ahead, and then set right or back.
+        assert_eq!(left(&[-50, 400, 20]), [20]);
+        assert_eq!(left(&[400, -50, 399, -60, 20]), [-60, 20]);
+        assert_eq!(left(&[-50, 20]), [-50, 20]);
+        // An agent's last event does not go before an earlier one.
+        assert_eq!(left(&[20, 400, 19]), [20, 400, 19]);
+        let mut many = vec![-50; 1000];
+        many.push(400);
+        assert_eq!(left(&many), [0; 0]);
     }
 
     /// What is left of reports of these times, as ages in days, with the last received now.
