@@ -106,6 +106,8 @@ impl Presence {
             self.heartbeats.interval = self.reports.interval;
         }
         self.judged_by = JudgedBy::Heartbeats;
+        // The store had it as online: its next absence is one since this heartbeat.
+        self.came_at.get_or_insert(now);
         if self
             .heartbeats
             .count(gap, BURST, self.came_at, now)

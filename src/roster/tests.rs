@@ -134,6 +134,19 @@ fn an_interval_longer_than_the_least_silence_is_learnt() {
 }
 
 #[test]
+fn an_agent_that_the_store_has_as_online_is_offline_once_before_its_interval_is_known() {
+    let mut roster = Roster::new(config(), at(0));
+    let mut entry = Entry::new(Identity::Name("web-01"), address(1), at(0), wall(0));
+    entry.online = true;
+    entry.learn(learnt(Duration::ZERO));
+    let key = roster.insert(entry, at(0));
+    assert!(!beat(&mut roster, key, 5000), "it was online");
+    assert_eq!(watch(&mut roster, 5500..65_000), [(15_500, key)]);
+    assert!(beat_after(&mut roster, key, Some(60_000), 65_000));
+    assert_eq!(watch(&mut roster, 65_500..125_000), []);
+}
+
+#[test]
 fn an_agent_that_becomes_slower_is_offline_twice_and_then_understood() {
     let mut roster = Roster::new(config(), at(0));
     let key = add(&mut roster, Identity::Name("web-01"), 0);
