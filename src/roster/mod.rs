@@ -545,8 +545,14 @@ impl Roster {
         self.amnesty
     }
 
-    /// The server answers again: all deadlines move by the time that was lost.
+    /// The server answers: if it did not, all deadlines move by the time that was lost.
     pub fn resume(&mut self, now: Moment) {
+        if self.wheel.next().is_none() {
+            // Without alarms nothing was looked for. The wheel must not set the first alarm
+            // by the time of its last look: if that was long ago, the alarm would ring at
+            // once and pass for late.
+            self.wheel.expire(now, &mut self.due);
+        }
         let Some(since) = self.held_since.take() else {
             return;
         };

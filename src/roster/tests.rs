@@ -257,6 +257,26 @@ fn a_roster_that_had_no_agent_to_watch_for_long_did_not_stand_still() {
 }
 
 #[test]
+fn an_agent_that_comes_after_hours_without_any_is_offline_in_time() {
+    let config = Config {
+        offline_after: Some(10 * SECOND),
+        ..config()
+    };
+    let mut roster = Roster::new(config, at(0));
+    let key = add(&mut roster, Identity::Name("web-01"), 0);
+    beat(&mut roster, key, 0);
+    assert_eq!(watch(&mut roster, 0..20_000), [(10_500, key)]);
+    let back = 10 * 3_600_000;
+    roster.resume(at(back));
+    beat(&mut roster, key, back);
+    assert_eq!(
+        watch(&mut roster, back..back + 20_000),
+        [(back + 10_500, key)]
+    );
+    assert_eq!(roster.stood_still(), Duration::ZERO);
+}
+
+#[test]
 fn an_agent_that_sends_one_heartbeat_and_then_reports_is_offline_once() {
     let mut roster = Roster::new(config(), at(0));
     let key = add(&mut roster, Identity::Name("web-01"), 0);
