@@ -8,7 +8,7 @@ SOAK  ?= 10m
 ADVISORIES = https://github.com/RustSec/advisory-db
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo restart-demo test sim sim-notified mutants fuzz soak test-kill test-power test-systemd lint deny fmt doc bench bench-micro bench-instructions bench-store bench-limits bench-restart bench-scale install clean
+.PHONY: help build run demo restart-demo test sim sim-notified sim-dishonest mutants fuzz soak test-kill test-power test-systemd lint deny fmt doc bench bench-micro bench-instructions bench-store bench-limits bench-restart bench-scale install clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ sim: ## Simulate worlds until one breaks (HAWK_SIM_STEPS, HAWK_SIM_TIME in secon
 
 sim-notified: ## Simulate notification until a world breaks (the same variables)
 	$(CARGO) test --locked --release --test sim -- --ignored --exact notified::sim --nocapture
+
+sim-dishonest: ## Simulate dishonest agents, clocks and files until a world breaks (the same variables)
+	$(CARGO) test --locked --release --test sim -- --ignored --exact dishonest::run::sim --nocapture
 
 mutants: ## Wake some hundred small faults and see that the simulator finds each
 	$(CARGO) test --locked --test mutants -- --ignored --nocapture

@@ -19,6 +19,7 @@ mod conversation;
 mod counts;
 mod damage;
 mod dice;
+mod dishonest;
 mod kernel;
 mod link;
 mod machine;

@@ -1,0 +1,196 @@
+//! The server's process, as far as these worlds have it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hawk::handler::{Ack, Config, Keeper};
+use hawk::roster;
+use hawk::session::{Answer, CommitId, Fate, Handler as _, Sender};
+use hawk::store::{FreeSpace, OpenError, Retention, Store, WriterHere};
+use hawk::time::{Clock, ManualClock, Moment, UnixNanos};
+use hawk::wire::{AgentName, Busy, Heartbeat, Packet, Reply, Report};
+
+use super::super::dice::Dice;
+use super::agents::Link;
+use super::files::Files;
+use super::ledger::{Ledger, Pending};
+use super::plan::Plan;
+
+/// What became of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It was taken, or the report was refused because the store is down.
+    Heard,
+    /// The server takes nothing just now.
+    Paused,
+    /// There is no place for its agent.
+    NoPlace,
+}
+
+/// What an agent has to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    Heartbeat,
+    Report,
+    Probe,
+}
+
+pub struct Server {
+    pub clock: Arc<ManualClock>,
+    pub keeper: Option<Keeper>,
+    pub ledger: Ledger,
+    pub files: Files,
+    pub dice: Dice,
+    /// Bytes of a report's content, at most.
+    content: usize,
+    /// Reports that were acknowledged, refused, and of a commit that was lost.
+    pub kept: u64,
+    pub refused: u64,
+    pub discarded: u64,
+}
+
+impl Server {
+    pub fn new(plan: &Plan, dice: Dice) -> Self {
+        let now = Moment::from_nanos(1_000_000_000_000);
+        let wall = UnixNanos::from_nanos(1_790_000_000_000_000_000);
+        Self {
+            clock: Arc::new(ManualClock::new(now, wall)),
+            keeper: None,
+            ledger: Ledger::default(),
+            files: Files::new(),
+            dice,
+            content: plan.content,
+            kept: 0,
+            refused: 0,
+            discarded: 0,
+        }
+    }
+
+    pub fn now(&self) -> u64 {
+        self.clock.now().as_nanos()
+    }
+
+    pub fn wall(&self) -> i64 {
+        self.clock.wall().as_nanos()
+    }
+
+    /// Starts it; its writer is to be run.
+    pub fn start(&mut self, plan: &Plan) -> Result<WriterHere, OpenError> {
+        let clock = Clock::Manual(Arc::clone(&self.clock));
+        let config = Config {
+            ack: Ack::Committed,
+            roster: roster::Config {
+                offline_after: plan.offline_after.map(Duration::from_nanos),
+                start_grace: Duration::from_nanos(plan.start_grace),
+                capacity: plan.capacity,
+            },
+            remember: plan.age,
+            log_packets: false,
+        };
+        let retention = Retention {
+            age: plan.age,
+            size: plan.size,
+            free: FreeSpace::Bytes(0),
+        };
+        let mut store = Store::open(self.files.store())?;
+        let mut keeper = Keeper::with_clock(config, clock.clone());
+        store.agents(plan.capacity, |agent| keeper.remember(agent))?;
+        let (intake, writer) = store.on_this_thread(retention, clock);
+        keeper.store_in(intake);
+        self.keeper = Some(keeper);
+        Ok(writer)
+    }
+
+    /// A turn begins: what has become of commits.
+    pub fn begin_turn(&mut self) {
+        let Some(keeper) = &mut self.keeper else {
+            return;
+        };
+        keeper.begin_turn(self.clock.now());
+        let live = self.files.live();
+        while let Some(settled) = keeper.settled() {
+            let CommitId(commit) = settled.commit;
+            let kept = settled.fate == Fate::Kept;
+            let count = self.ledger.settle(commit.get(), kept, live) as u64;
+            *(if kept {
+                &mut self.kept
+            } else {
+                &mut self.discarded
+            }) += count;
+            // What is kept after it was renamed is in the new file.
+            if kept && count > 0 {
+                let last = self.ledger.kept.last().map(|report| report.files.0);
+                self.files.unnoticed &= last != Some(live);
+            }
+        }
+    }
+
+    pub fn end_turn(&mut self) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.end_turn();
+        }
+    }
+
+    /// A packet comes on this connection, from the agent that `owner` names.
+    pub fn take(&mut self, link: &mut Link, name: Option<&str>, owner: &str, what: What) -> Sent {
+        let Some(keeper) = self.keeper.as_mut().filter(|keeper| keeper.is_ready()) else {
+            return Sent::Paused;
+        };
+        if let Some(name) = name
+            && link.agent.as_deref() != Some(name)
+        {
+            link.agent = Some(keeper.name(name));
+        }
+        let agent = name.map(|name| AgentName::new(name.to_owned()).unwrap());
+        let mut number = 0;
+        let packet = match what {
+            What::Heartbeat | What::Probe => Packet::Heartbeat(Heartbeat {
+                version: Cow::Borrowed("1.0"),
+                agent,
+                probe: what == What::Probe,
+                ..Heartbeat::default()
+            }),
+            What::Report => {
+                number = self.ledger.next(self.clock.wall().as_nanos());
+                let more = self.dice.below(self.content);
+                let content = format!("{owner}|{number}|{}", "x".repeat(more));
+                Packet::Report(Report {
+                    content: Cow::Owned(content),
+                    agent,
+                    ..Report::default()
+                })
+            }
+        };
+        let gap = match what {
+            What::Probe => None,
+            _ => link.gap(what == What::Heartbeat, self.clock.now().as_nanos()),
+        };
+        let sender = Sender {
+            peer: link.peer,
+            agent: link.agent.as_ref(),
+            gap,
+        };
+        match keeper.handle(sender, &mut link.tag, &packet) {
+            Answer::Now(Reply::Busy(Busy::TooManyAgents)) => return Sent::NoPlace,
+            Answer::Now(_) => self.refused += u64::from(number > 0),
+            Answer::AfterCommit(CommitId(commit)) => {
+                let pending = Pending {
+                    number,
+                    file: self.files.live(),
+                };
+                let batch = self.ledger.pending.entry(commit.get()).or_default();
+                batch.push(pending);
+            }
+        }
+        Sent::Heard
+    }
+
+    /// A connection ends.
+    pub fn close(&mut self, link: &mut Link) {
+        if let (Some(keeper), Some(tag)) = (&mut self.keeper, link.tag.take()) {
+            keeper.depart(tag);
+        }
+        link.agent = None;
+    }
+}
