@@ -159,15 +159,18 @@ fn a_command_that_runs_meanwhile_ends_well_and_events_are_told_once() {
         .log()
         .wait_for(0, |line| line.contains("] took over "));
     assert!(line.contains(" generation=2 "), "{line}");
-    // The first waits for its command, and the second serves.
+    // The first waits for its command. The second serves, and runs no command before that one
+    // has ended: it might overtake it.
     let mut other = dynasty.connect();
     other.exchange(&named("two"), HEARTBEAT);
     agent.exchange(&named("one"), HEARTBEAT);
-    assert!(eventually(|| (lines(&events) == 2).then_some(())).is_some());
     assert!(kill_process(first, Signal::CONT).is_ok(), "it still waits");
-    assert_eq!(lines(&ended), 0);
-    std::io::Write::write_all(&mut holder, b"\n\n").unwrap();
+    assert_eq!((lines(&events), lines(&ended)), (1, 0));
+    std::io::Write::write_all(&mut holder, b"\n").unwrap();
     dynasty.expect_successor();
+    assert!(eventually(|| (lines(&events) == 2).then_some(())).is_some());
+    assert_eq!(lines(&ended), 1);
+    std::io::Write::write_all(&mut holder, b"\n").unwrap();
     assert!(eventually(|| (lines(&ended) == 2).then_some(())).is_some());
     let told = fs::read_to_string(&events).unwrap();
     for name in ["one", "two"] {
