@@ -244,6 +244,8 @@ fn a_program_that_is_still_written_is_refused() {
 /// The path is that of the start, wherever its folder goes.
 #[test]
 fn a_folder_that_has_moved_is_not_looked_for() {
+    // Built first: that may take longer than an agent may be silent.
+    let next = NEXT.binary();
     let place = Place::new();
     fs::create_dir(place.at("1")).unwrap();
     place.lay(THIS, "1/hawk");
@@ -255,7 +257,7 @@ fn a_folder_that_has_moved_is_not_looked_for() {
     dynasty.expect_refusal(&[], &why);
     agent.expect_alive();
     fs::create_dir(place.at("1")).unwrap();
-    place.lay(NEXT.binary(), "1/hawk");
+    place.lay(next, "1/hawk");
     dynasty.upgrade(&[]);
     dynasty.expect_build(NEXT.stamp);
     agent.expect_alive();

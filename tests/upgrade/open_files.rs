@@ -17,10 +17,13 @@ use crate::support::*;
 /// The build under test, by its path.
 const THIS: &str = env!("CARGO_BIN_EXE_hawk");
 
+/// All agents come from one address, and may have all places.
+const ONE_ADDRESS: [&str; 2] = ["--max-connections-per-ip", "100000"];
+
 #[test]
 fn a_successor_that_may_not_open_a_file_for_each_connection_is_refused() {
     const AGENTS: usize = 20;
-    let mut dynasty = Dynasty::start(&[]);
+    let mut dynasty = Dynasty::start(&ONE_ADDRESS);
     let mut agents: Vec<Agent> = (0..AGENTS).map(|_| dynasty.connect()).collect();
     agents.iter_mut().for_each(Agent::expect_alive);
     let before = descriptors_of(dynasty.pid());
@@ -59,8 +62,9 @@ fn a_full_server_hands_over_while_all_its_agents_are_replaced() {
     let Some(halt) = Halt::behind("epoll_ctl", BEFORE_AGENTS + 1) else {
         return;
     };
-    let mut dynasty =
-        Dynasty::start_with(&[], |launch| limited(launch, RESERVED_DESCRIPTORS + AGENTS));
+    let mut dynasty = Dynasty::start_with(&ONE_ADDRESS, |launch| {
+        limited(launch, RESERVED_DESCRIPTORS + AGENTS)
+    });
     let mut agents: Vec<Agent> = (0..AGENTS).map(|_| dynasty.connect()).collect();
     agents.iter_mut().for_each(Agent::expect_alive);
     let under_way = dynasty.begin_up_to(&halt);
@@ -86,7 +90,7 @@ fn a_full_server_hands_over_while_crowds_come_and_go() {
     const CROWDS: usize = 50;
     let _alone = UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner);
     let limit = RESERVED_DESCRIPTORS + AGENTS + PLACES;
-    let mut dynasty = Dynasty::start_with(&[], |launch| limited(launch, limit));
+    let mut dynasty = Dynasty::start_with(&ONE_ADDRESS, |launch| limited(launch, limit));
     let mut agents: Vec<Agent> = (0..AGENTS).map(|_| dynasty.connect()).collect();
     agents.iter_mut().for_each(Agent::expect_alive);
     let address = dynasty.address();
@@ -115,7 +119,7 @@ fn a_full_server_hands_over_while_crowds_come_and_go() {
 fn a_full_server_hands_over_to_one_with_the_same_limit() {
     let _alone = UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner);
     let limit = RESERVED_DESCRIPTORS + 20;
-    let mut dynasty = Dynasty::start_with(&[], |launch| limited(launch, limit));
+    let mut dynasty = Dynasty::start_with(&ONE_ADDRESS, |launch| limited(launch, limit));
     let mut agents: Vec<Agent> = (0..20).map(|_| dynasty.connect()).collect();
     agents.iter_mut().for_each(Agent::expect_alive);
     let mut turned_away: Vec<Agent> = (0..30).map(|_| dynasty.connect()).collect();
@@ -140,7 +144,7 @@ fn a_crowd_that_connects_while_state_is_copied_counts() {
     let Some(halt) = Halt::behind("epoll_ctl", BEFORE_AGENTS + 2) else {
         return;
     };
-    let mut dynasty = Dynasty::start(&[]);
+    let mut dynasty = Dynasty::start(&ONE_ADDRESS);
     let mut agents: Vec<Agent> = (0..AGENTS).map(|_| dynasty.connect()).collect();
     agents.iter_mut().for_each(Agent::expect_alive);
     let before = descriptors_of(dynasty.pid());
@@ -174,7 +178,7 @@ fn a_crowd_that_connects_while_state_is_copied_counts() {
 fn descriptors_that_are_lost_on_their_way_cost_nobody_anything() {
     const AGENTS: usize = 100;
     let limit = AGENTS + RESERVED_DESCRIPTORS;
-    let mut dynasty = Dynasty::start(&[]);
+    let mut dynasty = Dynasty::start(&ONE_ADDRESS);
     let mut agents: Vec<Agent> = (0..AGENTS).map(|_| dynasty.connect()).collect();
     agents.iter_mut().for_each(Agent::expect_alive);
     let whole = report("begun before descriptors were lost");
@@ -213,7 +217,9 @@ fn descriptors_that_are_lost_on_their_way_cost_nobody_anything() {
 fn descriptors_that_cannot_be_sent_now_are_for_the_next_attempt() {
     const LIMIT: usize = 300;
     let _alone = UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut dynasty = Dynasty::start_with(&[], |launch| limited(without_privilege(launch), LIMIT));
+    let mut dynasty = Dynasty::start_with(&ONE_ADDRESS, |launch| {
+        limited(without_privilege(launch), LIMIT)
+    });
     let mut agents: Vec<Agent> = (0..50).map(|_| dynasty.connect()).collect();
     agents.iter_mut().for_each(Agent::expect_alive);
     let before = descriptors_of(dynasty.pid());
