@@ -236,8 +236,9 @@ impl Checks {
         let tickets = self.stats.classes.last().map_or(0, |class| class.waiters);
         machine.demand(tickets == wait, 0, "tickets and those who wait differ");
         let mut room = false;
-        machine.somebody_waits = !self.waiting.is_empty();
-        if machine.somebody_waits {
+        // What waits for the share of its network has no claim to the buffers of others.
+        machine.somebody_waits = !self.waiting.is_empty() && reactor.capped().0 == 0;
+        if !self.waiting.is_empty() {
             machine.counts.saw(Event::BufferWait);
             let held: usize = self.stats.classes.iter().map(|c| c.in_use * c.size).sum();
             room = held + LONGEST <= self.stats.limit;
