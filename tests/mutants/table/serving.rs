@@ -148,16 +148,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "clocks: an agent's interval is not heeded",
         CLOCKS,
-        "limits.idle.max(",
-        Text(
-            "(|idle: Duration, more: Duration| if MUTANT { idle } else { idle.max(more) })(limits.idle, ",
-        ),
-    ),
-    mutant(
-        "clocks: an interval stretches the idle limit without bound",
-        CLOCKS,
-        "self.interval.tolerance().min(most)",
-        Expression("{ let _ = most; self.interval.tolerance() }"),
+        "limits.idle.max(self.interval.tolerance().min(most))",
+        Expression("{ let _ = most; limits.idle }"),
     ),
     mutant(
         "clocks: a pause counts twice",
