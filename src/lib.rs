@@ -26,12 +26,13 @@
 //! stats       → hawk-pool, wire, session, time
 //! reactor     → hawk-pool, admission, log_sink's count, network, session, stats, throttle, time, wheel, wire's replies (sockets, buffers; no JSON)
 //! snapshot    → stats, time, wire, and the plain data of handler, reactor, roster, session and store (to bytes and back; no I/O)
-//! handover    → snapshot, time            (two processes: sockets, descriptors, files in memory)
+//! handover    → peer_credentials, snapshot, time            (two processes: sockets, descriptors, files in memory)
 //! upgrade     → handover, snapshot, reactor, handler, roster, store, time (a new process takes over)
 //! descriptors → nothing                   (the limit of open files)
 //! dial        → nothing                   (finding a server)
 //! client      → dial, wire                (a blocking connection, for send and ping)
-//! control     → throttle, time            (a Unix socket: a request in a line, an answer in lines)
+//! peer_credentials → nothing              (the process at the other end of a Unix socket)
+//! control     → peer_credentials, throttle, time            (a Unix socket: a request in a line, an answer in lines)
 //! service     → time                      (systemd: what it is told, the socket that it passes)
 //! load        → descriptors, dial, time, wire (the load generator)
 //! cli         → everything
@@ -53,6 +54,7 @@ pub mod load;
 pub mod log_sink;
 pub mod network;
 pub mod notify;
+pub mod peer_credentials;
 pub mod reactor;
 pub mod roster;
 pub mod service;

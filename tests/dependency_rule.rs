@@ -67,7 +67,17 @@ const RULE: &[(&str, &[&str])] = &[
             "handler", "reactor", "roster", "session", "stats", "store", "time", "wire",
         ],
     ),
-    ("handover", &["snapshot", "time", "std::io", "std::process"]),
+    ("peer_credentials", &["std::io"]),
+    (
+        "handover",
+        &[
+            "peer_credentials",
+            "snapshot",
+            "time",
+            "std::io",
+            "std::process",
+        ],
+    ),
     (
         "upgrade",
         &[
@@ -77,7 +87,10 @@ const RULE: &[(&str, &[&str])] = &[
     ("descriptors", &[]),
     ("dial", &["std::net", "std::io"]),
     ("client", &["dial", "wire", "std::net", "std::io"]),
-    ("control", &["throttle", "time", "mio", "std::io"]),
+    (
+        "control",
+        &["peer_credentials", "throttle", "time", "mio", "std::io"],
+    ),
     ("service", &["time", "std::net", "std::io"]),
     (
         "load",

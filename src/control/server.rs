@@ -9,12 +9,11 @@ use std::time::Duration;
 use mio::net::{UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::UCred;
-use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Uid, geteuid};
 
 use super::socket::{self, FileId, ListenError};
 use super::{Answer, LONGEST_REQUEST, Request, RequestError};
+use crate::peer_credentials::PeerCredentials;
 use crate::throttle::Throttle;
 use crate::time::Moment;
 
@@ -60,7 +59,7 @@ struct Client {
     serial: usize,
     socket: UnixStream,
     /// The user and process that connected; `None` if the kernel does not say.
-    peer: Option<UCred>,
+    peer: Option<PeerCredentials>,
     stage: Stage,
 }
 
@@ -273,7 +272,7 @@ impl Server {
         };
         self.clients.push(Client {
             serial,
-            peer: socket_peercred(&socket).ok(),
+            peer: PeerCredentials::of(&socket).ok(),
             socket,
             stage,
         });
@@ -311,16 +310,22 @@ impl Client {
     /// open the socket's file to other users for statistics, which change nothing.
     fn refusal(&self, request: &Request) -> Option<String> {
         let own = geteuid();
-        let user = self.peer.map(|peer| peer.uid);
+        let user = self.peer.map(|peer| peer.user);
         if !request.changes_the_server() || user.is_some_and(|user| is_trusted(user, own)) {
             return None;
         }
         let own = own.as_raw();
         let who = match self.peer {
-            Some(peer) => format!(
-                "user {} (process {})",
-                peer.uid.as_raw(),
-                peer.pid.as_raw_nonzero()
+            Some(PeerCredentials {
+                user,
+                process: Some(process),
+            }) => format!("user {} (process {process})", user.as_raw()),
+            Some(PeerCredentials {
+                user,
+                process: None,
+            }) => format!(
+                "user {} (a process of another PID namespace)",
+                user.as_raw()
             ),
             None => "a client whose user the kernel does not tell".to_owned(),
         };

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::sockopt::{socket_domain, socket_peercred, socket_type};
+use rustix::net::sockopt::{socket_domain, socket_type};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
@@ -20,6 +20,7 @@ use rustix::net::{
 };
 use rustix::process::Pid;
 
+use crate::peer_credentials::PeerCredentials;
 use crate::time::Moment;
 
 /// Descriptors in one message, at most: the kernel's `SCM_MAX_FD` (include/net/scm.h),
@@ -135,9 +136,11 @@ impl Channel {
     /// The process that made the pair, as the kernel noted it then (`SO_PEERCRED`).
     ///
     /// # Errors
-    /// What `getsockopt(2)` says.
+    /// The error of `getsockopt(2)`, or that the process is outside this PID namespace.
     pub fn maker(&self) -> io::Result<Pid> {
-        Ok(socket_peercred(&self.socket)?.pid)
+        PeerCredentials::of(&self.socket)?.process.ok_or_else(|| {
+            io::Error::other("the process that made the channel is in another PID namespace")
+        })
     }
 
     /// The end that this process was started with as its stdin, which is /dev/null
