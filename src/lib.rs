@@ -2,23 +2,29 @@
 //!
 //! The binary is a thin shell around this library; [`cli`] is where it starts.
 //!
-//! # Who may know whom
+//! # Which crate and module may depend on which
 //!
-//! The dependency rule is law. An arrow reads "knows"; what has no arrow must
-//! not be imported. `tests/dependency_rule.rs` holds it.
+//! The manifests of the workspace state the rule for crates, and the compiler holds it:
 //!
 //! ```text
-//! hawk-pool   → nothing                   (a crate of its own)
-//! time        → nothing
+//! hawk-pool    → nothing                  (receive buffers)
+//! hawk-time    → nothing                  (moments, timer wheel, limits of log lines)
+//! hawk-wire    → nothing                  (frames, packets, encodings, replies; no I/O)
+//! hawk-client  → wire                     (a blocking connection, for send and ping)
+//! hawk-load    → client, time, wire       (the load generator)
+//! hawk         → all of them              (the server and the command line)
+//! hawk-testkit → hawk, pool, time, wire   (what tests, benchmarks and the simulator share)
+//! ```
+//!
+//! Within this crate, `tests/dependency_rule.rs` holds it:
+//!
+//! ```text
 //! interval    → nothing                   (how often an agent is heard)
-//! wheel       → time
-//! throttle    → time
 //! log_sink    → nothing                   (log lines on their way to stderr)
 //! network     → nothing                   (the unit in which addresses are counted)
 //! admission   → network                   (which connections are accepted)
 //! children    → nothing                   (processes that were started here; orphans)
 //! notify      → children, store's events, throttle, time (a command for changes; JSON, processes)
-//! wire        → nothing: no I/O, no clock, no pool, no connection
 //! session     → interval, wire, time      (time comes in as an argument)
 //! roster      → interval, network, time, wheel (which agents are alive)
 //! handler     → wire, session's traits, notify, network, roster, store, throttle, time (packets; no sockets)
@@ -29,12 +35,9 @@
 //! handover    → peer_credentials, snapshot, time            (two processes: sockets, descriptors, files in memory)
 //! upgrade     → handover, snapshot, reactor, handler, roster, store, time (a new process takes over)
 //! descriptors → nothing                   (the limit of open files)
-//! dial        → nothing                   (finding a server)
-//! client      → dial, wire                (a blocking connection, for send and ping)
 //! peer_credentials → nothing              (the process at the other end of a Unix socket)
 //! control     → peer_credentials, throttle, time            (a Unix socket: a request in a line, an answer in lines)
 //! service     → time                      (systemd: what it is told, the socket that it passes)
-//! load        → descriptors, dial, time, wire (the load generator)
 //! cli         → everything
 //! ```
 
@@ -43,14 +46,11 @@
 pub mod admission;
 pub mod children;
 pub mod cli;
-pub mod client;
 pub mod control;
 pub mod descriptors;
-pub mod dial;
 pub mod handler;
 pub mod handover;
 pub mod interval;
-pub mod load;
 pub mod log_sink;
 pub mod network;
 pub mod notify;
@@ -62,8 +62,4 @@ pub mod session;
 pub mod snapshot;
 pub mod stats;
 pub mod store;
-pub mod throttle;
-pub mod time;
 pub mod upgrade;
-pub mod wheel;
-pub mod wire;

@@ -19,7 +19,7 @@ use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
 use rustix::net::{AddressFamily, SendFlags, SocketType, send};
 use sd_notify::NotifyState;
 
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// What stands in the environment between the service manager and this process alone.
 /// A command that is run must not have it: it could say that it is the service.

@@ -11,10 +11,7 @@ use std::path::{Path, PathBuf};
 /// Each module, what of this crate and its pool it may know, and whether it may
 /// touch files, sockets, processes or JSON.
 const RULE: &[(&str, &[&str])] = &[
-    ("time", &[]),
     ("interval", &[]),
-    ("wheel", &["time"]),
-    ("throttle", &["time"]),
     ("network", &[]),
     ("admission", &["network"]),
     ("children", &["std::io", "std::process"]),
@@ -23,8 +20,6 @@ const RULE: &[(&str, &[&str])] = &[
         &[
             "children",
             "store",
-            "throttle",
-            "time",
             "std::io",
             "std::process",
             "serde",
@@ -32,17 +27,14 @@ const RULE: &[(&str, &[&str])] = &[
         ],
     ),
     ("log_sink", &["std::io"]),
-    ("wire", &["serde", "serde_json"]),
-    ("session", &["interval", "time", "wire"]),
-    ("roster", &["interval", "network", "time", "wheel"]),
+    ("session", &["interval"]),
+    ("roster", &["interval", "network"]),
     (
         "handler",
-        &[
-            "network", "notify", "roster", "session", "store", "throttle", "time", "wire",
-        ],
+        &["network", "notify", "roster", "session", "store"],
     ),
-    ("store", &["throttle", "time", "rusqlite", "std::io"]),
-    ("stats", &["hawk_pool", "session", "time", "wire"]),
+    ("store", &["rusqlite", "std::io"]),
+    ("stats", &["hawk_pool", "session"]),
     (
         "reactor",
         &[
@@ -52,10 +44,6 @@ const RULE: &[(&str, &[&str])] = &[
             "network",
             "session",
             "stats",
-            "throttle",
-            "time",
-            "wheel",
-            "wire",
             "mio",
             "std::net",
             "std::io",
@@ -63,59 +51,31 @@ const RULE: &[(&str, &[&str])] = &[
     ),
     (
         "snapshot",
-        &[
-            "handler", "reactor", "roster", "session", "stats", "store", "time", "wire",
-        ],
+        &["handler", "reactor", "roster", "session", "stats", "store"],
     ),
     ("peer_credentials", &["std::io"]),
     (
         "handover",
-        &[
-            "peer_credentials",
-            "snapshot",
-            "time",
-            "std::io",
-            "std::process",
-        ],
+        &["peer_credentials", "snapshot", "std::io", "std::process"],
     ),
     (
         "upgrade",
         &[
-            "handler", "handover", "reactor", "roster", "snapshot", "store", "time", "std::io",
+            "handler", "handover", "reactor", "roster", "snapshot", "store", "std::io",
         ],
     ),
     ("descriptors", &[]),
-    ("dial", &["std::net", "std::io"]),
-    ("client", &["dial", "wire", "std::net", "std::io"]),
-    (
-        "control",
-        &["peer_credentials", "throttle", "time", "mio", "std::io"],
-    ),
-    ("service", &["time", "std::net", "std::io"]),
-    (
-        "load",
-        &[
-            "descriptors",
-            "dial",
-            "time",
-            "wire",
-            "mio",
-            "std::net",
-            "std::io",
-            "serde",
-        ],
-    ),
+    ("control", &["peer_credentials", "mio", "std::io"]),
+    ("service", &["std::net", "std::io"]),
     (
         "cli",
         &[
             "admission",
             "children",
-            "client",
             "control",
             "descriptors",
             "handler",
             "handover",
-            "load",
             "log_sink",
             "notify",
             "reactor",
@@ -124,9 +84,7 @@ const RULE: &[(&str, &[&str])] = &[
             "session",
             "stats",
             "store",
-            "time",
             "upgrade",
-            "wire",
             "std::net",
             "std::io",
             "serde",

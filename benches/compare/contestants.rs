@@ -8,11 +8,11 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use crate::peers;
-use crate::support::child::{Running, Wanted};
-use crate::support::files::fresh;
-use crate::support::redis::Redis;
-use crate::support::servers::{self, Server, announced};
-use crate::support::{Setup, note};
+use hawk_testkit::bench::child::{Running, Wanted};
+use hawk_testkit::bench::files::fresh;
+use hawk_testkit::bench::redis::Redis;
+use hawk_testkit::bench::servers::{self, Server, announced};
+use hawk_testkit::bench::{Setup, note};
 
 /// A server, in one way of running it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]

@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use crate::contestants::{Contestant, Field};
 use crate::loads::hawk_load;
-use crate::support::redis::ClosedLoop;
-use crate::support::spread::Spread;
-use crate::support::turn::{Figures, Turn};
-use crate::support::{Setup, note, say};
+use hawk_testkit::bench::redis::ClosedLoop;
+use hawk_testkit::bench::spread::Spread;
+use hawk_testkit::bench::turn::{Figures, Turn};
+use hawk_testkit::bench::{Setup, note, say};
 
 /// What grows, and the cost at each point.
 #[derive(Serialize)]

@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
 use hawk::descriptors;
-use hawk::wire::{AgentName, Encoding, Heartbeat, Packet, Report, encode_packet};
+use hawk_wire::{AgentName, Encoding, Heartbeat, Packet, Report, encode_packet};
 use serde::Serialize;
 use socket2::{Domain, Socket, Type};
 
-use crate::support::child::{Running, Wanted};
-use crate::support::servers::{self, Server};
-use crate::support::spread::{Spread, met};
-use crate::support::statistics::Statistics;
-use crate::support::{Setup, note, process, say};
+use hawk_testkit::bench::child::{Running, Wanted};
+use hawk_testkit::bench::servers::{self, Server};
+use hawk_testkit::bench::spread::{Spread, met};
+use hawk_testkit::bench::statistics::Statistics;
+use hawk_testkit::bench::{Setup, note, process, say};
 
 /// The slope is taken between these two numbers of connections: beyond what
 /// any server needs at its start, and within the usual limit of 20,000 files.

@@ -6,10 +6,10 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::contestants::Contestant;
-use crate::support::Setup;
-use crate::support::load::{self, Replied};
-use crate::support::redis::ClosedLoop;
-use crate::support::servers::Server;
+use hawk_testkit::bench::Setup;
+use hawk_testkit::bench::load::{self, Replied};
+use hawk_testkit::bench::redis::ClosedLoop;
+use hawk_testkit::bench::servers::Server;
 
 /// What can be picked with `--only`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -20,9 +20,6 @@ mod loads;
 mod machine;
 mod peers;
 mod side_by_side;
-#[allow(dead_code)] // Some of it only the other benchmarks need.
-#[path = "../support/mod.rs"]
-mod support;
 mod tables;
 
 use std::fs;
@@ -33,9 +30,9 @@ use clap::{Parser, ValueEnum as _};
 use serde::Serialize;
 
 use contestants::{Contestant, Field};
+use hawk_testkit::bench::options::Pinned;
+use hawk_testkit::bench::{files, is_measured, say, write_json};
 use loads::{Part, loads};
-use support::options::Pinned;
-use support::{files, is_measured, say, write_json};
 
 /// Measures hawk beside its peers and prints Markdown.
 #[derive(Parser)]

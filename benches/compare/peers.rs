@@ -7,8 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-use crate::support::note;
-use crate::support::servers::is_there;
+use hawk_testkit::bench::note;
+use hawk_testkit::bench::servers::is_there;
 
 /// The peers that are written in Rust.
 pub(crate) struct Programs {

@@ -6,12 +6,12 @@ use serde::Serialize;
 
 use crate::contestants::{Contestant, Field, Started};
 use crate::loads::{Figure, Load, Part, Target, Traffic, hawk_load};
-use crate::support::load::Replied;
-use crate::support::redis::ClosedLoop;
-use crate::support::servers::Server;
-use crate::support::spread::Spread;
-use crate::support::turn::{Figures, Turn, cpu_ratio, ratio};
-use crate::support::{Setup, load, note};
+use hawk_testkit::bench::load::Replied;
+use hawk_testkit::bench::redis::ClosedLoop;
+use hawk_testkit::bench::servers::Server;
+use hawk_testkit::bench::spread::Spread;
+use hawk_testkit::bench::turn::{Figures, Turn, cpu_ratio, ratio};
+use hawk_testkit::bench::{Setup, load, note};
 
 /// What came of one load.
 #[derive(Serialize)]

@@ -3,8 +3,8 @@
 use crate::contestants::Contestant;
 use crate::loads::{Figure, Part};
 use crate::side_by_side::{Entry, Outcome};
-use crate::support::say;
-use crate::support::spread::met;
+use hawk_testkit::bench::say;
+use hawk_testkit::bench::spread::met;
 
 /// Most memory that hawk may have resident under the original's load.
 const RESIDENT: f64 = 4.0 * 1024.0 * 1024.0;

@@ -4,8 +4,7 @@
 //! the operation. What it does besides is the same both times, so the difference
 //! is the operation's own.
 
-use crate::callgrind;
-use crate::operations::Operation;
+use hawk_testkit::operations::Operation;
 
 /// Runs to begin with: after these all memory is as large as it gets.
 const FEW: u64 = 10;
@@ -32,5 +31,5 @@ pub(crate) fn instructions(operation: &Operation, name: &str) -> anyhow::Result<
 fn collected(name: &str, times: u64) -> anyhow::Result<u64> {
     // As many characters each time: arguments lie on the stack and move it.
     let times = format!("{times:04}");
-    callgrind::collected(&[], &["--run", name, "--times", &times])
+    hawk_testkit::bench::callgrind::collected(&[], &["--run", name, "--times", &times])
 }

@@ -10,11 +10,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod baseline;
-#[path = "../support/callgrind.rs"]
-mod callgrind;
 mod count;
-#[path = "../operations/mod.rs"]
-mod operations;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,7 +19,7 @@ use anyhow::Context as _;
 use clap::Parser;
 
 use baseline::{Baseline, Conditions};
-use operations::{Operation, unusual};
+use hawk_testkit::operations::{Operation, unusual};
 
 /// Counts instructions and compares them with the last ones.
 #[derive(Parser)]
@@ -73,7 +69,7 @@ fn main() -> anyhow::Result<ExitCode> {
         println!("{}", baseline::features());
         return Ok(ExitCode::SUCCESS);
     }
-    let operations = operations::all();
+    let operations = hawk_testkit::operations::all();
     if let (Some(wanted), Some(times)) = (&options.run, options.times) {
         let operation = operations.iter().find(|it| name(it) == *wanted);
         count::run(operation.context("no such operation")?, times);
@@ -83,8 +79,8 @@ fn main() -> anyhow::Result<ExitCode> {
         println!("nothing to test here; measure with: cargo bench --bench instructions");
         return Ok(ExitCode::SUCCESS);
     }
-    if !callgrind::is_there() {
-        println!("{}", callgrind::MISSING);
+    if !hawk_testkit::bench::callgrind::is_there() {
+        println!("{}", hawk_testkit::bench::callgrind::MISSING);
         return Ok(ExitCode::SUCCESS);
     }
     let mut counts = Vec::new();

@@ -6,8 +6,8 @@ use std::time::Instant;
 use super::crowd::Crowd;
 use super::habits::Habit;
 use super::rows::{Row, Target, print};
-use crate::support::turn::Turn;
-use crate::support::{Setup, load, process, servers};
+use hawk_testkit::bench::turn::Turn;
+use hawk_testkit::bench::{Setup, load, process, servers};
 
 /// Frames a second from each connection, far beyond what it sends.
 const RATE: &[&str] = &["--rate-limit", "4000000"];

@@ -18,10 +18,10 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
 use super::habits::{Habit, Pace, Reading};
-use crate::support::Setup;
-use crate::support::child::STEP;
-use crate::support::dial::{dial, is_temporary};
-use crate::support::process::pin_thread;
+use hawk_testkit::bench::Setup;
+use hawk_testkit::bench::child::STEP;
+use hawk_testkit::bench::dial::{dial, is_temporary};
+use hawk_testkit::bench::process::pin_thread;
 
 /// How long a crowd may take to be there.
 const PATIENCE: Duration = Duration::from_secs(30);

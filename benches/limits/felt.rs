@@ -9,8 +9,8 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use super::crowd::Crowd;
 use super::habits::Habit;
 use super::rows::{Row, Target, print};
-use crate::support::servers::{self, Server};
-use crate::support::{Setup, load, process, say};
+use hawk_testkit::bench::servers::{self, Server};
+use hawk_testkit::bench::{Setup, load, process, say};
 
 /// The good agents, and their reports in a second: some 5 % of a core, so that it
 /// is the crowd that decides how they fare.

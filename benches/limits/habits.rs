@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hawk::wire::{AgentName, Encoding, Heartbeat, Packet, encode_frame, encode_packet};
+use hawk_wire::{AgentName, Encoding, Heartbeat, Packet, encode_frame, encode_packet};
 
 /// What each member of a crowd does, again and again.
 pub(crate) struct Habit {

@@ -5,8 +5,8 @@ use std::thread;
 use super::crowd::Crowd;
 use super::habits::{Habit, long_frame};
 use super::rows::{Row, Target, print};
-use crate::support::statistics::Statistics;
-use crate::support::{Setup, process, servers};
+use hawk_testkit::bench::statistics::Statistics;
+use hawk_testkit::bench::{Setup, process, servers};
 
 /// Agents that are held.
 const CROWD: usize = 1_000;

@@ -5,18 +5,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use hawk::wire::{JUNK_LIMIT, MAX_FRAME};
+use hawk_wire::{JUNK_LIMIT, MAX_FRAME};
 use rand::RngExt as _;
 
 use super::crowd::Crowd;
 use super::decoder::streams::{SIZES, USUAL, repeated, valid_reports, worst};
 use super::habits::Habit;
 use super::rows::{Row, Target, print};
-use crate::support::Setup;
-use crate::support::process;
-use crate::support::servers;
-use crate::support::spread::Spread;
-use crate::support::statistics::Statistics;
+use hawk_testkit::bench::Setup;
+use hawk_testkit::bench::process;
+use hawk_testkit::bench::servers;
+use hawk_testkit::bench::spread::Spread;
+use hawk_testkit::bench::statistics::Statistics;
 
 /// Connections that send it.
 const SENDERS: usize = 16;

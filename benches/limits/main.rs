@@ -23,18 +23,15 @@ mod junk;
 mod pool;
 mod rows;
 mod storm;
-#[allow(dead_code)] // Some of it only the other benchmarks need.
-#[path = "../support/mod.rs"]
-mod support;
 
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
 
+use hawk_testkit::bench::options::Pinned;
+use hawk_testkit::bench::{is_measured, write_json};
 use rows::Row;
-use support::options::Pinned;
-use support::{is_measured, write_json};
 
 /// Measures hawk under bad conditions and prints Markdown.
 #[derive(Parser)]

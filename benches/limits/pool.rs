@@ -13,10 +13,10 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::habits::long_frame;
 use super::rows::{Row, Target, print};
-use crate::support::dial::{dial, is_answered, is_temporary};
-use crate::support::process::pin_thread;
-use crate::support::statistics::Statistics;
-use crate::support::{Setup, process, servers};
+use hawk_testkit::bench::dial::{dial, is_answered, is_temporary};
+use hawk_testkit::bench::process::pin_thread;
+use hawk_testkit::bench::statistics::Statistics;
+use hawk_testkit::bench::{Setup, process, servers};
 
 /// Agents in the middle of a frame at once; each wants one of the longest buffers.
 const AGENTS: usize = 200;

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use crate::support::say;
-use crate::support::spread::{Spread, met};
+use hawk_testkit::bench::say;
+use hawk_testkit::bench::spread::{Spread, met};
 
 /// One figure under one condition.
 #[derive(Serialize)]

@@ -13,11 +13,11 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::habits::heartbeat;
 use super::rows::{Row, Target, print};
-use crate::support::child::STEP;
-use crate::support::dial::{dial, is_answered, is_temporary};
-use crate::support::process::pin_thread;
-use crate::support::servers;
-use crate::support::{Setup, process};
+use hawk_testkit::bench::child::STEP;
+use hawk_testkit::bench::dial::{dial, is_answered, is_temporary};
+use hawk_testkit::bench::process::pin_thread;
+use hawk_testkit::bench::servers;
+use hawk_testkit::bench::{Setup, process};
 
 /// As many as the usual limit of 20,000 open files allows, with some to spare.
 const AGENTS: usize = 19_000;

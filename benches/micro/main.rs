@@ -6,9 +6,6 @@
 //! cargo bench --bench micro -- --baseline before
 //! ```
 
-#[path = "../operations/mod.rs"]
-mod operations;
-
 use std::time::Duration;
 
 use criterion::Criterion;
@@ -20,7 +17,7 @@ fn main() {
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2))
         .configure_from_args();
-    for operation in operations::all() {
+    for operation in hawk_testkit::operations::all() {
         let name = match operation.times {
             1 => operation.name.to_owned(),
             times => format!("{} × {times}", operation.name),

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use crate::pause::{Load, Outcome, Quantiles};
-use crate::support::chart::{MARGIN, WIDTH, file};
+use hawk_testkit::bench::chart::{MARGIN, WIDTH, file};
 
 const HEADING: f64 = 70.0;
 const CURVES: f64 = 240.0;

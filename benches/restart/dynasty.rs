@@ -12,8 +12,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use tempfile::TempDir;
 
-use crate::support::servers::{self, Server};
-use crate::support::{Setup, files};
+use hawk_testkit::bench::servers::{self, Server};
+use hawk_testkit::bench::{Setup, files};
 
 /// How long a hand-over may take, and a predecessor to end.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use crate::dynasty::{Dynasty, Keeping};
 use crate::herd::Herd;
-use crate::support::load::{Client, GRACE};
-use crate::support::spread::{Spread, met};
-use crate::support::{Setup, note, say};
+use hawk_testkit::bench::load::{Client, GRACE};
+use hawk_testkit::bench::spread::{Spread, met};
+use hawk_testkit::bench::{Setup, note, say};
 
 /// How much longer 999 in 1,000 round trips may take, in seconds.
 const LONGER: f64 = 30e-3;

@@ -5,9 +5,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use hawk::wire::{AgentName, Encoding, Heartbeat, Packet, Report, encode_packet};
+use hawk_wire::{AgentName, Encoding, Heartbeat, Packet, Report, encode_packet};
 
-use crate::support::dial::dial;
+use hawk_testkit::bench::dial::dial;
 
 /// How long a reply may take.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -20,9 +20,6 @@ mod dynasty;
 mod felt;
 mod herd;
 mod pause;
-#[allow(dead_code)] // Some of it only the other benchmarks need.
-#[path = "../support/mod.rs"]
-mod support;
 mod thousand;
 
 use std::fs;
@@ -33,9 +30,9 @@ use clap::{Parser, ValueEnum};
 use serde::Serialize;
 
 use dynasty::Keeping;
+use hawk_testkit::bench::options::Pinned;
+use hawk_testkit::bench::{files, is_measured, write_json};
 use pause::Load;
-use support::options::Pinned;
-use support::{files, is_measured, write_json};
 
 /// Measures hand-overs to a new process and prints Markdown.
 #[derive(Parser)]

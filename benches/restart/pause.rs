@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use crate::dynasty::{Dynasty, Keeping, Upgrade};
 use crate::herd::Herd;
-use crate::support::load::{Client, GRACE};
-use crate::support::spread::{met, quantile};
-use crate::support::{Setup, note, say};
+use hawk_testkit::bench::load::{Client, GRACE};
+use hawk_testkit::bench::spread::{met, quantile};
+use hawk_testkit::bench::{Setup, note, say};
 
 /// The pause that half of all upgrades, and 99 of 100, may take.
 const MEDIAN: f64 = 5e-3;

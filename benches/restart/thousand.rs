@@ -10,9 +10,9 @@ use serde::Serialize;
 use crate::dynasty::{Dynasty, Keeping};
 use crate::herd::Herd;
 use crate::pause::{BETWEEN, LONG};
-use crate::support::load::{Client, GRACE};
-use crate::support::spread::{met, quantile};
-use crate::support::{Setup, note, process, say};
+use hawk_testkit::bench::load::{Client, GRACE};
+use hawk_testkit::bench::spread::{met, quantile};
+use hawk_testkit::bench::{Setup, note, process, say};
 
 /// Agents that are connected and quiet beside the load.
 const QUIET: usize = 300;

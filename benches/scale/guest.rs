@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
 
-use crate::emulated::{Initramfs, KERNEL_LINE, MACHINE, kernel};
-use crate::support::note;
+use hawk_testkit::bench::note;
+use hawk_testkit::emulated::{Initramfs, KERNEL_LINE, MACHINE, kernel};
 
 /// What the guest is to do.
 pub(crate) struct Plan {

@@ -14,13 +14,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod account;
-#[allow(dead_code)] // Some of it only the test of losses of power needs.
-#[path = "../../tests/emulated/mod.rs"]
-mod emulated;
 mod guest;
-#[allow(dead_code)] // Some of it only the other benchmarks need.
-#[path = "../support/mod.rs"]
-mod support;
 mod tables;
 mod verdict;
 
@@ -33,7 +27,7 @@ use clap::Parser;
 
 use account::Account;
 use guest::Plan;
-use support::{note, say};
+use hawk_testkit::bench::{note, say};
 
 /// Holds many connections in an emulated machine and prints Markdown.
 #[derive(Parser)]
@@ -118,7 +112,11 @@ fn main() -> anyhow::Result<()> {
             let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
             guest::sections(text.lines().map(str::to_owned).collect())?
         }
-        None => guest::run(&options.server, &plan, &support::scratch("scale")?)?,
+        None => guest::run(
+            &options.server,
+            &plan,
+            &hawk_testkit::bench::scratch("scale")?,
+        )?,
     };
     note!("{} min", started.elapsed().as_secs() / 60);
     let account = Account::read(&sections)?;

@@ -4,7 +4,7 @@ use anyhow::Context as _;
 
 use crate::account::{Account, Objects, Sample};
 use crate::guest::Plan;
-use crate::support::say;
+use hawk_testkit::bench::say;
 
 const MEBIBYTE: f64 = 1024.0 * 1024.0;
 const MILLION: f64 = 1e6;

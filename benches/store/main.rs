@@ -18,9 +18,6 @@
 mod disk;
 mod side_by_side;
 mod soak;
-#[allow(dead_code)] // Some of it only the other benchmarks need.
-#[path = "../support/mod.rs"]
-mod support;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,7 +25,7 @@ use std::time::Duration;
 use clap::Parser;
 use serde::Serialize;
 
-use support::{Setup, files, is_measured, scratch, write_json};
+use hawk_testkit::bench::{Setup, files, is_measured, scratch, write_json};
 
 /// Measures hawk's store and prints Markdown.
 #[derive(Parser)]

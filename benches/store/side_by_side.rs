@@ -7,11 +7,11 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::disk::{self, Latency};
-use crate::support::files::fresh;
-use crate::support::redis::{ClosedLoop, Redis};
-use crate::support::spread::{Spread, met};
-use crate::support::turn::{Figures, Turn, ratio};
-use crate::support::{Setup, load, say, servers};
+use hawk_testkit::bench::files::fresh;
+use hawk_testkit::bench::redis::{ClosedLoop, Redis};
+use hawk_testkit::bench::spread::{Spread, met};
+use hawk_testkit::bench::turn::{Figures, Turn, ratio};
+use hawk_testkit::bench::{Setup, load, say, servers};
 
 /// With so many frames in flight, hawk is to take this many times as many reports
 /// as Redis.

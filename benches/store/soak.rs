@@ -9,8 +9,8 @@ use anyhow::Context as _;
 use serde::Serialize;
 use tempfile::TempDir;
 
-use crate::support::spread::{Spread, met};
-use crate::support::{Setup, load, process, say, servers};
+use hawk_testkit::bench::spread::{Spread, met};
+use hawk_testkit::bench::{Setup, load, process, say, servers};
 
 /// Reports a second, and what the store may hold: it is full after some three
 /// minutes.

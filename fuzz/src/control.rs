@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use hawk::control::{Answer, LONGEST_REQUEST, Request, RequestError, Server};
-use hawk::time::Moment;
+use hawk_time::Moment;
 
 /// Any time will do: nothing here waits.
 const NOW: Moment = Moment::from_nanos(1_000_000_000);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use hawk::session::{Answer, Desk, Expiry, Handler, Limits, Progress, Sender, Session, Tag};
-use hawk::time::Moment;
-use hawk::wire::{AgentName, Heartbeat, Input, Packet, Reply, Report};
+use hawk_time::Moment;
+use hawk_wire::{AgentName, Heartbeat, Input, Packet, Reply, Report};
 
 /// The server's own.
 pub(crate) const LIMITS: Limits = Limits {

@@ -2,11 +2,11 @@
 //! against itself with the stream cut otherwise.
 
 use hawk::session::{Expiry, Timeout};
-use hawk::wire::{PacketDecoder, Refusal, Reply};
+use hawk_wire::{PacketDecoder, Refusal, Reply};
 
 use super::conversation::{Conversation, START, Said, owned, taken};
 use super::pieces::{Bytes, LONG, SHORT, stream};
-use super::reference::{Found, Reference};
+use hawk_testkit::reference::{Found, Reference};
 
 /// Longest stream that is also shown byte by byte.
 const MAX_BYTE_BY_BYTE: usize = 4096;

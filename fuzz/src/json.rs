@@ -1,6 +1,6 @@
 //! How data is decoded, with all its short cuts, against the reference.
 
-use hawk::wire::{PacketDecoder, Refusal};
+use hawk_wire::{PacketDecoder, Refusal};
 
 use super::conversation::owned;
 use super::json_reference;

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use hawk::wire::{AgentName, Heartbeat, Packet, PacketKind, Refusal, Report};
+use hawk_wire::{AgentName, Heartbeat, Packet, PacketKind, Refusal, Report};
 use serde::de::IgnoredAny;
 
 /// Decodes a frame's data.

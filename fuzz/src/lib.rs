@@ -26,13 +26,6 @@ mod json_reference;
 mod messages;
 mod packets;
 mod pieces;
-#[path = "../../tests/support/reference.rs"]
-#[allow(
-    dead_code,
-    clippy::cast_possible_truncation,
-    reason = "the simulator shares it, uses more of it and casts as it likes"
-)]
-mod reference;
 mod replies;
 mod sessions;
 mod snapshot;

@@ -1,7 +1,7 @@
 //! What is decoded comes out the same after encoding and decoding it again,
 //! whatever the decoder was used for before; and the rules of agents' names.
 
-use hawk::wire::{
+use hawk_wire::{
     AgentName, DataError, Decoder, Encoding, Input, MAX_DATA, Packet, PacketDecoder, Step,
     encode_frame, encode_packet,
 };

@@ -1,7 +1,7 @@
 //! Streams built from an input piece by piece: frames with right checksums, frames
 //! of any length, and damage. Mutating bytes alone would hardly ever make those.
 
-use hawk::wire::{
+use hawk_wire::{
     AgentName, Encoding, Heartbeat, MAX_DATA, Packet, Report, encode_frame, encode_packet,
 };
 

@@ -2,10 +2,10 @@
 
 use std::io::{BufReader, Read};
 
-use hawk::client::{ReplyLine, next_reply};
-use hawk::load::{Batch, Expectations, Verdicts};
-use hawk::time::Moment;
-use hawk::wire::{MAX_REPLY_LINE, PacketKind, Reply};
+use hawk_client::{ReplyLine, next_reply};
+use hawk_load::{Batch, Expectations, Verdicts};
+use hawk_time::Moment;
+use hawk_wire::{MAX_REPLY_LINE, PacketKind, Reply};
 
 use super::pieces::Bytes;
 

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use hawk::session::{Limits, OutputRoom, Rate, StopReason};
-use hawk::time::Moment;
+use hawk_time::Moment;
 
 use super::conversation::{Conversation, LIMITS, START};
 use super::pieces::{Bytes, SHORT, stream};

@@ -2,7 +2,7 @@
 
 use hawk::session::{Desk, Session};
 use hawk::snapshot::{FORMATS, HEADER, Reader, Record, Writer};
-use hawk::wire::Input;
+use hawk_wire::Input;
 
 use super::conversation::{Recorder, START};
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hawk::store::{Cursor, EventRow, Journal, Reader, ReportRow, Store};
-use hawk::time::UnixNanos;
+use hawk_time::UnixNanos;
 use rusqlite::Connection;
 
 use super::pieces::Bytes;

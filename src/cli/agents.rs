@@ -12,7 +12,7 @@ use super::store_args::{StoreArgs, ago};
 use super::text::{address, cut, visible, visible_name};
 use crate::roster::CLONED_FOR;
 use crate::store::{AgentRow, State};
-use crate::time::UnixNanos;
+use hawk_time::UnixNanos;
 
 /// List the agents that the store knows, and whether each is alive
 ///

@@ -16,7 +16,8 @@ use signal_hook::flag;
 use super::output;
 use super::values::{Portion, duration, number, portion, size};
 use super::wire_args::{EncodingArg, KindArg, ServerArg};
-use crate::load::{
+use crate::descriptors;
+use hawk_load::{
     Chaos, Config, ContentSize, MOST_SOURCES, Progress, Report, Summary, Traffic, resolve, run,
     sources_for, watch_descriptors,
 };
@@ -159,7 +160,7 @@ impl LoadArgs {
             self.chaotic()
         );
         self.check_size()?;
-        watch_descriptors(connections)?;
+        watch_descriptors(connections, descriptors::raise_limit())?;
         let config = self.config()?;
         // A file that cannot be written is better known before the run.
         let json = self.json.as_ref().map(|path| {

@@ -9,8 +9,8 @@ use super::output;
 use super::send::unix_seconds;
 use super::values::duration;
 use super::wire_args::ServerArg;
-use crate::client::Client;
-use crate::wire::{Encoding, Heartbeat, Packet, Reply, STORE_PROBE, encode_packet};
+use hawk_client::Client;
+use hawk_wire::{Encoding, Heartbeat, Packet, Reply, STORE_PROBE, encode_packet};
 
 /// Send a heartbeat and print the round trip, as a health check
 ///

@@ -12,8 +12,8 @@ use rustix::io::Errno;
 use super::output;
 use super::values::duration;
 use super::wire_args::{EncodingArg, ServerOption};
-use crate::client::{Outcome, Pipeline, Stopped};
-use crate::wire::{AgentName, Encoding, MAX_DATA, Packet, PacketKind, Report, encode_packet};
+use hawk_client::{Outcome, Pipeline, Stopped};
+use hawk_wire::{AgentName, Encoding, MAX_DATA, Packet, PacketKind, Report, encode_packet};
 
 /// Send reports and wait until each is taken
 ///

@@ -13,7 +13,7 @@ use super::text::harmless;
 use super::values;
 use crate::control::{self, AskError, Request};
 use crate::stats::Mark;
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// How long an answer may take. A server answers between two turns of its event loop,
 /// within milliseconds, unless something is wrong.

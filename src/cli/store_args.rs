@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::values::{self, StorePath};
 use crate::store::Reader;
-use crate::time::UnixNanos;
+use hawk_time::UnixNanos;
 
 /// Where the store is, unless the command line says otherwise.
 pub(super) const DEFAULT_STORE: &str = "hawk.db";

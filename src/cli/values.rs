@@ -13,7 +13,7 @@ use bytesize::ByteSize;
 use ipnet::IpNet;
 
 use crate::store::FreeSpace;
-use crate::time::UnixNanos;
+use hawk_time::UnixNanos;
 
 /// A span of time such as `90s`, `1m 30s` or `250us`; never zero.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use crate::wire::{Encoding, PacketKind};
+use hawk_wire::{Encoding, PacketKind};
 
 /// Where servers listen and clients connect to, unless told otherwise.
 pub(super) const DEFAULT_ADDRESS: &str = "127.0.0.1:9876";

@@ -14,8 +14,8 @@ use rustix::process::{Uid, geteuid};
 use super::socket::{self, FileId, ListenError};
 use super::{Answer, LONGEST_REQUEST, Request, RequestError};
 use crate::peer_credentials::PeerCredentials;
-use crate::throttle::Throttle;
-use crate::time::Moment;
+use hawk_time::Moment;
+use hawk_time::Throttle;
 
 /// Clients at once. Each is a person or a script on this machine; who comes when all
 /// places are taken waits in the backlog.

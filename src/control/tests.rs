@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tempfile::TempDir;
 
 use super::*;
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// How long anything that must happen may take.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -9,8 +9,7 @@ use super::KeeperState;
 use crate::roster::{AgentKey, Entry, Identity, Roster};
 use crate::session::{CommitId, Fate, Settled, Wake};
 use crate::store::{self, AgentIndex, Health, Intake};
-use crate::time::{Moment, UnixNanos};
-use crate::wire;
+use hawk_time::{Moment, UnixNanos};
 
 /// What is known of agents is written together with reports, or this long after
 /// it has changed: heartbeats alone cost a commit a second, however many.
@@ -184,7 +183,7 @@ impl Books {
         roster: &Roster,
         key: AgentKey,
         peer: SocketAddr,
-        report: &wire::Report<'_>,
+        report: &hawk_wire::Report<'_>,
         (now, wall): (Moment, UnixNanos),
     ) -> Option<NonZeroU64> {
         let index = self.row(roster, key)?;

@@ -13,7 +13,7 @@ use super::{Keeper, StoreDown};
 use crate::notify::Notifier;
 use crate::roster::{self, AgentState, StrangeSlot};
 use crate::store;
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// A writer that is parked ends at once; beyond this, nobody waits for it.
 const LEAVE_TIME: Duration = Duration::from_secs(1);

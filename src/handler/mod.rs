@@ -16,12 +16,12 @@ use crate::notify::{self, Notifier};
 use crate::roster::{self, AgentKey, Entry, Identity, Learnt, Roster};
 use crate::session::{Answer, CommitId, Handler, Sender, Settled, Tag, Wake};
 use crate::store::{self, Intake};
-use crate::throttle::Throttle;
-use crate::time::{Clock, Moment, UnixNanos};
-use crate::wire::{AgentName, Busy, Packet, Reply};
 use books::Books;
 pub use books::{StoreDown, Unfinished};
 pub use handover::KeeperState;
+use hawk_time::Throttle;
+use hawk_time::{Clock, Moment, UnixNanos};
+use hawk_wire::{AgentName, Busy, Packet, Reply};
 
 /// Lines about agents that come and go, in ten seconds. A switch that fails
 /// takes a rack with it; the table of events has them all.
@@ -476,7 +476,7 @@ fn event_of(entry: &Entry) -> notify::Event {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Heartbeat;
+    use hawk_wire::Heartbeat;
 
     fn keeper() -> Keeper {
         Keeper::new(Config {

@@ -1,7 +1,7 @@
 //! Packets as log lines.
 
 use crate::session::Sender;
-use crate::wire::Packet;
+use hawk_wire::Packet;
 
 /// Text from the wire is escaped: whatever an agent sends, a packet is one line.
 pub(super) fn log(sender: Sender<'_>, packet: &Packet<'_>) {

@@ -21,7 +21,7 @@ use rustix::net::{
 use rustix::process::Pid;
 
 use crate::peer_credentials::PeerCredentials;
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// Descriptors in one message, at most: the kernel's `SCM_MAX_FD` (include/net/scm.h),
 /// which `unix(7)` states too.

@@ -10,7 +10,7 @@ use rustix::process::Pid;
 use super::channel::{Channel, ReceiveError, Received, SendError};
 use super::message::{BadMessage, ToPredecessor, ToSuccessor};
 use super::order::{Order, OutOfOrder, Phase};
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// The end that speaks as the predecessor.
 #[derive(Debug)]

@@ -25,7 +25,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::channel::MAX_DESCRIPTORS;
 use crate::snapshot::fields::{Fields, Value, layout, put_with};
 use crate::snapshot::{Damage, FORMATS, Versions};
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// Sockets in one batch, at most: what a message holds, less the snapshot's descriptor
 /// and the token's.

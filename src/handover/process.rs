@@ -9,7 +9,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::Binary;
 use super::channel::wait_readable;
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// Set to 1 in the environment of a process that is started to take over: its stdin is
 /// the line to its predecessor.
@@ -186,7 +186,7 @@ mod tests {
         let (mut process, channel) = spawn("exec sleep 1000").unwrap();
         assert!(process.ended().unwrap().is_none());
         assert_eq!(process.end().unwrap().signal(), Some(9));
-        assert!(channel.wait(crate::time::Moment::now()).unwrap());
+        assert!(channel.wait(hawk_time::Moment::now()).unwrap());
 
         let (process, _channel) = spawn("exec sleep 1000").unwrap();
         let proc = format!("/proc/{}", process.id());

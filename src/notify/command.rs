@@ -15,7 +15,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::environment::Environment;
 use crate::children::Child;
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// A command to run for jobs.
 #[derive(Debug)]

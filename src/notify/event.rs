@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 
 use crate::store::Lane;
-use crate::time::UnixNanos;
+use hawk_time::UnixNanos;
 
 /// The identity of an agent: two events concern the same agent if name or address is the
 /// same.

@@ -22,10 +22,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::store::Delivery;
-use crate::throttle::Throttle;
-use crate::time::Moment;
 use environment::Environment;
 pub use event::{Agent, Event};
+use hawk_time::Moment;
+use hawk_time::Throttle;
 use runner::Runner;
 use shared::Shared;
 use source::{Memory, Stored};

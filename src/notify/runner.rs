@@ -17,8 +17,8 @@ use super::shared::{Counters, Orders, Shared};
 use super::source::{EventSource, Unreadable};
 use super::{Calls, Config, Predecessor};
 use crate::store::{Lane, Opening, Progress};
-use crate::throttle::Throttle;
-use crate::time::{Moment, UnixNanos};
+use hawk_time::Throttle;
+use hawk_time::{Moment, UnixNanos};
 
 /// When events cannot be read, the time to the next attempt.
 const READ_AGAIN: Duration = Duration::from_secs(1);

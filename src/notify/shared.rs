@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// What a consumer has done since the start, and what there is to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

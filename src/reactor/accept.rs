@@ -12,8 +12,8 @@ use crate::admission::{Nearing, Share, Verdict};
 use crate::network::Network;
 use crate::session::{Handler, Session};
 use crate::stats::Cause;
-use crate::throttle::Throttle;
-use crate::wire::{Busy, Reply};
+use hawk_time::Throttle;
+use hawk_wire::{Busy, Reply};
 
 /// Newcomers that were turned away and still have their line to read. Each
 /// holds a descriptor out of those that

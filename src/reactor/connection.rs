@@ -24,9 +24,9 @@ use crate::session::{
     Desk, Expiry, Fate, Handler, Limits, OutputRoom, Progress, Session, StopReason,
 };
 use crate::stats::{Cause, Counters};
-use crate::throttle::Throttle;
-use crate::time::Moment;
-use crate::wire::{self, Busy, Reply};
+use hawk_time::Moment;
+use hawk_time::Throttle;
+use hawk_wire::{self, Busy, Reply};
 
 /// How many frames a connection may have answered in a turn. 64 KiB can hold
 /// 8,000 frames without data; this also bounds the replies of one write.
@@ -410,7 +410,7 @@ impl<S: Socket> Connection<S> {
                 return Outcome::Again;
             }
             let lacks = match to_its_end {
-                true => wire::missing(self.input.window()),
+                true => hawk_wire::missing(self.input.window()),
                 false => usize::MAX,
             };
             if to_its_end && self.input.window().is_empty() {

@@ -122,7 +122,7 @@ fn slot(key: usize) -> u32 {
 mod tests {
     use super::*;
     use crate::session::Session;
-    use crate::time::Moment;
+    use hawk_time::Moment;
 
     /// A connection without a socket: none of this touches it.
     fn connection(generation: u32) -> Connection<()> {

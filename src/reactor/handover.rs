@@ -29,7 +29,7 @@ use super::kernel::{Kernel, SocketToken};
 use super::listener::Listener;
 use crate::session::{Handler, SessionState, Tally};
 use crate::stats::{Cause, Counters};
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// The name of a connection in the process that hands it over: no other has had it or
 /// will have it there.

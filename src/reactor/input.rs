@@ -4,7 +4,7 @@ use std::mem;
 
 use hawk_pool::{Buffer, Pool};
 
-use crate::wire::MAX_FRAME;
+use hawk_wire::MAX_FRAME;
 
 /// Sizes of the pool's buffers, in bytes, each four times the one before.
 ///

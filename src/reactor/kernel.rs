@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::session::Wake;
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// Connections that may wait to be accepted. When a fleet reconnects at once,
 /// each beyond the backlog loses its SYN and waits a second or more; 4,096 is

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use super::connections::ConnectionId;
 use crate::session::CommitId;
-use crate::wire::Reply;
+use hawk_wire::Reply;
 
 /// What was promised, by commit, in the order in which it was promised.
 #[derive(Debug, Default)]

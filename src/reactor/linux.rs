@@ -17,7 +17,7 @@ use signal_hook_mio::v1_0::Signals;
 
 use super::kernel::{Accept, Event, Kernel, OtherToken, Readiness, Signal, Socket, SocketToken};
 use crate::session::Wake;
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1024;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::kernel::Accept;
-use crate::throttle::Throttle;
-use crate::time::Moment;
+use hawk_time::Moment;
+use hawk_time::Throttle;
 
 /// How long to leave the listener alone when there was no descriptor for a
 /// newcomer, unless a connection ends before.

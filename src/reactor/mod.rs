@@ -61,9 +61,9 @@ use crate::admission::Admission;
 use crate::network::Network;
 use crate::session::{Desk, Handler};
 use crate::stats::{self, Cause, Counters, StatsLog};
-use crate::throttle::Throttle;
-use crate::time::Moment;
-use crate::wheel::{self, TimerWheel};
+use hawk_time::Moment;
+use hawk_time::Throttle;
+use hawk_time::{self, TimerWheel};
 
 /// Newcomers taken in a turn: enough to empty the backlog in some thirty
 /// turns, and few enough that those who are connected hardly notice.
@@ -191,7 +191,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             turned_away: VecDeque::new(),
             admission: Admission::new(config.admission.clone()),
             // What is over already when it is adopted rings in the first turn.
-            wheel: TimerWheel::new(now.before(wheel::TICK)),
+            wheel: TimerWheel::new(now.before(hawk_time::TICK)),
             due: Vec::new(),
             shop: Shop {
                 desk: Desk::new(handler),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::network::Network;
 use crate::session::{Bucket, Rate};
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// Half of the time for which a connection that has ended still counts.
 const SLOT: Duration = Duration::from_secs(5);

@@ -1,9 +1,9 @@
 //! The limit of what all agents together have not read.
 
 use super::config::Config;
-use crate::throttle::Throttle;
-use crate::time::Moment;
-use crate::wire::{FRAME_OVERHEAD, MAX_REPLY_LINE};
+use hawk_time::Moment;
+use hawk_time::Throttle;
+use hawk_wire::{FRAME_OVERHEAD, MAX_REPLY_LINE};
 
 /// Bytes that a connection is read at once while they are short, and the least
 /// that one under a rate limit is read: several frames of the usual size, and few

@@ -8,7 +8,7 @@ use super::linux::signals::log_meaningless;
 use super::{Reactor, Stop};
 use crate::session::Handler;
 use crate::stats::Cause;
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// How far apart two processes are told of one stop, at most. They are told one right
 /// after the other; who has a server stop at once has seen it take its time.

@@ -14,7 +14,7 @@ use super::*;
 use crate::admission::Rules;
 use crate::log_sink::LeftOut;
 use crate::session::{Answer, Limits, Sender, Tag, Wake};
-use crate::wire::{Encoding, Heartbeat, Packet, Reply, encode_packet};
+use hawk_wire::{Encoding, Heartbeat, Packet, Reply, encode_packet};
 
 /// What agents and server have sent each other.
 #[derive(Debug, Default)]

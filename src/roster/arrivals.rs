@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::network::Network;
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// New agents of one network at once: a site of thousands of machines behind one
 /// address comes back from an outage whole.

@@ -10,7 +10,7 @@ use super::turns::Turns;
 use super::{AgentKey, AgentState, Identity, PresenceState};
 use crate::interval::Interval;
 use crate::network::Network;
-use crate::time::{Moment, UnixNanos};
+use hawk_time::{Moment, UnixNanos};
 
 /// Bytes of an agent's version that are remembered: as many as its name may have.
 /// A frame is all that limits it on the wire, and there may be many agents.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::presence::{JudgedBy, Presence, Rhythm, Run};
 use super::{AgentKey, Entry, Roster, Standing};
 use crate::interval::Interval;
-use crate::time::{Moment, UnixNanos};
+use hawk_time::{Moment, UnixNanos};
 
 /// All there is to know of an agent: enough to go on with it in another process of
 /// the same machine as if nothing had happened.

@@ -30,8 +30,8 @@ pub use turns::CLONED_FOR;
 
 use crate::interval::MOST_SILENCE;
 use crate::network::Network;
-use crate::time::{Moment, UnixNanos};
-use crate::wheel::TimerWheel;
+use hawk_time::TimerWheel;
+use hawk_time::{Moment, UnixNanos};
 
 /// Without a rhythm of its own, and at least, an agent may be silent for this
 /// long: three of the shortest intervals that agents in the field use, and time

@@ -9,7 +9,7 @@ use std::ops::Bound;
 
 use super::arrivals::Arrivals;
 use crate::network::Network;
-use crate::time::{Moment, UnixNanos};
+use hawk_time::{Moment, UnixNanos};
 
 /// Of the places that established agents leave free, the part that the agents of one
 /// network may take.

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::interval::{BURST, Interval, MOST_SILENCE, REPORT_BURST, TOLERANCE};
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// Reports come regularly once so many gaps in a row, over [`REGULAR_FOR`] or more, are
 /// within a factor of two of each other.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::time::{Moment, UnixNanos};
+use hawk_time::{Moment, UnixNanos};
 
 /// Returns in a row to a connection after a packet from another address: A, B, A, B has
 /// two.

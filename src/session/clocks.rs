@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::restraint::Stopped;
 use super::{Limits, Session};
 use crate::interval::{BURST, Interval, MOST_SILENCE, REPORT_BURST};
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// The longest time without a frame that a learnt interval allows, in idle limits.
 const IDLE_GROWTH: u32 = 20;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Tally, UnsentTotal};
-use crate::time::Moment;
-use crate::wire::{Packet, PacketDecoder, Reply};
+use hawk_time::Moment;
+use hawk_wire::{Packet, PacketDecoder, Reply};
 
 /// Takes packets and says what to answer: at once, or once they are kept.
 ///

@@ -29,8 +29,8 @@ pub use unsent::UnsentTotal;
 use self::clocks::Marks;
 use self::peer::Peer;
 use self::restraint::Restraint;
-use crate::time::Moment;
-use crate::wire::{
+use hawk_time::Moment;
+use hawk_wire::{
     Decoder, FRAME_OVERHEAD, Heartbeat, Input, MAX_REPLY_LINE, Packet, Refusal, Reply, Step,
 };
 

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// The time whose frames may come all at once: an agent that was cut off for a
 /// while sends what it has in one go, and is not to be slowed down for that.

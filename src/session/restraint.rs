@@ -2,7 +2,7 @@
 
 use super::unsent::{Unsent, UnsentTotal};
 use super::{Bucket, Rate, StopReason};
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// Why we do not read from an agent, and since when.
 pub(super) type Stopped = (StopReason, Moment);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::restraint::Restraint;
 use super::{Bucket, Clocks, Desk, Handler, Session, Tag};
-use crate::wire::{Decoder, DecoderState};
+use hawk_wire::{Decoder, DecoderState};
 
 /// All there is to know of a session: enough to go on with it in another
 /// process of the same machine as if nothing had happened.

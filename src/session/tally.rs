@@ -1,6 +1,6 @@
 //! Counts of what came in, over all sessions.
 
-use crate::wire::{Refusal, Reply};
+use hawk_wire::{Refusal, Reply};
 
 /// What has been taken and refused since the server started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::{
+use hawk_wire::{
     AgentName, Encoding, FRAME_OVERHEAD, Heartbeat, JUNK_LIMIT, Report, encode_frame, encode_packet,
 };
 

@@ -5,7 +5,7 @@ use super::fields::{Value, layout};
 use crate::handler::KeeperState;
 use crate::roster::{AgentState, Counters as AgentCounters, JudgedBy, MAX_VERSION, PresenceState};
 use crate::store::Counters as StoreCounters;
-use crate::wire::AgentName;
+use hawk_wire::AgentName;
 
 layout! { AgentState {
     0x81 name: may,

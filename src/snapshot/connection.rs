@@ -4,7 +4,7 @@ use super::Damage;
 use super::fields::{Value, layout};
 use crate::reactor::{ConnectionState, MovedId, MovedStanding};
 use crate::stats::Cause;
-use crate::time::Moment;
+use hawk_time::Moment;
 
 layout! { ConnectionState {
     0x81 session: must,

@@ -5,7 +5,7 @@ use super::Damage;
 use super::fields::{Fields, Value, layout, put_with, skip};
 use crate::session::{ByRefusal, Tally};
 use crate::stats::{ByCause, Cause, Counters};
-use crate::wire::Refusal;
+use hawk_wire::Refusal;
 
 layout! { Counters {
     0x81 accepted: may,

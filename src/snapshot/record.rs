@@ -10,7 +10,7 @@ use crate::reactor::{ConnectionState, MovedId};
 use crate::roster::AgentState;
 use crate::session::Tally;
 use crate::stats::Counters;
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// One piece of a process's state.
 #[derive(Clone, Debug, PartialEq)]

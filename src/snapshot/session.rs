@@ -8,8 +8,8 @@ use std::num::NonZeroU32;
 use super::Damage;
 use super::fields::{Value, layout};
 use crate::session::{Bucket, Clocks, SessionState, StopReason, Tag};
-use crate::time::Moment;
-use crate::wire::{AgentName, DecoderState};
+use hawk_time::Moment;
+use hawk_wire::{AgentName, DecoderState};
 
 layout! { SessionState {
     0x81 peer: must,

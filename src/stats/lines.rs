@@ -7,7 +7,7 @@ use hawk_pool::Pool;
 
 use super::Counters;
 use crate::session::Tally;
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// Under what name the lines are logged: `RUST_LOG=hawk::stats=off` silences
 /// them, wherever in the source they come from.
@@ -248,7 +248,7 @@ fn per_second(count: u64, span: Duration) -> f64 {
 mod tests {
     use super::*;
     use crate::stats::Cause;
-    use crate::wire::{Refusal, Reply};
+    use hawk_wire::{Refusal, Reply};
 
     #[test]
     fn the_server_line_is_key_value_and_names_causes() {

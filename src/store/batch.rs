@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
-use crate::time::UnixNanos;
+use hawk_time::UnixNanos;
 
 /// Reports of a batch, at most: a commit of so many takes some 20 ms, of which
 /// the disk's own time, the part that waits on nobody, is a small share.

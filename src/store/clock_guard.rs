@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, Statement};
 
-use crate::time::{Clock, Moment, UnixNanos};
+use hawk_time::{Clock, Moment, UnixNanos};
 
 /// The wall clock may gain so much on the monotonic one between two looks, and be ahead of
 /// the newest time in the store at the start by so much.
@@ -147,7 +147,7 @@ mod tests {
 
     use super::*;
     use crate::store::schema;
-    use crate::time::ManualClock;
+    use hawk_time::ManualClock;
 
     const DAY: Duration = Duration::from_secs(86_400);
     const MONTH: Duration = Duration::from_secs(30 * 86_400);

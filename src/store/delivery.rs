@@ -11,7 +11,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension as _, Statement, params};
 
 use super::tray::Tray;
-use crate::time::{Moment, UnixNanos};
+use hawk_time::{Moment, UnixNanos};
 
 /// Minimum time between two transactions that contain progress only.
 const INTERVAL: Duration = Duration::from_millis(100);

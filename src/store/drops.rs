@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::Counters;
 use super::retention::Removed;
-use crate::throttle::Throttle;
-use crate::time::Moment;
+use hawk_time::Moment;
+use hawk_time::Throttle;
 
 /// The interval of log lines about each bound.
 const LOG_INTERVAL: Duration = Duration::from_secs(3600);

@@ -96,7 +96,7 @@ mod tests {
 
     use super::*;
     use crate::store::{Agent, Health, Report, State};
-    use crate::time::{Moment, UnixNanos};
+    use hawk_time::{Moment, UnixNanos};
 
     const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 
 use super::location::{FileId, beside};
 use super::schema::APPLICATION_ID;
-use crate::time::UnixNanos;
+use hawk_time::UnixNanos;
 
 /// What a file of SQLite begins with (<https://sqlite.org/fileformat2.html>, "Magic Header
 /// String").

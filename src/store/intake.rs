@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::tray::{Stop, Tray};
 use super::{Batch, Counters, Health, Lock};
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// Fills one batch while the writer commits another.
 pub struct Intake {
@@ -227,7 +227,7 @@ mod tests {
     use super::super::tray::Next;
     use super::*;
     use crate::store::{Agent, Report};
-    use crate::time::UnixNanos;
+    use hawk_time::UnixNanos;
 
     const NOW: Moment = Moment::from_nanos(1);
 

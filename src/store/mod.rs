@@ -44,7 +44,7 @@ pub use reader::{
 pub use retention::{FreeSpace, Retention};
 pub use tray::{Counters, Health};
 
-use crate::time::{Clock, UnixNanos};
+use hawk_time::{Clock, UnixNanos};
 use open::{Work, size_of};
 use writer::Writer;
 

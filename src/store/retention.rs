@@ -13,7 +13,7 @@ use super::Batch;
 use super::clock_guard::ClockGuard;
 use super::pages::{Pages, besides_reports};
 use super::surplus::Surplus;
-use crate::time::{Clock, Moment, UnixNanos};
+use hawk_time::{Clock, Moment, UnixNanos};
 
 /// How much is stored, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -614,7 +614,7 @@ mod tests {
 
     use super::*;
     use crate::store::schema;
-    use crate::time::ManualClock;
+    use hawk_time::ManualClock;
 
     fn open() -> Connection {
         let mut connection = Connection::open_in_memory().unwrap();

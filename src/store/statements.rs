@@ -9,7 +9,7 @@ use super::batch::{AgentRow, Batch, EventRow, Removal, ReportRow, Run};
 use super::delivery::{Deliveries, Lane};
 use super::pages::Pages;
 use super::schema::VERSION;
-use crate::time::{Moment, UnixNanos};
+use hawk_time::{Moment, UnixNanos};
 
 /// How many reports one INSERT takes, the most first. A statement costs about as
 /// much as a row; beyond some thirty rows nothing more is won.

@@ -3,7 +3,7 @@
 
 use rusqlite::{Connection, Statement};
 
-use crate::time::UnixNanos;
+use hawk_time::UnixNanos;
 
 /// Different hours in which an established agent was heard.
 pub(super) const ESTABLISHED_HOURS: u32 = 3;

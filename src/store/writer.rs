@@ -19,8 +19,8 @@ use super::schema::{self, Fitness, VERSION};
 use super::statements::Statements;
 use super::tray::{Next, Stop, Tray};
 use super::{AgentIndex, Batch, Counters, Health, Intake, Lock};
-use crate::throttle::Throttle;
-use crate::time::{Clock, UnixNanos};
+use hawk_time::Throttle;
+use hawk_time::{Clock, UnixNanos};
 
 /// Pages in the log at which they are moved into the file: 8 MiB. The log is
 /// then written from its start again, over pages that are on disk already, which

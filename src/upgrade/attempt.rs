@@ -27,7 +27,7 @@ use crate::handover::{
 use crate::reactor::RESERVED_DESCRIPTORS;
 use crate::snapshot::Writer;
 use crate::store::Lock;
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// From the start of the successor until it is set up: reading a large roster's store may
 /// take it seconds.

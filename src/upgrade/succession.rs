@@ -18,7 +18,7 @@ use crate::handover::{
 use crate::reactor::{AdoptError, AdoptedId, Linux, MovedId};
 use crate::roster::StrangeSlot;
 use crate::snapshot::{Damage, Freeze, Reader, Record};
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// A predecessor says something within this time, or it hangs: longer than it gives
 /// itself for any step.

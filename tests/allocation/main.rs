@@ -13,20 +13,18 @@
 
 mod rig;
 mod script;
-#[path = "../support/mod.rs"]
-mod support;
 
 use std::hint::black_box;
 use std::time::Duration;
 
 use hawk::session::{Answer, Handler, Sender, Tag};
 use hawk::store::{Retention, Store};
-use hawk::wire::{Packet, Reply};
+use hawk_wire::{Packet, Reply};
 
+use hawk_testkit::PATIENCE;
+use hawk_testkit::in_process::keeper;
 use rig::Rig;
 use script::{COSTLY, Script};
-use support::PATIENCE;
-use support::in_process::keeper;
 
 #[test]
 fn no_frame_allocates() {

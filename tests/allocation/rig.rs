@@ -9,10 +9,10 @@ use allocation_counter::measure;
 use hawk::reactor::kernel::{Event, Kernel, Signal, SocketToken};
 use hawk::reactor::{Linux, Reactor};
 use hawk::session::{Handler, Wake};
-use hawk::time::Moment;
+use hawk_time::Moment;
 
 use crate::script::{AGENTS, Scene, Script};
-use crate::support::{PATIENCE, in_process};
+use hawk_testkit::{PATIENCE, in_process};
 
 /// A server in this thread, with all of its agents connected.
 pub(crate) struct Rig<H: Handler> {

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use hawk::wire::{Encoding, FRAME_OVERHEAD};
+use hawk_wire::{Encoding, FRAME_OVERHEAD};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::support::*;
+use hawk_testkit::*;
 
 /// Agents that take turns, so that several have begun a frame at any time.
 pub(crate) const AGENTS: usize = 4;

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use hawk::wire::{
+use hawk_wire::{
     AgentName, Decoder, Encoding, Heartbeat, Input, Packet, PacketDecoder, Report, Step,
     encode_packet,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::real::{eventually, skip};
 use crate::support::{Conduct, Seen, Server};
+use hawk_testkit::{eventually, skip};
 
 const DOCUMENT: &str = include_str!("../../docs/agents.md");
 

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::real::{Lines, ManyAgents, eventually, skip};
 use crate::support::{Conduct, Ran, Seen, Server, finish, finish_meanwhile, hawk, nobody};
+use hawk_testkit::{Lines, ManyAgents, eventually, skip};
 
 /// Runs `hawk load` and reads the figures that it writes as JSON.
 pub(crate) fn load(server: &Server, arguments: &[&str]) -> (Ran, Value) {

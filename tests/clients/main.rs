@@ -7,7 +7,5 @@
 mod chaos;
 mod documented;
 mod load;
-#[path = "../support/mod.rs"]
-mod real;
 mod send_and_ping;
 mod support;

@@ -4,8 +4,8 @@
 use std::io::Write as _;
 use std::process::Stdio;
 
-use crate::real;
 use crate::support::{Conduct, Seen, Server, finish, hawk, nobody};
+use hawk_testkit as real;
 
 /// Short only where it is sure to be waited for to the end.
 fn timeout_for(conduct: Conduct) -> &'static str {

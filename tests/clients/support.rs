@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use hawk::wire::{Busy, Decoder, Input, Packet, PacketDecoder, Refusal, Reply, Step};
+use hawk_wire::{Busy, Decoder, Input, Packet, PacketDecoder, Refusal, Reply, Step};
 
 /// Far beyond what anything here takes: only a hang gets there.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);

@@ -6,9 +6,6 @@
     reason = "clippy.toml allows them in tests, but does not see helpers as such"
 )]
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod socket;
 mod statistics;
 
@@ -16,7 +13,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
-use support::*;
+use hawk_testkit::*;
 
 /// A folder for a control socket.
 struct Place {

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use rustix::process::Signal;
 
 use crate::Place;
-use crate::support::skip;
+use hawk_testkit::skip;
 
 #[test]
 fn it_is_there_for_its_user_while_the_server_runs() {

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixListener;
 use serde_json::Value;
 
 use crate::Place;
-use crate::support::*;
+use hawk_testkit::*;
 
 /// A line without its rates, which differ each time.
 fn without_rates(line: &str) -> String {

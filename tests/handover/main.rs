@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
 use hawk::handover::{Channel, ReceiveError, Received};
-use hawk::time::Moment;
+use hawk_time::Moment;
 
 /// In the environment of a process that is there for one test: what it is to do.
 const ROLE: &str = "HAWK_TEST_ROLE";

@@ -79,7 +79,7 @@ fn a_successor_hears_its_predecessor_and_the_end() {
         // Stdin is empty from now on, and is no second hold on the channel.
         assert_eq!(std::io::read_to_string(std::io::stdin()).unwrap(), "");
         let mut line = Line::new(channel);
-        let late = hawk::time::Moment::now().after(std::time::Duration::from_secs(20));
+        let late = hawk_time::Moment::now().after(std::time::Duration::from_secs(20));
         assert!(line.wait(late).unwrap());
         let Some(ToSuccessor::Hello(hello)) = line.receive().unwrap() else {
             panic!("no hello");
@@ -101,7 +101,7 @@ fn a_successor_hears_its_predecessor_and_the_end() {
     let mut process = start(NAME, "successor", Stdio::from(theirs));
     let hello: ToSuccessor<Sealed> = ToSuccessor::Hello(Hello::ours(7));
     line.send(&hello).unwrap();
-    let late = hawk::time::Moment::now().after(std::time::Duration::from_secs(20));
+    let late = hawk_time::Moment::now().after(std::time::Duration::from_secs(20));
     for said in [ToPredecessor::Hello(Hello::ours(8)), ToPredecessor::Ready] {
         assert!(line.wait(late).unwrap());
         assert_eq!(line.receive().unwrap(), Some(said));

@@ -9,7 +9,7 @@ use rustix::process::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::*;
+use hawk_testkit::*;
 
 /// Leaves the event on the desk.
 pub(crate) const NOTE: &str = "cat >> $DESK/events";
@@ -116,7 +116,7 @@ pub(crate) fn come_all(server: &Server, number: usize) -> Vec<Agent> {
 }
 
 pub(crate) fn named_heartbeat(name: &str) -> Vec<u8> {
-    heartbeat_packet(hawk::wire::Encoding::Classic, Some(name))
+    heartbeat_packet(hawk_wire::Encoding::Classic, Some(name))
 }
 
 /// The processes that `parent` has started and that are not gone, those that have

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use rustix::process::Signal;
 
 use crate::desk::*;
-use crate::support::*;
+use hawk_testkit::*;
 
 const SOON_OFFLINE: [&str; 4] = ["--offline-after", "200ms", "--start-grace", "1ms"];
 

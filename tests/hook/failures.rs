@@ -3,7 +3,7 @@
 use rustix::process::Pid;
 
 use crate::desk::*;
-use crate::support::*;
+use hawk_testkit::*;
 
 #[test]
 fn a_command_that_fails_is_logged_and_counted() {

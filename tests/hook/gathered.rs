@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::desk::*;
-use crate::support::*;
+use hawk_testkit::*;
 
 /// Leaves the events of each call on the desk, and a line behind them.
 const NOTE_CALLS: &str = "cat >> $DESK/events; echo >> $DESK/calls";

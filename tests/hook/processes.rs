@@ -1,7 +1,7 @@
 //! Commands as processes: how many, and what they are given.
 
 use crate::desk::*;
-use crate::support::*;
+use hawk_testkit::*;
 
 #[test]
 fn two_of_new_agents_run_at_once_and_the_server_goes_on() {

@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 
 use crate::desk::*;
-use crate::support::*;
+use hawk_testkit::*;
 
 #[track_caller]
 fn serve_with_six_events(desk: &Desk, args: &[&str]) -> (Server, Vec<Agent>) {

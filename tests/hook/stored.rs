@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::desk::*;
-use crate::support::*;
+use hawk_testkit::*;
 
 const SOON_OFFLINE: [&str; 4] = ["--offline-after", "300ms", "--start-grace", "1ms"];
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use crate::support::skip;
+use hawk_testkit::skip;
 
 /// Path of the built agent; `None`, and an unmistakable line on stderr, where
 /// there is no Go to build it with.

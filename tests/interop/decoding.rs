@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
-use hawk::wire::{Packet, PacketDecoder};
+use hawk_wire::{Packet, PacketDecoder};
 
 use crate::agent;
 use crate::differences::{Difference, differences};

@@ -12,12 +12,9 @@ mod decoding;
 mod differences;
 mod inputs;
 
-#[path = "../support/mod.rs"]
-mod support;
-
 use std::process::Command;
 
-use support::Server;
+use hawk_testkit::Server;
 
 #[test]
 fn a_go_agent_gets_the_right_line_for_every_frame() {

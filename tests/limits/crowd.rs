@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::support::*;
+use hawk_testkit::*;
 
 /// How many the server has the kernel keep for it until they are accepted, as
 /// documented.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::param::clock_ticks_per_second;
 
 use crate::crowd::{Crowd, has_ended};
-use crate::support::*;
+use hawk_testkit::*;
 
 /// How long the server leaves its listening socket alone after a failure.
 const RETRY: Duration = Duration::from_millis(100);

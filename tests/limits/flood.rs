@@ -5,9 +5,9 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
-use hawk::wire::Encoding;
+use hawk_wire::Encoding;
 
-use crate::support::*;
+use hawk_testkit::*;
 
 /// Times that each kind is brought about in one go.
 const TIMES: u64 = 70;

@@ -3,10 +3,10 @@
 
 use std::time::Instant;
 
-use hawk::wire::JUNK_LIMIT;
+use hawk_wire::JUNK_LIMIT;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
-use crate::support::*;
+use hawk_testkit::*;
 
 const LIMIT: usize = JUNK_LIMIT as usize;
 

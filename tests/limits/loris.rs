@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use crate::crowd::{Crowd, has_ended};
-use crate::support::*;
+use hawk_testkit::*;
 
 /// Enough that a cost for each of them in every turn would show as a hang.
 const THOUSANDS: usize = 5_000;

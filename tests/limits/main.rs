@@ -11,9 +11,6 @@
     reason = "clippy.toml allows them in tests, but does not see helpers as such"
 )]
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod crowd;
 mod descriptors;
 mod flood;

@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use hawk::wire::Encoding;
+use hawk_wire::Encoding;
 
-use crate::support::*;
+use hawk_testkit::*;
 
 const NO_PLACE: &str = "busy: too many agents";
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 
-use crate::support::*;
+use hawk_testkit::*;
 
 /// Agents that send long frames without end: each wants a buffer of its own.
 const GREEDY: usize = 100;

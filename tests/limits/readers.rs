@@ -4,9 +4,9 @@ use std::io::{self, Read as _, Write as _};
 use std::time::Instant;
 
 use hawk::session::OUTPUT_HIGH_WATER;
-use hawk::wire::{FRAME_OVERHEAD, MAX_REPLY_LINE};
+use hawk_wire::{FRAME_OVERHEAD, MAX_REPLY_LINE};
 
-use crate::support::*;
+use hawk_testkit::*;
 
 const AGENTS: usize = 12;
 

@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::crowd::{Crowd, backlog};
-use crate::support::*;
+use hawk_testkit::*;
 
 /// As many as fit the usual limit of 20,000 open files, in the server and in the
 /// test.

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::table::{Change, Mutant, mutants};
 
 /// What the simulator needs of the library; nothing else is compiled.
-const MODULES: [&str; 11] = [
+const MODULES: [&str; 7] = [
     "admission",
     "interval",
     "log_sink",
@@ -16,30 +16,30 @@ const MODULES: [&str; 11] = [
     "reactor",
     "session",
     "stats",
-    "throttle",
-    "time",
-    "wheel",
-    "wire",
 ];
+
+/// The other crates that it needs.
+const CRATES: [&str; 3] = ["pool", "crates/time", "crates/wire"];
 
 /// Worlds of the simulator that run other modules, which take long to compile.
 const OTHER_WORLDS: [&str; 2] = ["dishonest", "notified"];
 
 /// Dependencies of other modules, which take long to compile.
-const UNNEEDED: [&str; 10] = [
+const UNNEEDED: [&str; 11] = [
     "anstream",
     "anyhow",
     "bytesize",
     "clap",
     "csv",
     "env_logger",
-    "hdrhistogram",
-    "indicatif",
+    "hawk-client",
+    "hawk-load",
+    "nix",
     "rusqlite",
     "tabwriter",
 ];
 
-/// Asks the environment once which mutant runs; 0: none.
+/// The crate in the copy that asks the environment once which mutant runs; 0: none.
 const QUESTION: &str = r#"//! Which mutant runs.
 use std::sync::LazyLock;
 
@@ -53,6 +53,13 @@ pub fn is(number: u32) -> bool {
     *MUTANT == number
 }
 "#;
+
+/// Its manifest.
+const MANIFEST_OF_THE_QUESTION: &str = "[package]\nname = \"hawk-mutant\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[dependencies]\n";
+
+/// The manifest of the part of `hawk-testkit` that the simulator needs.
+const TESTKIT: &str = "[package]\nname = \"hawk-testkit\"\nversion = \"0.0.0\"\n\
+    edition = \"2024\"\n\n[dependencies]\ncrc32fast.workspace = true\nmemchr.workspace = true\n";
 
 /// Where each mutant's original stands.
 pub fn places(root: &Path) -> Vec<Result<Range<usize>, String>> {
@@ -81,7 +88,12 @@ pub fn write(root: &Path, to: &Path) -> Result<(), String> {
         let change = changes.entry(mutant.file).or_default();
         change.push((place?, asked(mutant, index + 1)));
     }
-    for folder in ["src", "pool/src", "tests/sim"] {
+    let sources = CRATES.map(|of| format!("{of}/src"));
+    for folder in sources
+        .iter()
+        .map(String::as_str)
+        .chain(["src", "tests/sim"])
+    {
         let _absent = fs::remove_dir_all(to.join(folder));
         copy_folder(&root.join(folder), &to.join(folder))?;
     }
@@ -91,9 +103,13 @@ pub fn write(root: &Path, to: &Path) -> Result<(), String> {
         simulator = simulator.replace(&format!("mod {world};\n"), "");
     }
     put(&to.join(worlds), &simulator)?;
-    let (support, reference) = ("tests/support", "tests/support/reference.rs");
-    fs::create_dir_all(to.join(support)).map_err(|error| told(&to.join(support), &error))?;
+    let reference = "crates/testkit/src/reference.rs";
     put(&to.join(reference), &read(&root.join(reference))?)?;
+    put(
+        &to.join("crates/testkit/src/lib.rs"),
+        "pub mod reference;\n",
+    )?;
+    put(&to.join("crates/testkit/Cargo.toml"), TESTKIT)?;
     for (file, mut changes) in changes {
         let mut text = read(&root.join(file))?;
         changes.sort_by_key(|(place, _)| std::cmp::Reverse(place.start));
@@ -109,25 +125,44 @@ pub fn write(root: &Path, to: &Path) -> Result<(), String> {
         .iter()
         .map(|name| format!("pub mod {name};\n"))
         .collect();
-    let library = format!("#![allow(warnings)]\npub use hawk_pool::mutant;\n{modules}");
-    put(&to.join("src/lib.rs"), &library)?;
-    put(&to.join("pool/src/mutant.rs"), QUESTION)?;
-    let pool = read(&root.join("pool/src/lib.rs"))?;
-    put(&to.join("pool/src/lib.rs"), &(pool + "\npub mod mutant;\n"))?;
     put(
-        &to.join("pool/Cargo.toml"),
-        &read(&root.join("pool/Cargo.toml"))?,
+        &to.join("src/lib.rs"),
+        &format!("#![allow(warnings)]\n{modules}"),
     )?;
+    put(&to.join("mutant/src/lib.rs"), QUESTION)?;
+    put(&to.join("mutant/Cargo.toml"), MANIFEST_OF_THE_QUESTION)?;
+    for folder in CRATES {
+        let manifest = Path::new(folder).join("Cargo.toml");
+        let text = read(&root.join(&manifest))?;
+        put(
+            &to.join(&manifest),
+            &asking(&text, &place_of_the_question(folder)),
+        )?;
+    }
     put(&to.join("Cargo.lock"), &read(&root.join("Cargo.lock"))?)?;
-    put(
-        &to.join("Cargo.toml"),
-        &manifest(&read(&root.join("Cargo.toml"))?),
-    )
+    let text = manifest(&read(&root.join("Cargo.toml"))?);
+    let text = text.replacen(
+        "\n[dependencies]",
+        "\n[dependencies]\nhawk-testkit.workspace = true",
+        1,
+    );
+    put(&to.join("Cargo.toml"), &asking(&text, "mutant"))
+}
+
+/// `manifest`, with a dependency on the crate at `path` that asks which mutant runs.
+fn asking(manifest: &str, path: &str) -> String {
+    let dependency = format!("\n[dependencies]\nhawk-mutant = {{ path = \"{path}\" }}");
+    manifest.replacen("\n[dependencies]", &dependency, 1)
+}
+
+/// The path from a crate's folder to that crate.
+fn place_of_the_question(folder: &str) -> String {
+    "../".repeat(Path::new(folder).components().count()) + "mutant"
 }
 
 /// The original and the mutant, and the question which of the two.
 fn asked(mutant: &Mutant, number: usize) -> String {
-    let question = format!("crate::mutant::is({number})");
+    let question = format!("hawk_mutant::is({number})");
     let original = mutant.original;
     match mutant.change {
         Change::Expression(other) => format!("(if {question} {{ {other} }} else {{ {original} }})"),
@@ -143,20 +178,20 @@ fn manifest(text: &str) -> String {
     for line in text.lines() {
         if line.starts_with('[') {
             let kept = [
-                "[workspace]",
                 "[workspace.package]",
+                "[workspace.dependencies]",
                 "[package]",
                 "[dependencies]",
             ];
             keeps = kept.contains(&line);
         }
-        let name = line.split([' ', '=']).next().unwrap_or_default();
+        let name = line.split([' ', '=', '.']).next().unwrap_or_default();
         if keeps && !UNNEEDED.contains(&name) {
             out.push_str(line);
             out.push('\n');
         }
     }
-    out + "[workspace.lints]\n[profile.mutants]\ninherits = \"release\"\nincremental = false\n"
+    out + "[workspace]\nmembers = [\"pool\", \"crates/*\"]\nresolver = \"3\"\n[workspace.lints]\n[profile.mutants]\ninherits = \"release\"\nincremental = false\n"
 }
 
 fn copy_folder(from: &Path, to: &Path) -> Result<(), String> {
@@ -180,7 +215,10 @@ fn read(path: &Path) -> Result<String, String> {
     fs::read_to_string(path).map_err(|error| told(path, &error))
 }
 
-fn put(path: &PathBuf, text: &str) -> Result<(), String> {
+fn put(path: &Path, text: &str) -> Result<(), String> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(|error| told(folder, &error))?;
+    }
     fs::write(path, text).map_err(|error| told(path, &error))
 }
 

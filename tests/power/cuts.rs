@@ -13,7 +13,7 @@ use super::emulator::{Emulator, Flaw};
 use super::guest::Guest;
 use super::load::{Load, Log};
 use super::table::Table;
-use crate::support::number;
+use hawk_testkit::number;
 
 /// Cuts without syncs after which something must be lost. It takes one or two:
 /// the guest's kernel writes what it was not told to sync after seconds.

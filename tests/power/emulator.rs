@@ -13,8 +13,7 @@ use rand::rngs::StdRng;
 use super::disk::Disk;
 use super::guest::Guest;
 use super::nbd;
-use crate::emulated;
-use crate::support::{Lines, PATIENCE, eventually};
+use hawk_testkit::{Lines, PATIENCE, eventually};
 
 /// How long a guest may take to boot. Seconds on a machine that does nothing
 /// else; only a failure ever takes as long.
@@ -137,11 +136,11 @@ fn command(guest: &Guest, disk: &Path, monitor: &Path, flaw: Flaw) -> Command {
     // setpriv becomes qemu, which then ends with the thread that started it.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
-    command.args(emulated::MACHINE);
+    command.args(hawk_testkit::emulated::MACHINE);
     command.args(["-smp", "1", "-m", "256M"]);
-    command.args(["-kernel", &file(&emulated::kernel().unwrap())]);
+    command.args(["-kernel", &file(&hawk_testkit::emulated::kernel().unwrap())]);
     command.args(["-initrd", &file(&guest.initramfs())]);
-    let append = format!("{} {faults}", emulated::KERNEL_LINE);
+    let append = format!("{} {faults}", hawk_testkit::emulated::KERNEL_LINE);
     command.args(["-append", &append]);
 
     let console = file(&guest.console());

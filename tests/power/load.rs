@@ -9,8 +9,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 
 use super::emulator::BOOT_PATIENCE;
-use crate::place::report_of;
-use crate::support::REPORT;
+use hawk_testkit::REPORT;
+use hawk_testkit::place::report_of;
 
 const AGENTS: usize = 6;
 

@@ -4,15 +4,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)]
 
-#[allow(dead_code, reason = "some of it only the benchmark needs")]
-#[path = "../emulated/mod.rs"]
-mod emulated;
-#[path = "../store/place.rs"]
-#[allow(dead_code, reason = "only its reports and its shim are used here")]
-mod place;
-#[path = "../support/mod.rs"]
-mod support;
-
 mod cuts;
 mod disk;
 mod emulator;

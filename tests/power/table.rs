@@ -9,8 +9,8 @@ use rusqlite::{Connection, types::FromSql};
 use tempfile::TempDir;
 
 use super::load::Log;
-use crate::emulated::run;
-use crate::place::open;
+use hawk_testkit::emulated::run;
+use hawk_testkit::place::open;
 
 /// A copy of the store.
 pub(crate) struct Table {

@@ -1,6 +1,6 @@
 //! Connections that come and go in all manners leave nothing behind.
 
-use crate::support::*;
+use hawk_testkit::*;
 
 #[test]
 fn however_connections_end_none_is_left_and_every_end_is_counted() {

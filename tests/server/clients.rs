@@ -1,6 +1,6 @@
 //! The bundled clients against the real server.
 
-use crate::support::*;
+use hawk_testkit::*;
 
 /// Runs a client against `server` and expects that it is content.
 #[track_caller]

@@ -3,9 +3,9 @@
 use std::io::Write as _;
 use std::time::Instant;
 
-use hawk::wire::JUNK_LIMIT;
+use hawk_wire::JUNK_LIMIT;
 
-use crate::support::*;
+use hawk_testkit::*;
 
 #[test]
 fn an_agent_that_ends_its_side_gets_every_reply_and_an_end_of_file() {

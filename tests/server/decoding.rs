@@ -1,8 +1,8 @@
 //! However frames are cut, mixed with junk or damaged on their way.
 
-use hawk::wire::{Encoding, JUNK_LIMIT};
+use hawk_wire::{Encoding, JUNK_LIMIT};
 
-use crate::support::*;
+use hawk_testkit::*;
 
 /// Bytes that no candidate can hide in.
 fn junk(bytes: usize) -> Vec<u8> {

@@ -4,9 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 
 use hawk::session::OUTPUT_HIGH_WATER;
-use hawk::wire::{FRAME_OVERHEAD, MAX_REPLY_LINE};
+use hawk_wire::{FRAME_OVERHEAD, MAX_REPLY_LINE};
 
-use crate::support::*;
+use hawk_testkit::*;
 
 /// Short frames with long replies, so that little input makes much output.
 const KINDS: [(&[u8], &str); 3] = [

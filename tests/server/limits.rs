@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use rustix::process::Signal;
 
-use crate::support::*;
+use hawk_testkit::*;
 
 const BUSY: &str = "busy: too many connections";
 

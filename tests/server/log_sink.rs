@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::support::*;
+use hawk_testkit::*;
 
 /// The text of a report that makes a log line of some 60 kB.
 const TEXT: usize = 60_000;
@@ -18,7 +18,7 @@ fn report_numbers(agent: &mut Agent, numbers: std::ops::Range<usize>) {
     for number in numbers {
         let text = format!("{number:08} {}", "x".repeat(TEXT));
         agent.exchange(
-            &report_packet(&text, hawk::wire::Encoding::Compact, None),
+            &report_packet(&text, hawk_wire::Encoding::Compact, None),
             REPORT,
         );
     }

@@ -7,7 +7,7 @@ use hawk::reactor::{Config, MIN_POOL_LIMIT};
 use hawk::session::OUTPUT_HIGH_WATER;
 
 use crate::fairness::verbose;
-use crate::support::*;
+use hawk_testkit::*;
 
 const LIMIT: usize = 64 * 1024;
 

@@ -1,8 +1,8 @@
 //! What `--log-packets` writes: one line a packet, whatever is in it.
 
-use hawk::wire::Encoding;
+use hawk_wire::Encoding;
 
-use crate::support::*;
+use hawk_testkit::*;
 
 #[test]
 fn each_packet_is_one_line_with_its_fields() {

@@ -1,6 +1,6 @@
 //! Who holds receive buffers, who waits for them, and that everyone gets one.
 
-use crate::support::*;
+use hawk_testkit::*;
 
 /// The least that `--pool-limit` may be: the reserve and one more long buffer.
 const LEAST: &str = "139264";
@@ -60,7 +60,7 @@ fn a_full_pool_makes_no_agent_offline_and_hides_none() {
         "--frame-timeout",
         "60s",
     ]);
-    let heartbeat = |name| heartbeat_packet(hawk::wire::Encoding::Compact, Some(name));
+    let heartbeat = |name| heartbeat_packet(hawk_wire::Encoding::Compact, Some(name));
     let mut agents = ["alive", "gone"].map(|name| {
         let mut agent = server.connect();
         agent.exchange(&heartbeat(name), HEARTBEAT);

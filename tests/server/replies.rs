@@ -1,8 +1,8 @@
 //! Every row of the table of replies.
 
-use hawk::wire::Encoding;
+use hawk_wire::Encoding;
 
-use crate::support::*;
+use hawk_testkit::*;
 
 #[test]
 fn the_original_clients_heartbeat_gets_the_original_reply() {

@@ -7,7 +7,7 @@ use std::path::Path;
 use rusqlite::Connection;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::*;
+use hawk_testkit::*;
 
 /// All signals that would end a process by their default action, have no meaning to the
 /// server and report no fault: signal(7).

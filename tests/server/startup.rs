@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::support::*;
+use hawk_testkit::*;
 
 /// Whether a line of `exit`'s stderr contains `text`.
 #[track_caller]

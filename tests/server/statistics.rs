@@ -1,8 +1,8 @@
 //! What the statistics say, and when.
 
-use hawk::wire::JUNK_LIMIT;
+use hawk_wire::JUNK_LIMIT;
 
-use crate::support::*;
+use hawk_testkit::*;
 
 #[test]
 fn a_known_exchange_is_counted_as_it_was() {

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use rustix::process::Signal;
 
-use crate::support::*;
+use hawk_testkit::*;
 
 #[test]
 fn sigterm_and_sigint_answer_what_was_sent_before_and_end_well() {

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use rustix::process::Signal;
 
-use crate::support::*;
+use hawk_testkit::*;
 
 /// Frames that an agent sends before it waits for their replies.
 const DEPTH: usize = 16;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::*;
+use hawk_testkit::*;
 
 #[test]
 fn a_silent_agent_is_closed_at_the_idle_timeout_and_not_before() {

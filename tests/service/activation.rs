@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 use rustix::fs::fstat;
 use rustix::process::Signal;
 
-use crate::support::*;
+use hawk_testkit::*;
 
 const NO_STORE: [&str; 2] = ["--store", "none"];
 

@@ -6,9 +6,6 @@
     reason = "clippy.toml allows them in tests, but does not see helpers as such"
 )]
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod activation;
 mod notify;
 mod reload;

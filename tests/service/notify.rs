@@ -10,7 +10,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::support::*;
+use hawk_testkit::*;
 
 /// Stands in for systemd: has the socket to which services tell how they are.
 pub(crate) struct Manager {

@@ -8,7 +8,7 @@ use std::process::Command;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::notify::Manager;
-use crate::support::*;
+use hawk_testkit::*;
 
 /// Ends the process, which is a child of nobody here.
 struct Successor(Pid);

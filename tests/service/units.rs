@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::*;
+use hawk_testkit::*;
 
 /// Where the units have the binary.
 const INSTALLED: &str = "/usr/local/bin/hawk";

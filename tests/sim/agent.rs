@@ -1,6 +1,6 @@
 //! How agents behave.
 
-use hawk::wire::MAX_DATA;
+use hawk_wire::MAX_DATA;
 
 use super::counts::Event;
 use super::damage::damage;

@@ -4,10 +4,10 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use hawk::wire::{Refusal, Reply};
+use hawk_wire::{Refusal, Reply};
 
-use super::reference::{Found, Reference};
 use super::samples::{Content, SAMPLES};
+use hawk_testkit::reference::{Found, Reference};
 
 /// One agent's side of the story.
 #[derive(Clone, Default)]

@@ -12,7 +12,7 @@ use hawk::reactor::kernel::{
 };
 use hawk::session::Wake;
 use hawk::stats::Cause;
-use hawk::time::Moment;
+use hawk_time::Moment;
 use rustix::io::Errno;
 
 use super::counts::Event;

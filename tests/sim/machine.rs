@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use hawk::reactor::kernel::{Event as Said, OtherToken, Signal, SocketToken};
 use hawk::stats::Cause;
-use hawk::wire::{Busy, MAX_REPLY_LINE, Reply};
+use hawk_wire::{Busy, MAX_REPLY_LINE, Reply};
 
 use super::conversation::Conversation;
 use super::counts::{Counts, Event};

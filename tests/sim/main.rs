@@ -25,8 +25,6 @@ mod link;
 mod machine;
 mod notified;
 mod patience;
-#[path = "../support/reference.rs"]
-mod reference;
 mod run;
 mod samples;
 mod store;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hawk::notify::queue::{Each, Gathered, Job, Outcome, Queue};
 use hawk::notify::{Agent, Event};
 use hawk::store::Lane;
-use hawk::time::{Moment, UnixNanos};
+use hawk_time::{Moment, UnixNanos};
 
 use super::dice::Dice;
 use super::run::number;

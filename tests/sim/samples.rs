@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::sync::LazyLock;
 
-use hawk::wire::{
+use hawk_wire::{
     AgentName, Encoding, Heartbeat, Packet, PacketDecoder, Refusal, Report, encode_packet,
 };
 
-use super::reference::checksum;
+use hawk_testkit::reference::checksum;
 
 /// What an agent is told of a frame that passes the frame check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

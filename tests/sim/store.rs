@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::num::{NonZeroU32, NonZeroU64};
 
 use hawk::session::{Answer, CommitId, Fate, Handler, Sender, Settled, Tag, Wake};
-use hawk::time::Moment;
-use hawk::wire::{Busy, Packet, Reply};
+use hawk_time::Moment;
+use hawk_wire::{Busy, Packet, Reply};
 
 use super::conversation::Fates;
 use super::counts::Event;

@@ -11,7 +11,7 @@ use hawk::log_sink::LeftOut;
 use hawk::reactor::kernel::{OtherToken, Signal};
 use hawk::reactor::{Config, MIN_POOL_LIMIT, PhaseBudget, Reactor, Stop};
 use hawk::session::{Fate, Limits, Rate};
-use hawk::time::Moment;
+use hawk_time::Moment;
 
 use super::agent::Agent;
 use super::checks::{Checks, LONGEST};

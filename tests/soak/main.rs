@@ -15,15 +15,6 @@
 // table is for whoever started it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)]
 
-#[allow(dead_code)] // The store's tests need the rest of it.
-#[path = "../store/place.rs"]
-mod place;
-#[allow(dead_code)] // Benchmarks need the rest of it.
-#[path = "../../benches/support/process.rs"]
-mod process;
-#[path = "../support/mod.rs"]
-mod support;
-
 mod demands;
 mod run;
 mod samples;

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use crate::place::*;
-use crate::process;
 use crate::samples::Sample;
-use crate::support::*;
+use hawk_testkit::bench::process;
+use hawk_testkit::place::*;
+use hawk_testkit::*;
 
 /// What a run is like.
 pub(crate) struct Plan {

@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::process;
-use crate::support::Stats;
+use hawk_testkit::Stats;
+use hawk_testkit::bench::process;
 
 /// A row of the table.
 pub(crate) struct Sample {

@@ -1,7 +1,7 @@
 //! A clock that is or was wrong: the order is that of arrival, and nothing is removed.
 
-use crate::place::*;
-use crate::support::*;
+use hawk_testkit::place::*;
+use hawk_testkit::*;
 
 const HOUR: i64 = 3_600_000_000_000;
 

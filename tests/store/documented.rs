@@ -6,8 +6,8 @@ use std::process::Command;
 use rusqlite::Connection;
 use rustix::process::Signal;
 
-use crate::place::*;
-use crate::support::*;
+use hawk_testkit::place::*;
+use hawk_testkit::*;
 
 const DOCUMENT: &str = include_str!("../../docs/store.md");
 

@@ -3,8 +3,8 @@
 use rusqlite::Connection;
 use rustix::process::Signal;
 
-use crate::place::*;
-use crate::support::*;
+use hawk_testkit::place::*;
+use hawk_testkit::*;
 
 /// Whatever goes wrong: told at once, kept not at all, and over by itself.
 fn survives(fault: &str, said: &str) {

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use rustix::process::{Signal, geteuid};
 
-use crate::place::*;
 use crate::startup::refused;
-use crate::support::*;
+use hawk_testkit::place::*;
+use hawk_testkit::*;
 
 /// A user that owns nothing.
 const NOBODY: u32 = 65534;

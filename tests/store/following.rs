@@ -2,8 +2,8 @@
 
 use rustix::process::Signal;
 
-use crate::place::*;
-use crate::support::*;
+use hawk_testkit::place::*;
+use hawk_testkit::*;
 
 #[test]
 fn reports_are_shown_as_they_come() {

@@ -10,12 +10,12 @@ use std::time::Duration;
 use hawk::handler::StoreDown;
 use hawk::session::{Answer, Handler as _, Sender};
 use hawk::store::{Lock, Retention, Store};
-use hawk::time::Moment;
-use hawk::wire::{Busy, Packet, Reply, Report};
+use hawk_time::Moment;
+use hawk_wire::{Busy, Packet, Reply, Report};
 
-use crate::place::*;
-use crate::support::*;
 use crate::turns::*;
+use hawk_testkit::place::*;
+use hawk_testkit::*;
 
 /// A first process that has had a report, and its agent.
 fn begun(place: &Place) -> (Turns, Session) {

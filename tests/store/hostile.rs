@@ -7,8 +7,8 @@ use hawk::store::schema;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use crate::place::*;
-use crate::support::*;
+use hawk_testkit::place::*;
+use hawk_testkit::*;
 
 /// A store with `sql` run on it, which may edit the schema.
 fn crafted(sql: &str) -> Place {

@@ -1,7 +1,7 @@
 //! What is acknowledged is in the table.
 
-use crate::place::*;
-use crate::support::*;
+use hawk_testkit::place::*;
+use hawk_testkit::*;
 
 #[test]
 fn a_report_is_in_the_table_once_its_reply_is_read() {
@@ -37,7 +37,7 @@ fn an_agents_name_sticks_to_its_connection() {
     let server = place.serve(&[]);
     let mut agent = server.connect();
     agent.exchange(
-        &heartbeat_packet(hawk::wire::Encoding::Classic, Some("web-01")),
+        &heartbeat_packet(hawk_wire::Encoding::Classic, Some("web-01")),
         HEARTBEAT,
     );
     agent.exchange(&report("from web-01"), REPORT);

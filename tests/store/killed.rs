@@ -5,9 +5,9 @@ use std::process::{Command, Stdio};
 
 use hawk::store::{Lock, Store};
 
-use crate::place::*;
-use crate::support::*;
 use crate::turns::*;
+use hawk_testkit::place::*;
+use hawk_testkit::*;
 
 /// Where the store of the process to be killed is.
 const STORE: &str = "HAWK_TEST_STORE";

@@ -2,8 +2,8 @@
 
 use rustix::process::Signal;
 
-use crate::place::*;
-use crate::support::*;
+use hawk_testkit::place::*;
+use hawk_testkit::*;
 
 const EVENTS: &str = "SELECT coalesce(name, address) || ' ' || state FROM events ORDER BY seq";
 
@@ -14,7 +14,7 @@ fn wait_for_events(place: &Place, expected: &[&str]) {
 }
 
 fn named_heartbeat(name: &str) -> Vec<u8> {
-    heartbeat_packet(hawk::wire::Encoding::Classic, Some(name))
+    heartbeat_packet(hawk_wire::Encoding::Classic, Some(name))
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn an_agent_that_is_only_listed_is_not_taken_up_as_offline_by_the_next_start() {
     let start = || place.serve(&["--start-grace", "1ms"]);
     let server = start();
     server.connect().exchange(
-        &report_packet("x", hawk::wire::Encoding::Classic, Some("cron")),
+        &report_packet("x", hawk_wire::Encoding::Classic, Some("cron")),
         REPORT,
     );
     server.signal(Signal::TERM);

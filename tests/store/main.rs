@@ -2,9 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod clock;
 mod documented;
 mod faults;
@@ -17,7 +14,6 @@ mod kill;
 mod killed;
 mod liveness;
 mod owners;
-mod place;
 mod reading;
 mod replaced;
 mod retention;

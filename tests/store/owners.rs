@@ -3,8 +3,8 @@
 
 use rusqlite::Connection;
 
-use crate::place::*;
-use crate::support::*;
+use hawk_testkit::place::*;
+use hawk_testkit::*;
 
 /// Removes some of the store's files under the server.
 fn remove(place: &Place, endings: &[&str]) {
@@ -14,7 +14,7 @@ fn remove(place: &Place, endings: &[&str]) {
 }
 
 fn named_heartbeat(name: &str) -> Vec<u8> {
-    heartbeat_packet(hawk::wire::Encoding::Compact, Some(name))
+    heartbeat_packet(hawk_wire::Encoding::Compact, Some(name))
 }
 
 /// Each report is shown under the name that its content begins with.

@@ -8,8 +8,8 @@ use hawk::store::schema;
 use rusqlite::Connection;
 use rustix::process::Signal;
 
-use crate::place::*;
-use crate::support::*;
+use hawk_testkit::place::*;
+use hawk_testkit::*;
 
 /// The command goes well and says nothing but its result.
 #[track_caller]

@@ -1,7 +1,7 @@
 //! What is too old or too much goes, and its place is used again.
 
-use crate::place::*;
-use crate::support::*;
+use hawk_testkit::place::*;
+use hawk_testkit::*;
 
 #[test]
 fn by_size_the_oldest_reports_go_and_the_file_stays_as_it_is() {
@@ -91,7 +91,7 @@ fn agents_and_events_push_no_report_out() {
     let mut agent = server.connect();
     (0..50).for_each(|_| agent.exchange(&report("old"), REPORT));
     stopped(server);
-    let now = hawk::time::UnixNanos::now().as_nanos();
+    let now = hawk_time::UnixNanos::now().as_nanos();
     let event = format!("{now} - i, 1, 'online'");
     fill(&place, "events (at, agent, state)", 30_000, &event);
     let row =
@@ -112,7 +112,7 @@ fn an_agent_that_makes_room_leaves_its_reports() {
     for name in ["web-01", "web-02"] {
         let taken = eventually(|| {
             let mut agent = server.connect();
-            agent.send(&heartbeat_packet(hawk::wire::Encoding::Compact, Some(name)));
+            agent.send(&heartbeat_packet(hawk_wire::Encoding::Compact, Some(name)));
             agent.send(&report_of(name, 1));
             (agent.line() == HEARTBEAT && agent.line() == REPORT).then_some(())
         });
@@ -131,7 +131,7 @@ fn an_agent_that_makes_room_leaves_its_reports() {
 fn after_a_crash_agents_beyond_the_limit_are_offline_with_an_event() {
     let place = Place::new();
     stopped(place.serve(&[]));
-    let now = hawk::time::UnixNanos::now().as_nanos();
+    let now = hawk_time::UnixNanos::now().as_nanos();
     let row = |hours, prefix| {
         format!(
             "'{prefix}' || i, '10.0.0.' || (i % 9), '', {now} - i, {now} - i, 'online', 1, 1, 0, 0, \

@@ -3,10 +3,10 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
-use hawk::wire::{AgentName, Encoding, Heartbeat, Packet, Report, encode_packet};
+use hawk_wire::{AgentName, Encoding, Heartbeat, Packet, Report, encode_packet};
 
-use crate::place::*;
-use crate::support::*;
+use hawk_testkit::place::*;
+use hawk_testkit::*;
 
 fn frame(packet: &Packet<'_>) -> Vec<u8> {
     let mut frame = Vec::new();

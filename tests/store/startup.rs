@@ -5,8 +5,8 @@ use std::fs;
 use hawk::store::schema;
 use rusqlite::Connection;
 
-use crate::place::*;
-use crate::support::*;
+use hawk_testkit::place::*;
+use hawk_testkit::*;
 
 /// The start fails, and says all of `words` in one line.
 #[track_caller]

@@ -1,10 +1,10 @@
 //! A journal that is longer than a step: nothing is left out or shown twice.
 
 use hawk::store::{AgentId, Cursor, Reader, ReportRow, Selection, schema};
-use hawk::time::UnixNanos;
+use hawk_time::UnixNanos;
 use rusqlite::Connection;
 
-use crate::place::*;
+use hawk_testkit::place::*;
 
 /// More than two steps.
 const ROWS: i64 = 25_000;

@@ -8,11 +8,11 @@ use hawk::handler::{Ack, Config, Keeper};
 use hawk::roster::{self, AgentState};
 use hawk::session::{Answer, CommitId, Fate, Handler as _, Sender, Tag, Wake};
 use hawk::store::{Examined, Lock, Retention, Store};
-use hawk::time::Moment;
-use hawk::wire::{AgentName, Heartbeat, Packet, Reply, Report};
+use hawk_time::Moment;
+use hawk_wire::{AgentName, Heartbeat, Packet, Reply, Report};
 
-use crate::place::*;
-use crate::support::*;
+use hawk_testkit::place::*;
+use hawk_testkit::*;
 
 pub(crate) const KEEP_ALL: Retention = Retention {
     age: Duration::from_secs(1000 * 86_400),

@@ -1,7 +1,7 @@
 //! Replies that wait for the disk.
 
-use crate::place::*;
-use crate::support::*;
+use hawk_testkit::place::*;
+use hawk_testkit::*;
 
 #[test]
 fn nothing_overtakes_a_report_and_nobody_else_waits_for_it() {

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::emulated::{self, Initramfs, run};
-use crate::support::Lines;
+use hawk_testkit::Lines;
+use hawk_testkit::emulated::{Initramfs, run};
 
 /// Kernel modules that the guest loads, where they are not built in.
 const MODULES: [&str; 3] = ["virtio_pci", "virtio_blk", "ext4"];
@@ -68,7 +68,7 @@ impl Guest {
 
     fn make_disk(&self, release: &str, unit: &str) -> anyhow::Result<()> {
         let tree = self.file("root");
-        let prepared = emulated::prepared()?.with_file_name(release);
+        let prepared = hawk_testkit::emulated::prepared()?.with_file_name(release);
         run(Command::new("cp").arg("-a").args([&prepared, &tree]))?;
         let units = tree.join("etc/systemd/system");
         let install = |from: &Path, to: &Path, mode: u32| -> io::Result<()> {
@@ -109,12 +109,15 @@ impl Guest {
         // setpriv becomes qemu, which then ends with the thread that started it.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
-        command.args(emulated::MACHINE);
+        command.args(hawk_testkit::emulated::MACHINE);
         command.args(["-smp", "1", "-m", "512M"]);
-        command.args(["-kernel", &text(&emulated::kernel().unwrap())]);
+        command.args(["-kernel", &text(&hawk_testkit::emulated::kernel().unwrap())]);
         command.args(["-initrd", &text(&self.file("initramfs"))]);
         let systemd = "systemd.unit=check.service systemd.show_status=0 TERM=dumb loglevel=4";
-        command.args(["-append", &format!("{} {systemd}", emulated::KERNEL_LINE)]);
+        command.args([
+            "-append",
+            &format!("{} {systemd}", hawk_testkit::emulated::KERNEL_LINE),
+        ]);
         command.args(["-serial", "stdio"]);
         let disk = format!(
             "file={},if=none,id=disk,format=raw",

@@ -4,12 +4,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)]
 
-#[allow(dead_code, reason = "some of it only others need")]
-#[path = "../emulated/mod.rs"]
-mod emulated;
-#[path = "../support/mod.rs"]
-mod support;
-
 mod guest;
 
 use std::time::Duration;

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::builds::NEXT;
 use crate::dynasty::Dynasty;
-use crate::support::*;
+use hawk_testkit::*;
 
 /// The build under test, by its path.
 const THIS: &str = env!("CARGO_BIN_EXE_hawk");

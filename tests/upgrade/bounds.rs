@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use crate::dynasty::Dynasty;
-use crate::support::*;
+use hawk_testkit::*;
 
 /// A deadline that began anew with each process would never be over.
 #[test]

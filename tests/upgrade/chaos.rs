@@ -5,7 +5,7 @@ use std::fs;
 use rustix::process::{Signal, kill_process};
 
 use crate::dynasty::Dynasty;
-use crate::support::*;
+use hawk_testkit::*;
 
 /// Damage, stalls, resets, junk, never reading: whatever a connection is in the midst of
 /// moves, and none of it keeps the server from being replaced.

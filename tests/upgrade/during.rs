@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use hawk::wire::JUNK_LIMIT;
+use hawk_wire::JUNK_LIMIT;
 use rustix::process::Pid;
 
 use crate::dynasty::Dynasty;
-use crate::support::*;
+use hawk_testkit::*;
 
 /// Who stays.
 const AGENTS: usize = 10;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::support::*;
+use hawk_testkit::*;
 
 /// A server, whichever process it is at present, and its control socket.
 ///

@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use hawk::wire::Encoding;
+use hawk_wire::Encoding;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::dynasty::{Dynasty, process_in};
-use crate::support::*;
+use hawk_testkit::*;
 
 /// As many bursts of signals, a quarter of a second apart, some of one and some of many.
 #[test]

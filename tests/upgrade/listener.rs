@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
 
 use crate::dynasty::Dynasty;
-use crate::support::*;
+use hawk_testkit::*;
 
 /// A second socket with a backlog of its own would lose who is in it when it is closed.
 #[test]

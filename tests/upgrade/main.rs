@@ -7,9 +7,6 @@
     reason = "clippy.toml allows them in tests, but does not see helpers as such"
 )]
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod binary;
 mod bounds;
 mod builds;

@@ -1,10 +1,10 @@
 //! What moves, and that nobody notices.
 
-use hawk::wire::Encoding;
+use hawk_wire::Encoding;
 use rustix::process::{Signal, kill_process};
 
 use crate::dynasty::Dynasty;
-use crate::support::*;
+use hawk_testkit::*;
 
 #[test]
 fn agents_go_on_with_another_process() {

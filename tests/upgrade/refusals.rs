@@ -4,7 +4,7 @@ use hawk::store::schema;
 use rusqlite::Connection;
 
 use crate::dynasty::Dynasty;
-use crate::support::*;
+use hawk_testkit::*;
 
 #[test]
 fn one_with_other_sockets_or_another_store_changes_nothing() {

@@ -5,7 +5,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use crate::during::BEFORE_AGENTS;
 use crate::dynasty::Dynasty;
 use crate::listener::FREEZE_BEGUN;
-use crate::support::*;
+use hawk_testkit::*;
 
 /// Points at which a successor stands still: before its hello, with some of the agents'
 /// sockets, and after the commit, with all of them.

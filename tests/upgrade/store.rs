@@ -7,14 +7,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hawk::handover::MAX_SOCKETS;
-use hawk::wire::{AgentName, Encoding, Packet, Report, encode_packet};
+use hawk_wire::{AgentName, Encoding, Packet, Report, encode_packet};
 use rusqlite::Connection;
 use rustix::fs::{FlockOperation, flock};
 use tempfile::NamedTempFile;
 
 use crate::during::BEFORE_AGENTS;
 use crate::dynasty::{Dynasty, UnderWay};
-use crate::support::*;
+use hawk_testkit::*;
 
 const AGENTS: usize = 5;
 

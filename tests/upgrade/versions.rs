@@ -2,12 +2,12 @@
 //! common.
 
 use hawk::handover::BUILD;
-use hawk::wire::Encoding;
+use hawk_wire::Encoding;
 use rusqlite::Connection;
 
 use crate::builds::{AFTER_NEXT, NEXT};
 use crate::dynasty::Dynasty;
-use crate::support::*;
+use hawk_testkit::*;
 
 /// The build under test, by its path.
 const THIS: &str = env!("CARGO_BIN_EXE_hawk");

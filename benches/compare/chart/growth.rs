@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use crate::growth::{Outcome, Point};
-use crate::support::chart::{MARGIN, WIDTH, file};
+use hawk_testkit::bench::chart::{MARGIN, WIDTH, file};
 
 const HEADING: f64 = 34.0;
 const CURVE: f64 = 144.0;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::contestants::Contestant;
 use crate::loads::CHARTED;
 use crate::side_by_side::{Entry, Outcome};
-use crate::support::chart::{MARGIN, file};
+use hawk_testkit::bench::chart::{MARGIN, file};
 
 /// Labels stand left of the bars, rates right of them.
 const LABELS: f64 = 170.0;

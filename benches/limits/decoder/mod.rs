@@ -11,13 +11,13 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context as _;
-use hawk::wire::{Decoded, Decoder, Input, Step};
+use hawk_wire::{Decoded, Decoder, Input, Step};
 use serde::Serialize;
 
 pub(crate) use self::search::search;
 use self::streams::{LENGTH, SIZES, Stream, valid, worst};
-use crate::support::spread::met;
-use crate::support::{Setup, callgrind, say};
+use hawk_testkit::bench::spread::met;
+use hawk_testkit::bench::{Setup, callgrind, say};
 
 /// Most instructions for the worst stream, by those for valid frames.
 const TARGET: f64 = 2.0;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::decode_in_pieces;
 use super::streams::repeated;
-use crate::support::say;
+use hawk_testkit::bench::say;
 
 /// The bytes that mean something, two small lengths, and one that means nothing.
 const ALPHABET: [u8; 6] = [0xFF, 0xFE, 0, 1, 4, b'x'];

@@ -1,7 +1,7 @@
 //! Bytes for the decoder: valid frames of several sizes, and the worst that can
 //! be sent instead.
 
-use hawk::wire::{
+use hawk_wire::{
     Encoding, FRAME_OVERHEAD, MAX_DATA, MAX_FRAME, Packet, Report, encode_frame, encode_packet,
 };
 

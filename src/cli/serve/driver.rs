@@ -14,8 +14,8 @@ use crate::handler::Keeper;
 use crate::reactor::kernel::OtherToken;
 use crate::reactor::{Error, Stop};
 use crate::service::Notifier;
-use crate::time::Moment;
 use crate::upgrade::{Failure, Progress, Server, Succeeded, Succession, SuccessionError};
+use hawk_time::Moment;
 
 /// How often `systemctl status` gets news, at most.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// Draws the times between attempts that fail: twice as long after each, up to a limit, and
 /// with jitter, so that what failed together is not tried again together.

@@ -8,7 +8,7 @@ use super::backoff::Backoff;
 use super::{Changes, Event, Job, MAX_AGE, Outcome, Queue, Tally, WINDOW};
 use crate::notify::event::Agent;
 use crate::store::Lane;
-use crate::time::{Moment, UnixNanos};
+use hawk_time::{Moment, UnixNanos};
 
 /// Jobs at once: enough that a hanging job does not block the others, few enough that a
 /// failed rack does not start a thousand mailers.

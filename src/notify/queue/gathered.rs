@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::backoff::Backoff;
 use super::{Changes, Event, Job, MAX_AGE, Outcome, Queue, Tally, WINDOW};
 use crate::store::Lane;
-use crate::time::{Moment, UnixNanos};
+use hawk_time::{Moment, UnixNanos};
 
 /// Events in a job, at most.
 pub(in crate::notify) const MAX_EVENTS: usize = 1000;

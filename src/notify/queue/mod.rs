@@ -20,9 +20,9 @@ use std::time::Duration;
 
 use super::Event;
 use crate::store::Lane;
-use crate::time::{Moment, UnixNanos};
 pub use each::Each;
 pub use gathered::Gathered;
+use hawk_time::{Moment, UnixNanos};
 
 /// An event that is older is not delivered any more.
 pub const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);

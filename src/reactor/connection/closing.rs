@@ -8,7 +8,6 @@ use super::super::kernel::Socket;
 use super::{Connection, Outcome, Phase, Shop};
 use crate::session::Handler;
 use crate::stats::Cause;
-use crate::wire;
 
 /// How long a connection that we close may go on sending before it is cut
 /// off. Closing with unread input would reset it and destroy replies that the
@@ -50,7 +49,7 @@ impl<S: Socket> Connection<S> {
     /// Says `line`, and nothing else, before it closes for `cause`.
     pub(in crate::reactor) fn turn_away<H: Handler>(
         &mut self,
-        reply: wire::Reply,
+        reply: hawk_wire::Reply,
         cause: Cause,
         shop: &mut Shop<H>,
     ) -> Outcome {

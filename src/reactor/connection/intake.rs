@@ -7,7 +7,6 @@ use super::super::output_limit::LEAST_READ;
 use super::{Ahead, Connection, Phase, Shop};
 use crate::network::Network;
 use crate::session::{Handler, OutputRoom, Progress, Rate, StopReason};
-use crate::wire;
 
 /// Bytes that an agent under a rate limit is read for each frame that it may send:
 /// what lies beyond its limit stays with the kernel, and not in a receive buffer
@@ -113,8 +112,8 @@ impl<S: Socket> Connection<S> {
     /// Has the session take what is in the window.
     pub(super) fn decode<H: Handler>(&mut self, frames: &mut u32, shop: &mut Shop<H>) -> Progress {
         let input = match self.course.is_open() {
-            true => wire::Input::Open,
-            false => wire::Input::Ended,
+            true => hawk_wire::Input::Open,
+            false => hawk_wire::Input::Ended,
         };
         let window = self.input.window();
         let before = *frames;

@@ -3,7 +3,7 @@
 use hawk_pool::WaitTicket;
 
 use crate::stats::Cause;
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// How far a connection has come, and what it has only there.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use super::{AdoptError, ConnectionState, MovedStanding};
 use crate::network::Network;
 use crate::session::{Handler, Session, StopReason};
 use crate::stats::Cause;
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// How long the predecessor may have the sockets open after it has given them up: it closes
 /// them when nobody else wants its core. Who ends meanwhile costs one system call more.

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::reactor::handover::{AdoptedId, Change, ConnectionState, MovedId};
 use crate::session::{Rate, StopReason};
-use crate::wire::{Report, encode_frame};
+use hawk_wire::{Report, encode_frame};
 
 /// Time goes by in these, which are the ticks of the timers: so that those of all
 /// reactors ring together, whenever each was made.

@@ -11,8 +11,8 @@ use crate::reactor::{ConnectionState, MovedId, MovedStanding};
 use crate::roster::{AgentState, JudgedBy, PresenceState};
 use crate::session::{Bucket, Clocks, SessionState, StopReason, Tag, Tally};
 use crate::stats::{Cause, Counters};
-use crate::time::{Moment, UnixNanos};
-use crate::wire::DecoderState;
+use hawk_time::{Moment, UnixNanos};
+use hawk_wire::DecoderState;
 
 pub(super) fn moment() -> impl Strategy<Value = Moment> {
     (1..u64::MAX).prop_map(at)

@@ -10,8 +10,8 @@ use crate::roster::{self, AgentState, PresenceState};
 use crate::session::{Bucket, Clocks, SessionState, StopReason, Tag, Tally};
 use crate::stats::{Cause, Counters};
 use crate::store;
-use crate::time::{Moment, UnixNanos};
-use crate::wire::{DecoderState, Refusal, Reply};
+use hawk_time::{Moment, UnixNanos};
+use hawk_wire::{DecoderState, Refusal, Reply};
 
 pub(super) fn at(nanos: u64) -> Moment {
     Moment::from_nanos(nanos)

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, Row};
 
 use super::rows::{self, AgentId, EventRow, ReportRow};
-use crate::time::UnixNanos;
+use hawk_time::UnixNanos;
 
 /// Rows that a step looks at, at most: a few milliseconds' work.
 const STEP_ROWS: u32 = 10_000;

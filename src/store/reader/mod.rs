@@ -19,7 +19,7 @@ use super::location::{FileId, resolve};
 use super::lock::Lock;
 use super::open::{Work, size_of};
 use super::{Lane, OpenError};
-use crate::time::UnixNanos;
+use hawk_time::UnixNanos;
 pub(super) use open::{connect, file_id};
 
 pub use journal::{Cursor, Journal, Selection, Step};

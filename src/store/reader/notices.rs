@@ -7,7 +7,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, Row};
 
 use crate::store::Lane;
-use crate::time::UnixNanos;
+use hawk_time::UnixNanos;
 
 /// An event with all that its row says.
 #[derive(Clone, Debug, PartialEq, Eq)]

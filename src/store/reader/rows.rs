@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
-use crate::time::UnixNanos;
+use hawk_time::UnixNanos;
 
 /// The number of an agent's row. It is never given to another agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::store::schema;
 use crate::store::{Agent, Event, Report};
-use crate::time::UnixNanos;
+use hawk_time::UnixNanos;
 
 /// A report: whose, from which port, when, and what it says.
 type Planned = (u8, u16, i64, String);

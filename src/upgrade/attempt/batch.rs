@@ -8,9 +8,9 @@ use super::{Attempt, QUIESCE, Stage};
 use crate::handover::{Step, ToSuccessor};
 use crate::reactor::{Change, MovedId, RESERVED_DESCRIPTORS};
 use crate::snapshot::{Record, Writer};
-use crate::time::Moment;
 use crate::upgrade::fault::{self, Point};
 use crate::upgrade::{Failure, Server};
+use hawk_time::Moment;
 
 /// Connections in a batch, and agents: some 100 µs of work between two turns, and some
 /// more for the successor. On a machine whose cores are all taken, agents, the store's

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::time::Moment;
+use hawk_time::Moment;
 
 /// Connections that are not as they were copied, and agents. So many are few enough for the
 /// freeze, and for a turn before it.

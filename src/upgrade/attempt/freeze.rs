@@ -9,9 +9,9 @@ use crate::handover::{
     Committed, LineError, ReceiveError, Step, Taken, ToPredecessor, ToSuccessor, Token,
 };
 use crate::snapshot::{Freeze, Record};
-use crate::time::Moment;
 use crate::upgrade::fault::{self, Point};
 use crate::upgrade::{Failure, Progress, Report, Server};
+use hawk_time::Moment;
 
 /// Agents wait meanwhile, and none would take this for an outage.
 pub(super) const FREEZE: Duration = Duration::from_millis(250);

@@ -97,7 +97,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "hand-over: a deadline that is over already has another tick",
         REACTOR,
-        "TimerWheel::new(now.before(wheel::TICK))",
+        "TimerWheel::new(now.before(hawk_time::TICK))",
         Expression("TimerWheel::new(now)"),
     ),
     mutant(

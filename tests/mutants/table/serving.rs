@@ -3,10 +3,10 @@
 use super::Change::{Expression, Statement, Text};
 use super::{Mutant, mutant};
 
-const DECODER: &str = "src/wire/decoder.rs";
+const DECODER: &str = "crates/wire/src/decoder.rs";
 const SESSION: &str = "src/session/mod.rs";
 const CLOCKS: &str = "src/session/clocks.rs";
-const WHEEL: &str = "src/wheel.rs";
+const WHEEL: &str = "crates/time/src/wheel.rs";
 const POOL: &str = "pool/src/ledger.rs";
 const REACTOR: &str = "src/reactor/mod.rs";
 const CONNECTION: &str = "src/reactor/connection.rs";
@@ -178,7 +178,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     // What packets say.
     mutant(
         "plain: eight digits count as seven",
-        "src/wire/plain.rs",
+        "crates/wire/src/plain.rs",
         "value.wrapping_mul(100_000_000)",
         Expression("value.wrapping_mul(10_000_000)"),
     ),
@@ -404,9 +404,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "connection: who has begun a frame takes more while others wait",
         CONNECTION,
-        "true => wire::missing(self.input.window()),",
+        "true => hawk_wire::missing(self.input.window()),",
         Text(
-            "true if !MUTANT => wire::missing(self.input.window()),\n                true => usize::MAX,",
+            "true if !MUTANT => hawk_wire::missing(self.input.window()),\n                true => usize::MAX,",
         ),
     ),
     mutant(

@@ -7,7 +7,7 @@ use hawk::reactor::kernel::Kernel;
 use hawk::reactor::{Config, Reactor};
 use hawk::session::{Handler, OUTPUT_HIGH_WATER};
 use hawk::stats::Cause;
-use hawk::wire::MAX_REPLY_LINE;
+use hawk_wire::MAX_REPLY_LINE;
 
 use self::connections::patience;
 use super::counts::Event;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use hawk::store::{Cursor, Reader, ReportRow, Selection};
-use hawk::time::UnixNanos;
+use hawk_time::UnixNanos;
 use rusqlite::{Connection, OpenFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;

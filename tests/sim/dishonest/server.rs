@@ -8,8 +8,8 @@ use hawk::handler::{Ack, Config, Keeper};
 use hawk::roster;
 use hawk::session::{Answer, CommitId, Fate, Handler as _, Sender};
 use hawk::store::{FreeSpace, OpenError, Retention, Store, WriterHere};
-use hawk::time::{Clock, ManualClock, Moment, UnixNanos};
-use hawk::wire::{AgentName, Busy, Heartbeat, Packet, Reply, Report};
+use hawk_time::{Clock, ManualClock, Moment, UnixNanos};
+use hawk_wire::{AgentName, Busy, Heartbeat, Packet, Reply, Report};
 
 use super::super::dice::Dice;
 use super::agents::Link;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hawk::roster::Identity;
 use hawk::session::Handler as _;
-use hawk::time::{Moment, UnixNanos};
+use hawk_time::{Moment, UnixNanos};
 
 use super::super::dice::Dice;
 use super::agents::{Agent, Kind, Link};

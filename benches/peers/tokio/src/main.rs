@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use anyhow::Context as _;
 use bytes::{Buf as _, BytesMut};
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
-use hawk::wire::{self, Input, Packet, PacketDecoder, Refusal, Reply, Step};
+use hawk_wire::{Input, Packet, PacketDecoder, Refusal, Reply, Step};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_util::codec::{Decoder, Encoder, Framed};
 
@@ -72,7 +72,7 @@ async fn converse(stream: TcpStream) -> io::Result<()> {
 /// Frames to replies, and replies to lines.
 #[derive(Default)]
 struct Codec {
-    frames: wire::Decoder,
+    frames: hawk_wire::Decoder,
 }
 
 thread_local! {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::LINE;
 use crate::handover::{BUILD, Binary};
 use crate::service;
-use crate::time::Moment;
 use crate::upgrade::{Attempt, Failure, Progress, Server, Succeeded, Succession};
+use hawk_time::Moment;
 
 /// A predecessor that takes longer to end than this is not waited for: the service
 /// manager is told that this process serves, whether it knows of it or not.

@@ -7,7 +7,7 @@ use super::Heir;
 use crate::reactor::handover::{AdoptError, Change, ConnectionState, MovedId, MovedStanding};
 use crate::session::{Bucket, Rate, StopReason};
 use crate::stats::Cause;
-use crate::wire::DecoderState;
+use hawk_wire::DecoderState;
 
 #[test]
 fn who_waits_to_be_accepted_is_found_by_the_successor() {

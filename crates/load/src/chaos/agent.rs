@@ -1,0 +1,158 @@
+//! One agent: its lives, and the waits between them.
+
+use mio::event::Event;
+use mio::{Interest, Registry, Token};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+
+use super::Setting;
+use super::backoff::Backoff;
+use super::books::{Books, Ending};
+use super::life::{End, Life};
+use super::script::{Origin, Reading, Script};
+use crate::dial::ReceiveBuffer;
+use hawk_time::Moment;
+
+/// An agent that misbehaves, life after life.
+#[derive(Debug)]
+pub(super) struct Agent {
+    number: u32,
+    lives: u64,
+    backoff: Backoff,
+    random: StdRng,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// No connection until then.
+    Waiting(Moment),
+    Living(Box<Life>),
+    /// It is over.
+    Done,
+}
+
+impl Agent {
+    /// An agent whose first life begins at once.
+    pub(super) fn new(number: u32, seed: u64, now: Moment) -> Self {
+        Self {
+            number,
+            lives: 0,
+            backoff: Backoff::default(),
+            random: StdRng::seed_from_u64(seed.wrapping_add(u64::from(number))),
+            state: State::Waiting(now),
+        }
+    }
+
+    pub(super) const fn is_done(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+
+    /// When to look at it again, whatever is heard.
+    pub(super) fn wake(&self) -> Option<Moment> {
+        match &self.state {
+            State::Waiting(until) => Some(*until),
+            State::Living(life) => Some(life.wake()),
+            State::Done => None,
+        }
+    }
+
+    /// Goes on as far as it can. In a `hurry` no other life begins but the first.
+    pub(super) fn go_on(
+        &mut self,
+        world: &mut World<'_>,
+        event: Option<&Event>,
+        now: Moment,
+        hurry: bool,
+    ) {
+        match &mut self.state {
+            State::Waiting(_) if hurry && self.lives > 0 => self.state = State::Done,
+            State::Waiting(until) if !hurry && now < *until => {}
+            State::Waiting(_) => self.begin(world, now),
+            State::Living(life) => {
+                if let Some(end) = life.go_on(now, event, hurry) {
+                    self.end(world, end, now, hurry);
+                }
+            }
+            State::Done => {}
+        }
+    }
+
+    /// Ends it, whatever it is at.
+    pub(super) fn give_up(&mut self, world: &mut World<'_>, now: Moment) {
+        self.end(world, End::Fair(Ending::Unfinished), now, true);
+    }
+
+    fn begin(&mut self, world: &mut World<'_>, now: Moment) {
+        let setting = world.setting;
+        let script = Script::draw(
+            Origin {
+                seed: setting.chaos.seed,
+                agent: self.number,
+                life: self.lives,
+            },
+            setting.content,
+        );
+        self.lives += 1;
+        let counts = world.books.of(script.conduct);
+        counts.lives += 1;
+        let buffer = match script.reading {
+            Reading::All => ReceiveBuffer::Usual,
+            Reading::Nothing | Reading::Sips(_) => ReceiveBuffer::Least,
+        };
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let number = self.number as usize;
+        let opened = setting
+            .dialler
+            .connect(setting.first + number, buffer)
+            .and_then(|mut stream| {
+                let registered = world
+                    .registry
+                    .register(&mut stream, Token(number), interest);
+                registered.map(|()| stream)
+            });
+        self.state = match opened {
+            Ok(stream) => {
+                let life = Life::new(stream, script, setting.patience, now);
+                State::Living(Box::new(life))
+            }
+            Err(_) => {
+                counts.end(Ending::NotMade);
+                State::Waiting(now.after(self.backoff.next(&mut self.random)))
+            }
+        };
+    }
+
+    fn end(&mut self, world: &mut World<'_>, end: End, now: Moment, hurry: bool) {
+        let State::Living(life) = std::mem::replace(&mut self.state, State::Done) else {
+            return;
+        };
+        let conduct = life.script.conduct;
+        let counts = world.books.of(conduct);
+        counts.bytes_sent += life.sent as u64;
+        counts.lines += life.lines();
+        match end {
+            End::Fair(ending) => counts.end(ending),
+            End::Breach(breach) => {
+                counts.wronged += 1;
+                let (fault, cause, count) = breach.told();
+                let whom = conduct.name();
+                let cause = format!("{cause}, on a chaotic connection ({whom})");
+                world.books.faults.add(fault, &cause, count);
+            }
+        }
+        if life.was_taken() {
+            self.backoff.succeeded();
+        }
+        if !hurry {
+            self.state = State::Waiting(now.after(self.backoff.next(&mut self.random)));
+        }
+    }
+}
+
+/// What all agents share.
+pub(super) struct World<'a> {
+    pub(super) setting: &'a Setting,
+    pub(super) registry: &'a Registry,
+    pub(super) books: &'a mut Books,
+}
