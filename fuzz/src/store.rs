@@ -63,7 +63,7 @@ fn read(path: PathBuf) {
     let Ok(reader) = Reader::open(path) else {
         return;
     };
-    let _heard = reader.last_heard();
+    let _heard = reader.last_seen();
     let agents = reader.agents().unwrap_or_default();
     let _found = reader.find_named("web-01");
     let _found = reader.find_unnamed(std::net::Ipv4Addr::LOCALHOST.into());
@@ -81,7 +81,7 @@ fn all<J: Journal>(reader: &Reader, since: Option<UnixNanos>) {
     let _last = reader.last::<J>(3, &selection);
     let mut after = Cursor::START;
     for _ in 0..MOST_STEPS {
-        let Ok(step) = reader.step::<J>(after, &selection) else {
+        let Ok(step) = reader.page::<J>(after, &selection) else {
             return;
         };
         if step.is_last {

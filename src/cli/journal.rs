@@ -13,7 +13,7 @@ use super::output::{self, Audience};
 use super::store_args::StoreArgs;
 use super::text::{address, cut, quoted, unquoted, visible_name};
 use super::values::{self, Since};
-use crate::store::{AgentId, Cursor, Journal, Reader, Sender};
+use crate::store::{AgentId, AgentIdentity, Cursor, Journal, Reader};
 
 /// Default number of rows shown first when following: as many as `tail -f` shows.
 const FOLLOW_FROM: u64 = 10;
@@ -118,7 +118,7 @@ impl JournalArgs {
         }
         let mut shown = 0;
         loop {
-            let step = reader.step(cursor, &selection)?;
+            let step = reader.page(cursor, &selection)?;
             cursor = step.next;
             for row in &step.rows {
                 show(row, &mut text)?;
@@ -179,7 +179,7 @@ impl JournalArgs {
 
 /// What an agent is called: its name, else its address, else the number of the
 /// row that it had.
-pub(super) fn called(agent: &Sender) -> String {
+pub(super) fn called(agent: &AgentIdentity) -> String {
     match (&agent.name, &agent.address) {
         (Some(name), _) => name.clone(),
         (None, Some(address)) => address.clone(),
@@ -189,7 +189,7 @@ pub(super) fn called(agent: &Sender) -> String {
 
 /// An agent as text shows it: a name that looks like an address or a number is in quotes
 /// ([`visible_name`]), so that none can be taken for another.
-pub(super) fn shown(agent: &Sender) -> String {
+pub(super) fn shown(agent: &AgentIdentity) -> String {
     match (&agent.name, &agent.address) {
         (Some(name), _) => visible_name(name),
         (None, Some(it)) => address(it),

@@ -30,7 +30,7 @@ impl StoreArgs {
         let reader = Reader::open(path.clone()).context("cannot read the store")?;
         let note = match reader.is_written() {
             Ok(true) => return Ok(reader),
-            Ok(false) => match reader.last_heard()? {
+            Ok(false) => match reader.last_seen()? {
                 Some(last) => {
                     let ago = ago(UnixNanos::now(), last);
                     let last = last.to_seconds();

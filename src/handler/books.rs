@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::KeeperState;
 use crate::roster::{AgentKey, Entry, Identity, Roster};
 use crate::session::{CommitId, Fate, Settled, Wake};
-use crate::store::{self, AgentIndex, Health, Intake};
+use crate::store::{self, AgentIndex, BatchProducer, Health};
 use hawk_time::{Moment, UnixNanos};
 
 /// What is known of agents is written together with reports, or this long after
@@ -56,8 +56,8 @@ pub enum StoreDown {
 
 /// Fills batches, and learns what became of them.
 pub(super) struct Books {
-    intake: Intake,
-    /// What was done before `intake` was there.
+    producer: BatchProducer,
+    /// What was done before `producer` was there.
     before: store::Counters,
     /// What the batches have of each agent, by its slot in the roster.
     marks: Vec<Mark>,
@@ -109,7 +109,7 @@ struct WaitingEvent {
 }
 
 impl WaitingEvent {
-    fn new(reference: u64, event: &store::Event<'_>) -> Self {
+    fn new(reference: u64, event: &store::EventRecord<'_>) -> Self {
         Self {
             reference,
             name: event.name.map(Box::from),
@@ -122,8 +122,8 @@ impl WaitingEvent {
         }
     }
 
-    fn event(&self) -> store::Event<'_> {
-        store::Event {
+    fn event(&self) -> store::EventRecord<'_> {
+        store::EventRecord {
             name: self.name.as_deref(),
             address: self.address,
             version: &self.version,
@@ -136,9 +136,9 @@ impl WaitingEvent {
 }
 
 impl Books {
-    pub(super) fn new(intake: Intake) -> Self {
+    pub(super) fn new(producer: BatchProducer) -> Self {
         Self {
-            intake,
+            producer,
             before: store::Counters::default(),
             marks: Vec::new(),
             unsaved: Vec::new(),
@@ -155,17 +155,17 @@ impl Books {
     }
 
     pub(super) fn wake_with(&self, wake: Wake) {
-        self.intake.wake_with(move || wake.wake());
+        self.producer.wake_with(move || wake.wake());
     }
 
     /// Looks for what came back.
     pub(super) fn collect(&mut self, now: Moment) {
-        self.intake.collect(now);
+        self.producer.collect(now);
     }
 
     /// Since when agents have been waiting for the store, if for long.
     pub(super) fn stalled_since(&self, now: Moment) -> Option<Moment> {
-        let since = self.intake.waiting_since();
+        let since = self.producer.waiting_since();
         since.filter(|since| now.since(*since) >= STALLED)
     }
 
@@ -174,7 +174,7 @@ impl Books {
     }
 
     pub(super) fn is_ready(&self) -> bool {
-        self.intake.is_ready()
+        self.producer.is_ready()
     }
 
     /// Has a report kept; in which batch. `None`: the store is down.
@@ -188,11 +188,11 @@ impl Books {
     ) -> Option<NonZeroU64> {
         let index = self.row(roster, key)?;
         self.flush_at.get_or_insert(now.after(FLUSH));
-        let batch = self.intake.batch();
+        let batch = self.producer.batch();
         batch.add_report(
             index,
             peer,
-            &store::Report {
+            &store::ReportRecord {
                 received_at: wall,
                 content: &report.content,
                 rand: report.rand,
@@ -201,7 +201,7 @@ impl Books {
         );
         let number = NonZeroU64::new(batch.number());
         self.not_offered += 1;
-        if self.not_offered >= OFFER_EVERY && self.intake.away() < MOST_AWAY {
+        if self.not_offered >= OFFER_EVERY && self.producer.in_flight() < MOST_AWAY {
             self.offer(now);
         }
         number
@@ -210,11 +210,11 @@ impl Books {
     /// Makes the writer commit the current batch for a health check, and returns the batch's
     /// number. `None`: the store is down.
     pub(super) fn enter_probe(&mut self, now: Moment) -> Option<NonZeroU64> {
-        if self.intake.health() == Health::Down {
+        if self.producer.health() == Health::Down {
             return None;
         }
         self.flush_at.get_or_insert(now.after(FLUSH));
-        let batch = self.intake.batch();
+        let batch = self.producer.batch();
         batch.probe();
         NonZeroU64::new(batch.number())
     }
@@ -223,7 +223,7 @@ impl Books {
     pub(super) fn enter_heartbeat(&mut self, roster: &Roster, key: AgentKey, now: Moment) {
         match self.row(roster, key) {
             Some(index) => {
-                self.intake.batch().add_heartbeats(index, 1);
+                self.producer.batch().add_heartbeats(index, 1);
                 self.flush_at.get_or_insert(now.after(FLUSH));
             }
             None => {
@@ -251,7 +251,7 @@ impl Books {
         // Events are stored in their order: behind waiting events.
         match index.filter(|_| self.waiting.is_empty()) {
             Some(index) => self
-                .intake
+                .producer
                 .batch()
                 .add_event(reference, Some(index), &event),
             None if self.waiting.len() < MAX_WAITING => {
@@ -268,8 +268,8 @@ impl Books {
             return;
         };
         let (reference, name) = (roster.reference(key), entry.name.as_deref());
-        if self.intake.health() == Health::Up && self.waiting.is_empty() {
-            let batch = self.intake.batch();
+        if self.producer.health() == Health::Up && self.waiting.is_empty() {
+            let batch = self.producer.batch();
             batch.remove_agent(reference, name, entry.address);
         } else if self.waiting.len() < MAX_WAITING {
             self.waiting.push_back(Waiting::Removal {
@@ -283,26 +283,26 @@ impl Books {
     /// The next batch that is over, and what follows from that. What a discarded batch has
     /// of agents and events stays with the writer.
     pub(super) fn settled(&mut self) -> Option<Settled> {
-        let batch = self.intake.next_done()?;
+        let batch = self.producer.next_completed()?;
         let commit = NonZeroU64::new(batch.number()).map(CommitId);
-        let fate = if batch.is_kept() {
+        let fate = if batch.is_committed() {
             Fate::Kept
         } else {
             Fate::Discarded
         };
-        self.intake.recycle(batch);
+        self.producer.recycle(batch);
         commit.map(|commit| Settled { commit, fate })
     }
 
     /// Once the store is back: writes what it has missed, as much as there is
     /// room for. Another file is to have all agents as they are.
     pub(super) fn catch_up(&mut self, roster: &Roster) {
-        if self.intake.take_other_file() {
+        if self.producer.take_file_replaced() {
             for reference in roster.references() {
                 self.leave_unsaved(roster, reference);
             }
         }
-        while self.intake.health() == Health::Up && self.intake.is_ready() {
+        while self.producer.health() == Health::Up && self.producer.is_ready() {
             if let Some(waiting) = self.waiting.pop_front() {
                 self.enter_waiting(roster, waiting);
             } else if let Some(reference) = self.unsaved.pop() {
@@ -313,7 +313,7 @@ impl Books {
                 break;
             }
         }
-        if self.lost > 0 && self.intake.health() == Health::Up {
+        if self.lost > 0 && self.producer.health() == Health::Up {
             let lost = std::mem::take(&mut self.lost);
             log::warn!("events lost while the store was unavailable: {lost}");
         }
@@ -324,7 +324,7 @@ impl Books {
             Waiting::Event(waiting) => {
                 let key = roster.resolve(waiting.reference);
                 let index = key.and_then(|key| self.row(roster, key));
-                let batch = self.intake.batch();
+                let batch = self.producer.batch();
                 batch.add_event(waiting.reference, index, &waiting.event());
             }
             Waiting::Removal {
@@ -338,7 +338,7 @@ impl Books {
                 };
                 // It may have been met again meanwhile: then the row is its own.
                 if roster.find(identity).is_none() {
-                    let batch = self.intake.batch();
+                    let batch = self.producer.batch();
                     batch.remove_agent(reference, name.as_deref(), address);
                 }
             }
@@ -347,7 +347,7 @@ impl Books {
 
     /// Offers the writer what there is, if it is time.
     pub(super) fn hand_over(&mut self, now: Moment) {
-        let Some(batch) = self.intake.begun() else {
+        let Some(batch) = self.producer.current() else {
             return;
         };
         if batch.is_urgent() || self.flush_at.is_none_or(|flush_at| flush_at <= now) {
@@ -358,8 +358,8 @@ impl Books {
     /// When there is something to do without a packet. All is to be settled since
     /// `quiet_since`, if at all.
     pub(super) fn deadline(&self, quiet_since: Option<Moment>, now: Moment) -> Option<Moment> {
-        let flush_at = self.intake.begun().and(self.flush_at);
-        let stalled_at = match self.intake.waiting_since() {
+        let flush_at = self.producer.current().and(self.flush_at);
+        let stalled_at = match self.producer.waiting_since() {
             Some(_) if self.is_stalled(now) => None,
             since => since.map(|since| since.after(STALLED)),
         };
@@ -372,26 +372,26 @@ impl Books {
     /// turn, for not all of it may fit into one batch.
     pub(super) fn settle_down(&mut self, roster: &Roster, now: Moment) {
         self.catch_up(roster);
-        if self.intake.begun().is_some() {
+        if self.producer.current().is_some() {
             self.offer(now);
         }
         if self.waiting.is_empty() && self.unsaved.is_empty() {
-            self.intake.park();
+            self.producer.park();
         }
     }
 
     /// Whether everything is written and nothing more will be, as has been wanted since
     /// `since`.
     pub(super) fn is_settled_down(&self, since: Moment, now: Moment) -> Result<bool, StoreDown> {
-        if self.intake.health() == Health::Down {
+        if self.producer.health() == Health::Down {
             return Err(StoreDown::Unavailable);
         }
         let nothing_left = self.waiting.is_empty() && self.unsaved.is_empty();
-        if nothing_left && self.intake.is_parked() {
+        if nothing_left && self.producer.is_parked() {
             return Ok(true);
         }
         // It may hang in something other than a batch.
-        let is_stuck = self.intake.away() == 0 && now.since(since) >= STALLED;
+        let is_stuck = self.producer.in_flight() == 0 && now.since(since) >= STALLED;
         if is_stuck || self.is_stalled(now) {
             return Err(StoreDown::Stalled);
         }
@@ -400,50 +400,50 @@ impl Books {
 
     /// Has writing go on.
     pub(super) fn go_on(&self) {
-        self.intake.unpark();
+        self.producer.unpark();
     }
 
     /// The right to write, to be shared with the process that goes on.
     pub(super) fn lock(&self) -> &store::Lock {
-        self.intake.lock()
+        self.producer.lock()
     }
 
     /// What was done in all.
     pub(super) fn counters(&self) -> store::Counters {
-        self.intake.counters().after(self.before)
+        self.producer.counters().after(self.before)
     }
 
     /// Passes on that the operator says that the clock is right.
     pub(super) fn confirm_clock(&self) {
-        self.intake.confirm_clock();
+        self.producer.confirm_clock();
     }
 
     /// Leaves the file as it is; false if that takes longer than `patience`.
     pub(super) fn leave(self, patience: Duration) -> bool {
-        self.intake.leave(patience)
+        self.producer.leave(patience)
     }
 
     /// Waits until everything that was entered is committed or discarded, for `patience` at
     /// most.
     pub(super) fn flush(&mut self, now: Moment, patience: Duration) {
         const LOOK_AGAIN: Duration = Duration::from_millis(1);
-        self.intake.hand_over(now);
+        self.producer.submit(now);
         let deadline = Moment::now().after(patience);
-        while self.intake.away() > 0 && Moment::now() < deadline {
+        while self.producer.in_flight() > 0 && Moment::now() < deadline {
             std::thread::sleep(LOOK_AGAIN);
-            self.intake.collect(Moment::now());
+            self.producer.collect(Moment::now());
         }
     }
 
     pub(super) fn finish(self, now: Moment, patience: Duration) -> Result<(), Unfinished> {
-        match self.intake.finish(now, patience) {
+        match self.producer.finish(now, patience) {
             true => Ok(()),
             false => Err(Unfinished(patience)),
         }
     }
 
     pub(super) fn statistics(&self, now: Moment) -> String {
-        let state = match self.intake.health() {
+        let state = match self.producer.health() {
             Health::Down => "down",
             Health::Up if self.is_stalled(now) => "stalled",
             Health::Up => "up",
@@ -473,21 +473,21 @@ impl Books {
     /// down, and the row is written when it is back.
     fn row(&mut self, roster: &Roster, key: AgentKey) -> Option<AgentIndex> {
         let reference = roster.reference(key);
-        if self.intake.health() == Health::Down {
+        if self.producer.health() == Health::Down {
             self.leave_unsaved(roster, reference);
             return None;
         }
         let agent = agent_of(roster.get(key)?);
-        let number = self.intake.batch().number();
+        let number = self.producer.batch().number();
         let mark = self.mark(reference);
         mark.unsaved = false;
         if mark.batch == number {
             let index = AgentIndex(mark.index);
-            self.intake.batch().update_agent(index, &agent);
+            self.producer.batch().update_agent(index, &agent);
             return Some(index);
         }
         let uncounted = std::mem::take(&mut mark.uncounted);
-        let batch = self.intake.batch();
+        let batch = self.producer.batch();
         let index = batch.add_agent(reference, &agent);
         batch.add_heartbeats(index, uncounted);
         let mark = self.mark(reference);
@@ -525,7 +525,7 @@ impl Books {
     fn offer(&mut self, now: Moment) {
         self.flush_at = None;
         self.not_offered = 0;
-        self.intake.hand_over(now);
+        self.producer.submit(now);
     }
 }
 
@@ -538,9 +538,9 @@ fn slot(reference: u64) -> usize {
 }
 
 /// What the store keeps of an agent.
-fn agent_of(entry: &Entry) -> store::Agent<'_> {
+fn agent_of(entry: &Entry) -> store::AgentRecord<'_> {
     let nanos = |span: Duration| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
-    store::Agent {
+    store::AgentRecord {
         name: entry.name.as_deref(),
         address: entry.address,
         version: &entry.version,
@@ -558,8 +558,8 @@ fn agent_of(entry: &Entry) -> store::Agent<'_> {
 }
 
 /// What the store keeps of the last change of an agent's state.
-fn event_of(entry: &Entry) -> store::Event<'_> {
-    store::Event {
+fn event_of(entry: &Entry) -> store::EventRecord<'_> {
+    store::EventRecord {
         name: entry.name.as_deref(),
         address: entry.address,
         version: &entry.version,

@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::notify::{self, Notifier};
 use crate::roster::{self, AgentKey, Entry, Identity, Learnt, Roster};
 use crate::session::{Answer, CommitId, Handler, Sender, Settled, Tag, Wake};
-use crate::store::{self, Intake};
+use crate::store::{self, BatchProducer};
 use books::Books;
 pub use books::{StoreDown, Unfinished};
 pub use handover::KeeperState;
@@ -111,7 +111,7 @@ impl Keeper {
 
     /// Remembers an agent that the store knows. A row with a name that no agent can give
     /// itself was not written by us, and is nobody's.
-    pub fn remember(&mut self, agent: &store::Agent<'_>) {
+    pub fn remember(&mut self, agent: &store::AgentRecord<'_>) {
         let identity = match agent.name {
             Some(name) if AgentName::new(name).is_err() => return,
             Some(name) => Identity::Name(name),
@@ -136,9 +136,9 @@ impl Keeper {
         }
     }
 
-    /// Stores all further reports and events through `intake`.
-    pub fn store_in(&mut self, intake: Intake) {
-        let mut books = Books::new(intake);
+    /// Stores all further reports and events through `producer`.
+    pub fn store_in(&mut self, producer: BatchProducer) {
+        let mut books = Books::new(producer);
         if let Some(wake) = &self.wake {
             books.wake_with(wake.clone());
         }
@@ -517,7 +517,7 @@ mod tests {
             Some("two\nlines"),
             None,
         ] {
-            keeper.remember(&store::Agent {
+            keeper.remember(&store::AgentRecord {
                 name,
                 address: [192, 0, 2, 7].into(),
                 version: &long,

@@ -32,10 +32,10 @@ const MAX_PLACES: usize = 128;
 pub struct Batch {
     pub(super) number: u64,
     pub(super) kept: bool,
-    pub(super) reports: Vec<ReportRow>,
+    pub(super) reports: Vec<BatchReport>,
     pub(super) runs: Vec<Run>,
-    pub(super) agents: Vec<AgentRow>,
-    pub(super) events: Vec<EventRow>,
+    pub(super) agents: Vec<BatchAgent>,
+    pub(super) events: Vec<BatchEvent>,
     pub(super) removals: Vec<Removal>,
     /// Agents in it that were heard once: most of them are new.
     new_agents: usize,
@@ -50,7 +50,7 @@ pub struct AgentIndex(pub u32);
 
 /// What is known of an agent.
 #[derive(Clone, Copy, Debug)]
-pub struct Agent<'a> {
+pub struct AgentRecord<'a> {
     /// The name it gave itself.
     pub name: Option<&'a str>,
     /// The address it was last heard from.
@@ -84,7 +84,7 @@ pub struct Agent<'a> {
 /// A change of an agent's state, with what was known of the agent at that time: its
 /// row may be removed before the event is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Event<'a> {
+pub struct EventRecord<'a> {
     /// The name it gave itself.
     pub name: Option<&'a str>,
     /// The address it was last heard from.
@@ -103,7 +103,7 @@ pub struct Event<'a> {
 
 /// A report as it is kept.
 #[derive(Clone, Copy, Debug)]
-pub struct Report<'a> {
+pub struct ReportRecord<'a> {
     /// When it was received.
     pub received_at: UnixNanos,
     /// The agent's text.
@@ -115,7 +115,7 @@ pub struct Report<'a> {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ReportRow {
+pub(super) struct BatchReport {
     pub(super) received_at: i64,
     pub(super) rand: i64,
     pub(super) timestamp: i64,
@@ -134,7 +134,7 @@ pub(super) struct Run {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct AgentRow {
+pub(super) struct BatchAgent {
     /// The caller's number for it; see [`Batch::add_agent`].
     pub(super) reference: u64,
     /// The number of its row, once that is written.
@@ -160,7 +160,7 @@ pub(super) struct AgentRow {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct EventRow {
+pub(super) struct BatchEvent {
     /// Its agent's row in this batch, if it has one there.
     pub(super) agent: Option<AgentIndex>,
     reference: u64,
@@ -199,7 +199,7 @@ impl Batch {
 
     /// Once it has come back: whether all of it is on disk, or nothing.
     #[must_use]
-    pub const fn is_kept(&self) -> bool {
+    pub const fn is_committed(&self) -> bool {
         self.kept
     }
 
@@ -240,9 +240,9 @@ impl Batch {
     /// Its lower half is the place of the agent in the caller's list, counted from 1;
     /// the upper half distinguishes successive agents at this place.
     /// So the writer finds the agent's row by its place.
-    pub fn add_agent(&mut self, reference: u64, agent: &Agent<'_>) -> AgentIndex {
+    pub fn add_agent(&mut self, reference: u64, agent: &AgentRecord<'_>) -> AgentIndex {
         let index = AgentIndex(place(self.agents.len()));
-        let row = AgentRow {
+        let row = BatchAgent {
             reference,
             id: 0,
             last_report: 0,
@@ -268,7 +268,7 @@ impl Batch {
     }
 
     /// Brings an agent's row up to date.
-    pub fn update_agent(&mut self, index: AgentIndex, agent: &Agent<'_>) {
+    pub fn update_agent(&mut self, index: AgentIndex, agent: &AgentRecord<'_>) {
         let mut row = self.agents[index.get()];
         if self.read(row.version) != agent.version {
             row.version = self.write(agent.version);
@@ -293,9 +293,9 @@ impl Batch {
     }
 
     /// Adds a report of an agent.
-    pub fn add_report(&mut self, index: AgentIndex, peer: SocketAddr, report: &Report<'_>) {
+    pub fn add_report(&mut self, index: AgentIndex, peer: SocketAddr, report: &ReportRecord<'_>) {
         let content = self.write(report.content);
-        self.reports.push(ReportRow {
+        self.reports.push(BatchReport {
             received_at: report.received_at.as_nanos(),
             rand: report.rand,
             timestamp: report.timestamp,
@@ -315,7 +315,12 @@ impl Batch {
 
     /// Adds an event of the agent that the caller knows by `reference`; `index` is that
     /// of its row in this batch. An agent that the caller has removed has none.
-    pub fn add_event(&mut self, reference: u64, index: Option<AgentIndex>, event: &Event<'_>) {
+    pub fn add_event(
+        &mut self,
+        reference: u64,
+        index: Option<AgentIndex>,
+        event: &EventRecord<'_>,
+    ) {
         let row = index.map(|index| self.agents[index.get()]);
         let name = event.name.map(|name| match row.and_then(|row| row.name) {
             Some(text) if self.read(text) == name => text,
@@ -325,7 +330,7 @@ impl Batch {
             Some(row) if self.read(row.version) == event.version => row.version,
             _ => self.write(event.version),
         };
-        self.events.push(EventRow {
+        self.events.push(BatchEvent {
             agent: index,
             reference,
             name,
@@ -359,9 +364,9 @@ impl Batch {
     }
 
     /// The events in it, in their order, each with the caller's reference for its agent.
-    fn events(&self) -> impl Iterator<Item = (u64, Event<'_>)> {
+    fn events(&self) -> impl Iterator<Item = (u64, EventRecord<'_>)> {
         self.events.iter().map(|event| {
-            let shown = Event {
+            let shown = EventRecord {
                 name: event.name.map(|name| self.read(name)),
                 address: event.address,
                 version: self.read(event.version),
@@ -446,7 +451,7 @@ impl Batch {
         &self.text[Range::from(text)]
     }
 
-    pub(super) fn content(&self, report: &ReportRow) -> &str {
+    pub(super) fn content(&self, report: &BatchReport) -> &str {
         self.read(report.content)
     }
 
@@ -460,10 +465,10 @@ impl Batch {
     }
 }
 
-impl AgentRow {
+impl BatchAgent {
     /// What is known of the agent, read from the batch that the row is in.
-    fn agent<'b>(&self, batch: &'b Batch) -> Agent<'b> {
-        Agent {
+    fn agent<'b>(&self, batch: &'b Batch) -> AgentRecord<'b> {
+        AgentRecord {
             name: self.name.map(|name| batch.read(name)),
             address: self.address,
             version: batch.read(self.version),
@@ -505,9 +510,9 @@ impl From<Text> for Range<usize> {
 mod tests {
     use super::*;
 
-    fn agent(version: &str) -> Agent<'_> {
+    fn agent(version: &str) -> AgentRecord<'_> {
         let now = UnixNanos::from_nanos(7);
-        Agent {
+        AgentRecord {
             name: Some("web-01"),
             address: [10, 0, 0, 7].into(),
             version,
@@ -524,8 +529,8 @@ mod tests {
         }
     }
 
-    fn report(content: &str) -> Report<'_> {
-        Report {
+    fn report(content: &str) -> ReportRecord<'_> {
+        ReportRecord {
             received_at: UnixNanos::from_nanos(8),
             content,
             rand: 1,

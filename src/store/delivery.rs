@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Statement, params};
 
-use super::tray::Tray;
+use super::slot::BatchSlot;
 use hawk_time::{Moment, UnixNanos};
 
 /// Minimum time between two transactions that contain progress only.
@@ -92,7 +92,7 @@ struct State {
     opening: u64,
     file: Option<(u64, u64)>,
     places: Vec<Place>,
-    tray: Option<Arc<Tray>>,
+    slot: Option<Arc<BatchSlot>>,
 }
 
 /// A consumer's place in the sequence of events.
@@ -185,10 +185,10 @@ impl Delivery {
             place.unwritten.retries.insert(event, is_retry);
         }
         let wake = was_clean && !state.is_written_down();
-        let tray = state.tray.clone().filter(|_| wake);
+        let slot = state.slot.clone().filter(|_| wake);
         drop(state);
-        if let Some(tray) = tray {
-            tray.nudge();
+        if let Some(slot) = slot {
+            slot.nudge();
         }
     }
 
@@ -245,7 +245,7 @@ impl<'c> Deliveries<'c> {
         connection: &'c Connection,
         delivery: Arc<Delivery>,
         file: (u64, u64),
-        tray: &Arc<Tray>,
+        slot: &Arc<BatchSlot>,
     ) -> rusqlite::Result<Self> {
         connection.execute_batch("BEGIN IMMEDIATE")?;
         let begun = begin(connection, &delivery, file)
@@ -259,7 +259,7 @@ impl<'c> Deliveries<'c> {
             }
         };
         let mut state = delivery.state();
-        state.tray = Some(Arc::clone(tray));
+        state.slot = Some(Arc::clone(slot));
         // After a failure of the same file, what is known is newer than what is written.
         if state.file != Some(file) || state.opening == 0 {
             state.file = Some(file);
@@ -602,7 +602,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_outlives_a_failure_of_the_same_file_and_not_another_file() {
+    fn what_is_known_outlives_a_failure_of_the_same_file_and_not_anfile_replaced() {
         let connection = open();
         add_events(&connection, "a", true, 5);
         let delivery = delivery();

@@ -1,6 +1,6 @@
 //! The store: every report on disk, in one SQLite file.
 //!
-//! The reactor's thread fills batches through an [`Intake`]; a writer's thread
+//! The reactor's thread fills batches through an [`BatchProducer`]; a writer's thread
 //! commits them, one after the other, and gives each back. Neither waits for the
 //! other. Knows records, and neither packets nor connections.
 
@@ -8,19 +8,19 @@ mod batch;
 mod clock_guard;
 mod delivery;
 mod drops;
-mod examined;
 mod files;
-mod intake;
 mod location;
 mod lock;
 mod open;
 mod pages;
+mod producer;
 mod reader;
 mod retention;
 pub mod schema;
+mod slot;
+mod standby;
 mod statements;
 mod surplus;
-mod tray;
 mod writer;
 
 use std::ops::ControlFlow;
@@ -30,19 +30,19 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-pub use batch::{Agent, AgentIndex, Batch, Event, Report};
+pub use batch::{AgentIndex, AgentRecord, Batch, EventRecord, ReportRecord};
 pub use delivery::{Delivery, Lane, Opening, Progress};
-pub use examined::Examined;
-pub use intake::Intake;
 pub use location::{check_owner, resolve};
 pub use lock::{Lock, LockError};
 pub use open::OpenError;
+pub use producer::BatchProducer;
 pub use reader::{
-    AgentId, AgentRow, Cursor, EventRow, Journal, Notice, Reader, ReportRow, Selection, Sender,
-    State, Step,
+    AgentId, AgentIdentity, AgentRow, Cursor, EventRow, Journal, JournalPage, Notice, Reader,
+    ReportRow, Selection, State,
 };
 pub use retention::{FreeSpace, Retention};
-pub use tray::{Counters, Health};
+pub use slot::{Counters, Health};
+pub use standby::StandbyStore;
 
 use hawk_time::{Clock, UnixNanos};
 use open::{Work, size_of};
@@ -92,7 +92,11 @@ impl Store {
     ///
     /// # Errors
     /// [`OpenError::Sqlite`] if they cannot be read.
-    pub fn agents(&mut self, most: usize, see: impl FnMut(&Agent<'_>)) -> Result<(), OpenError> {
+    pub fn agents(
+        &mut self,
+        most: usize,
+        see: impl FnMut(&AgentRecord<'_>),
+    ) -> Result<(), OpenError> {
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         let read = self.read_agents(most, see).and_then(|surplus| {
             surplus::mark_offline(&self.connection, most)?;
@@ -107,7 +111,7 @@ impl Store {
     fn read_agents(
         &self,
         most: i64,
-        mut see: impl FnMut(&Agent<'_>),
+        mut see: impl FnMut(&AgentRecord<'_>),
     ) -> rusqlite::Result<Option<UnixNanos>> {
         let mut agents = self.connection.prepare(&format!(
             "SELECT name, address, version, first_seen, last_seen, state, changed_at, interval, \
@@ -126,7 +130,7 @@ impl Store {
                 continue;
             };
             let nanos = |column| row.get(column).map(UnixNanos::from_nanos);
-            let agent = Agent {
+            let agent = AgentRecord {
                 name: row.get_ref(0)?.as_str_or_null()?,
                 address,
                 version: row.get_ref(2)?.as_str()?,
@@ -163,7 +167,7 @@ impl Store {
     ///
     /// # Errors
     /// If the kernel refuses a thread.
-    pub fn start(self, retention: Retention) -> std::io::Result<Intake> {
+    pub fn start(self, retention: Retention) -> std::io::Result<BatchProducer> {
         let lock = Arc::new(self.lock);
         let writer = Writer::new(self.path, retention, lock)
             .with_surplus(self.surplus)
@@ -175,18 +179,22 @@ impl Store {
     /// Prepares a writer that runs on the caller's thread and reads `clock`: for a
     /// simulation. Its reactor's half must never wait for it.
     #[must_use]
-    pub fn on_this_thread(self, retention: Retention, clock: Clock) -> (Intake, WriterHere) {
+    pub fn with_inline_writer(
+        self,
+        retention: Retention,
+        clock: Clock,
+    ) -> (BatchProducer, InlineWriter) {
         let lock = Arc::new(self.lock);
         let writer = Writer::new(self.path, retention, lock)
             .with_surplus(self.surplus)
             .with_delivery(self.delivery)
             .with_clock(clock);
-        let intake = writer.intake();
-        let here = WriterHere {
+        let producer = writer.producer();
+        let here = InlineWriter {
             writer,
             connection: self.connection,
         };
-        (intake, here)
+        (producer, here)
     }
 
     fn unreadable(&self, error: rusqlite::Error) -> OpenError {
@@ -194,13 +202,13 @@ impl Store {
     }
 }
 
-/// A writer for the caller's thread: see [`Store::on_this_thread`].
-pub struct WriterHere {
+/// A writer for the caller's thread: see [`Store::with_inline_writer`].
+pub struct InlineWriter {
     writer: Writer,
     connection: Connection,
 }
 
-impl WriterHere {
+impl InlineWriter {
     /// Commits what comes until the reactor's half ends it. Calls `idle` wherever it would
     /// wait for a batch, with the time it would wait for; when that breaks off, leaves the
     /// file as it is, as if the process had been killed.
@@ -210,14 +218,17 @@ impl WriterHere {
 }
 
 /// Runs the writer on a thread of its own.
-fn spawn(writer: Writer, write: impl FnOnce(Writer) + Send + 'static) -> std::io::Result<Intake> {
-    let intake = writer.intake();
-    let tray = Arc::clone(writer.tray());
+fn spawn(
+    writer: Writer,
+    write: impl FnOnce(Writer) + Send + 'static,
+) -> std::io::Result<BatchProducer> {
+    let producer = writer.producer();
+    let slot = Arc::clone(writer.slot());
     std::thread::Builder::new()
         .name("hawk-store".to_owned())
         .spawn(move || {
             write(writer);
-            tray.end();
+            slot.end();
         })?;
-    Ok(intake)
+    Ok(producer)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, Statement, params};
 
-use super::batch::{AgentRow, Batch, EventRow, Removal, ReportRow, Run};
+use super::batch::{Batch, BatchAgent, BatchEvent, BatchReport, Removal, Run};
 use super::delivery::{Deliveries, Lane};
 use super::pages::Pages;
 use super::schema::VERSION;
@@ -383,7 +383,7 @@ impl<'c> Statements<'c> {
     }
 
     /// Brings an agent's row up to date; false if it has none of this number.
-    fn update_agent(&mut self, id: i64, row: &AgentRow, batch: &Batch) -> rusqlite::Result<bool> {
+    fn update_agent(&mut self, id: i64, row: &BatchAgent, batch: &Batch) -> rusqlite::Result<bool> {
         let name = row.name.map(|name| batch.read(name));
         let updated = self.update_agent.execute(params![
             id,
@@ -409,7 +409,7 @@ impl<'c> Statements<'c> {
         Ok(updated > 0)
     }
 
-    fn insert_agent(&mut self, row: &AgentRow, batch: &Batch) -> rusqlite::Result<i64> {
+    fn insert_agent(&mut self, row: &BatchAgent, batch: &Batch) -> rusqlite::Result<i64> {
         let values = params![
             row.name.map(|name| batch.read(name)),
             self.address,
@@ -456,7 +456,7 @@ impl<'c> Statements<'c> {
         .map(drop)
     }
 
-    fn write_event(&mut self, event: &EventRow, batch: &Batch) -> rusqlite::Result<()> {
+    fn write_event(&mut self, event: &BatchEvent, batch: &Batch) -> rusqlite::Result<()> {
         let name = event.name.map(|name| batch.read(name));
         put(&mut self.address, &event.address);
         let agent = match event.agent {
@@ -692,7 +692,7 @@ impl Peer {
 /// A batch's reports from some place on, each with its run and that one's number.
 struct Rows<'b> {
     batch: &'b Batch,
-    reports: &'b [ReportRow],
+    reports: &'b [BatchReport],
     runs: &'b [Run],
     /// The number of the first of `runs`, and how many of its reports are past.
     number: u64,
@@ -708,7 +708,7 @@ struct Next<'b> {
     /// The number of its run.
     number: u64,
     run: &'b Run,
-    report: &'b ReportRow,
+    report: &'b BatchReport,
     /// How many sequence numbers before it its agent's report before it has; 0 if that
     /// is not known.
     back: i64,

@@ -16,9 +16,9 @@ use super::files::{Change, Files};
 use super::open::{LOCK_PATIENCE, OpenError, explain, open, wal_pages};
 use super::retention::{Added, Retainer, Retention};
 use super::schema::{self, Fitness, VERSION};
+use super::slot::{BatchSlot, Next, Stop};
 use super::statements::Statements;
-use super::tray::{Next, Stop, Tray};
-use super::{AgentIndex, Batch, Counters, Health, Intake, Lock};
+use super::{AgentIndex, Batch, BatchProducer, Counters, Health, Lock};
 use hawk_time::Throttle;
 use hawk_time::{Clock, UnixNanos};
 
@@ -55,7 +55,7 @@ const CHANGES: u32 = 5;
 pub(super) struct Writer {
     path: PathBuf,
     retention: Retention,
-    tray: Arc<Tray>,
+    slot: Arc<BatchSlot>,
     /// The right to write, held until this ends.
     lock: Arc<Lock>,
     clock: Clock,
@@ -67,7 +67,7 @@ pub(super) struct Writer {
     delivery: Arc<Delivery>,
     /// The files that are open.
     files: Option<Files>,
-    /// Keeps the file in use until it is open for writing; see [`super::Examined`].
+    /// Keeps the file in use until it is open for writing; see [`super::StandbyStore`].
     witness: Option<Connection>,
     /// The files have been usable since they were last tried again.
     was_usable: bool,
@@ -80,7 +80,7 @@ pub(super) struct Writer {
 }
 
 /// How the writer waits for its next task, at most for a given time.
-type Wait<'w> = dyn FnMut(&Tray, Duration) -> Next + 'w;
+type Wait<'w> = dyn FnMut(&BatchSlot, Duration) -> Next + 'w;
 
 /// What discarded batches had of agents and events. It is written before the next batch,
 /// so that events keep their order.
@@ -163,7 +163,7 @@ impl Writer {
         Self {
             path,
             retention,
-            tray: Arc::default(),
+            slot: Arc::default(),
             lock,
             clock: Clock::System,
             counters: Counters::default(),
@@ -188,12 +188,12 @@ impl Writer {
     }
 
     /// The reactor's half.
-    pub(super) fn intake(&self) -> Intake {
-        Intake::new(Arc::clone(&self.tray), Arc::clone(&self.lock))
+    pub(super) fn producer(&self) -> BatchProducer {
+        BatchProducer::new(Arc::clone(&self.slot), Arc::clone(&self.lock))
     }
 
-    pub(super) const fn tray(&self) -> &Arc<Tray> {
-        &self.tray
+    pub(super) const fn slot(&self) -> &Arc<BatchSlot> {
+        &self.slot
     }
 
     /// Reads this clock instead of the machine's.
@@ -210,7 +210,7 @@ impl Writer {
 
     /// Commits what comes until it is told to stop.
     pub(super) fn run(self, connection: Connection) {
-        self.write(Some(connection), &mut Tray::take);
+        self.write(Some(connection), &mut BatchSlot::take);
     }
 
     /// Commits batches until a stop is ordered, on the caller's thread:
@@ -223,8 +223,8 @@ impl Writer {
     ) {
         self.write(
             Some(connection),
-            &mut |tray, patience| match idle(patience) {
-                ControlFlow::Continue(()) => tray.take(Duration::ZERO),
+            &mut |slot, patience| match idle(patience) {
+                ControlFlow::Continue(()) => slot.take(Duration::ZERO),
                 ControlFlow::Break(()) => Next::Stop(Stop::Leave),
             },
         );
@@ -233,7 +233,7 @@ impl Writer {
     /// Waits to be unparked, opens the file, and commits batches until a stop is
     /// ordered. If the file cannot be opened, that is as if it could not be written.
     pub(super) fn open_and_run(mut self, witness: Connection) {
-        if !self.tray.park_writer() {
+        if !self.slot.park_writer() {
             return;
         }
         // It says which process writes, for people to read.
@@ -244,13 +244,13 @@ impl Writer {
         self.witness = Some(witness);
         let opened = self.open().inspect_err(|failure| {
             self.complain(failure);
-            self.tray.give_back(None, Health::Down, self.counters);
+            self.slot.give_back(None, Health::Down, self.counters);
         });
         if is_older {
             // Rows of older tables say less of an agent than what is known of it.
-            self.tray.note_other_file();
+            self.slot.note_file_replaced();
         }
-        self.write(opened.ok(), &mut Tray::take);
+        self.write(opened.ok(), &mut BatchSlot::take);
     }
 
     fn write(mut self, mut connection: Option<Connection>, wait: &mut Wait<'_>) {
@@ -285,20 +285,20 @@ impl Writer {
             && let Err(failure) = self.watch(connection)
         {
             self.complain(&failure);
-            self.tray.give_back(None, Health::Down, self.counters);
+            self.slot.give_back(None, Health::Down, self.counters);
             return End::Failed;
         }
         let (mut statements, mut retainer) = match self.prepare(connection) {
             Ok(prepared) => prepared,
             Err(error) => {
                 self.complain(&error.into());
-                self.tray.give_back(None, Health::Down, self.counters);
+                self.slot.give_back(None, Health::Down, self.counters);
                 return End::Unprepared;
             }
         };
         let mut log = Log::default();
         loop {
-            if self.tray.take_confirmation() {
+            if self.slot.take_confirmation() {
                 retainer.confirm_clock();
             }
             let progress_due = statements.progress_due_in(self.clock.now());
@@ -307,7 +307,7 @@ impl Writer {
             } else {
                 progress_due.map_or(IDLE, |due| due.min(IDLE))
             };
-            let (batch, outcome) = match wait(&self.tray, patience) {
+            let (batch, outcome) = match wait(&self.slot, patience) {
                 Next::Stop(how) => {
                     if how == Stop::Finish {
                         if (!self.unwritten.batch.is_empty() || statements.has_progress())
@@ -316,13 +316,13 @@ impl Writer {
                         {
                             self.complain(&failure);
                         }
-                        self.tray.all_committed();
+                        self.slot.all_committed();
                         self.empty_log(connection);
                     }
                     return End::Stopped(how);
                 }
                 Next::Park if self.unwritten.batch.is_empty() && !statements.has_progress() => {
-                    self.tray.park_writer();
+                    self.slot.park_writer();
                     continue;
                 }
                 Next::Nothing
@@ -342,7 +342,7 @@ impl Writer {
                     match outcome {
                         Ok(()) => {
                             self.was_usable = true;
-                            self.tray.give_back(None, Health::Up, self.counters);
+                            self.slot.give_back(None, Health::Up, self.counters);
                         }
                         Err(failure) => return self.fail(&failure),
                     }
@@ -374,7 +374,7 @@ impl Writer {
                 Health::Down
             };
             // The replies first, whatever else there is to do.
-            self.tray.give_back(batch, health, self.counters);
+            self.slot.give_back(batch, health, self.counters);
             let outcome = outcome.and_then(|()| {
                 let checkpoint_at_once = retainer.is_short_of_space() && wal_pages() > 0;
                 if wal_pages() >= log.checkpoint_at || checkpoint_at_once {
@@ -483,7 +483,7 @@ impl Writer {
             match outcome {
                 None => {}
                 Some(Ok(())) => {
-                    self.tray.give_back(None, Health::Up, self.counters);
+                    self.slot.give_back(None, Health::Up, self.counters);
                     let down =
                         humantime::format_duration(round(self.clock.now().since(down_since)));
                     if let Some(left_out) = self.recoveries.allow(self.clock.now()) {
@@ -504,19 +504,19 @@ impl Writer {
             }
             let retry_at = self.clock.now().after(RETRY);
             loop {
-                self.tray.give_back(None, Health::Down, self.counters);
+                self.slot.give_back(None, Health::Down, self.counters);
                 let left = retry_at.since(self.clock.now());
-                match wait(&self.tray, left) {
+                match wait(&self.slot, left) {
                     Next::Nothing if self.clock.now() >= retry_at => break,
                     Next::Nothing => {}
                     Next::Park => {
-                        self.tray.park_writer();
+                        self.slot.park_writer();
                     }
                     Next::Stop(how) => return Err(how),
                     Next::Batch(batch) => {
                         self.unwritten.take_over(&batch);
                         self.count(&batch);
-                        self.tray
+                        self.slot
                             .give_back(Some(batch), Health::Down, self.counters);
                     }
                 }
@@ -540,7 +540,7 @@ impl Writer {
             Some(present) => present,
             None => {
                 let opened = self.open()?;
-                self.tray.note_other_file();
+                self.slot.note_file_replaced();
                 connection.insert(opened)
             }
         };
@@ -564,7 +564,7 @@ impl Writer {
         let mut statements = Statements::prepare(connection)?;
         let delivery = Arc::clone(&self.delivery);
         let file = self.files.as_ref().map_or((0, 0), Files::store_id);
-        statements.deliver(Deliveries::begin(connection, delivery, file, &self.tray)?);
+        statements.deliver(Deliveries::begin(connection, delivery, file, &self.slot)?);
         let clock = self.clock.clone();
         let mut retainer = Retainer::prepare(connection, self.retention, clock)?;
         if let Some(heard_before) = self.surplus {
@@ -686,7 +686,7 @@ impl Writer {
     /// Logs why the store is down, and tells the reactor.
     fn fail(&mut self, failure: &Failure) -> End {
         self.complain(failure);
-        self.tray.give_back(None, Health::Down, self.counters);
+        self.slot.give_back(None, Health::Down, self.counters);
         End::Failed
     }
 
@@ -806,12 +806,12 @@ mod tests {
     use rusqlite::hooks::Action;
 
     use super::*;
-    use crate::store::{Agent, Event};
+    use crate::store::{AgentRecord, EventRecord};
 
     /// A batch with an event of an agent.
     fn batch_with_event(online: bool) -> Batch {
         let now = UnixNanos::from_nanos(7);
-        let agent = Agent {
+        let agent = AgentRecord {
             name: Some("web-01"),
             address: [10, 0, 0, 7].into(),
             version: "1.0",
@@ -826,7 +826,7 @@ mod tests {
             report_interval: 0,
             cloned_at: 0,
         };
-        let event = Event {
+        let event = EventRecord {
             name: agent.name,
             address: agent.address,
             version: agent.version,

@@ -28,7 +28,7 @@ fn begun(place: &Place) -> (Turns, Session) {
 /// What goes on after `from`, which is to leave or to go on itself.
 fn moved(place: &Place, from: &mut Turns) -> Turns {
     from.quiesce();
-    let mut to = from.successor(Store::examine(&place.store()).unwrap());
+    let mut to = from.successor(Store::open_standby(&place.store()).unwrap());
     from.keeper.begin_copy();
     move_the_rest(from, &mut to);
     to
@@ -59,7 +59,7 @@ fn a_store_that_moves_has_each_report_once_and_knows_each_agent() {
     from.heartbeat(named);
     from.report(unnamed, "2");
 
-    let mut to = from.successor(Store::examine(&place.store()).unwrap());
+    let mut to = from.successor(Store::open_standby(&place.store()).unwrap());
     expect_locked(&place);
     from.keeper.begin_copy();
     let mut shown = 0;
@@ -176,7 +176,7 @@ fn after_a_rollback_the_first_goes_on_as_before() {
     // Again and again: one attempt does not poison the next.
     for round in 0..3 {
         from.report(session, &format!("{round} before"));
-        let mut to = from.successor(Store::examine(&place.store()).unwrap());
+        let mut to = from.successor(Store::open_standby(&place.store()).unwrap());
         from.keeper.begin_copy();
         from.quiesce();
         move_the_rest(&mut from, &mut to);
@@ -347,7 +347,7 @@ fn no_agent_is_blamed_for_silence_while_nothing_is_taken() {
     let now = Moment::now().after(from.ahead);
     let next = from.keeper.deadline();
     assert!(next.is_none_or(|next| next > now), "there is nothing to do");
-    let mut to = from.successor(Store::examine(&place.store()).unwrap());
+    let mut to = from.successor(Store::open_standby(&place.store()).unwrap());
     from.keeper.begin_copy();
     move_the_rest(&mut from, &mut to);
     for turns in [&mut from, &mut to] {

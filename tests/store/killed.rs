@@ -29,7 +29,7 @@ fn a_process_that_is_killed_while_parked_leaves_all_to_the_next() {
         .unwrap();
     let said = Lines::collect(killed.stdout.take().unwrap());
     said.wait_for(0, |line| line.ends_with("parked"));
-    let examined = Store::examine(&place.store()).unwrap();
+    let examined = Store::open_standby(&place.store()).unwrap();
     let before = files(&place);
     killed.kill().unwrap();
     killed.wait().unwrap();
@@ -58,7 +58,7 @@ fn the_one_that_is_killed() {
     };
     let shared = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
     let lock = Lock::adopt(shared, &store).unwrap();
-    let examined = Store::examine(&store).unwrap();
+    let examined = Store::open_standby(&store).unwrap();
     let mut turns = Turns::new(100);
     turns
         .keeper

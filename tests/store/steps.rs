@@ -56,7 +56,7 @@ fn between(reader: &Reader, since: i64, until: i64) -> Selection {
 fn collect(reader: &Reader, mut cursor: Cursor, selection: &Selection) -> (Vec<i64>, usize) {
     let mut found = Vec::new();
     for steps in 1.. {
-        let step = reader.step::<ReportRow>(cursor, selection).unwrap();
+        let step = reader.page::<ReportRow>(cursor, selection).unwrap();
         found.extend(step.rows.iter().map(|row| row.rand));
         assert!(step.is_last || step.next > cursor, "it gets on");
         cursor = step.next;
@@ -165,7 +165,7 @@ fn a_step_of_long_reports_is_a_short_one() {
         .execute_batch("UPDATE reports SET content = printf('%.*c', 60000, 'x') WHERE rand <= 100")
         .unwrap();
     let all = of(&reader, None);
-    let step = reader.step::<ReportRow>(Cursor::START, &all).unwrap();
+    let step = reader.page::<ReportRow>(Cursor::START, &all).unwrap();
     assert_eq!(step.rows.len(), 18, "those that make a mebibyte");
     assert!(!step.is_last);
     let (all, _) = collect(&reader, Cursor::START, &all);

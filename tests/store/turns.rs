@@ -7,7 +7,7 @@ use std::time::Duration;
 use hawk::handler::{Ack, Config, Keeper};
 use hawk::roster::{self, AgentState};
 use hawk::session::{Answer, CommitId, Fate, Handler as _, Sender, Tag, Wake};
-use hawk::store::{Examined, Lock, Retention, Store};
+use hawk::store::{Lock, Retention, StandbyStore, Store};
 use hawk_time::Moment;
 use hawk_wire::{AgentName, Heartbeat, Packet, Reply, Report};
 
@@ -78,12 +78,12 @@ impl Turns {
     }
 
     /// One that is to go on after `self`, with the store looked at.
-    pub(crate) fn successor(&self, examined: Examined) -> Self {
+    pub(crate) fn successor(&self, examined: StandbyStore) -> Self {
         let mut turns = Self::new(100);
         let path = examined.path().to_owned();
         let lock = Lock::adopt(self.share_lock(), &path).unwrap();
-        let intake = examined.start(lock, KEEP_ALL).unwrap();
-        turns.keeper.store_in(intake);
+        let producer = examined.start(lock, KEEP_ALL).unwrap();
+        turns.keeper.store_in(producer);
         turns
     }
 

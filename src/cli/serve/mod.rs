@@ -266,10 +266,10 @@ impl ServeArgs {
         let kernel = Linux::new().context("cannot make the event loop")?;
         if let Some(mut store) = opened {
             store.agents(self.max_agents as usize, |agent| keeper.remember(agent))?;
-            let intake = store
+            let producer = store
                 .start(self.retention())
                 .context("cannot start the store's thread")?;
-            keeper.store_in(intake);
+            keeper.store_in(producer);
         }
         Ok((keeper, kernel))
     }

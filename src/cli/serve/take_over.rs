@@ -15,7 +15,7 @@ use crate::handler::Keeper;
 use crate::log_sink::LeftOut;
 use crate::notify::Predecessor;
 use crate::reactor::{Config, Linux, Reactor};
-use crate::store::{Examined, Lock, Store};
+use crate::store::{Lock, StandbyStore, Store};
 use crate::upgrade::{Inherited, Succeeded, Succession};
 
 /// Time for the predecessor to end after the timeout of its commands.
@@ -63,7 +63,9 @@ impl ServeArgs {
         let store = match &self.store {
             StorePath::Nowhere => None,
             StorePath::File(path) => {
-                let examined = self.trusted(path).and_then(|path| Store::examine(&path));
+                let examined = self
+                    .trusted(path)
+                    .and_then(|path| Store::open_standby(&path));
                 let store = examined.context("cannot use the store")?;
                 Some(store.with_delivery(delivery))
             }
@@ -88,17 +90,17 @@ impl ServeArgs {
     fn with_inherited_store(
         &self,
         mut keeper: Keeper,
-        store: Option<Examined>,
+        store: Option<StandbyStore>,
         lock: Option<OwnedFd>,
     ) -> anyhow::Result<Keeper> {
         match (store, lock) {
             (None, None) => {}
             (Some(store), Some(lock)) => {
                 let lock = Lock::adopt(lock, store.path()).context("cannot use the store")?;
-                let intake = store
+                let producer = store
                     .start(lock, self.retention())
                     .context("cannot start the store's thread")?;
-                keeper.store_in(intake);
+                keeper.store_in(producer);
             }
             (Some(_), None) => bail!("the predecessor has no store, and this process has one"),
             (None, Some(_)) => bail!("the predecessor has a store, and this process has none"),

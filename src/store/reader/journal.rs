@@ -22,7 +22,7 @@ impl Cursor {
 
 /// What a step has found.
 #[derive(Debug)]
-pub struct Step<J> {
+pub struct JournalPage<J> {
     /// The rows in the order of arrival; perhaps none, although there are more to come.
     pub rows: Vec<J>,
     /// Where the next step begins.
@@ -227,13 +227,13 @@ pub(super) fn last<J: Journal>(
     Ok(Cursor::START)
 }
 
-pub(super) fn step<J: Journal>(
+pub(super) fn page<J: Journal>(
     connection: &Connection,
     after: Cursor,
     selection: &Selection,
-) -> rusqlite::Result<Step<J>> {
+) -> rusqlite::Result<JournalPage<J>> {
     let mut next = connection.prepare_cached(J::NEXT)?;
-    let mut step = Step {
+    let mut step = JournalPage {
         rows: Vec::new(),
         next: after,
         is_last: false,

@@ -22,9 +22,9 @@ use super::{Lane, OpenError};
 use hawk_time::UnixNanos;
 pub(super) use open::{connect, file_id};
 
-pub use journal::{Cursor, Journal, Selection, Step};
+pub use journal::{Cursor, Journal, JournalPage, Selection};
 pub use notices::Notice;
-pub use rows::{AgentId, AgentRow, EventRow, ReportRow, Sender, State};
+pub use rows::{AgentId, AgentIdentity, AgentRow, EventRow, ReportRow, State};
 
 /// A store that is open for reading.
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`OpenError::Sqlite`] if it cannot be read, as with all below.
-    pub fn last_heard(&self) -> Result<Option<UnixNanos>, OpenError> {
+    pub fn last_seen(&self) -> Result<Option<UnixNanos>, OpenError> {
         let last: rusqlite::Result<Option<i64>> =
             self.connection
                 .query_row("SELECT max(last_seen) FROM agents", [], |row| row.get(0));
@@ -93,7 +93,7 @@ impl Reader {
     /// All agents, by name and address.
     ///
     /// # Errors
-    /// See [`Reader::last_heard`].
+    /// See [`Reader::last_seen`].
     pub fn agents(&self) -> Result<Vec<AgentRow>, OpenError> {
         rows::agents(&self.connection).map_err(self.failed())
     }
@@ -101,7 +101,7 @@ impl Reader {
     /// Finds the agent that gives itself this name.
     ///
     /// # Errors
-    /// See [`Reader::last_heard`].
+    /// See [`Reader::last_seen`].
     pub fn find_named(&self, name: &str) -> Result<Option<AgentId>, OpenError> {
         rows::find_named(&self.connection, name).map_err(self.failed())
     }
@@ -109,7 +109,7 @@ impl Reader {
     /// Finds the agent at this address that gives itself no name.
     ///
     /// # Errors
-    /// See [`Reader::last_heard`].
+    /// See [`Reader::last_seen`].
     pub fn find_unnamed(&self, address: IpAddr) -> Result<Option<AgentId>, OpenError> {
         rows::find_unnamed(&self.connection, address).map_err(self.failed())
     }
@@ -118,7 +118,7 @@ impl Reader {
     /// later and before `until`.
     ///
     /// # Errors
-    /// See [`Reader::last_heard`].
+    /// See [`Reader::last_seen`].
     pub fn select<J: Journal>(
         &self,
         agents: Option<Vec<AgentId>>,
@@ -131,7 +131,7 @@ impl Reader {
     /// The place before the last `count` rows of a selection.
     ///
     /// # Errors
-    /// See [`Reader::last_heard`].
+    /// See [`Reader::last_seen`].
     pub fn last<J: Journal>(&self, count: u64, selection: &Selection) -> Result<Cursor, OpenError> {
         journal::last::<J>(&self.connection, count, selection).map_err(self.failed())
     }
@@ -139,20 +139,20 @@ impl Reader {
     /// The next rows of a selection after `after`. Bounded in rows and bytes.
     ///
     /// # Errors
-    /// See [`Reader::last_heard`].
-    pub fn step<J: Journal>(
+    /// See [`Reader::last_seen`].
+    pub fn page<J: Journal>(
         &self,
         after: Cursor,
         selection: &Selection,
-    ) -> Result<Step<J>, OpenError> {
-        journal::step(&self.connection, after, selection).map_err(self.failed())
+    ) -> Result<JournalPage<J>, OpenError> {
+        journal::page(&self.connection, after, selection).map_err(self.failed())
     }
 
     /// Returns the next events of a lane after `after`, at most `most`, for delivery; and the
     /// sequence number up to which the lane has no others.
     ///
     /// # Errors
-    /// See [`Reader::last_heard`].
+    /// See [`Reader::last_seen`].
     pub fn notices(
         &self,
         lane: Lane,
@@ -165,7 +165,7 @@ impl Reader {
     /// The events of these numbers, as far as they are there.
     ///
     /// # Errors
-    /// See [`Reader::last_heard`].
+    /// See [`Reader::last_seen`].
     pub fn notices_numbered(&self, seqs: &[i64]) -> Result<Vec<Notice>, OpenError> {
         notices::numbered(&self.connection, seqs).map_err(self.failed())
     }

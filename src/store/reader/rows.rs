@@ -56,7 +56,7 @@ pub struct AgentRow {
 
 /// Whoever sent a report or changed its state. Its row may have been removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sender {
+pub struct AgentIdentity {
     /// The number of the row.
     pub id: AgentId,
     /// The name it gives itself.
@@ -73,7 +73,7 @@ pub struct ReportRow {
     /// When it came, by the server's clock.
     pub received_at: UnixNanos,
     /// Whose it is.
-    pub agent: Sender,
+    pub agent: AgentIdentity,
     /// The address and port that it came from.
     pub peer: String,
     /// What it says.
@@ -92,7 +92,7 @@ pub struct EventRow {
     /// When it happened, by the server's clock.
     pub at: UnixNanos,
     /// Whose state changed.
-    pub agent: Sender,
+    pub agent: AgentIdentity,
     /// The version in that agent's last heartbeat at that time; `None` if the event is of
     /// version 1 and the agent's row is gone.
     pub version: Option<String>,
@@ -135,8 +135,8 @@ pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<UnixNanos> 
 
 /// Reads a sender: its number in the column `id`, its name and address in the column
 /// `name` and the next.
-pub(super) fn sender(row: &Row<'_>, id: usize, name: usize) -> rusqlite::Result<Sender> {
-    Ok(Sender {
+pub(super) fn sender(row: &Row<'_>, id: usize, name: usize) -> rusqlite::Result<AgentIdentity> {
+    Ok(AgentIdentity {
         id: row.get(id)?,
         name: row.get(name)?,
         address: row.get(name + 1)?,

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::store::schema;
-use crate::store::{Agent, Event, Report};
+use crate::store::{AgentRecord, EventRecord, ReportRecord};
 use hawk_time::UnixNanos;
 
 /// A report: whose, from which port, when, and what it says.
@@ -37,8 +37,8 @@ fn reference(agent: u8, generation: u32) -> u64 {
     u64::from(generation) << 32 | u64::from(agent + 1)
 }
 
-fn agent(name: Option<&str>) -> Agent<'_> {
-    Agent {
+fn agent(name: Option<&str>) -> AgentRecord<'_> {
+    AgentRecord {
         name,
         address: [10, 0, 0, 7].into(),
         version: "1.0",
@@ -63,7 +63,7 @@ fn fill(batch: &mut Batch, plan: &Plan, generation: u32, next_rand: &mut i64) {
         let known = self::agent((*agent > 0).then_some(&*name));
         let index = *indices[usize::from(*agent)]
             .get_or_insert_with(|| batch.add_agent(reference(*agent, generation), &known));
-        let report = Report {
+        let report = ReportRecord {
             received_at: UnixNanos::from_nanos(*at),
             content,
             rand: *next_rand,
@@ -210,7 +210,7 @@ fn a_removed_agent_leaves_its_reports_and_events() {
     let connection = open();
     let mut statements = Statements::prepare(&connection).unwrap();
     let mut batch = Batch::default();
-    let event = Event {
+    let event = EventRecord {
         name: Some("web-01"),
         address: [10, 0, 0, 7].into(),
         version: "1.0",
@@ -219,11 +219,11 @@ fn a_removed_agent_leaves_its_reports_and_events() {
         online: false,
         established: false,
     };
-    let unnamed = Event {
+    let unnamed = EventRecord {
         name: None,
         ..event
     };
-    let report = Report {
+    let report = ReportRecord {
         received_at: UnixNanos::from_nanos(1),
         content: "",
         rand: 0,

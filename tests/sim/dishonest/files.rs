@@ -332,7 +332,7 @@ fn read(
     numbers: &mut Vec<u64>,
 ) -> Result<Cursor, String> {
     loop {
-        let step = reader.step::<ReportRow>(after, selection);
+        let step = reader.page::<ReportRow>(after, selection);
         let step = step.map_err(|error| error.to_string())?;
         numbers.extend(step.rows.iter().filter_map(|row| number(&row.content)));
         after = step.next;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hawk::handler::{Ack, Config, Keeper};
 use hawk::roster;
 use hawk::session::{Answer, CommitId, Fate, Handler as _, Sender};
-use hawk::store::{FreeSpace, OpenError, Retention, Store, WriterHere};
+use hawk::store::{FreeSpace, InlineWriter, OpenError, Retention, Store};
 use hawk_time::{Clock, ManualClock, Moment, UnixNanos};
 use hawk_wire::{AgentName, Busy, Heartbeat, Packet, Reply, Report};
 
@@ -76,7 +76,7 @@ impl Server {
     }
 
     /// Starts it; its writer is to be run.
-    pub fn start(&mut self, plan: &Plan) -> Result<WriterHere, OpenError> {
+    pub fn start(&mut self, plan: &Plan) -> Result<InlineWriter, OpenError> {
         let clock = Clock::Manual(Arc::clone(&self.clock));
         let config = Config {
             ack: Ack::Committed,
@@ -96,8 +96,8 @@ impl Server {
         let mut store = Store::open(self.files.store())?;
         let mut keeper = Keeper::with_clock(config, clock.clone());
         store.agents(plan.capacity, |agent| keeper.remember(agent))?;
-        let (intake, writer) = store.on_this_thread(retention, clock);
-        keeper.store_in(intake);
+        let (producer, writer) = store.with_inline_writer(retention, clock);
+        keeper.store_in(producer);
         self.keeper = Some(keeper);
         Ok(writer)
     }

@@ -72,10 +72,10 @@ impl Counters {
     }
 }
 
-/// The tray between the two threads.
+/// The slot between the two threads.
 #[derive(Default)]
-pub(super) struct Tray {
-    slots: Mutex<Slots>,
+pub(super) struct BatchSlot {
+    state: Mutex<SlotState>,
     /// Rings when something was put in for the writer, or when it has ended.
     bell: Condvar,
     /// The number of the last batch that the writer took.
@@ -86,7 +86,7 @@ pub(super) struct Tray {
 }
 
 #[derive(Default)]
-struct Slots {
+struct SlotState {
     offered: Option<Batch>,
     done: Vec<Batch>,
     health: Health,
@@ -96,7 +96,7 @@ struct Slots {
     /// The writer is to look for something else than a batch.
     nudged: bool,
     /// Another file is open than before.
-    is_other_file: bool,
+    is_file_replaced: bool,
     /// The operator says that the clock is right.
     clock_is_right: bool,
     /// The writer is to touch nothing once it is done with what was offered.
@@ -124,21 +124,21 @@ pub(super) enum Next {
     Batch(Batch),
     /// Nothing came in the time it was ready to wait.
     Nothing,
-    /// Nothing, and the file is not to be touched: see [`Tray::park_writer`].
+    /// Nothing, and the file is not to be touched: see [`BatchSlot::park_writer`].
     Park,
     /// End: nothing will come any more.
     Stop(Stop),
 }
 
-impl Tray {
-    fn slots(&self) -> MutexGuard<'_, Slots> {
+impl BatchSlot {
+    fn slots(&self) -> MutexGuard<'_, SlotState> {
         // Whoever panics with the lock leaves whole pointers behind.
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The reactor's side.
-impl Tray {
+impl BatchSlot {
     /// Whom to wake when something comes back; the first call counts.
     pub(super) fn wake_with(&self, wake: impl Fn() + Send + Sync + 'static) {
         let _first_counts = self.wake.set(Box::new(wake));
@@ -179,8 +179,8 @@ impl Tray {
     }
 
     /// Whether another file was opened since this was last asked.
-    pub(super) fn take_other_file(&self) -> bool {
-        std::mem::take(&mut self.slots().is_other_file)
+    pub(super) fn take_file_replaced(&self) -> bool {
+        std::mem::take(&mut self.slots().is_file_replaced)
     }
 
     /// What the writer has done by now.
@@ -238,7 +238,7 @@ impl Tray {
 }
 
 /// The writer's side.
-impl Tray {
+impl BatchSlot {
     /// Tells how things are, and gives back what is finished.
     pub(super) fn give_back(&self, finished: Option<Batch>, health: Health, counters: Counters) {
         let mut slots = self.slots();
@@ -287,8 +287,8 @@ impl Tray {
     }
 
     /// Notes that another file is open than before.
-    pub(super) fn note_other_file(&self) {
-        self.slots().is_other_file = true;
+    pub(super) fn note_file_replaced(&self) {
+        self.slots().is_file_replaced = true;
     }
 
     /// Whether the clock was confirmed since this was last asked.

@@ -9,7 +9,7 @@ use super::location;
 use super::open::check_tables;
 use super::reader;
 use super::schema::{self, Fitness};
-use super::{Delivery, Intake, Lock, OpenError, Retention, Store, Writer};
+use super::{BatchProducer, Delivery, Lock, OpenError, Retention, Store, Writer};
 
 /// A store that was looked at, and that this process can go on writing.
 ///
@@ -19,7 +19,7 @@ use super::{Delivery, Intake, Lock, OpenError, Retention, Store, Writer};
 /// descriptor is there as long as the other one: to close it would give up the locks of
 /// both (`fcntl(2)`, "Record locking"), and SQLite waits with it.
 #[derive(Debug)]
-pub struct Examined {
+pub struct StandbyStore {
     path: PathBuf,
     connection: Connection,
     delivery: Arc<Delivery>,
@@ -33,7 +33,7 @@ impl Store {
     /// # Errors
     /// [`OpenError`], which says what to do about it. A file that is not there, though
     /// the other process writes it, was moved or removed.
-    pub fn examine(path: &Path) -> Result<Examined, OpenError> {
+    pub fn open_standby(path: &Path) -> Result<StandbyStore, OpenError> {
         let path = location::resolve(path)?;
         reader::file_id(&path).map_err(|error| match error {
             OpenError::Missing(path) => OpenError::Vanished(path),
@@ -44,7 +44,7 @@ impl Store {
             .map_err(|error| OpenError::Sqlite(path.clone(), error))?;
         check_tables(&path, &connection, fitness)?;
         match fitness {
-            Fitness::Ready | Fitness::Empty | Fitness::Older(_) => Ok(Examined {
+            Fitness::Ready | Fitness::Empty | Fitness::Older(_) => Ok(StandbyStore {
                 path,
                 connection,
                 delivery: Arc::default(),
@@ -59,7 +59,7 @@ impl Store {
     }
 }
 
-impl Examined {
+impl StandbyStore {
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -73,7 +73,7 @@ impl Examined {
         self
     }
 
-    /// Starts the writer, parked: [`Intake::unpark`] is to be called when the other
+    /// Starts the writer, parked: [`BatchProducer::unpark`] is to be called when the other
     /// process writes no more. It then opens the file and brings its tables up to date
     /// by itself; nobody waits for that but the first reports. A file that cannot be
     /// opened is tried again and again, as one that fails later is, and no report is
@@ -81,9 +81,9 @@ impl Examined {
     ///
     /// # Errors
     /// If the kernel refuses a thread.
-    pub fn start(self, lock: Lock, retention: Retention) -> std::io::Result<Intake> {
+    pub fn start(self, lock: Lock, retention: Retention) -> std::io::Result<BatchProducer> {
         let writer = Writer::new(self.path, retention, Arc::new(lock)).with_delivery(self.delivery);
-        writer.tray().park();
+        writer.slot().park();
         let witness = self.connection;
         super::spawn(writer, move |writer| writer.open_and_run(witness))
     }
@@ -95,7 +95,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::store::{Agent, Health, Report, State};
+    use crate::store::{AgentRecord, Health, ReportRecord, State};
     use hawk_time::{Moment, UnixNanos};
 
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -157,17 +157,17 @@ mod tests {
     }
 
     /// Has a report written; whether it was.
-    fn write(intake: &mut Intake, nanos: i64) -> bool {
-        offer(intake, nanos);
-        until(intake, Intake::next_done).is_kept()
+    fn write(producer: &mut BatchProducer, nanos: i64) -> bool {
+        offer(producer, nanos);
+        until(producer, BatchProducer::next_completed).is_committed()
     }
 
-    fn offer(intake: &mut Intake, nanos: i64) {
+    fn offer(producer: &mut BatchProducer, nanos: i64) {
         let time = UnixNanos::from_nanos(nanos);
-        let batch = intake.batch();
+        let batch = producer.batch();
         let index = batch.add_agent(
             1,
-            &Agent {
+            &AgentRecord {
                 name: Some("web-01"),
                 address: [10, 0, 0, 7].into(),
                 version: "",
@@ -183,21 +183,24 @@ mod tests {
                 cloned_at: 0,
             },
         );
-        let report = Report {
+        let report = ReportRecord {
             received_at: time,
             content: "",
             rand: 0,
             timestamp: 0,
         };
         batch.add_report(index, ([10, 0, 0, 7], 1).into(), &report);
-        intake.hand_over(Moment::now());
+        producer.submit(Moment::now());
     }
 
-    fn until<T>(intake: &mut Intake, mut look: impl FnMut(&mut Intake) -> Option<T>) -> T {
+    fn until<T>(
+        producer: &mut BatchProducer,
+        mut look: impl FnMut(&mut BatchProducer) -> Option<T>,
+    ) -> T {
         let deadline = std::time::Instant::now() + PATIENCE;
         loop {
-            intake.collect(Moment::now());
-            match look(intake) {
+            producer.collect(Moment::now());
+            match look(producer) {
                 Some(found) => return found,
                 None => assert!(std::time::Instant::now() < deadline, "it comes to that"),
             }
@@ -211,16 +214,16 @@ mod tests {
         let present = older(&path);
         let lock = Lock::take(&path).unwrap();
         let before = contents(folder.path());
-        let examined = Store::examine(&path).unwrap();
-        let mut intake = examined.start(shared(&lock, &path), KEEP_ALL).unwrap();
-        until(&mut intake, |intake| intake.is_parked().then_some(()));
+        let examined = Store::open_standby(&path).unwrap();
+        let mut producer = examined.start(shared(&lock, &path), KEEP_ALL).unwrap();
+        until(&mut producer, |producer| producer.is_parked().then_some(()));
         assert_eq!(contents(folder.path()), before, "nothing was written");
         assert_eq!(version(&present), 0);
-        intake.unpark();
-        assert!(write(&mut intake, 1));
+        producer.unpark();
+        assert!(write(&mut producer, 1));
         assert_eq!(version(&present), schema::VERSION);
         drop((present, lock));
-        assert!(intake.finish(Moment::now(), PATIENCE));
+        assert!(producer.finish(Moment::now(), PATIENCE));
         let reader = super::super::Reader::open(path).unwrap();
         assert_eq!(reader.agents().unwrap()[0].state, State::Online);
     }
@@ -231,12 +234,12 @@ mod tests {
         let present = older(&path);
         let lock = Lock::take(&path).unwrap();
         let before = contents(folder.path());
-        let ends: [fn(Intake) -> bool; 2] = [
-            |intake| intake.leave(PATIENCE),
-            |intake| intake.finish(Moment::now(), PATIENCE),
+        let ends: [fn(BatchProducer) -> bool; 2] = [
+            |producer| producer.leave(PATIENCE),
+            |producer| producer.finish(Moment::now(), PATIENCE),
         ];
         for end in ends {
-            let examined = Store::examine(&path).unwrap();
+            let examined = Store::open_standby(&path).unwrap();
             let adopted = shared(&lock, &path);
             assert!(end(examined.start(adopted, KEEP_ALL).unwrap()));
             assert_eq!(contents(folder.path()), before);
@@ -250,16 +253,16 @@ mod tests {
         let (_folder, path) = place();
         drop(Store::open(path.clone()).unwrap());
         for round in 1..20 {
-            let examined = Store::examine(&path).unwrap();
-            let mut intake = examined
+            let examined = Store::open_standby(&path).unwrap();
+            let mut producer = examined
                 .start(Lock::take(&path).unwrap(), KEEP_ALL)
                 .unwrap();
-            intake.unpark();
-            offer(&mut intake, round);
-            intake.park();
-            assert!(until(&mut intake, Intake::next_done).is_kept());
-            until(&mut intake, |intake| intake.is_parked().then_some(()));
-            assert!(intake.leave(PATIENCE));
+            producer.unpark();
+            offer(&mut producer, round);
+            producer.park();
+            assert!(until(&mut producer, BatchProducer::next_completed).is_committed());
+            until(&mut producer, |producer| producer.is_parked().then_some(()));
+            assert!(producer.leave(PATIENCE));
         }
     }
 
@@ -268,7 +271,7 @@ mod tests {
         let (folder, path) = place();
         let refused = |expected: &str| {
             let before = contents(folder.path());
-            let error = Store::examine(&path).unwrap_err().to_string();
+            let error = Store::open_standby(&path).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
             assert_eq!(contents(folder.path()), before);
         };
@@ -291,28 +294,28 @@ mod tests {
     fn a_store_that_cannot_be_opened_is_down_until_it_can() {
         let (_folder, path) = place();
         drop(Store::open(path.clone()).unwrap());
-        let examined = Store::examine(&path).unwrap();
+        let examined = Store::open_standby(&path).unwrap();
         let lock = Lock::take(&path).unwrap();
-        let mut intake = examined.start(lock, KEEP_ALL).unwrap();
+        let mut producer = examined.start(lock, KEEP_ALL).unwrap();
         // It is replaced after it was looked at.
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        intake.unpark();
-        until(&mut intake, |intake| {
-            (intake.health() == Health::Down).then_some(())
+        producer.unpark();
+        until(&mut producer, |producer| {
+            (producer.health() == Health::Down).then_some(())
         });
-        assert!(!write(&mut intake, 1));
+        assert!(!write(&mut producer, 1));
         // It is as still as any other while it is to be.
-        intake.park();
-        until(&mut intake, |intake| intake.is_parked().then_some(()));
+        producer.park();
+        until(&mut producer, |producer| producer.is_parked().then_some(()));
         fs::remove_dir(&path).unwrap();
         assert!(!path.exists());
-        intake.unpark();
-        until(&mut intake, |intake| {
-            (intake.health() == Health::Up).then_some(())
+        producer.unpark();
+        until(&mut producer, |producer| {
+            (producer.health() == Health::Up).then_some(())
         });
-        assert!(write(&mut intake, 2));
-        assert!(intake.finish(Moment::now(), PATIENCE));
+        assert!(write(&mut producer, 2));
+        assert!(producer.finish(Moment::now(), PATIENCE));
     }
 
     #[test]
@@ -321,8 +324,8 @@ mod tests {
         let mut first = Store::open(path.clone()).unwrap().start(KEEP_ALL).unwrap();
         assert!(write(&mut first, 1));
         first.park();
-        until(&mut first, |intake| intake.is_parked().then_some(()));
-        let examined = Store::examine(&path).unwrap();
+        until(&mut first, |producer| producer.is_parked().then_some(()));
+        let examined = Store::open_standby(&path).unwrap();
         let adopted = shared(first.lock(), &path);
         let before = contents(folder.path());
         assert!(first.leave(PATIENCE));
