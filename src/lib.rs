@@ -31,9 +31,9 @@
 //! store       → throttle, time            (records; no connections, no packets)
 //! stats       → hawk-pool, wire, session, time
 //! reactor     → hawk-pool, admission, log_sink's count, network, session, stats, throttle, time, wheel, wire's replies (sockets, buffers; no JSON)
-//! snapshot    → stats, time, wire, and the plain data of handler, reactor, roster, session and store (to bytes and back; no I/O)
-//! handover    → peer_credentials, snapshot, time            (two processes: sockets, descriptors, files in memory)
-//! upgrade     → handover, snapshot, reactor, handler, roster, store, time (a new process takes over)
+//! restart     → peer_credentials, session, stats, reactor, handler, roster, store, time, wire (a new process takes over)
+//! restart/snapshot → the plain data of those (state to bytes and back; no I/O)
+//! restart/channel  → peer_credentials, restart/snapshot, time   (two processes: sockets, descriptors, files in memory)
 //! descriptors → nothing                   (the limit of open files)
 //! peer_credentials → nothing              (the process at the other end of a Unix socket)
 //! control     → peer_credentials, throttle, time            (a Unix socket: a request in a line, an answer in lines)
@@ -49,17 +49,15 @@ pub mod cli;
 pub mod control;
 pub mod descriptors;
 pub mod handler;
-pub mod handover;
 pub mod interval;
 pub mod log_sink;
 pub mod network;
 pub mod notify;
 pub mod peer_credentials;
 pub mod reactor;
+pub mod restart;
 pub mod roster;
 pub mod service;
 pub mod session;
-pub mod snapshot;
 pub mod stats;
 pub mod store;
-pub mod upgrade;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use hawk::handover::{
+use hawk::restart::channel::{
     BadMessage, Channel, Line, MAX_MESSAGE, Successor, ToPredecessor, ToSuccessor,
 };
 

@@ -1,7 +1,7 @@
 //! Snapshots: the header and the records of what one process hands to another.
 
+use hawk::restart::snapshot::{FORMATS, HEADER, Reader, Record, Writer};
 use hawk::session::{Desk, Session};
-use hawk::snapshot::{FORMATS, HEADER, Reader, Record, Writer};
 use hawk_wire::Input;
 
 use super::conversation::{Recorder, START};

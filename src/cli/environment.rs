@@ -12,7 +12,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgMatches, Command, CommandFactory as _};
 
 use super::Cli;
-use crate::handover::SUCCESSOR;
+use crate::restart::channel::SUCCESSOR;
 
 /// What the name of each of hawk's variables begins with.
 const PREFIX: &str = "HAWK_";

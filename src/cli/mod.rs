@@ -27,7 +27,7 @@ use clap::{ArgMatches, FromArgMatches as _, Parser, Subcommand};
 
 use self::log_level::LogLevel;
 use self::settings::Settings;
-use crate::handover::BUILD;
+use crate::restart::channel::BUILD;
 
 /// Takes heartbeats and reports from a fleet's agents, and answers each
 #[derive(Debug, Parser)]

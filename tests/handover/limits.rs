@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use hawk::handover::{MAX_DESCRIPTORS, ReceiveError, SendError};
+use hawk::restart::channel::{MAX_DESCRIPTORS, ReceiveError, SendError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 

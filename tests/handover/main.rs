@@ -9,7 +9,7 @@ mod processes;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
-use hawk::handover::{Channel, ReceiveError, Received};
+use hawk::restart::channel::{Channel, ReceiveError, Received};
 use hawk_time::Moment;
 
 /// In the environment of a process that is there for one test: what it is to do.

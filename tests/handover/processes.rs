@@ -3,7 +3,7 @@
 use std::os::fd::AsFd as _;
 use std::process::Stdio;
 
-use hawk::handover::{
+use hawk::restart::channel::{
     Channel, Hello, Line, ReceiveError, Sealed, Taken, ToPredecessor, ToSuccessor, Token,
 };
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use hawk::handover::BUILD;
+use hawk::restart::channel::BUILD;
 use rustix::process::Signal;
 use tempfile::TempDir;
 

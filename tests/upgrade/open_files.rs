@@ -6,8 +6,8 @@ use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use hawk::handover::{Channel, MAX_DESCRIPTORS};
 use hawk::reactor::RESERVED_DESCRIPTORS;
+use hawk::restart::channel::{Channel, MAX_DESCRIPTORS};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::during::BEFORE_AGENTS;

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hawk::handover::MAX_SOCKETS;
+use hawk::restart::channel::MAX_SOCKETS;
 use hawk_wire::{AgentName, Encoding, Packet, Report, encode_packet};
 use rusqlite::Connection;
 use rustix::fs::{FlockOperation, flock};

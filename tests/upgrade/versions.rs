@@ -1,7 +1,7 @@
 //! Builds that are not the same: upgrades, downgrades, and what two builds have not in
 //! common.
 
-use hawk::handover::BUILD;
+use hawk::restart::channel::BUILD;
 use hawk_wire::Encoding;
 use rusqlite::Connection;
 

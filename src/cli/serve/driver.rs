@@ -13,8 +13,8 @@ use crate::control::{self, Answer, Asker, Request};
 use crate::handler::Keeper;
 use crate::reactor::kernel::OtherToken;
 use crate::reactor::{Error, Stop};
+use crate::restart::{Failure, Progress, Server, Succeeded, Succession, SuccessionError};
 use crate::service::Notifier;
-use crate::upgrade::{Failure, Progress, Server, Succeeded, Succession, SuccessionError};
 use hawk_time::Moment;
 
 /// How often `systemctl status` gets news, at most.

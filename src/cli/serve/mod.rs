@@ -29,18 +29,18 @@ use crate::children;
 use crate::control;
 use crate::descriptors;
 use crate::handler::{self, Ack, Keeper};
-use crate::handover::{BUILD, SUCCESSOR};
 use crate::log_sink::{LeftOut, LogSink};
 use crate::notify::{self, Calls, Consumer, Notifier, Predecessor};
 use crate::reactor::{
     Config, Error, Linux, MIN_POOL_LIMIT, PhaseBudget, RESERVED_DESCRIPTORS, Reactor, Stop,
     catch_signals,
 };
+use crate::restart::channel::{BUILD, SUCCESSOR};
+use crate::restart::give_way;
 use crate::roster;
 use crate::service;
 use crate::session::{Limits, Rate};
 use crate::store::{self, Delivery, OpenError, Retention, Store};
-use crate::upgrade::give_way;
 
 /// When agents have used up all of the drain timeout, the store still has this long
 /// to commit what it was given: many times what that takes, unless the disk hangs.

@@ -15,8 +15,8 @@ use crate::handler::Keeper;
 use crate::log_sink::LeftOut;
 use crate::notify::Predecessor;
 use crate::reactor::{Config, Linux, Reactor};
+use crate::restart::{Inherited, Succeeded, Succession};
 use crate::store::{Lock, StandbyStore, Store};
-use crate::upgrade::{Inherited, Succeeded, Succession};
 
 /// Time for the predecessor to end after the timeout of its commands.
 const PREDECESSOR: Duration = Duration::from_secs(10);

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::LINE;
-use crate::handover::{BUILD, Binary};
+use crate::restart::channel::{BUILD, Binary};
+use crate::restart::{Attempt, Failure, Progress, Server, Succeeded, Succession};
 use crate::service;
-use crate::upgrade::{Attempt, Failure, Progress, Server, Succeeded, Succession};
 use hawk_time::Moment;
 
 /// A predecessor that takes longer to end than this is not waited for: the service

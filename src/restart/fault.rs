@@ -26,7 +26,7 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use crate::handover::Step;
+use crate::restart::channel::Step;
 
 /// Where a process can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,13 +85,13 @@ pub(super) use never::{at, deadline, patience};
 mod never {
     use super::{AsFd, Duration, Point, Step};
 
-    pub(in crate::upgrade) const fn at(_: Point, _line: &impl AsFd) {}
+    pub(in crate::restart) const fn at(_: Point, _line: &impl AsFd) {}
 
-    pub(in crate::upgrade) const fn deadline(_: Step, usual: Duration) -> Duration {
+    pub(in crate::restart) const fn deadline(_: Step, usual: Duration) -> Duration {
         usual
     }
 
-    pub(in crate::upgrade) const fn patience(usual: Duration) -> Duration {
+    pub(in crate::restart) const fn patience(usual: Duration) -> Duration {
         usual
     }
 }
@@ -106,7 +106,7 @@ mod on_demand {
     use rustix::process::{Signal, getpid, kill_process};
 
     use super::{AsFd, Duration, Point, Step};
-    use crate::handover::{Channel, Sealed, SendError, ToPredecessor, ToSuccessor, Token};
+    use crate::restart::channel::{Channel, Sealed, SendError, ToPredecessor, ToSuccessor, Token};
 
     /// Names the file.
     const VARIABLE: &str = "HAWK_FAULT";
@@ -115,7 +115,7 @@ mod on_demand {
     const RUBBISH: &[u8] = b"nothing of ours";
 
     /// Has this process fail at this point, if it is to. Its end of the line is `line`.
-    pub(in crate::upgrade) fn at(point: Point, line: &impl AsFd) {
+    pub(in crate::restart) fn at(point: Point, line: &impl AsFd) {
         let Some(fault) = word_for(&point.name()) else {
             return;
         };
@@ -127,12 +127,12 @@ mod on_demand {
     }
 
     /// How long `step` may take, if not as long as `usual`.
-    pub(in crate::upgrade) fn deadline(step: Step, usual: Duration) -> Duration {
+    pub(in crate::restart) fn deadline(step: Step, usual: Duration) -> Duration {
         span_for(&format!("deadline:{step}"), usual)
     }
 
     /// How long the successor waits for the predecessor, if not as long as `usual`.
-    pub(in crate::upgrade) fn patience(usual: Duration) -> Duration {
+    pub(in crate::restart) fn patience(usual: Duration) -> Duration {
         span_for("deadline:patience", usual)
     }
 

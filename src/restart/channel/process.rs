@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::Binary;
-use super::channel::wait_readable;
+use super::socket::wait_readable;
 use hawk_time::Moment;
 
 /// Set to 1 in the environment of a process that is started to take over: its stdin is

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::batch::{sockets_of, write_changes};
 use super::{Attempt, Stage};
-use crate::handover::{
+use crate::restart::channel::{
     Committed, LineError, ReceiveError, Step, Taken, ToPredecessor, ToSuccessor, Token,
 };
-use crate::snapshot::{Freeze, Record};
-use crate::upgrade::fault::{self, Point};
-use crate::upgrade::{Failure, Progress, Report, Server};
+use crate::restart::fault::{self, Point};
+use crate::restart::snapshot::{Freeze, Record};
+use crate::restart::{Failure, Progress, Report, Server};
 use hawk_time::Moment;
 
 /// Agents wait meanwhile, and none would take this for an outage.

@@ -20,12 +20,12 @@ use self::copying::Copying;
 use self::freeze::FREEZE;
 use super::fault::{self, Point};
 use super::{Failure, Progress, Server};
-use crate::handover::{
+use crate::reactor::RESERVED_DESCRIPTORS;
+use crate::restart::channel::{
     Binary, Hello, Line, LineError, MAX_SOCKETS, Predecessor, Process, ReceiveError, Sealed,
     SendError, Sending, Step, ToPredecessor, ToSuccessor,
 };
-use crate::reactor::RESERVED_DESCRIPTORS;
-use crate::snapshot::Writer;
+use crate::restart::snapshot::Writer;
 use crate::store::Lock;
 use hawk_time::Moment;
 

@@ -4,7 +4,7 @@
 //! ```text
 //! binary    which program the successor is made of
 //! process   the successor's process, as its predecessor has it
-//! channel   messages with descriptors, over a pair of sockets
+//! socket    messages with descriptors, over a pair of sockets
 //! message   what is said, in which bytes
 //! order     when it may be said
 //! line      all three together, one end for each process
@@ -13,17 +13,16 @@
 //! ```
 
 mod binary;
-mod channel;
 mod line;
 mod message;
 mod order;
 mod process;
 mod sealed;
+mod socket;
 mod step;
 mod token;
 
 pub use binary::{Binary, BinaryError};
-pub use channel::{Channel, MAX_DESCRIPTORS, MAX_MESSAGE, ReceiveError, Received, SendError};
 pub use line::{Line, LineError, Predecessor, Sending, Successor};
 pub use message::{
     BUILD, BadMessage, Committed, Hello, MAX_SOCKETS, Mismatch, PROTOCOLS, ToPredecessor,
@@ -32,5 +31,6 @@ pub use message::{
 pub use order::{OutOfOrder, Phase};
 pub use process::{Process, SUCCESSOR};
 pub use sealed::{SealError, Sealed};
+pub use socket::{Channel, MAX_DESCRIPTORS, MAX_MESSAGE, ReceiveError, Received, SendError};
 pub use step::Step;
 pub use token::{Ownership, Taken, Token};

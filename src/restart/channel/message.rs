@@ -22,9 +22,9 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::channel::MAX_DESCRIPTORS;
-use crate::snapshot::fields::{Fields, Value, layout, put_with};
-use crate::snapshot::{Damage, FORMATS, Versions};
+use super::socket::MAX_DESCRIPTORS;
+use crate::restart::snapshot::fields::{Fields, Value, layout, put_with};
+use crate::restart::snapshot::{Damage, FORMATS, Versions};
 use hawk_time::Moment;
 
 /// Sockets in one batch, at most: what a message holds, less the snapshot's descriptor
@@ -148,7 +148,7 @@ pub enum ToSuccessor<F> {
         length: u64,
         /// The snapshot: a [`Sealed`](super::Sealed) file.
         records: F,
-        /// One for each [`Record::Opened`](crate::snapshot::Record::Opened) in it, in
+        /// One for each [`Record::Opened`](crate::restart::snapshot::Record::Opened) in it, in
         /// that order; at most [`MAX_SOCKETS`].
         sockets: Vec<F>,
     },

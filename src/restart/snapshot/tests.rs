@@ -16,9 +16,9 @@ use crate::stats::Cause;
 /// Every released format, as it was written then: read for ever. The last is what this
 /// build writes.
 const GOLDEN: &[(u16, &[u8])] = &[
-    (1, include_bytes!("../../tests/golden/snapshot-1")),
+    (1, include_bytes!("../../../tests/golden/snapshot-1")),
     // Without fields that are retired.
-    (1, include_bytes!("../../tests/golden/snapshot-1.1")),
+    (1, include_bytes!("../../../tests/golden/snapshot-1.1")),
 ];
 
 fn written(records: &[Record]) -> Vec<u8> {

@@ -1,17 +1,26 @@
 //! Seamless restart: a new process takes over every connection, and no agent notices.
 //!
 //! The *predecessor* drives an [`Attempt`] between the turns of its event loop; the
-//! *successor* goes through a [`Succession`] before its first. `handover` is the line
-//! between them; what is said on it, and why in that order, is in `docs/restart.md`.
+//! *successor* goes through a [`Succession`] before its first. `docs/restart.md` describes
+//! the messages between them and the reason for their order.
+//!
+//! ```text
+//! predecessor   the process that hands over: copies its state while it serves
+//! successor     the process that takes over: adopts that state before its first turn
+//! channel       messages with descriptors between the two processes
+//! snapshot      state to bytes and back; pure computation
+//! ```
 
-mod attempt;
+pub mod channel;
 mod fault;
 mod outcome;
-mod succession;
+mod predecessor;
+pub mod snapshot;
+mod successor;
 
-pub use attempt::Attempt;
 pub use outcome::{Failure, Progress, Report};
-pub use succession::{Inherited, Succeeded, Succession, SuccessionError};
+pub use predecessor::Attempt;
+pub use successor::{Inherited, Succeeded, Succession, SuccessionError};
 
 use crate::handler::Keeper;
 use crate::reactor::{Linux, Reactor};

@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::process::Pid;
 
-use super::channel::{Channel, ReceiveError, Received, SendError};
 use super::message::{BadMessage, ToPredecessor, ToSuccessor};
 use super::order::{Order, OutOfOrder, Phase};
+use super::socket::{Channel, ReceiveError, Received, SendError};
 use hawk_time::Moment;
 
 /// The end that speaks as the predecessor.

@@ -11,13 +11,13 @@ use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::Server;
 use super::fault::{self, Point};
-use crate::handover::{
+use crate::reactor::{AdoptError, AdoptedId, Linux, MovedId};
+use crate::restart::channel::{
     Channel, Committed, Hello, Line, LineError, Mismatch, Ownership, ReceiveError, SUCCESSOR,
     SealError, Sealed, Sending, Successor, Taken, ToPredecessor, ToSuccessor, Token,
 };
-use crate::reactor::{AdoptError, AdoptedId, Linux, MovedId};
+use crate::restart::snapshot::{Damage, Freeze, Reader, Record};
 use crate::roster::StrangeSlot;
-use crate::snapshot::{Damage, Freeze, Reader, Record};
 use hawk_time::Moment;
 
 /// A predecessor says something within this time, or it hangs: longer than it gives

@@ -111,13 +111,13 @@ pub(crate) const fn skip(tag: u8, of: &'static str) -> Result<(), Damage> {
 macro_rules! layout {
     ($type:ident { $($tag:literal $field:ident: $kind:ident),+ $(,)? }
      $(retired $($retired:literal),+)?) => {
-        impl $crate::snapshot::fields::Value for $type {
+        impl $crate::restart::snapshot::fields::Value for $type {
             fn write(&self, out: &mut Vec<u8>) {
                 $( layout!(@write $kind out, $tag, self.$field); )+
             }
 
-            fn read(bytes: &[u8]) -> Result<Self, $crate::snapshot::Damage> {
-                use $crate::snapshot::fields::{Fields, keep, skip};
+            fn read(bytes: &[u8]) -> Result<Self, $crate::restart::snapshot::Damage> {
+                use $crate::restart::snapshot::fields::{Fields, keep, skip};
                 $( let mut $field = None; )+
                 for field in Fields(bytes) {
                     let (tag, bytes) = field?;
@@ -134,13 +134,13 @@ macro_rules! layout {
         }
     };
     (@write must $out:ident, $tag:literal, $value:expr) => {
-        $crate::snapshot::fields::put($out, $tag, &$value);
+        $crate::restart::snapshot::fields::put($out, $tag, &$value);
     };
     (@write may $out:ident, $tag:literal, $value:expr) => {
-        $crate::snapshot::fields::put_unusual($out, $tag, &$value);
+        $crate::restart::snapshot::fields::put_unusual($out, $tag, &$value);
     };
     (@read must $type:ident $field:ident) => {
-        $field.ok_or($crate::snapshot::Damage::Missing {
+        $field.ok_or($crate::restart::snapshot::Damage::Missing {
             of: stringify!($type),
             field: stringify!($field),
         })?

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::handover::Step;
+use crate::restart::channel::Step;
 
 /// Why an attempt did not come to its end, and at which step. The server goes on as if
 /// there had been none.

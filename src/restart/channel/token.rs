@@ -13,7 +13,7 @@ use std::path::Path;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
-use super::channel::again;
+use super::socket::again;
 
 /// A hold on the token; whoever takes it has the connections for good.
 #[derive(Debug)]

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::copying::{Amount, FEW_CHANGES, Next};
 use super::{Attempt, QUIESCE, Stage};
-use crate::handover::{Step, ToSuccessor};
 use crate::reactor::{Change, MovedId, RESERVED_DESCRIPTORS};
-use crate::snapshot::{Record, Writer};
-use crate::upgrade::fault::{self, Point};
-use crate::upgrade::{Failure, Server};
+use crate::restart::channel::{Step, ToSuccessor};
+use crate::restart::fault::{self, Point};
+use crate::restart::snapshot::{Record, Writer};
+use crate::restart::{Failure, Server};
 use hawk_time::Moment;
 
 /// Connections in a batch, and agents: some 100 µs of work between two turns, and some
