@@ -4,21 +4,20 @@ mod closing;
 mod intake;
 mod moving;
 mod output;
-mod phase;
 mod view;
 
 use std::os::fd::OwnedFd;
 
 use hawk_pool::{Buffer, From, Pool};
 
-use self::phase::{Course, Phase};
-pub use self::view::{ConnectionView, Standing};
+pub use self::view::ConnectionView;
 use super::buffer_shares::BufferShares;
 use super::input::{CLASSES, Input};
 use super::kernel::{Readiness, Socket};
 use super::ledger::Ledger;
 use super::network_rates::NetworkRates;
 use super::output_limit::{OutputLimit, Reached};
+use super::phase::{ConnectionPhase, PhaseCell};
 use super::work::Work;
 use crate::session::{
     Desk, Expiry, Fate, Handler, Limits, OutputRoom, Progress, Session, StopReason,
@@ -112,7 +111,7 @@ pub(super) struct Connection<S> {
     unheard: bool,
     /// The window holds bytes that the decoder has not seen to the end.
     undecoded: bool,
-    course: Course,
+    phase: PhaseCell,
 }
 
 /// What an idle connection costs, with its alarm in the wheel (12 bytes): it has
@@ -184,7 +183,7 @@ impl<S> Connection<S> {
             counted: Counted::NEWCOMER,
             unheard: false,
             undecoded: false,
-            course: Course::default(),
+            phase: PhaseCell::default(),
         }
     }
 
@@ -209,7 +208,7 @@ impl<S> Connection<S> {
         self.readable |= said.readable || self.ahead > Ahead::Open;
         self.writable |= said.writable;
         let slowed = self.session.stopped() == Some(StopReason::Rate);
-        let reads = self.readable && !self.course.waits() && !slowed;
+        let reads = self.readable && !self.phase.waits() && !slowed;
         reads || self.is_broken() || (self.writable && !self.session.unsent().is_empty())
     }
 }
@@ -219,7 +218,7 @@ impl<S: Socket> Connection<S> {
     pub(super) fn serve<H: Handler>(&mut self, shop: &mut Shop<H>) -> Outcome {
         debug_assert!(shop.desk.replies.is_empty(), "somebody else's replies");
         let looks = self.readable;
-        let outcome = match self.course.is_ending() {
+        let outcome = match self.phase.is_ending() {
             false => self.converse(shop, None),
             true => self.wind_down(shop),
         };
@@ -238,7 +237,7 @@ impl<S: Socket> Connection<S> {
         from: From,
         shop: &mut Shop<H>,
     ) -> Option<Outcome> {
-        let Some(ticket) = self.course.take_ticket() else {
+        let Some(ticket) = self.phase.take_ticket() else {
             return Some(Outcome::Idle);
         };
         match ticket.redeem_from(from) {
@@ -249,7 +248,7 @@ impl<S: Socket> Connection<S> {
                 Some(self.enforce(outcome, shop))
             }
             Err(ticket) => {
-                self.course.wait(ticket);
+                self.phase.wait(ticket);
                 None
             }
         }
@@ -270,15 +269,15 @@ impl<S: Socket> Connection<S> {
         let count = u32::try_from(replies.len()).unwrap_or(u32::MAX);
         self.session.settle(count, shop.now);
         self.flush(shop);
-        let more = self.readable || self.undecoded || !self.course.is_open();
+        let more = self.readable || self.undecoded || !self.phase.is_open();
         if more { Outcome::Again } else { Outcome::Idle }
     }
 
     /// When [`expire`](Self::expire) is to be called, if ever.
     pub(super) fn deadline(&self, limits: &Limits) -> Option<Moment> {
-        match *self.course.phase() {
-            Phase::Open(_) | Phase::Finishing => self.session.deadline(limits),
-            Phase::Closing(_, deadline) | Phase::Lingering(_, deadline) => Some(deadline),
+        match self.phase.get().ending() {
+            None => self.session.deadline(limits),
+            Some((_, until)) => Some(until),
         }
     }
 
@@ -289,8 +288,8 @@ impl<S: Socket> Connection<S> {
     /// come to it is our fault. That look may have to wait, for a buffer or for the
     /// store; the deadline is [enforced](Self::enforce) once it was had.
     pub(super) fn expire<H: Handler>(&mut self, shop: &mut Shop<H>) -> Outcome {
-        match *self.course.phase() {
-            Phase::Open(_) | Phase::Finishing => {
+        match self.phase.get().ending() {
+            None => {
                 match self.session.expire(shop.now, &shop.limits) {
                     Expiry::NotYet => return Outcome::Idle,
                     Expiry::GoOn => {}
@@ -298,20 +297,15 @@ impl<S: Socket> Connection<S> {
                 }
                 self.serve(shop)
             }
-            Phase::Closing(cause, deadline) | Phase::Lingering(cause, deadline) => {
-                if deadline <= shop.now {
-                    Outcome::Ended(cause)
-                } else {
-                    Outcome::Idle
-                }
-            }
+            Some((cause, until)) if until <= shop.now => Outcome::Ended(cause),
+            Some(_) => Outcome::Idle,
         }
     }
 
     /// Does what its deadline demands, if that has come and a look at the socket
     /// brought nothing more: its outcome is `looked`.
     fn enforce<H: Handler>(&mut self, looked: Outcome, shop: &mut Shop<H>) -> Outcome {
-        if self.course.is_ending() || !matches!(looked, Outcome::Idle) {
+        if self.phase.is_ending() || !matches!(looked, Outcome::Idle) {
             return looked;
         }
         match self.session.expire(shop.now, &shop.limits) {
@@ -343,7 +337,7 @@ impl<S: Socket> Connection<S> {
                 return Outcome::Idle;
             }
             self.flush(shop);
-            if self.course.waits() {
+            if self.phase.waits() {
                 return match self.is_broken() {
                     // Nobody is there any more to keep a place for.
                     true => Outcome::Ended(Cause::ConnectionLost),
@@ -386,7 +380,7 @@ impl<S: Socket> Connection<S> {
                 }
                 continue;
             }
-            if self.course.is_finishing() {
+            if self.phase.get() == ConnectionPhase::Finishing {
                 return if self.unheard {
                     Outcome::Ended(Cause::ConnectionLost)
                 } else if self.session.unsent().is_empty() && !self.session.is_owed() {
@@ -395,7 +389,7 @@ impl<S: Socket> Connection<S> {
                     Outcome::Idle
                 };
             }
-            let allowance = self.course.allowance();
+            let allowance = self.phase.allowance();
             if allowance == Some(0) || (allowance.is_some() && !self.readable) {
                 return self.close(Cause::Shutdown, shop);
             }
@@ -423,7 +417,7 @@ impl<S: Socket> Connection<S> {
                     return Outcome::Ended(Cause::ConnectionLost);
                 }
                 self.stop_reading(StopReason::Buffer, shop);
-                self.course.wait(shop.pool.wait());
+                self.phase.wait(shop.pool.wait());
                 return Outcome::WaitForBuffer;
             }
             let most = Self::wanted(left, room).min(bytes);

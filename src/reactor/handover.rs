@@ -27,9 +27,9 @@ use super::connection::Connection;
 use super::connections::ConnectionId;
 use super::kernel::{Kernel, SocketToken};
 use super::listener::Listener;
+use super::phase::ConnectionPhase;
 use crate::session::{Handler, SessionState, Tally};
-use crate::stats::{Cause, Counters};
-use hawk_time::Moment;
+use crate::stats::Counters;
 
 /// The name of a connection in the process that hands it over: no other has had it or
 /// will have it there.
@@ -46,36 +46,13 @@ pub struct ConnectionState {
     /// Its agent's conversation, with the bytes of a frame begun and the replies that
     /// the socket did not take.
     pub session: SessionState,
-    /// How far it has come.
-    pub standing: MovedStanding,
+    /// Its phase.
+    pub phase: ConnectionPhase,
     /// Whether a write has failed: what is still to be read is taken, but nobody hears
     /// the replies.
     pub unheard: bool,
     /// Whether the decoder has not seen all bytes to the end.
     pub undecoded: bool,
-}
-
-/// How far a connection has come that moves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MovedStanding {
-    /// Packets come and replies go.
-    Open,
-    /// The agent's end of file is read; its last replies go out.
-    Finishing,
-    /// We close it for this cause, with what is unsent; it is cut off at that time.
-    Closing {
-        /// Why.
-        cause: Cause,
-        /// Until when it may take.
-        until: Moment,
-    },
-    /// As before, and our end of file is sent.
-    Lingering {
-        /// Why.
-        cause: Cause,
-        /// Until when it may take.
-        until: Moment,
-    },
 }
 
 /// What has become of a connection since it was shown.

@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use super::super::kernel::Socket;
-use super::{Connection, Outcome, Phase, Shop};
+use super::{Connection, ConnectionPhase, Outcome, Shop};
 use crate::session::Handler;
 use crate::stats::Cause;
 
@@ -32,8 +32,10 @@ impl<S: Socket> Connection<S> {
             // Replies have as long to get out as an agent may take to read them.
             _ => shop.limits.idle,
         };
-        let phase = Phase::Closing(cause, shop.now.after(patience));
-        self.course.enter(phase);
+        self.phase.enter(ConnectionPhase::Closing {
+            cause,
+            until: shop.now.after(patience),
+        });
         // Whatever else comes is not read: a whole frame that an unfinished
         // candidate hides is found now or never.
         let mut frames = u32::MAX;
@@ -65,16 +67,20 @@ impl<S: Socket> Connection<S> {
 
     /// The server stops: what has arrived by now is still read and answered.
     pub(in crate::reactor) fn finish_arrived(&mut self) {
-        if self.course.is_open() {
+        if self.phase.is_open() {
             let arrived = self.socket.arrived().unwrap_or(0);
-            self.course.set_allowance(arrived);
+            self.phase.set_allowance(arrived);
             self.readable = true;
         }
     }
 
+    fn lingers(&self) -> bool {
+        matches!(self.phase.get(), ConnectionPhase::Lingering { .. })
+    }
+
     /// The way out once we close: flush, end our side, discard what comes.
     pub(super) fn wind_down<H: Handler>(&mut self, shop: &mut Shop<H>) -> Outcome {
-        let (Phase::Closing(cause, _) | Phase::Lingering(cause, _)) = *self.course.phase() else {
+        let Some((cause, _)) = self.phase.get().ending() else {
             return Outcome::Idle;
         };
         self.flush(shop);
@@ -82,12 +88,14 @@ impl<S: Socket> Connection<S> {
             return Outcome::Ended(cause);
         }
         let answered = self.session.unsent().is_empty() && !self.session.is_owed();
-        if matches!(self.course.phase(), Phase::Closing(..)) && answered {
+        if !self.lingers() && answered {
             if self.socket.end_output().is_err() {
                 return Outcome::Ended(cause);
             }
-            let phase = Phase::Lingering(cause, shop.now.after(LINGER));
-            self.course.enter(phase);
+            self.phase.enter(ConnectionPhase::Lingering {
+                cause,
+                until: shop.now.after(LINGER),
+            });
         }
         let mut bytes = shop.work.share();
         while self.readable {
@@ -97,7 +105,7 @@ impl<S: Socket> Connection<S> {
             match self.socket.read(&mut shop.discard) {
                 Ok(0) => {
                     self.readable = false;
-                    if matches!(self.course.phase(), Phase::Lingering(..)) {
+                    if self.lingers() {
                         return Outcome::Ended(cause);
                     }
                 }

@@ -4,7 +4,7 @@ use std::io;
 
 use super::super::kernel::Socket;
 use super::super::output_limit::LEAST_READ;
-use super::{Ahead, Connection, Phase, Shop};
+use super::{Ahead, Connection, ConnectionPhase, Shop};
 use crate::network::Network;
 use crate::session::{Handler, OutputRoom, Progress, Rate, StopReason};
 
@@ -18,7 +18,7 @@ impl<S: Socket> Connection<S> {
     /// network. When the server stops, what has arrived is answered at once.
     pub(super) fn frames_left<H>(&self, shop: &mut Shop<H>) -> u32 {
         match shop.limits.rate {
-            Some(rate) if self.course.allowance().is_none() => {
+            Some(rate) if self.phase.allowance().is_none() => {
                 let of_network = shop.rates.left(self.network(), rate, shop.now);
                 let left = self.session.frames_left(shop.now, &shop.limits);
                 left.min(of_network)
@@ -66,7 +66,7 @@ impl<S: Socket> Connection<S> {
         let mut space = self.input.space();
         let wanted = most.min(space.len());
         space = &mut space[..wanted];
-        if let Some(allowance) = self.course.allowance() {
+        if let Some(allowance) = self.phase.allowance() {
             let allowed = space.len().min(allowance as usize);
             space = &mut space[..allowed];
         }
@@ -74,7 +74,7 @@ impl<S: Socket> Connection<S> {
         match self.socket.read(space) {
             Ok(0) => {
                 self.readable = false;
-                self.course.enter(Phase::Finishing);
+                self.phase.enter(ConnectionPhase::Finishing);
                 self.undecoded = true;
                 Ok(0)
             }
@@ -88,7 +88,7 @@ impl<S: Socket> Connection<S> {
                 self.input.filled(read);
                 self.undecoded = true;
                 self.took_in(read, shop);
-                self.course.use_up(read);
+                self.phase.use_up(read);
                 Ok(read)
             }
             Err(error) => match error.kind() {
@@ -111,7 +111,7 @@ impl<S: Socket> Connection<S> {
 
     /// Has the session take what is in the window.
     pub(super) fn decode<H: Handler>(&mut self, frames: &mut u32, shop: &mut Shop<H>) -> Progress {
-        let input = match self.course.is_open() {
+        let input = match self.phase.is_open() {
             true => hawk_wire::Input::Open,
             false => hawk_wire::Input::Ended,
         };

@@ -2,9 +2,8 @@
 
 use hawk_pool::Buffer;
 
-use super::super::handover::{ConnectionState, MovedStanding};
-use super::Connection;
-use super::phase::{Course, Phase};
+use super::super::handover::ConnectionState;
+use super::{Connection, ConnectionPhase, PhaseCell};
 use crate::session::{Desk, Handler, Limits, Sender, Session, StopReason};
 
 impl<S> Connection<S> {
@@ -19,17 +18,12 @@ impl<S> Connection<S> {
     /// As it stands, but for replies that wait for a commit.
     pub(in crate::reactor) fn export(&self) -> ConnectionState {
         debug_assert!(
-            self.course.allowance().is_none(),
+            self.phase.allowance().is_none(),
             "who stops hands nothing over"
         );
         ConnectionState {
             session: self.session.export(self.input.window()),
-            standing: match *self.course.phase() {
-                Phase::Open(_) => MovedStanding::Open,
-                Phase::Finishing => MovedStanding::Finishing,
-                Phase::Closing(cause, until) => MovedStanding::Closing { cause, until },
-                Phase::Lingering(cause, until) => MovedStanding::Lingering { cause, until },
-            },
+            phase: self.phase.get(),
             unheard: self.unheard,
             undecoded: self.undecoded,
         }
@@ -44,16 +38,9 @@ impl<S> Connection<S> {
         let (session, bytes) = Session::rebuild(state.session, desk);
         self.session = session;
         self.input.clear();
-        self.course = Course::default();
-        match state.standing {
-            MovedStanding::Open => {}
-            MovedStanding::Finishing => self.course.enter(Phase::Finishing),
-            MovedStanding::Closing { cause, until } => {
-                self.course.enter(Phase::Closing(cause, until));
-            }
-            MovedStanding::Lingering { cause, until } => {
-                self.course.enter(Phase::Lingering(cause, until));
-            }
+        self.phase = PhaseCell::default();
+        if state.phase != ConnectionPhase::Open {
+            self.phase.enter(state.phase);
         }
         // Who was not read from, or has nobody to hear the replies, is looked at once
         // before its deadline is enforced.
@@ -72,7 +59,7 @@ impl<S> Connection<S> {
             Some(_) => true,
         };
         let goes_on = self.undecoded || self.unheard || !self.session.unsent().is_empty();
-        waits || goes_on || !self.course.is_open()
+        waits || goes_on || !self.phase.is_open()
     }
 
     /// Holds these bytes, in `buffer`.

@@ -26,7 +26,7 @@ impl<S: Socket> Connection<S> {
     /// Whether nothing but the replies at hand is left to do, and the socket is likely to
     /// take them all: then they may be [written](Self::deliver) after the turn.
     pub(super) fn may_put_off<H>(&self, shop: &Shop<H>) -> bool {
-        let done = !self.undecoded && !self.readable && self.course.is_simply_open();
+        let done = !self.undecoded && !self.readable && self.phase.is_plain_open();
         let takes = self.writable && !self.unheard && self.session.unsent().is_empty();
         !shop.desk.replies.is_empty() && done && takes
     }

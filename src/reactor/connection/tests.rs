@@ -25,8 +25,11 @@ fn who_did_not_read_in_time_gets_no_second_term() {
     shop.now = deadline;
     assert!(matches!(connection.expire(&mut shop), Outcome::Idle));
     assert!(matches!(
-        connection.course.phase(),
-        Phase::Closing(Cause::OutputTimeout, _)
+        connection.phase.get(),
+        ConnectionPhase::Closing {
+            cause: Cause::OutputTimeout,
+            ..
+        }
     ));
     shop.now = shop.now.after(LINGER);
     assert!(matches!(
@@ -99,8 +102,14 @@ fn a_deadline_outlives_the_wait_for_a_buffer_to_look_with() {
     let outcome = connection.serve_waiting(From::Either, &mut shop);
     assert!(matches!(outcome, Some(Outcome::Idle)), "{outcome:?}");
     assert!(matches!(
-        connection.course.phase(),
-        Phase::Closing(Cause::IdleTimeout, _) | Phase::Lingering(Cause::IdleTimeout, _)
+        connection.phase.get(),
+        ConnectionPhase::Closing {
+            cause: Cause::IdleTimeout,
+            ..
+        } | ConnectionPhase::Lingering {
+            cause: Cause::IdleTimeout,
+            ..
+        }
     ));
 }
 

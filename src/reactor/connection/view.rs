@@ -2,28 +2,16 @@
 
 use std::net::SocketAddr;
 
-use super::{Connection, Phase};
+use super::{Connection, ConnectionPhase};
 use crate::session::StopReason;
-use crate::stats::Cause;
-
-/// How a connection stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// Packets come and replies go.
-    Open,
-    /// The agent's end of file is read; its last replies go out.
-    Finishing,
-    /// We close it, for this cause.
-    Closing(Cause),
-}
 
 /// One connection, as it is seen from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionView {
     /// The address it comes from.
     pub peer: SocketAddr,
-    /// How it stands.
-    pub standing: Standing,
+    /// Its phase.
+    pub phase: ConnectionPhase,
     /// Why nothing is read from it at present, if so.
     pub stopped: Option<StopReason>,
     /// Whether it has a turn without anything happening to it.
@@ -53,15 +41,11 @@ impl<S> Connection<S> {
     pub(in crate::reactor) fn view(&self) -> ConnectionView {
         ConnectionView {
             peer: self.session.sender().peer,
-            standing: match *self.course.phase() {
-                Phase::Open(_) => Standing::Open,
-                Phase::Finishing => Standing::Finishing,
-                Phase::Closing(cause, _) | Phase::Lingering(cause, _) => Standing::Closing(cause),
-            },
+            phase: self.phase.get(),
             stopped: self.session.stopped(),
             queued: self.queued,
             held: self.held,
-            waits_for_buffer: self.course.waits(),
+            waits_for_buffer: self.phase.waits(),
             buffered: self.input.window().len(),
             undecoded: self.undecoded,
             buffer: self.input.capacity(),

@@ -9,7 +9,8 @@ use super::super::connection::{Connection, Shop};
 use super::super::connections::ConnectionId;
 use super::super::input;
 use super::super::kernel::Kernel;
-use super::{AdoptError, ConnectionState, MovedStanding};
+use super::super::phase::ConnectionPhase;
+use super::{AdoptError, ConnectionState};
 use crate::network::Network;
 use crate::session::{Handler, Session, StopReason};
 use crate::stats::Cause;
@@ -70,7 +71,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             .watch(&mut socket, id.token())
             .map_err(AdoptError::Watch)?;
         let peer = state.session.peer;
-        match refusal(state.standing) {
+        match refusal(state.phase) {
             Some(cause) => self.turned_away.push_back((id, cause)),
             // What was logged of its address was logged by the predecessor.
             None => {
@@ -216,13 +217,9 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     }
 }
 
-/// The cause for which it was turned away when it came, if it was.
-fn refusal(standing: MovedStanding) -> Option<Cause> {
-    match standing {
-        MovedStanding::Closing { cause, .. } | MovedStanding::Lingering { cause, .. } => {
-            let refused = matches!(cause, Cause::TooManyConnections | Cause::TooManyFromAddress);
-            refused.then_some(cause)
-        }
-        MovedStanding::Open | MovedStanding::Finishing => None,
-    }
+/// Returns the cause for which a connection in `phase` was turned away, if it was.
+fn refusal(phase: ConnectionPhase) -> Option<Cause> {
+    let (cause, _) = phase.ending()?;
+    let refused = matches!(cause, Cause::TooManyConnections | Cause::TooManyFromAddress);
+    refused.then_some(cause)
 }

@@ -2,13 +2,13 @@
 
 use super::Damage;
 use super::fields::{Value, layout};
-use crate::reactor::{ConnectionState, MovedId, MovedStanding};
+use crate::reactor::{ConnectionPhase, ConnectionState, MovedId};
 use crate::stats::Cause;
 use hawk_time::Moment;
 
 layout! { ConnectionState {
     0x81 session: must,
-    0x82 standing: must,
+    0x82 phase: must,
     0x83 unheard: may,
     0x84 undecoded: may,
 } }
@@ -23,25 +23,26 @@ impl Value for MovedId {
     }
 }
 
-/// How far it has come, and for a connection that we close, why and until when.
+/// The fields of a phase: its number, and while the server closes the connection, why and
+/// when it is cut off.
 #[derive(Clone, Copy)]
-struct Course {
+struct PhaseFields {
     stage: u8,
-    ending: Option<Ending>,
+    ending: Option<EndingFields>,
 }
 
-layout! { Course {
+layout! { PhaseFields {
     0x81 stage: must,
     0x82 ending: may,
 } }
 
 #[derive(Clone, Copy, PartialEq)]
-struct Ending {
+struct EndingFields {
     cause: Cause,
     until: Moment,
 }
 
-layout! { Ending {
+layout! { EndingFields {
     0x81 cause: must,
     0x82 until: must,
 } }
@@ -51,24 +52,26 @@ const FINISHING: u8 = 2;
 const CLOSING: u8 = 3;
 const LINGERING: u8 = 4;
 
-impl Value for MovedStanding {
+impl Value for ConnectionPhase {
     fn write(&self, out: &mut Vec<u8>) {
         let (stage, ending) = match *self {
             Self::Open => (OPEN, None),
             Self::Finishing => (FINISHING, None),
-            Self::Closing { cause, until } => (CLOSING, Some(Ending { cause, until })),
-            Self::Lingering { cause, until } => (LINGERING, Some(Ending { cause, until })),
+            Self::Closing { cause, until } => (CLOSING, Some(EndingFields { cause, until })),
+            Self::Lingering { cause, until } => (LINGERING, Some(EndingFields { cause, until })),
         };
-        Course { stage, ending }.write(out);
+        PhaseFields { stage, ending }.write(out);
     }
 
     fn read(bytes: &[u8]) -> Result<Self, Damage> {
-        let Course { stage, ending } = Value::read(bytes)?;
+        let PhaseFields { stage, ending } = Value::read(bytes)?;
         match (stage, ending) {
             (OPEN, None) => Ok(Self::Open),
             (FINISHING, None) => Ok(Self::Finishing),
-            (CLOSING, Some(Ending { cause, until })) => Ok(Self::Closing { cause, until }),
-            (LINGERING, Some(Ending { cause, until })) => Ok(Self::Lingering { cause, until }),
+            (CLOSING, Some(EndingFields { cause, until })) => Ok(Self::Closing { cause, until }),
+            (LINGERING, Some(EndingFields { cause, until })) => {
+                Ok(Self::Lingering { cause, until })
+            }
             _ => Err(Damage::Value),
         }
     }

@@ -50,18 +50,25 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "hand-over: the end of file that was read is forgotten",
         MOVING,
-        "Phase::Finishing => MovedStanding::Finishing,",
+        "phase: self.phase.get(),",
         Text(
-            "Phase::Finishing => if MUTANT { MovedStanding::Open } else { MovedStanding::Finishing },",
+            "phase: match self.phase.get() {
+                ConnectionPhase::Finishing if MUTANT => ConnectionPhase::Open,
+                phase => phase,
+            },",
         ),
     ),
     mutant(
         "hand-over: who lingers is to say its end of file again",
         MOVING,
-        "Phase::Lingering(cause, until) => MovedStanding::Lingering { cause, until },",
+        "self.phase.enter(state.phase);",
         Text(
-            "Phase::Lingering(cause, until) if MUTANT => MovedStanding::Closing { cause, until },
-                Phase::Lingering(cause, until) => MovedStanding::Lingering { cause, until },",
+            "self.phase.enter(match state.phase {
+                ConnectionPhase::Lingering { cause, until } if MUTANT => {
+                    ConnectionPhase::Closing { cause, until }
+                }
+                phase => phase,
+            });",
         ),
     ),
     mutant(
@@ -79,7 +86,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "hand-over: who has something to do gets no turn",
         MOVING,
-        "waits || goes_on || !self.course.is_open()",
+        "waits || goes_on || !self.phase.is_open()",
         Expression("{ let _ = (waits, goes_on); false }"),
     ),
     mutant(

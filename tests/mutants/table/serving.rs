@@ -454,7 +454,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "stop: what had arrived is not read",
         CLOSING,
-        "self.course.set_allowance(arrived);",
-        Statement("self.course.set_allowance(0);"),
+        "self.phase.set_allowance(arrived);",
+        Statement("self.phase.set_allowance(0);"),
     ),
 ];

@@ -1,6 +1,6 @@
 //! What must hold of each connection that is there.
 
-use hawk::reactor::{ConnectionView, Standing};
+use hawk::reactor::{ConnectionPhase, ConnectionView};
 use hawk::session::{OUTPUT_HIGH_WATER, OUTPUT_LOW_WATER, StopReason};
 
 use super::super::conversation::Conversation;
@@ -19,14 +19,14 @@ const NETWORK_RATE: u64 = 11_000 * MS;
 pub(super) fn look_at(slot: usize, view: &ConnectionView, machine: &mut Machine) {
     let port = view.peer.port();
     let now = machine.now;
-    match view.standing {
-        Standing::Closing(cause) => {
+    match view.phase.ending() {
+        Some((cause, _)) => {
             if machine.links[slot].closing.is_none() {
                 begin_closing(slot, cause, view, machine);
             }
             closing(slot, cause, machine);
         }
-        Standing::Open | Standing::Finishing => {
+        None => {
             let closing = machine.links[slot].closing.is_some();
             machine.demand(!closing, port, "a connection that was to be closed goes on");
             conversing(slot, view, machine);
@@ -52,7 +52,7 @@ pub(super) fn look_at(slot: usize, view: &ConnectionView, machine: &mut Machine)
     let exact = owed || view.undecoded || link.unheard || unsent.is_none_or(|n| n == view.unsent);
     let kept = view.unsent == 0 || link.blocked || link.edge || view.queued;
     // Who has read to the end has no use for the error that may follow.
-    let readable = link.is_readable() && !link.edge && view.standing != Standing::Finishing;
+    let readable = link.is_readable() && !link.edge && view.phase != ConnectionPhase::Finishing;
     let reads = view.stopped.is_some() || view.queued;
     let rightly_held = !view.held || !ready || view.queued;
     let seen = view.undecoded && view.stopped.is_none() && !view.queued;
@@ -113,7 +113,7 @@ pub(super) fn look_at(slot: usize, view: &ConnectionView, machine: &mut Machine)
     }
     machine.demand(rightly_held, port, "it waits for the store, which is ready");
     machine.demand(
-        !seen || matches!(view.standing, Standing::Closing(_)),
+        !seen || view.phase.ending().is_some(),
         port,
         "what was read is not decoded",
     );
@@ -164,7 +164,7 @@ fn conversing(slot: usize, view: &ConnectionView, machine: &mut Machine) {
     let conversation = &mut link.conversation;
     let given_up = conversation.reference.has_given_up();
     let wrong = conversation.wrong.take();
-    let ended = conversation.reference.has_ended() == (view.standing == Standing::Finishing);
+    let ended = conversation.reference.has_ended() == (view.phase == ConnectionPhase::Finishing);
     let frames = match view.undecoded {
         true => view.frames <= conversation.frames,
         false => view.frames == conversation.frames && !conversation.has_packets(),

@@ -4,7 +4,8 @@ use std::num::NonZeroU32;
 
 use super::super::*;
 use super::Heir;
-use crate::reactor::handover::{AdoptError, Change, ConnectionState, MovedId, MovedStanding};
+use crate::reactor::handover::{AdoptError, Change, ConnectionState, MovedId};
+use crate::reactor::phase::ConnectionPhase;
 use crate::session::{Bucket, Rate, StopReason};
 use crate::stats::Cause;
 use hawk_wire::DecoderState;
@@ -250,9 +251,9 @@ fn who_is_closed_amid_junk_is_shown_without_what_was_known_of_it() {
     };
     let cause = Cause::JunkLimit;
     assert!(
-        matches!(state.standing, MovedStanding::Lingering { cause: why, .. } if why == cause),
+        matches!(state.phase, ConnectionPhase::Lingering { cause: why, .. } if why == cause),
         "{:?}",
-        state.standing
+        state.phase
     );
     assert_eq!(state.session.decoder, DecoderState::default());
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::super::Record;
 use super::samples::at;
-use crate::reactor::{ConnectionState, MovedId, MovedStanding};
+use crate::reactor::{ConnectionPhase, ConnectionState, MovedId};
 use crate::roster::{AgentState, JudgedBy, PresenceState};
 use crate::session::{Bucket, Clocks, SessionState, StopReason, Tag, Tally};
 use crate::stats::{Cause, Counters};
@@ -76,23 +76,23 @@ pub(super) fn id() -> impl Strategy<Value = MovedId> {
     any::<u64>().prop_map(MovedId)
 }
 
-pub(super) fn standing() -> impl Strategy<Value = MovedStanding> {
+pub(super) fn phase() -> impl Strategy<Value = ConnectionPhase> {
     let ending = || (prop::sample::select(Cause::ALL.to_vec()), moment());
     prop_oneof![
-        Just(MovedStanding::Open),
-        Just(MovedStanding::Finishing),
-        ending().prop_map(|(cause, until)| MovedStanding::Closing { cause, until }),
-        ending().prop_map(|(cause, until)| MovedStanding::Lingering { cause, until }),
+        Just(ConnectionPhase::Open),
+        Just(ConnectionPhase::Finishing),
+        ending().prop_map(|(cause, until)| ConnectionPhase::Closing { cause, until }),
+        ending().prop_map(|(cause, until)| ConnectionPhase::Lingering { cause, until }),
     ]
 }
 
 prop_compose! {
     pub(super) fn connection()(
         session in session(),
-        standing in standing(),
+        phase in phase(),
         [unheard, undecoded] in any::<[bool; 2]>(),
     ) -> ConnectionState {
-        ConnectionState { session, standing, unheard, undecoded }
+        ConnectionState { session, phase, unheard, undecoded }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::{Freeze, Record};
 use crate::handler::KeeperState;
-use crate::reactor::{ConnectionState, MovedId, MovedStanding};
+use crate::reactor::{ConnectionPhase, ConnectionState, MovedId};
 use crate::roster::{self, AgentState, PresenceState};
 use crate::session::{Bucket, Clocks, SessionState, StopReason, Tag, Tally};
 use crate::stats::{Cause, Counters};
@@ -68,7 +68,7 @@ pub(super) fn new_session() -> SessionState {
 pub(super) fn open(session: SessionState) -> ConnectionState {
     ConnectionState {
         session,
-        standing: MovedStanding::Open,
+        phase: ConnectionPhase::Open,
         unheard: false,
         undecoded: false,
     }
@@ -134,7 +134,7 @@ pub(super) fn samples() -> Vec<Record> {
         Record::Opened {
             id: MovedId(u64::MAX),
             state: ConnectionState {
-                standing: MovedStanding::Closing {
+                phase: ConnectionPhase::Closing {
                     cause: Cause::OutputTimeout,
                     until: at(9_000_000_000),
                 },
