@@ -14,8 +14,7 @@ use rustix::process::{Uid, geteuid};
 use super::socket::{self, FileId, ListenError};
 use super::{Answer, LONGEST_REQUEST, Request, RequestError};
 use crate::peer_credentials::PeerCredentials;
-use hawk_time::Moment;
-use hawk_time::Throttle;
+use hawk_time::{Moment, Throttle, log_limited};
 
 /// Clients at once. Each is a person or a script on this machine; who comes when all
 /// places are taken waits in the backlog.
@@ -280,13 +279,10 @@ impl Server {
 
     fn back_off(&mut self, now: Moment, error: &io::Error) {
         self.retry_at = Some(now.after(RETRY));
-        if let Some(left_out) = self.log.allow(now) {
-            let path = self.path.display();
-            log::warn!(
-                "cannot take a client of the control socket {path}: {error}; those that wait \
-                 are tried again left_out={left_out}"
-            );
-        }
+        log_limited!(warn, self.log, now, left_out =>
+            "cannot take a client of the control socket {}: {error}; those that wait are tried \
+             again left_out={left_out}",
+            self.path.display());
     }
 }
 

@@ -3,20 +3,18 @@
 use super::Keeper;
 use crate::roster::AgentKey;
 use crate::session::Sender;
+use hawk_time::log_limited;
 
 impl Keeper {
     /// Two machines use one agent's name.
     #[cold]
     pub(super) fn warn_of_clone(&mut self, key: AgentKey, sender: Sender<'_>) {
-        if let Some(entry) = self.roster.get(key)
-            && let Some(left_out) = self.clone_log.allow(self.now)
-        {
-            log::warn!(
+        if let Some(entry) = self.roster.get(key) {
+            log_limited!(warn, self.clone_log, self.now, left_out =>
                 "agent cloned: connections from two addresses use its name alternately; give each \
                  machine a name of its own agent={:?} peer={} left_out={left_out}",
                 entry.name.as_deref().unwrap_or_default(),
-                sender.peer,
-            );
+                sender.peer);
         }
     }
 }

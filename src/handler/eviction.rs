@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Keeper;
 use crate::roster::AgentKey;
+use hawk_time::log_limited;
 
 /// The interval of log lines about agents that a bound removes.
 pub(super) const LOG_INTERVAL: Duration = Duration::from_secs(3600);
@@ -20,15 +21,12 @@ impl Keeper {
             books.remove_agent(&self.roster, key);
         }
         self.roster.remove(key);
-        if let Some(left_out) = self.evictions.allow(self.now) {
-            log::warn!(
-                "too many agents: the longest silent agent that is not established was removed \
-                 to make room; if these are agents of yours, raise --max-agents \
-                 max_agents={} established={} evicted={} left_out={left_out}",
-                self.config.roster.capacity,
-                self.roster.established(),
-                self.roster.counters().evicted,
-            );
-        }
+        log_limited!(warn, self.evictions, self.now, left_out =>
+            "too many agents: the longest silent agent that is not established was removed to \
+             make room; if these are agents of yours, raise --max-agents max_agents={} \
+             established={} evicted={} left_out={left_out}",
+            self.config.roster.capacity,
+            self.roster.established(),
+            self.roster.counters().evicted);
     }
 }

@@ -3,6 +3,7 @@
 use super::Keeper;
 use crate::roster::{AgentKey, Entry, Identity, NoPlace};
 use crate::session::Sender;
+use hawk_time::log_limited;
 
 impl Keeper {
     /// Inserts a new agent, and removes another one first if there are too many. `None`:
@@ -26,9 +27,6 @@ impl Keeper {
 
     #[cold]
     fn log_refusal(&mut self, sender: Sender<'_>, reason: NoPlace) {
-        let Some(left_out) = self.refusals.allow(self.now) else {
-            return;
-        };
         let why = match reason {
             NoPlace::TooFast => "its address brings too many new ones at once",
             NoPlace::ShareTaken => {
@@ -39,11 +37,10 @@ impl Keeper {
                  --max-agents"
             }
         };
-        log::warn!(
+        log_limited!(warn, self.refusals, self.now, left_out =>
             "new agent refused: {why} peer={} agent={:?} max_agents={} left_out={left_out}",
             sender.peer,
             sender.agent.map_or("", |name| &**name),
-            self.config.roster.capacity,
-        );
+            self.config.roster.capacity);
     }
 }

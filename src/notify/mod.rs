@@ -25,7 +25,7 @@ use crate::store::Delivery;
 use environment::Environment;
 pub use event::{Agent, Event};
 use hawk_time::Moment;
-use hawk_time::Throttle;
+use hawk_time::{Throttle, log_limited};
 use runner::Runner;
 use shared::Shared;
 use source::{Memory, Stored};
@@ -175,14 +175,11 @@ impl Notifier {
             return;
         }
         self.shared.count_dropped();
-        if let Some(left_out) = self.drops.allow(now) {
-            log::warn!(
-                "event dropped, too many wait for the {} command; make it quicker agent={agent} \
-                 state={} left_out={left_out}",
-                self.calls.first().map_or("", |calls| calls.name()),
-                event::word(online),
-            );
-        }
+        log_limited!(warn, self.drops, now, left_out =>
+            "event dropped, too many wait for the {} command; make it quicker agent={agent} \
+             state={} left_out={left_out}",
+            self.calls.first().map_or("", |calls| calls.name()),
+            event::word(online));
     }
 
     /// What was done so far, as lines of the statistics: one for each consumer.

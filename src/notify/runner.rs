@@ -17,8 +17,8 @@ use super::shared::{Counters, Orders, Shared};
 use super::source::{EventSource, Unreadable};
 use super::{Calls, Config, Predecessor};
 use crate::store::{Lane, Opening, Progress};
-use hawk_time::Throttle;
 use hawk_time::{Moment, UnixNanos};
+use hawk_time::{Throttle, log_limited};
 
 /// When events cannot be read, the time to the next attempt.
 const READ_AGAIN: Duration = Duration::from_secs(1);
@@ -201,9 +201,8 @@ impl Runner {
         self.read_again_at = None;
         if let Err(error) = self.try_to_read(now) {
             self.read_again_at = Some(now.after(READ_AGAIN));
-            if let Some(left_out) = self.unreadable.allow(now) {
-                log::warn!("cannot read events to deliver: {error} left_out={left_out}");
-            }
+            log_limited!(warn, self.unreadable, now, left_out =>
+                "cannot read events to deliver: {error} left_out={left_out}");
         }
     }
 
@@ -448,13 +447,12 @@ impl Consumer {
         for call in &mut self.running {
             if call.running.kill_at().is_some_and(|kill_at| kill_at <= now)
                 && let Err(error) = call.running.kill()
-                && let Some(left_out) = self.complaints.timed_out.allow(now)
             {
-                let (name, what) = (self.calls.name(), &call.what);
-                log::warn!(
-                    "the {name} command takes too long and cannot be killed: {error} {what} \
-                     left_out={left_out}"
-                );
+                log_limited!(warn, self.complaints.timed_out, now, left_out =>
+                    "the {} command takes too long and cannot be killed: {error} {} \
+                     left_out={left_out}",
+                    self.calls.name(),
+                    call.what);
             }
         }
     }
@@ -473,11 +471,10 @@ impl Consumer {
                 Outcome::Failed
             }
         };
-        if let Err(failure) = ended
-            && let Some(left_out) = self.complaints.about(&failure, now)
-        {
-            let name = self.calls.name();
-            log::warn!("the {name} command {failure} {what} left_out={left_out}");
+        if let Err(failure) = ended {
+            log_limited!(warn, self.complaints.about(&failure), now, left_out =>
+                "the {} command {failure} {what} left_out={left_out}",
+                self.calls.name());
         }
         if let Some(job) = job {
             self.queue.end(job, outcome, now);
@@ -494,23 +491,17 @@ impl Consumer {
         } = self.tally();
         let name = self.calls.name();
         let newly_skipped = skipped.saturating_sub(self.counters.skipped);
-        if newly_skipped > 0
-            && let Some(left_out) = self.complaints.skipped.allow(now)
-        {
-            log::warn!(
+        if newly_skipped > 0 {
+            log_limited!(warn, self.complaints.skipped, now, left_out =>
                 "events skipped, the {name} command has failed for too long: {newly_skipped} \
-                 left_out={left_out}"
-            );
+                 left_out={left_out}");
         }
         let missed = missed + self.gone;
         let newly_missed = missed.saturating_sub(self.counters.missed);
-        if newly_missed > 0
-            && let Some(left_out) = self.complaints.missed.allow(now)
-        {
-            log::warn!(
+        if newly_missed > 0 {
+            log_limited!(warn, self.complaints.missed, now, left_out =>
                 "events were removed from the store before the {name} command was run for them: \
-                 {newly_missed} left_out={left_out}"
-            );
+                 {newly_missed} left_out={left_out}");
         }
         self.counters = Counters {
             running: self.running.len(),
@@ -526,14 +517,13 @@ impl Consumer {
 }
 
 impl Complaints {
-    /// Whether to log a failure; how many like it were left out, if so.
-    fn about(&mut self, failure: &Failure, now: Moment) -> Option<u64> {
-        let throttle = match failure {
+    /// Returns the throttle of log lines about failures of this kind.
+    const fn about(&mut self, failure: &Failure) -> &mut Throttle {
+        match failure {
             Failure::Start(_) => &mut self.start,
             Failure::Status(_) | Failure::Lost(_) => &mut self.status,
             Failure::TimedOut(_) => &mut self.timed_out,
-        };
-        throttle.allow(now)
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::admission::{Nearing, Share, Verdict};
 use crate::network::Network;
 use crate::session::{Handler, Session};
 use crate::stats::Cause;
-use hawk_time::Throttle;
+use hawk_time::{Throttle, log_limited};
 use hawk_wire::{Busy, Reply};
 
 /// Newcomers that were turned away and still have their line to read. Each
@@ -122,30 +122,23 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     }
 
     fn log_not_allowed(&mut self, peer: SocketAddr) {
-        if let Some(left_out) = self.refusals.not_allowed.allow(self.shop.now) {
-            log::warn!("not allowed: closed peer={peer} left_out={left_out} (see --allow, --deny)");
-        }
+        log_limited!(warn, self.refusals.not_allowed, self.shop.now, left_out =>
+            "not allowed: closed peer={peer} left_out={left_out} (see --allow, --deny)");
     }
 
     fn log_full(&mut self, peer: SocketAddr) {
-        let limit = self.config.max_connections;
-        if let Some(left_out) = self.refusals.full.allow(self.shop.now) {
-            log::warn!(
-                "too many connections: turned away peer={peer} limit={limit} left_out={left_out} \
-                 (raise --max-connections, or the limit of open files that bounds it)"
-            );
-        }
+        log_limited!(warn, self.refusals.full, self.shop.now, left_out =>
+            "too many connections: turned away peer={peer} limit={} left_out={left_out} (raise \
+             --max-connections, or the limit of open files that bounds it)",
+            self.config.max_connections);
     }
 
     fn log_too_many(&mut self, peer: SocketAddr, share: Share, limit: NonZeroU32) {
-        if let Some(left_out) = self.refusals.from_address.allow(self.shop.now) {
-            log::warn!(
-                "too many connections from one address: turned away peer={peer} share={} \
-                 limit={limit} left_out={left_out} ({})",
-                share.name(),
-                remedy(share),
-            );
-        }
+        log_limited!(warn, self.refusals.from_address, self.shop.now, left_out =>
+            "too many connections from one address: turned away peer={peer} share={} \
+             limit={limit} left_out={left_out} ({})",
+            share.name(),
+            remedy(share));
     }
 
     fn log_nearing(&mut self, nearing: &Nearing) {
@@ -155,14 +148,11 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             used,
             limit,
         } = nearing;
-        if let Some(left_out) = self.refusals.nearing.allow(self.shop.now) {
-            log::warn!(
-                "an address has 80 % of its share: address={whose} share={} used={used} \
-                 limit={limit} left_out={left_out} ({})",
-                share.name(),
-                remedy(*share),
-            );
-        }
+        log_limited!(warn, self.refusals.nearing, self.shop.now, left_out =>
+            "an address has 80 % of its share: address={whose} share={} used={used} \
+             limit={limit} left_out={left_out} ({})",
+            share.name(),
+            remedy(*share));
     }
 }
 

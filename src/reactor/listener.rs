@@ -7,8 +7,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::kernel::Accept;
-use hawk_time::Moment;
-use hawk_time::Throttle;
+use hawk_time::{Moment, Throttle, log_limited};
 
 /// How long to leave the listener alone when there was no descriptor for a
 /// newcomer, unless a connection ends before.
@@ -76,12 +75,9 @@ impl<L: Accept> Listener<L> {
     /// Leaves those who wait alone for a while, after a failure of ours.
     pub(super) fn back_off(&mut self, now: Moment, error: &io::Error) {
         self.retry_at = Some(now.after(RETRY));
-        if let Some(left_out) = self.log.allow(now) {
-            log::error!(
-                "cannot accept connections: {error}; those that wait are tried again (for want \
-                 of open files, raise their limit or lower --max-connections) left_out={left_out}"
-            );
-        }
+        log_limited!(error, self.log, now, left_out =>
+            "cannot accept connections: {error}; those that wait are tried again (for want of \
+             open files, raise their limit or lower --max-connections) left_out={left_out}");
     }
 
     /// Takes one newcomer. After a failure it stays ready: the kernel reports

@@ -2,7 +2,7 @@
 
 use super::config::Config;
 use hawk_time::Moment;
-use hawk_time::Throttle;
+use hawk_time::{Throttle, log_limited};
 use hawk_wire::{FRAME_OVERHEAD, MAX_REPLY_LINE};
 
 /// Bytes that a connection is read at once while they are short, and the least
@@ -66,13 +66,10 @@ impl OutputLimit {
 
     /// Tells of it, now and then.
     pub(super) fn tell(&mut self, unsent: usize, owed: usize, now: Moment) {
-        if let Some(left_out) = self.log.allow(now) {
-            log::warn!(
-                "output limit: agents do not read their replies unsent={unsent} owed={owed} \
-                 limit={} left_out={left_out} (whoever has unread ones is not read from)",
-                self.limit
-            );
-        }
+        log_limited!(warn, self.log, now, left_out =>
+            "output limit: agents do not read their replies unsent={unsent} owed={owed} \
+             limit={} left_out={left_out} (whoever has unread ones is not read from)",
+            self.limit);
     }
 }
 

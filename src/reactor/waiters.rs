@@ -9,6 +9,7 @@ use super::connections::ConnectionId;
 use super::kernel::Kernel;
 use crate::network::Network;
 use crate::session::Handler;
+use hawk_time::log_limited;
 
 impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// Gives buffers that came back to the connections that wait, in their order. As each
@@ -160,12 +161,9 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             used,
             limit,
         } = nearing;
-        if let Some(left_out) = self.refusals.nearing_pool.allow(self.shop.now) {
-            log::warn!(
-                "an address has 80 % of its share: address={network} share=buffers used={used} \
-                 limit={limit} left_out={left_out} (raise --pool-limit if these are agents that \
-                 send long frames)"
-            );
-        }
+        log_limited!(warn, self.refusals.nearing_pool, self.shop.now, left_out =>
+            "an address has 80 % of its share: address={network} share=buffers used={used} \
+             limit={limit} left_out={left_out} (raise --pool-limit if these are agents that \
+             send long frames)");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Counters;
 use super::retention::Removed;
 use hawk_time::Moment;
-use hawk_time::Throttle;
+use hawk_time::{Throttle, log_limited};
 
 /// The interval of log lines about each bound.
 const LOG_INTERVAL: Duration = Duration::from_secs(3600);
@@ -41,26 +41,23 @@ impl Drops {
         counters.expired_early += early;
         counters.dropped_events += events;
         counters.dropped_agents += agents;
-        if early > 0 && self.reports.allow(now).is_some() {
-            log::warn!(
+        if early > 0 {
+            log_limited!(warn, self.reports, now, _left_out =>
                 "reports are removed before they are older than --retain, because of \
                  --retain-size or --retain-free expired_early={}",
-                counters.expired_early
-            );
+                counters.expired_early);
         }
-        if events > 0 && self.events.allow(now).is_some() {
-            log::warn!(
+        if events > 0 {
+            log_limited!(warn, self.events, now, _left_out =>
                 "events are removed before they are older than --retain, because there are too \
                  many dropped_events={}",
-                counters.dropped_events
-            );
+                counters.dropped_events);
         }
-        if agents > 0 && self.agents.allow(now).is_some() {
-            log::warn!(
+        if agents > 0 {
+            log_limited!(warn, self.agents, now, _left_out =>
                 "agents that are not established are removed from the store, because there are \
                  more than --max-agents dropped_agents={}",
-                counters.dropped_agents
-            );
+                counters.dropped_agents);
         }
     }
 }

@@ -19,8 +19,7 @@ use super::schema::{self, Fitness, VERSION};
 use super::slot::{BatchSlot, Next, Stop};
 use super::statements::Statements;
 use super::{AgentIndex, Batch, BatchProducer, Counters, Health, Lock};
-use hawk_time::Throttle;
-use hawk_time::{Clock, UnixNanos};
+use hawk_time::{Clock, Throttle, UnixNanos, log_limited};
 
 /// Pages in the log at which they are moved into the file: 8 MiB. The log is
 /// then written from its start again, over pages that are on disk already, which
@@ -486,14 +485,11 @@ impl Writer {
                     self.slot.give_back(None, Health::Up, self.counters);
                     let down =
                         humantime::format_duration(round(self.clock.now().since(down_since)));
-                    if let Some(left_out) = self.recoveries.allow(self.clock.now()) {
-                        log::info!(
-                            "store available again after {down} store={:?} discarded={} \
-                             left_out={left_out}",
-                            self.path,
-                            self.counters.discarded
-                        );
-                    }
+                    log_limited!(info, self.recoveries, self.clock.now(), left_out =>
+                        "store available again after {down} store={:?} discarded={} \
+                         left_out={left_out}",
+                        self.path,
+                        self.counters.discarded);
                     return Ok(());
                 }
                 Some(Err(failure)) if self.clock.now().since(reminded) >= REMIND => {
@@ -691,13 +687,10 @@ impl Writer {
     }
 
     fn complain(&mut self, failure: &Failure) {
-        if let Some(left_out) = self.complaints.allow(self.clock.now()) {
-            log::warn!(
-                "store unavailable, reports are answered busy: {failure} store={:?} \
-                 left_out={left_out}",
-                self.path
-            );
-        }
+        log_limited!(warn, self.complaints, self.clock.now(), left_out =>
+            "store unavailable, reports are answered busy: {failure} store={:?} \
+             left_out={left_out}",
+            self.path);
     }
 
     /// A log that cannot be moved into the file grows with every commit.

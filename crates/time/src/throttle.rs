@@ -62,6 +62,21 @@ impl Throttle {
     }
 }
 
+/// Logs at a level of the `log` crate (`error`, `warn`, `info`) if a [`Throttle`] allows it.
+/// The name before `=>` stands in the message for the number of lines left out since the last.
+///
+/// ```text
+/// log_limited!(warn, self.throttle, now, left_out => "junk peer={peer} left_out={left_out}");
+/// ```
+#[macro_export]
+macro_rules! log_limited {
+    ($level:ident, $throttle:expr, $now:expr, $left_out:ident => $($message:tt)+) => {
+        if let Some($left_out) = $throttle.allow($now) {
+            ::log::$level!($($message)+);
+        }
+    };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,7 @@ use super::super::output_limit::LEAST_READ;
 use super::{Ahead, Connection, ConnectionPhase, Shop};
 use crate::network::Network;
 use crate::session::{Handler, OutputRoom, Progress, Rate, StopReason};
+use hawk_time::log_limited;
 
 /// Bytes that an agent under a rate limit is read for each frame that it may send:
 /// what lies beyond its limit stays with the kernel, and not in a receive buffer
@@ -37,13 +38,10 @@ impl<S: Socket> Connection<S> {
         }
         self.stop_reading(StopReason::Rate, shop);
         shop.counters.rate_limited += 1;
-        if let Some(left_out) = shop.rate_log.allow(shop.now) {
-            let peer = self.session.sender().peer;
-            let limit = shop.limits.rate.map_or(0, Rate::get);
-            log::warn!(
-                "rate limit: read more slowly peer={peer} limit={limit} left_out={left_out}"
-            );
-        }
+        log_limited!(warn, shop.rate_log, shop.now, left_out =>
+            "rate limit: read more slowly peer={} limit={} left_out={left_out}",
+            self.session.sender().peer,
+            shop.limits.rate.map_or(0, Rate::get));
     }
 
     fn network(&self) -> Network {
@@ -129,14 +127,11 @@ impl<S: Socket> Connection<S> {
             let network = self.network();
             shop.rates.take(network, recognised, rate, shop.now);
         }
-        if received.junk > 0
-            && let Some(left_out) = shop.junk_log.allow(shop.now)
-        {
-            let peer = self.session.sender().peer;
-            let bytes = received.junk;
-            log::warn!(
-                "junk: bytes that are no frame peer={peer} bytes={bytes} left_out={left_out}"
-            );
+        if received.junk > 0 {
+            log_limited!(warn, shop.junk_log, shop.now, left_out =>
+                "junk: bytes that are no frame peer={} bytes={} left_out={left_out}",
+                self.session.sender().peer,
+                received.junk);
         }
         received.progress
     }
