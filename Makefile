@@ -34,10 +34,10 @@ sim: ## Simulate worlds until one breaks (HAWK_SIM_STEPS, HAWK_SIM_TIME in secon
 	$(CARGO) test --locked --release --test sim -- --ignored --exact run::sim --nocapture
 
 sim-notified: ## Simulate notification until a world breaks (the same variables)
-	$(CARGO) test --locked --release --test sim -- --ignored --exact notified::sim --nocapture
+	$(CARGO) test --locked --release --test worlds -- --ignored --exact notified::sim --nocapture
 
 sim-dishonest: ## Simulate dishonest agents, clocks and files until a world breaks (the same variables)
-	$(CARGO) test --locked --release --test sim -- --ignored --exact dishonest::run::sim --nocapture
+	$(CARGO) test --locked --release --test worlds -- --ignored --exact dishonest::sim --nocapture
 
 mutants: ## Wake some hundred small faults and see that the simulator finds each
 	$(CARGO) test --locked --test mutants -- --ignored --nocapture

@@ -21,9 +21,6 @@ const MODULES: [&str; 7] = [
 /// The other crates that it needs.
 const CRATES: [&str; 3] = ["pool", "crates/time", "crates/wire"];
 
-/// Worlds of the simulator that run other modules, which take long to compile.
-const OTHER_WORLDS: [&str; 2] = ["dishonest", "notified"];
-
 /// Dependencies of other modules, which take long to compile.
 const UNNEEDED: [&str; 11] = [
     "anstream",
@@ -59,7 +56,8 @@ const MANIFEST_OF_THE_QUESTION: &str = "[package]\nname = \"hawk-mutant\"\nversi
 
 /// The manifest of the part of `hawk-testkit` that the simulator needs.
 const TESTKIT: &str = "[package]\nname = \"hawk-testkit\"\nversion = \"0.0.0\"\n\
-    edition = \"2024\"\n\n[dependencies]\ncrc32fast.workspace = true\nmemchr.workspace = true\n";
+    edition = \"2024\"\n\n[dependencies]\ncrc32fast.workspace = true\nmemchr.workspace = true\n\
+    rustix.workspace = true\n";
 
 /// Where each mutant's original stands.
 pub fn places(root: &Path) -> Vec<Result<Range<usize>, String>> {
@@ -97,18 +95,13 @@ pub fn write(root: &Path, to: &Path) -> Result<(), String> {
         let _absent = fs::remove_dir_all(to.join(folder));
         copy_folder(&root.join(folder), &to.join(folder))?;
     }
-    let worlds = "tests/sim/main.rs";
-    let mut simulator = read(&root.join(worlds))?;
-    for world in OTHER_WORLDS {
-        simulator = simulator.replace(&format!("mod {world};\n"), "");
+    let mut testkit = "#![allow(warnings)]\n".to_owned();
+    for module in ["reference", "worlds"] {
+        let file = format!("crates/testkit/src/{module}.rs");
+        put(&to.join(&file), &read(&root.join(&file))?)?;
+        testkit += &format!("pub mod {module};\n");
     }
-    put(&to.join(worlds), &simulator)?;
-    let reference = "crates/testkit/src/reference.rs";
-    put(&to.join(reference), &read(&root.join(reference))?)?;
-    put(
-        &to.join("crates/testkit/src/lib.rs"),
-        "pub mod reference;\n",
-    )?;
+    put(&to.join("crates/testkit/src/lib.rs"), &testkit)?;
     put(&to.join("crates/testkit/Cargo.toml"), TESTKIT)?;
     for (file, mut changes) in changes {
         let mut text = read(&root.join(file))?;

@@ -4,10 +4,10 @@ use hawk_wire::MAX_DATA;
 
 use super::counts::Event;
 use super::damage::damage;
-use super::dice::Dice;
 use super::link::{Link, Stage};
 use super::machine::Machine;
 use super::samples::{SAMPLES, Size};
+use hawk_testkit::worlds::Dice;
 
 /// An intact frame of less data than this is found behind any damage (docs/protocol.md).
 const FIRST_EXCEPTION: usize = 0xFE00;

@@ -1,123 +1,65 @@
-//! What was tried, and what came of it.
+//! Counts of what happened in worlds.
 
-/// Something that happens to the server: a step; or something that is seen of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    // Steps.
-    Delivery,
-    Take,
-    HalfClose,
-    Reset,
-    Hangup,
-    Urgent,
-    Connect,
-    NoDescriptors,
-    WatchFailure,
-    CommitKept,
-    CommitLost,
-    StoreStall,
-    TimePasses,
-    ClockJump,
-    SpuriousWake,
-    StatisticsSignal,
-    UpgradeSignal,
-    OtherReady,
-    StopSignal,
-    SecondStop,
-    // What was seen.
-    Turn,
-    DamagedFrame,
-    ChecksumMismatch,
-    BufferWait,
-    BufferStop,
-    OutputStop,
-    OutputShort,
-    StoreStop,
-    RateStop,
-    FrameBudgetSpent,
-    PhaseBudgetSpent,
-    FrameBeforeQueue,
-    CandidateDropped,
-    HiddenFrame,
-    StoreRefusal,
-    HandOver,
-    AbortedNewcomer,
-    Interrupted,
-    MidTurnArrival,
-    DrainCut,
-    UpgradeBegun,
-    NotQuiet,
-    AdoptUnwatched,
-    AdoptWithoutRoom,
-    Upgraded,
-    RolledBack,
-    WorldStopped,
-    WorldLeft,
+use hawk_testkit::worlds::{self, Tally};
+
+hawk_testkit::events! {
+    steps:
+        Delivery,
+        Take,
+        HalfClose,
+        Reset,
+        Hangup,
+        Urgent,
+        Connect,
+        NoDescriptors,
+        WatchFailure,
+        CommitKept,
+        CommitLost,
+        StoreStall,
+        TimePasses,
+        ClockJump,
+        SpuriousWake,
+        StatisticsSignal,
+        UpgradeSignal,
+        OtherReady,
+        StopSignal,
+        SecondStop;
+    observations:
+        Turn,
+        DamagedFrame,
+        ChecksumMismatch,
+        BufferWait,
+        BufferStop,
+        OutputStop,
+        OutputShort,
+        StoreStop,
+        RateStop,
+        FrameBudgetSpent,
+        PhaseBudgetSpent,
+        FrameBeforeQueue,
+        CandidateDropped,
+        HiddenFrame,
+        StoreRefusal,
+        HandOver,
+        AbortedNewcomer,
+        Interrupted,
+        MidTurnArrival,
+        DrainCut,
+        UpgradeBegun,
+        NotQuiet,
+        AdoptUnwatched,
+        AdoptWithoutRoom,
+        Upgraded,
+        RolledBack,
+        WorldStopped,
+        WorldLeft,
 }
 
-impl Event {
-    pub const ALL: [Self; 48] = [
-        Self::Delivery,
-        Self::Take,
-        Self::HalfClose,
-        Self::Reset,
-        Self::Hangup,
-        Self::Urgent,
-        Self::Connect,
-        Self::NoDescriptors,
-        Self::WatchFailure,
-        Self::CommitKept,
-        Self::CommitLost,
-        Self::StoreStall,
-        Self::TimePasses,
-        Self::ClockJump,
-        Self::SpuriousWake,
-        Self::StatisticsSignal,
-        Self::UpgradeSignal,
-        Self::OtherReady,
-        Self::StopSignal,
-        Self::SecondStop,
-        Self::Turn,
-        Self::DamagedFrame,
-        Self::ChecksumMismatch,
-        Self::BufferWait,
-        Self::BufferStop,
-        Self::OutputStop,
-        Self::OutputShort,
-        Self::StoreStop,
-        Self::RateStop,
-        Self::FrameBudgetSpent,
-        Self::PhaseBudgetSpent,
-        Self::FrameBeforeQueue,
-        Self::CandidateDropped,
-        Self::HiddenFrame,
-        Self::StoreRefusal,
-        Self::HandOver,
-        Self::AbortedNewcomer,
-        Self::Interrupted,
-        Self::MidTurnArrival,
-        Self::DrainCut,
-        Self::UpgradeBegun,
-        Self::NotQuiet,
-        Self::AdoptUnwatched,
-        Self::AdoptWithoutRoom,
-        Self::Upgraded,
-        Self::RolledBack,
-        Self::WorldStopped,
-        Self::WorldLeft,
-    ];
-
-    /// Whether it is a step.
-    pub fn is_step(self) -> bool {
-        (self as usize) < Self::Turn as usize
-    }
-}
-
-/// How often each was seen, and how often connections ended for each cause.
+/// The counts of one world, or the sums over several.
 #[derive(Clone)]
 pub struct Counts {
-    events: [u64; Event::ALL.len()],
-    steps: u64,
+    pub events: worlds::Counts<Event>,
+    /// Connections that ended for each cause, by its place in `Cause::ALL`.
     pub closed: [u64; hawk::stats::Cause::ALL.len()],
     pub bytes: u64,
 }
@@ -125,8 +67,7 @@ pub struct Counts {
 impl Default for Counts {
     fn default() -> Self {
         Self {
-            events: [0; Event::ALL.len()],
-            steps: 0,
+            events: worlds::Counts::default(),
             closed: [0; hawk::stats::Cause::ALL.len()],
             bytes: 0,
         }
@@ -135,29 +76,27 @@ impl Default for Counts {
 
 impl Counts {
     pub fn saw(&mut self, event: Event) {
-        self.events[event as usize] += 1;
-        self.steps += u64::from(event.is_step());
+        self.events.saw(event);
+    }
+}
+
+impl Tally for Counts {
+    fn steps(&self) -> u64 {
+        self.events.steps()
     }
 
-    pub fn of(&self, event: Event) -> u64 {
-        self.events[event as usize]
-    }
-
-    pub fn steps(&self) -> u64 {
-        self.steps
-    }
-
-    pub fn add(&mut self, other: &Self) {
-        let sums = [
-            (&mut self.events[..], &other.events[..]),
-            (&mut self.closed, &other.closed),
-        ];
-        for (sums, more) in sums {
-            sums.iter_mut()
-                .zip(more)
-                .for_each(|(sum, more)| *sum += more);
+    fn add(&mut self, other: &Self) {
+        self.events.add(&other.events);
+        for (sum, more) in self.closed.iter_mut().zip(other.closed) {
+            *sum += more;
         }
-        self.steps += other.steps;
         self.bytes += other.bytes;
+    }
+
+    fn print(&self) {
+        self.events.print();
+        for (cause, count) in hawk::stats::Cause::ALL.into_iter().zip(self.closed) {
+            println!("{count:>12} closed: {}", cause.name());
+        }
     }
 }

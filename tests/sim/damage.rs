@@ -1,6 +1,6 @@
 //! What happens to frames on their way.
 
-use super::dice::Dice;
+use hawk_testkit::worlds::Dice;
 
 /// Damages what stands in `wire` from `start` on: one frame.
 pub fn damage(wire: &mut Vec<u8>, start: usize, dice: &mut Dice) {

@@ -17,11 +17,11 @@ use hawk_wire::{Busy, MAX_REPLY_LINE, Reply};
 
 use super::conversation::Conversation;
 use super::counts::{Counts, Event};
-use super::dice::Dice;
 use super::link::{Link, Stage};
 use super::patience::{Due, Terms};
 use super::store::Store;
 use super::trace::Trace;
+use hawk_testkit::worlds::Dice;
 
 pub type Shared = Rc<RefCell<Machine>>;
 

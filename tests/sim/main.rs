@@ -1,5 +1,5 @@
-//! The server's heart in a simulated world: the real event loop, sessions, decoder,
-//! pool and timers on a machine that a seed decides everything of.
+//! Simulated worlds of the event loop: the real reactor, sessions, decoder, buffer pool and
+//! timers on a simulated machine. A seed determines the machine, the agents and the faults.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -18,12 +18,9 @@ mod checks;
 mod conversation;
 mod counts;
 mod damage;
-mod dice;
-mod dishonest;
 mod kernel;
 mod link;
 mod machine;
-mod notified;
 mod patience;
 mod run;
 mod samples;

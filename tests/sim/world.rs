@@ -16,11 +16,11 @@ use hawk_time::Moment;
 use super::agent::Agent;
 use super::checks::{Checks, LONGEST};
 use super::counts::{Counts, Event};
-use super::dice::Dice;
 use super::kernel::SimKernel;
 use super::machine::{Doors, Machine, Shared};
 use super::patience::Terms;
 use super::store::{Counter, Manners, Store};
+use hawk_testkit::worlds::{Dice, Tally as _};
 
 pub const MS: u64 = 1_000_000;
 pub const SECOND: u64 = 1_000 * MS;

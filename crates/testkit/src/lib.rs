@@ -35,6 +35,7 @@ pub mod reference;
 mod server;
 mod stats;
 mod trace;
+pub mod worlds;
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;

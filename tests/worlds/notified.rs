@@ -4,15 +4,13 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hawk::notify::queue::{Each, Gathered, Job, Outcome, Queue};
-use hawk::notify::{Agent, Event};
+use hawk::notify::{Agent, Event as StateChange};
 use hawk::store::Lane;
+use hawk_testkit::worlds::{Broken, Counts, Dice, Tally as _, Worlds};
 use hawk_time::{Moment, UnixNanos};
-
-use super::dice::Dice;
-use super::run::number;
 
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MS;
@@ -44,10 +42,10 @@ struct World {
     gathers: bool,
     agents: usize,
     /// The rows of `events`.
-    table: Vec<Arc<Event>>,
+    table: Vec<Arc<StateChange>>,
     next_seq: i64,
     /// The last event of each agent, as the table had it.
-    last: HashMap<Agent, Arc<Event>>,
+    last: HashMap<Agent, Arc<StateChange>>,
     queue: Box<dyn Queue>,
     running: Vec<Running>,
     /// What is written down: cursors and retries.
@@ -65,20 +63,12 @@ struct World {
     /// Events that need not be delivered, as the queues of earlier processes counted them.
     skipped: u64,
     expired: u64,
-    steps: u64,
-    seen: Seen,
+    counts: Counts<Event>,
 }
 
-/// What came up.
-#[derive(Clone, Copy, Debug, Default)]
-struct Seen {
-    delivered: u64,
-    again: u64,
-    failed: u64,
-    killed: u64,
-    handed_over: u64,
-    outages: u64,
-    expired: u64,
+hawk_testkit::events! {
+    steps: Turn, Command;
+    observations: Delivered, DeliveredAgain, Failed, Killed, HandedOver, Outage, Expired,
 }
 
 impl World {
@@ -106,8 +96,7 @@ impl World {
             all: HashSet::new(),
             skipped: 0,
             expired: 0,
-            steps: 0,
-            seen: Seen::default(),
+            counts: Counts::default(),
             dice,
         };
         world.begin();
@@ -141,8 +130,8 @@ impl World {
     }
 
     fn run(&mut self, steps: u64) -> Result<(), String> {
-        while self.steps < steps {
-            self.steps += 1;
+        while self.counts.steps() < steps {
+            self.counts.saw(Event::Turn);
             match self.dice.below(40) {
                 0..14 => self.event(),
                 14 if self.dice.one_in(10) => {
@@ -151,7 +140,7 @@ impl World {
                 }
                 15 if self.dice.one_in(20) => {
                     self.outage = self.now + self.dice.below_u64(3600 * SECOND);
-                    self.seen.outages += 1;
+                    self.counts.saw(Event::Outage);
                 }
                 16 if self.dice.one_in(20) => self.expire(),
                 17..20 => self.publish(),
@@ -179,7 +168,7 @@ impl World {
             named,
         };
         let online = self.last.get(&agent).is_none_or(|last| !last.online);
-        let event = Arc::new(Event {
+        let event = Arc::new(StateChange {
             seq: self.next_seq,
             at: UnixNanos::from_nanos(self.wall),
             established: agent.text.len().is_multiple_of(2),
@@ -200,7 +189,7 @@ impl World {
         let gone: Vec<_> = self.table.drain(..count).collect();
         let missed = gone.iter().filter(|event| !self.all.contains(&event.seq));
         self.expired += missed.count() as u64;
-        self.seen.expired += count as u64;
+        self.counts.observe(Event::Expired, count as u64);
     }
 
     /// The writer writes down how far it is.
@@ -223,7 +212,7 @@ impl World {
                 let after = self.queue.read(lane);
                 let from = self.table.partition_point(|event| event.seq <= after);
                 let of_lane =
-                    |event: &&Arc<Event>| event.established == (lane == Lane::Established);
+                    |event: &&Arc<StateChange>| event.established == (lane == Lane::Established);
                 let found: Vec<_> = self.table[from..]
                     .iter()
                     .filter(of_lane)
@@ -246,7 +235,7 @@ impl World {
             }
         }
         while let Some(job) = self.queue.start(now, UnixNanos::from_nanos(self.wall)) {
-            self.steps += 1;
+            self.counts.saw(Event::Command);
             let fails = self.now < self.outage || (self.fails > 0 && self.dice.one_in(self.fails));
             let takes = self.dice.below_u64(self.slow);
             self.running.push(Running {
@@ -272,7 +261,11 @@ impl World {
         if first + others > AT_ONCE || others > OTHERS_AT_ONCE {
             return Err(format!("{first} and {others} commands run at once"));
         }
-        if self.fails > 0 || self.seen.failed > 0 || self.outage > 0 || self.seen.killed > 0 {
+        if self.fails > 0
+            || self.counts.of(Event::Failed) > 0
+            || self.outage > 0
+            || self.counts.of(Event::Killed) > 0
+        {
             return Ok(());
         }
         for (lane, has_place) in [
@@ -323,7 +316,7 @@ impl World {
         if running.outcome == Outcome::Delivered {
             self.delivered(&running.job)?;
         } else {
-            self.seen.failed += 1;
+            self.counts.saw(Event::Failed);
         }
         self.queue.end(running.job.number, running.outcome, now);
         Ok(())
@@ -331,8 +324,10 @@ impl World {
 
     fn delivered(&mut self, job: &Job) -> Result<(), String> {
         for event in &job.events {
-            self.seen.delivered += 1;
-            self.seen.again += u64::from(!self.all.insert(event.seq));
+            self.counts.saw(Event::Delivered);
+            if !self.all.insert(event.seq) {
+                self.counts.saw(Event::DeliveredAgain);
+            }
             self.delivered.insert(event.agent.clone(), event.seq);
             let before = self.by_process.insert(event.agent.clone(), event.seq);
             if before.is_some_and(|before| before >= event.seq) {
@@ -350,14 +345,14 @@ impl World {
     fn end_process(&mut self) -> Result<(), String> {
         let running = std::mem::take(&mut self.running);
         if self.dice.one_in(2) {
-            self.seen.handed_over += 1;
+            self.counts.saw(Event::HandedOver);
             for running in running {
                 self.now = self.now.max(running.until);
                 self.ended(&running)?;
             }
             self.publish();
         } else {
-            self.seen.killed += 1;
+            self.counts.saw(Event::Killed);
             for running in running {
                 if running.outcome == Outcome::Delivered && self.dice.one_in(2) {
                     self.delivered(&running.job)?;
@@ -413,76 +408,45 @@ impl World {
     }
 }
 
-fn live(seed: u64) -> Result<World, String> {
+const WORLDS: Worlds<Counts<Event>> = Worlds {
+    replay: "--test worlds notified::replay",
+    run,
+};
+
+/// Runs the world of a seed from its start to its end.
+fn run(seed: u64) -> Result<Counts<Event>, Broken> {
     let steps = Dice::new(!seed).between(STEPS.0, STEPS.1) as u64;
     let mut world = World::new(seed);
+    let World {
+        gathers,
+        agents,
+        fails,
+        restarts,
+        ..
+    } = world;
     let end = world.run(steps);
-    let more = (world.gathers, world.agents, world.fails, world.restarts);
-    end.map_err(|broken| format!("{broken}\n{more:?} {:?}", world.seen))?;
-    Ok(world)
-}
-
-fn live_many(first: u64, steps: u64, time: Duration) -> Seen {
-    let begun = Instant::now();
-    let (mut seed, mut sum, mut all) = (first, 0, Seen::default());
-    while sum < steps && begun.elapsed() < time {
-        match live(seed) {
-            Ok(world) => {
-                sum += world.steps;
-                all.delivered += world.seen.delivered;
-                all.again += world.seen.again;
-                all.failed += world.seen.failed;
-                all.killed += world.seen.killed;
-                all.handed_over += world.seen.handed_over;
-                all.outages += world.seen.outages;
-                all.expired += world.seen.expired;
-            }
-            Err(broken) => panic!(
-                "broken: {broken}\nseed={seed} steps_in_all={sum}\nto replay: \
-                 HAWK_SIM_SEED={seed} cargo test --test sim notified::replay -- --nocapture"
-            ),
-        }
-        seed += 1;
-    }
-    println!(
-        "seeds {first} to {}: {sum} steps, no broken invariant",
-        seed - 1
-    );
-    println!(
-        "{:.0} steps a second",
-        sum as f64 / begun.elapsed().as_secs_f64()
-    );
-    println!("{all:?}");
-    all
+    end.map_err(|broken| Broken {
+        step: world.counts.steps(),
+        report: format!(
+            "{broken}\ngathers={gathers} agents={agents} fails={fails} restarts={restarts}"
+        ),
+    })?;
+    Ok(world.counts)
 }
 
 #[test]
 fn the_last_notification_is_the_truth() {
-    let seen = live_many(1, BUDGET, Duration::MAX);
-    let each = [
-        seen.again,
-        seen.failed,
-        seen.killed,
-        seen.handed_over,
-        seen.outages,
-        seen.expired,
-    ];
-    assert!(!each.contains(&0), "never happened: {seen:?}");
+    let missing = WORLDS.run_many(1, BUDGET, Duration::MAX).missing();
+    assert!(missing.is_empty(), "never happened: {missing:?}");
 }
 
 #[test]
 fn replay() {
-    if let Some(seed) = number("HAWK_SIM_SEED")
-        && let Err(broken) = live(seed)
-    {
-        panic!("{broken}");
-    }
+    WORLDS.replay();
 }
 
 #[test]
-#[ignore = "runs as long as you like: make sim-notified"]
+#[ignore = "runs until a world breaks: make sim-notified"]
 fn sim() {
-    let steps = number("HAWK_SIM_STEPS").unwrap_or(u64::MAX);
-    let time = number("HAWK_SIM_TIME").map_or(Duration::MAX, Duration::from_secs);
-    live_many(number("HAWK_SIM_SEED").unwrap_or(1), steps, time);
+    WORLDS.run_as_asked();
 }

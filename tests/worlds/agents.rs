@@ -7,8 +7,8 @@ use std::time::Duration;
 use hawk::interval::{BURST, REPORT_BURST};
 use hawk::session::Tag;
 
-use super::super::dice::Dice;
 use super::plan::{HOUR, MINUTE, SECOND};
+use hawk_testkit::worlds::Dice;
 
 /// What an agent is like. Times are in nanoseconds.
 #[derive(Clone, Copy, Debug)]

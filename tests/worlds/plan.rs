@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::super::dice::Dice;
 use super::agents::Kind;
+use hawk_testkit::worlds::Dice;
 
 pub const MS: u64 = 1_000_000;
 pub const SECOND: u64 = 1_000 * MS;

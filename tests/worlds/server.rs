@@ -8,10 +8,10 @@ use hawk::handler::{Ack, Config, Keeper};
 use hawk::roster;
 use hawk::session::{Answer, CommitId, Fate, Handler as _, Sender};
 use hawk::store::{FreeSpace, InlineWriter, OpenError, Retention, Store};
+use hawk_testkit::worlds::Dice;
 use hawk_time::{Clock, ManualClock, Moment, UnixNanos};
 use hawk_wire::{AgentName, Busy, Heartbeat, Packet, Reply, Report};
 
-use super::super::dice::Dice;
 use super::agents::Link;
 use super::files::Files;
 use super::ledger::{Ledger, Pending};
@@ -36,6 +36,17 @@ pub enum What {
     Probe,
 }
 
+/// Counts of reports.
+#[derive(Default)]
+pub struct Reports {
+    /// Acknowledged after their commit.
+    pub kept: u64,
+    /// Refused with `busy`.
+    pub refused: u64,
+    /// In a batch that was discarded.
+    pub discarded: u64,
+}
+
 pub struct Server {
     pub clock: Arc<ManualClock>,
     pub keeper: Option<Keeper>,
@@ -44,10 +55,8 @@ pub struct Server {
     pub dice: Dice,
     /// Bytes of a report's content, at most.
     content: usize,
-    /// Reports that were acknowledged, refused, and of a commit that was lost.
-    pub kept: u64,
-    pub refused: u64,
-    pub discarded: u64,
+    /// Reports since the last audit, by what became of them.
+    pub reports: Reports,
 }
 
 impl Server {
@@ -61,9 +70,7 @@ impl Server {
             files: Files::new(),
             dice,
             content: plan.content,
-            kept: 0,
-            refused: 0,
-            discarded: 0,
+            reports: Reports::default(),
         }
     }
 
@@ -113,11 +120,10 @@ impl Server {
             let CommitId(commit) = settled.commit;
             let kept = settled.fate == Fate::Kept;
             let count = self.ledger.settle(commit.get(), kept, live) as u64;
-            *(if kept {
-                &mut self.kept
-            } else {
-                &mut self.discarded
-            }) += count;
+            match kept {
+                true => self.reports.kept += count,
+                false => self.reports.discarded += count,
+            }
             // What is kept after it was renamed is in the new file.
             if kept && count > 0 {
                 let last = self.ledger.kept.last().map(|report| report.files.0);
@@ -173,7 +179,7 @@ impl Server {
         };
         match keeper.handle(sender, &mut link.tag, &packet) {
             Answer::Now(Reply::Busy(Busy::TooManyAgents)) => return Sent::NoPlace,
-            Answer::Now(_) => self.refused += u64::from(number > 0),
+            Answer::Now(_) => self.reports.refused += u64::from(number > 0),
             Answer::AfterCommit(CommitId(commit)) => {
                 let pending = Pending {
                     number,

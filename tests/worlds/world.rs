@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use hawk::roster::Identity;
 use hawk::session::Handler as _;
+use hawk_testkit::worlds::{Broken, Counts, Dice, Tally as _};
 use hawk_time::{Moment, UnixNanos};
 
-use super::super::dice::Dice;
 use super::agents::{Agent, Kind, Link};
 use super::files::{self, Fate};
 use super::plan::{DAY, HOUR, MINUTE, MS, Plan, SECOND};
@@ -19,88 +19,33 @@ const TICK: u64 = 100 * MS;
 /// Turns after the last thing that happens, in which the server brings all to an end.
 const LAST_TURNS: u32 = 400;
 
-/// Something that is seen in a world.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    Heartbeat,
-    Report,
-    Probe,
-    InventedName,
-    NoPlace,
-    Reconnect,
-    Burst,
-    ClockSetForward,
-    ClockSetBack,
-    Standstill,
-    SlowWriter,
-    Stop,
-    Kill,
-    Renamed,
-    Removed,
-    BackedUp,
-    Restored,
-    DiskFull,
-    LongReader,
-    Refused,
-    Discarded,
-    Acknowledged,
-    ExpiredByAge,
-    ExpiredBySize,
-}
-
-impl Event {
-    pub const ALL: [Self; 24] = [
-        Self::Heartbeat,
-        Self::Report,
-        Self::Probe,
-        Self::InventedName,
-        Self::NoPlace,
-        Self::Reconnect,
-        Self::Burst,
-        Self::ClockSetForward,
-        Self::ClockSetBack,
-        Self::Standstill,
-        Self::SlowWriter,
-        Self::Stop,
-        Self::Kill,
-        Self::Renamed,
-        Self::Removed,
-        Self::BackedUp,
-        Self::Restored,
-        Self::DiskFull,
-        Self::LongReader,
-        Self::Refused,
-        Self::Discarded,
-        Self::Acknowledged,
-        Self::ExpiredByAge,
-        Self::ExpiredBySize,
-    ];
-}
-
-/// How often each was seen.
-#[derive(Clone, Debug)]
-pub struct Counts(pub [u64; Event::ALL.len()]);
-
-impl Default for Counts {
-    fn default() -> Self {
-        Self([0; Event::ALL.len()])
-    }
-}
-
-impl Counts {
-    pub fn saw(&mut self, event: Event) {
-        self.0[event as usize] += 1;
-    }
-
-    pub fn of(&self, event: Event) -> u64 {
-        self.0[event as usize]
-    }
-
-    pub fn add(&mut self, other: &Self) {
-        for (sum, more) in self.0.iter_mut().zip(other.0) {
-            *sum += more;
-        }
-    }
+hawk_testkit::events! {
+    steps:
+        Heartbeat,
+        Report,
+        Probe,
+        InventedName,
+        NoPlace,
+        ClockSetForward,
+        ClockSetBack,
+        Standstill,
+        SlowWriter,
+        Stop,
+        Kill,
+        Renamed,
+        Removed,
+        BackedUp,
+        Restored,
+        DiskFull,
+        LongReader;
+    observations:
+        Reconnect,
+        Burst,
+        Refused,
+        Discarded,
+        Acknowledged,
+        ExpiredByAge,
+        ExpiredBySize,
 }
 
 /// How a life of the server ends.
@@ -115,8 +60,7 @@ pub struct World {
     server: Server,
     agents: Vec<Agent>,
     dice: Dice,
-    pub counts: Counts,
-    pub steps: u64,
+    counts: Counts<Event>,
     wanted: u64,
     /// Before this nobody need be declared offline.
     amnesty: u64,
@@ -131,7 +75,7 @@ pub struct World {
     last_turns: Option<u32>,
     /// Greatest times of the wall clock: each with the number of the last report before.
     walls: Vec<(u64, i64)>,
-    pub broken: Option<String>,
+    broken: Option<String>,
     last: Vec<String>,
 }
 
@@ -149,7 +93,6 @@ impl World {
             server,
             dice,
             counts: Counts::default(),
-            steps: 0,
             wanted: 0,
             amnesty: 0,
             stalled_since: None,
@@ -164,8 +107,8 @@ impl World {
         }
     }
 
-    /// Lives for so many steps; what is wrong, if anything is.
-    pub fn run(&mut self, steps: u64) -> Result<(), String> {
+    /// Takes `steps` steps, and comes to an end.
+    pub fn run(mut self, steps: u64) -> Result<Counts<Event>, Broken> {
         self.wanted = steps;
         loop {
             self.server.files.limit(false);
@@ -181,13 +124,6 @@ impl World {
                 agent.links.clear();
                 (agent.heard_at, agent.rhythm, agent.hours) = (None, 0, 0);
             }
-            if let Some(broken) = &self.broken {
-                return Err(format!(
-                    "{broken}\n{:#?}\n{}",
-                    self.plan,
-                    self.last.join("\n")
-                ));
-            }
             let end = self.end.take();
             self.note(&format!("the server is {end:?}"));
             if end == Some(End::Killed) && self.server.files.unnoticed {
@@ -195,16 +131,18 @@ impl World {
                 let before = self.server.files.live() - 1;
                 self.server.files.fates[before] = Fate::Gone;
             }
-            self.audit();
-            if let Some(broken) = &self.broken {
-                return Err(format!(
-                    "{broken}\n{:#?}\n{}",
-                    self.plan,
-                    self.last.join("\n")
-                ));
+            if self.broken.is_none() {
+                self.audit();
+            }
+            if let Some(broken) = self.broken {
+                let trace = self.last.join("\n");
+                return Err(Broken {
+                    step: self.counts.steps(),
+                    report: format!("{broken}\n{:#?}\n{trace}", self.plan),
+                });
             }
             if self.last_turns == Some(0) {
-                return Ok(());
+                return Ok(self.counts);
             }
             let downtime = *self.dice.pick(&[0, 100 * MS, 5 * SECOND, HOUR]);
             self.server.clock.advance(Duration::from_nanos(downtime));
@@ -268,7 +206,7 @@ impl World {
         self.judge();
         if self.last_turns.is_none() {
             self.something_happens();
-            if self.steps >= self.wanted {
+            if self.counts.steps() >= self.wanted {
                 self.last_turns = Some(LAST_TURNS);
             }
         }
@@ -400,7 +338,6 @@ impl World {
     }
 
     fn says(&mut self, index: usize, place: usize, what: What) -> Sent {
-        self.steps += 1;
         let now = self.server.now();
         let agent = &mut self.agents[index];
         let (name, owner) = (agent.name.clone(), agent.owner());
@@ -429,7 +366,6 @@ impl World {
     }
 
     fn invents(&mut self, index: usize) {
-        self.steps += 1;
         let agent = &mut self.agents[index];
         agent.invented += 1;
         let name = format!("invented-{index}-{}", agent.invented);
@@ -462,17 +398,17 @@ impl World {
             // Not before the first start.
             let wall = wall.max(UnixNanos::from_nanos(1_700_000_000_000_000_000));
             self.server.clock.set(now, wall);
-            self.step(event, || format!("by {step:?}, to {wall}"));
+            self.saw(event, || format!("by {step:?}, to {wall}"));
         }
         if self.odds(odds.stalls) {
             self.slow = self.dice.below(30) as u32;
             let turns = self.slow;
-            self.step(Event::SlowWriter, || format!("for {turns} turns"));
+            self.saw(Event::SlowWriter, || format!("for {turns} turns"));
         }
         if self.odds(odds.readers) {
             self.reading = self.dice.below(60) as u32;
             self.server.files.read_long(true);
-            self.step(Event::LongReader, String::new);
+            self.saw(Event::LongReader, String::new);
         } else if self.reading > 0 {
             self.reading -= 1;
             if self.reading == 0 {
@@ -482,7 +418,7 @@ impl World {
         if self.odds(odds.full) {
             self.full = self.dice.below(20) as u32 + 1;
             let turns = self.full;
-            self.step(Event::DiskFull, || format!("for {turns} turns"));
+            self.saw(Event::DiskFull, || format!("for {turns} turns"));
         } else {
             self.full = self.full.saturating_sub(1);
         }
@@ -503,7 +439,7 @@ impl World {
                 Some(End::Killed) => Event::Kill,
                 _ => Event::Stop,
             };
-            self.step(event, String::new);
+            self.saw(event, String::new);
         }
     }
 
@@ -512,17 +448,17 @@ impl World {
         match self.dice.below(5) {
             0 => {
                 if self.server.files.rename() {
-                    self.step(Event::Renamed, String::new);
+                    self.saw(Event::Renamed, String::new);
                 }
             }
             1 => {
                 let all = self.dice.one_in(2);
                 self.server.files.remove(all);
-                self.step(Event::Removed, || format!("with its log: {all}"));
+                self.saw(Event::Removed, || format!("with its log: {all}"));
             }
             2 | 3 => {
                 self.server.files.back_up();
-                self.step(Event::BackedUp, String::new);
+                self.saw(Event::BackedUp, String::new);
             }
             _ => {
                 if let Some(numbers) = self.server.files.restore() {
@@ -532,7 +468,7 @@ impl World {
                             report.files = (live, live);
                         }
                     }
-                    self.step(Event::Restored, String::new);
+                    self.saw(Event::Restored, String::new);
                 }
             }
         }
@@ -689,11 +625,16 @@ impl World {
             lost = lost.or(Some(report.number));
             false
         });
-        self.counts.0[Event::ExpiredByAge as usize] += by_age;
-        self.counts.0[Event::ExpiredBySize as usize] += by_size;
-        self.counts.0[Event::Acknowledged as usize] = self.server.kept;
-        self.counts.0[Event::Refused as usize] = self.server.refused;
-        self.counts.0[Event::Discarded as usize] = self.server.discarded;
+        self.counts.observe(Event::ExpiredByAge, by_age);
+        self.counts.observe(Event::ExpiredBySize, by_size);
+        let reports = &mut self.server.reports;
+        for (event, count) in [
+            (Event::Acknowledged, &mut reports.kept),
+            (Event::Refused, &mut reports.refused),
+            (Event::Discarded, &mut reports.discarded),
+        ] {
+            self.counts.observe(event, std::mem::take(count));
+        }
         if let Some(number) = lost {
             self.breaks(&format!("report {number} was acknowledged, and is lost"));
         }
@@ -766,11 +707,6 @@ impl World {
 
     fn odds(&mut self, times: u64) -> bool {
         times > 0 && self.dice.one_in(times)
-    }
-
-    fn step(&mut self, event: Event, more: impl FnOnce() -> String) {
-        self.steps += 1;
-        self.saw(event, more);
     }
 
     fn saw(&mut self, event: Event, more: impl FnOnce() -> String) {
