@@ -222,8 +222,10 @@ pub(super) struct Deliveries<'c> {
     /// transaction at hand is committed.
     removed_until: i64,
     removing_until: i64,
-    /// What the transaction at hand writes down, for each consumer.
+    /// Progress that the open transaction writes, for each consumer.
     writing: Vec<Unwritten>,
+    /// Unread events that the open transaction removes, for each consumer.
+    missing: Vec<u64>,
     written_at: Option<Moment>,
 }
 
@@ -281,6 +283,7 @@ impl<'c> Deliveries<'c> {
             removed_until: 0,
             removing_until: 0,
             writing: Vec::new(),
+            missing: Vec::new(),
             written_at: None,
         };
         deliveries.ring();
@@ -341,14 +344,15 @@ impl<'c> Deliveries<'c> {
         let others = removed.iter().filter(|(_, established)| !established);
         let last = others.map(|(seq, _)| *seq).max().unwrap_or(0);
         self.removing_until = self.removed_until.max(last);
-        let mut state = self.delivery.state();
-        for place in &mut state.places {
-            let is_missed = |(seq, established): &&(i64, bool)| {
+        let state = self.delivery.state();
+        let missing = |place: &Place| {
+            let is_unread = |(seq, established): &&(i64, bool)| {
                 let lane = Lane::of(*established).index();
                 place.read[lane].max(place.cursors[lane]) < *seq
             };
-            place.missed += removed.iter().filter(is_missed).count() as u64;
-        }
+            removed.iter().filter(is_unread).count() as u64
+        };
+        self.missing = state.places.iter().map(missing).collect();
         let unwritten = state.places.iter().map(|place| place.unwritten.clone());
         self.writing = unwritten.collect();
         drop(state);
@@ -374,6 +378,9 @@ impl<'c> Deliveries<'c> {
     pub(super) fn committed(&mut self, events: bool, now: Moment) {
         self.removed_until = self.removing_until;
         let mut state = self.delivery.state();
+        for (place, missing) in state.places.iter_mut().zip(self.missing.drain(..)) {
+            place.missed += missing;
+        }
         for (place, written) in state.places.iter_mut().zip(self.writing.drain(..)) {
             let unwritten = &mut place.unwritten;
             if unwritten.cursors == written.cursors {
@@ -652,7 +659,11 @@ mod tests {
         let mut deliveries = begin_with(&connection, &delivery, FILE);
         delivery.publish(1, 0, &progress(2, &[]));
         let removed = [(1, true), (2, false), (3, true), (4, false)];
+        // A transaction that is rolled back and repeated counts once.
         deliveries.write(&removed, NOW).unwrap();
+        assert_eq!(delivery.missed(), [0]);
+        deliveries.write(&removed, NOW).unwrap();
+        deliveries.committed(false, Moment::from_nanos(1));
         assert_eq!(delivery.missed(), [2]);
     }
 
