@@ -26,8 +26,8 @@ pub(super) struct ClockGuard<'c> {
     is_unsaved: bool,
     /// Expiry begins then.
     wait_until: Option<Moment>,
-    /// Both clocks at the last look.
-    last: (Moment, UnixNanos),
+    /// Time since boot and wall-clock time at the last check.
+    last: (Duration, UnixNanos),
     /// Why expiry is paused from the start; logged at the first look.
     reason: Option<&'static str>,
 }
@@ -54,12 +54,12 @@ impl<'c> ClockGuard<'c> {
         )?;
         let mut guard = Self {
             save: connection.prepare("UPDATE store SET paused_at = ?1")?,
-            clock,
             paused_at: paused_at.map(UnixNanos::from_nanos),
             is_unsaved: false,
             wait_until: None,
-            last: now,
+            last: (clock.since_boot(), now.1),
             reason: None,
+            clock,
         };
         let gap = newest.map_or(Duration::ZERO, |newest| {
             now.1.since(UnixNanos::from_nanos(newest))
@@ -78,8 +78,10 @@ impl<'c> ClockGuard<'c> {
     /// Whether what is old may be removed now. To be asked within a transaction.
     pub(super) fn allows_expiry(&mut self) -> rusqlite::Result<bool> {
         let (now, wall) = (self.clock.now(), self.clock.wall());
-        let expected = self.last.1.after(now.since(self.last.0));
-        self.last = (now, wall);
+        // The monotonic clock stands still while the machine is suspended.
+        let since_boot = self.clock.since_boot();
+        let expected = self.last.1.after(since_boot.saturating_sub(self.last.0));
+        self.last = (since_boot, wall);
         match self.paused_at {
             Some(paused_at) if wall < paused_at => {
                 log::info!("the clock was set back: expiry by age resumes");
@@ -182,6 +184,8 @@ mod tests {
         let mut guard = ClockGuard::prepare(&store, clock.clone(), MONTH).unwrap();
         let look = |guard: &mut ClockGuard<'_>| guard.allows_expiry().unwrap();
         assert!(look(&mut guard));
+        manual.suspend(DAY);
+        assert!(look(&mut guard), "a suspend is no jump");
         // However long between two looks, and a small correction.
         manual.advance(40 * DAY);
         assert!(look(&mut guard));

@@ -171,6 +171,19 @@ impl Clock {
         }
     }
 
+    /// Returns the time since the machine was started. Unlike [`Clock::now`] it includes the
+    /// time in which the machine was suspended (`CLOCK_BOOTTIME`).
+    #[must_use]
+    pub fn since_boot(&self) -> Duration {
+        match self {
+            Self::System => {
+                let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+                Duration::try_from(now).unwrap_or_default()
+            }
+            Self::Manual(manual) => manual.since_boot(),
+        }
+    }
+
     /// The present on the wall clock.
     #[must_use]
     pub fn wall(&self) -> UnixNanos {
@@ -186,6 +199,8 @@ impl Clock {
 pub struct ManualClock {
     now: AtomicU64,
     wall: AtomicI64,
+    /// Nanoseconds in which the machine was suspended.
+    suspended: AtomicU64,
 }
 
 impl ManualClock {
@@ -195,6 +210,7 @@ impl ManualClock {
         Self {
             now: AtomicU64::new(now.as_nanos()),
             wall: AtomicI64::new(wall.as_nanos()),
+            suspended: AtomicU64::new(0),
         }
     }
 
@@ -208,6 +224,21 @@ impl ManualClock {
     #[must_use]
     pub fn wall(&self) -> UnixNanos {
         UnixNanos::from_nanos(self.wall.load(Ordering::Relaxed))
+    }
+
+    /// Returns the monotonic time and the time in which the machine was suspended.
+    #[must_use]
+    pub fn since_boot(&self) -> Duration {
+        let suspended = self.suspended.load(Ordering::Relaxed);
+        Duration::from_nanos(self.now().as_nanos().saturating_add(suspended))
+    }
+
+    /// Suspends the machine for `span`: the wall clock moves on, the monotonic clock stands
+    /// still.
+    pub fn suspend(&self, span: Duration) {
+        let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        self.suspended.fetch_add(nanos, Ordering::Relaxed);
+        self.set(self.now(), self.wall().after(span));
     }
 
     /// Moves both clocks on by `span`.
