@@ -9,9 +9,11 @@ mod notices;
 mod open;
 mod rows;
 
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rusqlite::Connection;
 
@@ -19,7 +21,8 @@ use super::location::{FileId, resolve};
 use super::lock::Lock;
 use super::open::{Work, size_of};
 use super::{Lane, OpenError};
-use hawk_time::UnixNanos;
+use hawk_time::{Moment, Throttle, UnixNanos};
+use notices::Notices;
 pub(super) use open::{connect, file_id};
 
 pub use journal::{Cursor, Journal, JournalPage, Selection};
@@ -37,6 +40,9 @@ pub struct Reader {
     work: Work,
     connection: Connection,
     file: FileId,
+    /// Events that were skipped because their rows cannot be read.
+    unreadable: Cell<u64>,
+    complaints: RefCell<Throttle>,
 }
 
 impl Reader {
@@ -56,6 +62,8 @@ impl Reader {
             work,
             connection,
             file,
+            unreadable: Cell::new(0),
+            complaints: RefCell::new(Throttle::every(Duration::from_secs(3600))),
         })
     }
 
@@ -159,7 +167,9 @@ impl Reader {
         after: i64,
         most: usize,
     ) -> Result<(Vec<Notice>, i64), OpenError> {
-        notices::next(&self.connection, lane, after, most).map_err(self.failed())
+        let next = notices::next(&self.connection, lane, after, most);
+        let (found, upto) = next.map_err(self.failed())?;
+        Ok((self.readable(found), upto))
     }
 
     /// The events of these numbers, as far as they are there.
@@ -167,7 +177,24 @@ impl Reader {
     /// # Errors
     /// See [`Reader::last_seen`].
     pub fn notices_numbered(&self, seqs: &[i64]) -> Result<Vec<Notice>, OpenError> {
-        notices::numbered(&self.connection, seqs).map_err(self.failed())
+        let found = notices::numbered(&self.connection, seqs).map_err(self.failed())?;
+        Ok(self.readable(found))
+    }
+
+    /// Returns the events that can be read, and logs the number of the others.
+    fn readable(&self, found: Notices) -> Vec<Notice> {
+        if found.unreadable > 0 {
+            let skipped = self.unreadable.get() + found.unreadable;
+            self.unreadable.set(skipped);
+            let mut complaints = self.complaints.borrow_mut();
+            if complaints.allow(Moment::now()).is_some() {
+                log::warn!(
+                    "events that cannot be read are not delivered: {skipped} store={:?}",
+                    self.path
+                );
+            }
+        }
+        found.events
     }
 
     fn failed(&self) -> impl FnOnce(rusqlite::Error) -> OpenError {

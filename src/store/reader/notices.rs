@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use rusqlite::types::Type;
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, Error, Row};
 
 use crate::store::Lane;
 use hawk_time::UnixNanos;
@@ -32,14 +32,39 @@ pub struct Notice {
 
 const COLUMNS: &str = "seq, at, name, address, version, state, last_seen, established";
 
-/// The next events of a lane after `after`, at most `most`, and up to where there are no
-/// others. Rows of version 1 do not say enough and are passed over.
+/// Events for delivery.
+#[derive(Debug, Default)]
+pub(super) struct Notices {
+    pub(super) events: Vec<Notice>,
+    /// Rows that cannot be read: another program wrote them. They are skipped, so that they
+    /// do not stop the delivery of the events after them.
+    pub(super) unreadable: u64,
+}
+
+impl Notices {
+    fn add(&mut self, row: &Row<'_>) -> rusqlite::Result<()> {
+        match notice(row) {
+            Ok(event) => self.events.push(event),
+            Err(
+                Error::FromSqlConversionFailure(..)
+                | Error::InvalidColumnType(..)
+                | Error::IntegralValueOutOfRange(..)
+                | Error::Utf8Error(..),
+            ) => self.unreadable += 1,
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+/// Returns the next events of a lane after `after`, at most `most`, and the sequence number
+/// up to which the lane has no others. Skips rows of version 1, which lack the columns.
 pub(super) fn next(
     connection: &Connection,
     lane: Lane,
     after: i64,
     most: usize,
-) -> rusqlite::Result<(Vec<Notice>, i64)> {
+) -> rusqlite::Result<(Notices, i64)> {
     let transaction = connection.unchecked_transaction()?;
     let newest: Option<i64> =
         transaction.query_row("SELECT max(seq) FROM events", [], |row| row.get(0))?;
@@ -49,25 +74,28 @@ pub(super) fn next(
          AND address IS NOT NULL ORDER BY seq LIMIT ?3"
     ))?;
     let limit = i64::try_from(most).unwrap_or(i64::MAX);
-    let found = events.query_map((after, lane == Lane::Established, limit), notice)?;
-    let found: Vec<_> = found.collect::<rusqlite::Result<_>>()?;
-    let upto = match found.last() {
-        Some(last) if found.len() == most => last.seq,
-        _ => newest,
-    };
-    Ok((found, upto))
+    let mut rows = events.query((after, lane == Lane::Established, limit))?;
+    let (mut found, mut seen, mut last) = (Notices::default(), 0, newest);
+    while let Some(row) = rows.next()? {
+        last = row.get(0)?;
+        seen += 1;
+        found.add(row)?;
+    }
+    Ok((found, if seen < most { newest } else { last }))
 }
 
-/// The events of these numbers, as far as there are such.
-pub(super) fn numbered(connection: &Connection, seqs: &[i64]) -> rusqlite::Result<Vec<Notice>> {
+/// Returns the events with these sequence numbers that exist.
+pub(super) fn numbered(connection: &Connection, seqs: &[i64]) -> rusqlite::Result<Notices> {
     let transaction = connection.unchecked_transaction()?;
     let mut event = transaction.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM events WHERE seq = ?1 AND address IS NOT NULL"
     ))?;
-    let mut found = Vec::new();
+    let mut found = Notices::default();
     for seq in seqs {
-        let rows = event.query_map([seq], notice)?;
-        found.extend(rows.collect::<rusqlite::Result<Vec<_>>>()?);
+        let mut rows = event.query([seq])?;
+        while let Some(row) = rows.next()? {
+            found.add(row)?;
+        }
     }
     Ok(found)
 }
@@ -86,4 +114,41 @@ fn notice(row: &Row<'_>) -> rusqlite::Result<Notice> {
         last_seen: UnixNanos::from_nanos(row.get::<_, Option<i64>>(6)?.unwrap_or_default()),
         established: row.get(7)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::schema;
+
+    #[test]
+    fn an_event_that_cannot_be_read_is_skipped_and_counted() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        schema::migrate(&mut connection).unwrap();
+        for (name, address) in [
+            ("'a'", "10.0.0.1"),
+            ("'b'", "no address"),
+            ("x'ff'", "10.0.0.3"),
+            ("'d'", "10.0.0.4"),
+        ] {
+            let insert = format!(
+                "INSERT INTO events (at, agent, state, name, address, version, last_seen)
+                 VALUES (1, 1, 'online', CAST({name} AS TEXT), '{address}', '', 1)"
+            );
+            connection.execute(&insert, []).unwrap();
+        }
+        let seqs = |found: &Notices| {
+            found
+                .events
+                .iter()
+                .map(|event| event.seq)
+                .collect::<Vec<_>>()
+        };
+        let (found, upto) = next(&connection, Lane::Established, 0, 10).unwrap();
+        assert_eq!((seqs(&found), found.unreadable, upto), (vec![1, 4], 2, 4));
+        let (found, upto) = next(&connection, Lane::Established, 1, 2).unwrap();
+        assert_eq!((seqs(&found), found.unreadable, upto), (vec![], 2, 3));
+        let found = numbered(&connection, &[2, 4, 5]).unwrap();
+        assert_eq!((seqs(&found), found.unreadable), (vec![4], 1));
+    }
 }
