@@ -227,8 +227,54 @@ fn spawn(
     std::thread::Builder::new()
         .name("hawk-store".to_owned())
         .spawn(move || {
+            let guard = AbortOnPanic;
             write(writer);
             slot.end();
+            drop(guard);
         })?;
     Ok(producer)
+}
+
+/// Aborts the process if the writer thread panics. Without a writer the server would accept
+/// reports and answer none of them; the service manager restarts a process that aborts.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            log::error!("the store's writer thread panicked: hawk aborts");
+            std::process::abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::Command;
+
+    use super::*;
+
+    const CHILD: &str = "HAWK_TEST_WRITER_PANICS";
+
+    #[test]
+    fn a_panic_of_the_writer_thread_aborts_the_process() {
+        if std::env::var_os(CHILD).is_some() {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("hawk.db");
+            let lock = Arc::new(Lock::take(&path).unwrap());
+            let writer = Writer::new(path, Retention::UNLIMITED, lock);
+            let panic = |_| panic!("injected");
+            let _producer = spawn(writer, panic).unwrap();
+            std::thread::park();
+        }
+        let name = "store::tests::a_panic_of_the_writer_thread_aborts_the_process";
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name])
+            .env(CHILD, "1")
+            .output()
+            .unwrap()
+            .status;
+        assert_eq!(status.signal(), Some(6), "{status}");
+    }
 }
