@@ -25,24 +25,24 @@ const RESERVE: i64 = 4096;
 /// time within a millisecond, and many enough that the row costs nothing.
 const BLOCK: u32 = 4096;
 
-/// The row must still be that of the agent: then a report never refers to another one,
-/// whatever has happened to the file.
+/// The row must still be that of the agent: then a report never refers to another agent,
+/// whatever other programs do to the file. The parameters are those of [`bind_agent`].
 const UPDATE_AGENT: &str = "
-UPDATE agents SET version = ?2, last_seen = ?3, state = ?4, changed_at = ?5,
-    heartbeats = heartbeats + ?6, reports = reports + ?7, interval = ?8,
-    last_report = coalesce(?9, last_report), hours = ?10, last_hour = ?11, watched = ?12,
-    report_interval = ?13, cloned_at = ?14
-WHERE id = ?1 AND name IS ?15 AND (name IS NOT NULL OR address = ?16)";
+UPDATE agents SET version = ?4, last_seen = ?6, state = ?7, changed_at = ?8,
+    heartbeats = heartbeats + ?9, reports = reports + ?10, interval = ?11,
+    last_report = coalesce(?12, last_report), hours = ?13, last_hour = ?14, watched = ?15,
+    report_interval = ?16, cloned_at = ?17
+WHERE id = ?1 AND name IS ?2 AND (name IS NOT NULL OR address = ?3)";
 
 /// Apart, because an address that is set, even to what it was, has the page of its
 /// index written with every batch.
 const UPDATE_ADDRESS: &str = "UPDATE agents SET address = ?2 WHERE id = ?1 AND address <> ?2";
 
 const INSERT_AGENT: &str = "
-INSERT INTO agents (name, address, version, first_seen, last_seen, state, changed_at,
+INSERT INTO agents (id, name, address, version, first_seen, last_seen, state, changed_at,
     heartbeats, reports, interval, last_report, hours, last_hour, watched, report_interval,
     cloned_at)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)
 RETURNING id";
 
 const INSERT_EVENT: &str = "
@@ -384,51 +384,19 @@ impl<'c> Statements<'c> {
 
     /// Brings an agent's row up to date; false if it has none of this number.
     fn update_agent(&mut self, id: i64, row: &BatchAgent, batch: &Batch) -> rusqlite::Result<bool> {
-        let name = row.name.map(|name| batch.read(name));
-        let updated = self.update_agent.execute(params![
-            id,
-            batch.read(row.version),
-            row.last_seen,
-            state(row.online),
-            row.changed_at,
-            row.heartbeats,
-            row.reports,
-            row.interval,
-            (row.last_report != 0).then_some(row.last_report),
-            row.hours,
-            row.last_hour,
-            row.watched,
-            row.report_interval,
-            row.cloned_at,
-            name,
-            self.address,
-        ])?;
-        if updated > 0 && name.is_some() {
+        bind_agent(&mut self.update_agent, Some(id), &self.address, row, batch)?;
+        let is_updated = self.update_agent.raw_execute()? > 0;
+        if is_updated && row.name.is_some() {
             self.update_address.execute(params![id, self.address])?;
         }
-        Ok(updated > 0)
+        Ok(is_updated)
     }
 
     fn insert_agent(&mut self, row: &BatchAgent, batch: &Batch) -> rusqlite::Result<i64> {
-        let values = params![
-            row.name.map(|name| batch.read(name)),
-            self.address,
-            batch.read(row.version),
-            row.first_seen,
-            row.last_seen,
-            state(row.online),
-            row.changed_at,
-            row.heartbeats,
-            row.reports,
-            row.interval,
-            (row.last_report != 0).then_some(row.last_report),
-            row.hours,
-            row.last_hour,
-            row.watched,
-            row.report_interval,
-            row.cloned_at,
-        ];
-        self.insert_agent.query_row(values, |row| row.get(0))
+        bind_agent(&mut self.insert_agent, None, &self.address, row, batch)?;
+        let mut rows = self.insert_agent.raw_query();
+        let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+        row.get(0)
     }
 
     /// The number of the row of the agent with this name, or without one at the address
@@ -533,6 +501,39 @@ impl<'c> Statements<'c> {
             deliveries.committed(events, now);
         }
     }
+}
+
+/// Binds an agent's columns, in the order in which the table has them.
+fn bind_agent(
+    statement: &mut Statement<'_>,
+    id: Option<i64>,
+    address: &str,
+    row: &BatchAgent,
+    batch: &Batch,
+) -> rusqlite::Result<()> {
+    let values = params![
+        id,
+        row.name.map(|name| batch.read(name)),
+        address,
+        batch.read(row.version),
+        row.first_seen,
+        row.last_seen,
+        state(row.online),
+        row.changed_at,
+        row.heartbeats,
+        row.reports,
+        row.interval,
+        (row.last_report != 0).then_some(row.last_report),
+        row.hours,
+        row.last_hour,
+        row.watched,
+        row.report_interval,
+        row.cloned_at,
+    ];
+    for (at, value) in (1..).zip(values) {
+        statement.raw_bind_parameter(at, value)?;
+    }
+    Ok(())
 }
 
 /// The sequence number of a batch's first report.
