@@ -25,6 +25,9 @@ const MAX_EVENTS: usize = 1024;
 /// 100 us if there are many names. So a commit takes some 30 ms, however many agents come.
 const MAX_PLACES: usize = 128;
 
+/// Maximum bytes of text of all discarded batches together.
+const MAX_UNWRITTEN_TEXT: usize = 32 << 20;
+
 /// Reports, agents' rows, events and removals that are kept together or not at all.
 ///
 /// A batch is filled, committed, emptied and filled again; its memory stays.
@@ -379,43 +382,58 @@ impl Batch {
         })
     }
 
-    /// Takes over what a discarded batch has of agents, events and removals, but for its
-    /// reports, which were answered. `rows` has the indices of the agents' rows by their
-    /// references. Of events, `room` is left.
+    /// Takes over the agents, events and removals of a discarded batch, at most `most` of each
+    /// and [`MAX_UNWRITTEN_TEXT`] of their text. Returns how many events, and how many agents and
+    /// removals, it leaves out. Leaves out the reports, which were answered. `rows` has the
+    /// indices of the agents' rows by their references.
     pub(super) fn take_over(
         &mut self,
         discarded: &Self,
         rows: &mut HashMap<u64, AgentIndex>,
-        room: usize,
-    ) {
+        most: usize,
+    ) -> (u64, u64) {
+        let (mut lost_events, mut lost_changes) = (0, 0);
         let mut removals = discarded.removals.iter().peekable();
         for at in 0..=discarded.agents.len() {
             while let Some(removal) = removals.next_if(|removal| removal.after.get() <= at) {
                 let name = removal.name.map(|name| discarded.read(name));
-                self.remove_agent(removal.reference, name, removal.address);
                 rows.remove(&removal.reference);
+                match self.removals.len() < most && self.text.len() < MAX_UNWRITTEN_TEXT {
+                    true => self.remove_agent(removal.reference, name, removal.address),
+                    false => lost_changes += 1,
+                }
             }
             let Some(row) = discarded.agents.get(at) else {
                 break;
             };
             let agent = row.agent(discarded);
+            let has_text = self.text.len() < MAX_UNWRITTEN_TEXT;
             let index = match rows.get(&row.reference) {
-                Some(&index) => {
+                Some(&index) if has_text => {
                     self.update_agent(index, &agent);
                     index
                 }
-                None => {
+                None if has_text && self.agents.len() < most => {
                     let index = self.add_agent(row.reference, &agent);
                     rows.insert(row.reference, index);
                     index
                 }
+                _ => {
+                    lost_changes += 1;
+                    continue;
+                }
             };
             self.add_heartbeats(index, row.heartbeats);
         }
-        for (reference, event) in discarded.events().take(room) {
+        for (reference, event) in discarded.events() {
+            if self.events.len() >= most || self.text.len() >= MAX_UNWRITTEN_TEXT {
+                lost_events += 1;
+                continue;
+            }
             let index = rows.get(&reference).copied();
             self.add_event(reference, index, &event);
         }
+        (lost_events, lost_changes)
     }
 
     /// Notes the sequence number of each agent's last report, given that of the first
@@ -566,6 +584,40 @@ mod tests {
         batch.update_agent(index, &agent("2.0"));
         assert_eq!(batch.read(batch.agents[0].version), "2.0");
         assert_eq!(batch.agents().collect::<Vec<_>>(), [(7, 0)]);
+    }
+
+    #[test]
+    fn taking_over_discarded_batches_is_bounded_in_rows_and_text() {
+        let event = EventRecord {
+            name: Some("web-01"),
+            address: [10, 0, 0, 7].into(),
+            version: "1.0",
+            last_seen: UnixNanos::from_nanos(7),
+            at: UnixNanos::from_nanos(8),
+            online: false,
+            established: false,
+        };
+        let (mut unwritten, mut rows) = (Batch::default(), HashMap::new());
+        let mut lost = (0, 0);
+        for reference in 0..10 {
+            let mut discarded = Batch::default();
+            let index = discarded.add_agent(reference, &agent("1.0"));
+            discarded.add_event(reference, Some(index), &event);
+            discarded.remove_agent(reference, event.name, event.address);
+            let (events, changes) = unwritten.take_over(&discarded, &mut rows, 4);
+            lost = (lost.0 + events, lost.1 + changes);
+        }
+        assert_eq!((unwritten.agents.len(), unwritten.removals.len()), (4, 4));
+        assert_eq!((unwritten.events.len(), lost), (4, (6, 12)));
+        // One agent whose version changes with each batch.
+        let (mut unwritten, mut rows) = (Batch::default(), HashMap::new());
+        let versions = ["x".repeat(1 << 20), "y".repeat(1 << 20)];
+        for version in versions.iter().cycle().take(64) {
+            let mut discarded = Batch::default();
+            discarded.add_agent(1, &agent(version));
+            unwritten.take_over(&discarded, &mut rows, 4);
+        }
+        assert!(unwritten.text.len() < MAX_UNWRITTEN_TEXT + (2 << 20));
     }
 
     #[test]

@@ -175,10 +175,15 @@ impl Files {
             .map_or(true, |found| found.nlink() > 0)
     }
 
+    /// Whether the file at the log's path is this file's log.
+    pub(super) fn has_log(&self) -> bool {
+        FileId::at(&self.log_path).ok() == Some(self.log_id)
+    }
+
     /// Removes the log and its index if they still belong to this file: another file at the
     /// store's path must not be read with them. The store has their contents already.
     pub(super) fn remove_log(&self) {
-        if FileId::at(&self.log_path).ok() == Some(self.log_id) {
+        if self.has_log() {
             remove(&self.log_path);
         }
         self.remove_index();

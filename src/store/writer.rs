@@ -42,9 +42,12 @@ const RETRY: Duration = Duration::from_secs(1);
 /// While the store is down, how often that is logged again.
 const REMIND: Duration = Duration::from_secs(60);
 
-/// Events of discarded batches that are kept until the store can be written, at most:
-/// some 10 MB of memory, or 30 MB if all names and versions are as long as they may be.
+/// Maximum number of events of discarded batches that are kept until the store can be
+/// written: some 10 MB of memory, or 30 MB if all names and versions have their maximum length.
 const MAX_UNWRITTEN: usize = 100_000;
+
+/// Transactions of retention alone, at most, after a write failed for want of space.
+const ROOM_STEPS: u32 = 16;
 
 /// How often in 10 s it is told that the store is down, and that it is back: each time
 /// while that is news.
@@ -70,6 +73,8 @@ pub(super) struct Writer {
     witness: Option<Connection>,
     /// The files have been usable since they were last tried again.
     was_usable: bool,
+    /// The last failure was for want of space.
+    was_full: bool,
     /// It was said that the log has grown too long.
     swollen: bool,
     /// A store that fails with each batch, and not in between, goes down and comes
@@ -88,28 +93,37 @@ struct Unwritten {
     batch: Batch,
     /// The indices of the agents' rows, by their references.
     rows: HashMap<u64, AgentIndex>,
-    /// Events that there was no room for.
-    lost: u64,
+    /// Events, and other changes of agents, that there was no room for.
+    lost_events: u64,
+    lost_changes: u64,
 }
 
 impl Unwritten {
     fn take_over(&mut self, discarded: &Batch) {
-        let room = MAX_UNWRITTEN.saturating_sub(self.batch.events.len());
-        self.lost += discarded.events.len().saturating_sub(room) as u64;
-        self.batch.take_over(discarded, &mut self.rows, room);
+        let (events, changes) = self
+            .batch
+            .take_over(discarded, &mut self.rows, MAX_UNWRITTEN);
+        self.lost_events += events;
+        self.lost_changes += changes;
     }
 
     /// All of it is in the file.
     fn clear(&mut self) {
         if !self.batch.is_empty() {
             *self = Self {
-                lost: self.lost,
+                lost_events: self.lost_events,
+                lost_changes: self.lost_changes,
                 ..Self::default()
             };
         }
-        if self.lost > 0 {
-            let lost = std::mem::take(&mut self.lost);
-            log::warn!("events lost while the store was unavailable: {lost}");
+        for (what, lost) in [
+            ("events", &mut self.lost_events),
+            ("changes of agents", &mut self.lost_changes),
+        ] {
+            let lost = std::mem::take(lost);
+            if lost > 0 {
+                log::warn!("{what} lost while the store was unavailable: {lost}");
+            }
         }
     }
 }
@@ -157,6 +171,19 @@ enum Failure {
     Open(#[from] OpenError),
 }
 
+impl Failure {
+    fn is_want_of_space(&self) -> bool {
+        matches!(
+            self,
+            Self::Sqlite(error) if matches!(
+                error.sqlite_error_code(),
+                // A write beyond the limit of file sizes is an I/O error.
+                Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure)
+            )
+        )
+    }
+}
+
 impl Writer {
     pub(super) fn new(path: PathBuf, retention: Retention, lock: Arc<Lock>) -> Self {
         Self {
@@ -173,6 +200,7 @@ impl Writer {
             files: None,
             witness: None,
             was_usable: true,
+            was_full: false,
             swollen: false,
             complaints: Throttle::bursts_of(CHANGES),
             recoveries: Throttle::bursts_of(CHANGES),
@@ -259,9 +287,12 @@ impl Writer {
             unbounded.unwrap_or_else(|error| log::warn!("{error}"));
         }
         let how = loop {
-            let end = connection
-                .as_ref()
-                .map_or(End::Failed, |connection| self.serve(connection, wait));
+            let end = connection.as_ref().map_or(End::Failed, |connection| {
+                if std::mem::take(&mut self.was_full) {
+                    self.make_room(connection);
+                }
+                self.serve(connection, wait)
+            });
             if let End::Stopped(how) = end {
                 break how;
             }
@@ -271,10 +302,28 @@ impl Writer {
                 break how;
             }
         };
-        // In this order: who closes the file last removes the empty log.
+        // The witness first: SQLite removes the empty log with the last connection.
         self.witness = None;
+        if how == Stop::Finish {
+            self.retire_at_stop(&mut connection);
+        }
         if let Some(connection) = connection {
             close(connection, how);
+        }
+    }
+
+    /// Retires the file if another program has moved or replaced it or its log. SQLite would
+    /// remove the file at the log's path as it closes: by now another file's log.
+    fn retire_at_stop(&mut self, connection: &mut Option<Connection>) {
+        if let Some(present) = connection
+            && let Err(failure) = self.look(present)
+            && self.retire(connection, &failure).is_err()
+        {
+            // The moved file lacks a part of its log.
+            abandon(connection.take());
+            if let Some(files) = self.files.as_ref().filter(|files| files.has_log()) {
+                files.set_log_aside();
+            }
         }
     }
 
@@ -382,10 +431,35 @@ impl Writer {
                 Ok(())
             });
             if let Err(failure) = outcome {
+                self.was_full = failure.is_want_of_space();
                 self.complain(&failure);
                 return End::Failed;
             }
         }
+    }
+
+    /// Removes old reports in transactions of their own. Together with the rows that did not
+    /// fit on the disk they would be rolled back, and the disk would stay full.
+    fn make_room(&mut self, connection: &Connection) {
+        let unwritten = std::mem::take(&mut self.unwritten);
+        if let Err(failure) = self.retain_alone(connection) {
+            log::debug!("retention cannot make room: {failure}");
+        }
+        self.unwritten = unwritten;
+    }
+
+    fn retain_alone(&mut self, connection: &Connection) -> Result<(), Failure> {
+        let (mut statements, mut retainer) = self.prepare(connection)?;
+        let mut log = Log::default();
+        for _ in 0..ROOM_STEPS {
+            self.commit(connection, &mut statements, &mut retainer, None)?;
+            // The log is then written from its start again, in the space that it has.
+            self.checkpoint(connection, &mut log)?;
+            if !retainer.is_behind() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// One transaction, in files that are still the store's afterwards. A commit into a
@@ -400,7 +474,12 @@ impl Writer {
     ) -> Result<(), Failure> {
         self.look(connection)?;
         self.transact(statements, retainer, batch)?;
-        self.look_at_commit()?;
+        match self.look_at_commit() {
+            // Only the open descriptor still leads to the log. Once all of it is in the file,
+            // the commit counts: as a discarded batch it would be stored, and sent again.
+            Err(Failure::Changed(Change::LogMoved)) if copy_log(connection).unwrap_or(false) => {}
+            outcome => outcome?,
+        }
         self.unwritten.clear();
         Ok(())
     }
@@ -527,6 +606,10 @@ impl Writer {
     /// one would take them for a commit, and bring back what was discarded. So
     /// the file is opened anew only if it is another one, or useless as it is.
     fn try_again(&mut self, connection: &mut Option<Connection>) -> Result<(), Failure> {
+        if self.files.is_none() {
+            // They could not be watched: they may have been moved since they were opened.
+            abandon(connection.take());
+        }
         if let Some(present) = connection
             && let Err(failure) = self.look(present)
         {
@@ -840,6 +923,123 @@ mod tests {
             .unwrap();
         let rows = events.query_map([], |row| row.get(0)).unwrap();
         rows.map(Result::unwrap).collect()
+    }
+
+    fn writer(folder: &tempfile::TempDir, retention: Retention) -> Writer {
+        let path = folder.path().join("hawk.db");
+        let lock = Arc::new(Lock::take(&path).unwrap());
+        Writer::new(path, retention, lock)
+    }
+
+    fn count(connection: &Connection, table: &str) -> i64 {
+        let query = format!("SELECT count(*) FROM {table}");
+        connection.query_row(&query, [], |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn a_stop_removes_no_log_of_another_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = writer(&folder, Retention::UNLIMITED);
+        let connection = writer.open().unwrap();
+        let log = folder.path().join("hawk.db-wal");
+        writer.write(Some(connection), &mut |_, _| {
+            fs::rename(&log, folder.path().join("away")).unwrap();
+            fs::write(&log, "the log of another file").unwrap();
+            Next::Stop(Stop::Finish)
+        });
+        let contents = fs::read_dir(folder.path()).unwrap();
+        let mut contents = contents.map(|file| fs::read(file.unwrap().path()).unwrap());
+        assert!(contents.any(|bytes| bytes == b"the log of another file"));
+    }
+
+    #[test]
+    fn a_batch_whose_log_is_removed_during_its_commit_is_committed_or_not_stored() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = writer(&folder, Retention::UNLIMITED);
+        let mut connection = writer.open().unwrap();
+        let log = folder.path().join("hawk.db-wal");
+        let remove = move |_: Action, _: &str, table: &str, _: i64| {
+            if table == "events" {
+                fs::remove_file(&log).ok();
+            }
+        };
+        connection.update_hook(Some(remove)).unwrap();
+        let (mut statements, mut retainer) = writer.prepare(&connection).unwrap();
+        let mut batch = batch_with_event(true);
+        let outcome = writer.commit(
+            &connection,
+            &mut statements,
+            &mut retainer,
+            Some(&mut batch),
+        );
+        drop((statements, retainer));
+        connection
+            .update_hook(None::<fn(Action, &str, &str, i64)>)
+            .unwrap();
+        let mut connection = Some(connection);
+        writer.try_again(&mut connection).unwrap();
+        assert!(writer.files.as_ref().is_some_and(Files::has_log));
+        let stored = count(&connection.unwrap(), "events");
+        assert_eq!(stored, i64::from(outcome.is_ok()));
+        assert_eq!(stored, 1, "no other program reads");
+    }
+
+    #[test]
+    fn retention_makes_room_when_a_batch_does_not_fit() {
+        let folder = tempfile::tempdir().unwrap();
+        let retention = Retention {
+            age: Duration::from_secs(86_400),
+            ..Retention::UNLIMITED
+        };
+        let mut writer = writer(&folder, retention);
+        let connection = writer.open().unwrap();
+        let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+            INSERT INTO reports SELECT i, 1, '', hex(zeroblob(500)), 0, 0, 1, NULL FROM n";
+        connection.execute(rows, []).unwrap();
+        // The newest time in the store says that the clock is right.
+        let now = UnixNanos::now().as_nanos();
+        let newest = "INSERT INTO reports VALUES (1001, 1, '', '', 0, 0, ?1, NULL)";
+        connection.execute(newest, [now]).unwrap();
+        let pages: i64 = connection
+            .pragma_query_value(None, "page_count", |row| row.get(0))
+            .unwrap();
+        let limit = format!("PRAGMA max_page_count = {pages}");
+        let limited: i64 = connection.query_row(&limit, [], |row| row.get(0)).unwrap();
+        assert_eq!(limited, pages);
+        let mut batch = batch_with_event(true);
+        let event = EventRecord {
+            name: Some("web-01"),
+            address: [10, 0, 0, 7].into(),
+            version: "1.0",
+            last_seen: UnixNanos::from_nanos(7),
+            at: UnixNanos::now(),
+            online: true,
+            established: true,
+        };
+        (0..1000).for_each(|_| batch.add_event(1, None, &event));
+        let mut tasks = vec![Next::Stop(Stop::Finish), Next::Nothing, Next::Batch(batch)];
+        let slot = Arc::clone(&writer.slot);
+        writer.write(Some(connection), &mut |_, _| tasks.pop().unwrap());
+        assert!(tasks.is_empty());
+        assert_eq!(slot.counters().failed, 1);
+        let connection = Connection::open(folder.path().join("hawk.db")).unwrap();
+        assert!(count(&connection, "reports") < 1001);
+        assert_eq!(count(&connection, "events WHERE established"), 1000);
+    }
+
+    #[test]
+    fn files_that_cannot_be_watched_are_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = writer(&folder, Retention::UNLIMITED);
+        let connection = open(&writer.path).unwrap();
+        fs::remove_file(folder.path().join("hawk.db-wal")).unwrap();
+        let slot = Arc::clone(&writer.slot);
+        let mut tasks = vec![
+            Next::Stop(Stop::Finish),
+            Next::Batch(batch_with_event(true)),
+        ];
+        writer.write(Some(connection), &mut |_, _| tasks.pop().unwrap());
+        assert_eq!(slot.counters().commits, 1);
     }
 
     #[test]
