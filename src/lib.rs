@@ -19,6 +19,7 @@
 //! Within this crate, `tests/dependency_rule.rs` holds it:
 //!
 //! ```text
+//! dirty_set   → nothing                   (what changed since it was copied to another process)
 //! interval    → nothing                   (how often an agent is heard)
 //! log_sink    → nothing                   (log lines on their way to stderr)
 //! network     → nothing                   (the unit in which addresses are counted)
@@ -26,11 +27,11 @@
 //! children    → nothing                   (processes that were started here; orphans)
 //! notify      → children, store's events, throttle, time (a command for changes; JSON, processes)
 //! session     → interval, wire, time      (time comes in as an argument)
-//! roster      → interval, network, time, wheel (which agents are alive)
+//! roster      → dirty_set, interval, network, time, wheel (which agents are alive)
 //! handler     → wire, session's traits, notify, network, roster, store, throttle, time (packets; no sockets)
 //! store       → throttle, time            (records; no connections, no packets)
 //! stats       → hawk-pool, wire, session, time
-//! reactor     → hawk-pool, admission, log_sink's count, network, session, stats, throttle, time, wheel, wire's replies (sockets, buffers; no JSON)
+//! reactor     → hawk-pool, admission, dirty_set, log_sink's count, network, session, stats, throttle, time, wheel, wire's replies (sockets, buffers; no JSON)
 //! restart     → peer_credentials, session, stats, reactor, handler, roster, store, time, wire (a new process takes over)
 //! restart/snapshot → the plain data of those (state to bytes and back; no I/O)
 //! restart/channel  → peer_credentials, restart/snapshot, time   (two processes: sockets, descriptors, files in memory)
@@ -48,6 +49,7 @@ pub mod children;
 pub mod cli;
 pub mod control;
 pub mod descriptors;
+mod dirty_set;
 pub mod handler;
 pub mod interval;
 pub mod log_sink;

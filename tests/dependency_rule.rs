@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 /// Each module, what of this crate and its pool it may know, and whether it may
 /// touch files, sockets, processes or JSON.
 const RULE: &[(&str, &[&str])] = &[
+    ("dirty_set", &[]),
     ("interval", &[]),
     ("network", &[]),
     ("admission", &["network"]),
@@ -28,7 +29,7 @@ const RULE: &[(&str, &[&str])] = &[
     ),
     ("log_sink", &["std::io"]),
     ("session", &["interval"]),
-    ("roster", &["interval", "network"]),
+    ("roster", &["dirty_set", "interval", "network"]),
     (
         "handler",
         &["network", "notify", "roster", "session", "store"],
@@ -40,6 +41,7 @@ const RULE: &[(&str, &[&str])] = &[
         &[
             "hawk_pool",
             "admission",
+            "dirty_set",
             "log_sink",
             "network",
             "session",

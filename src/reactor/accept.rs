@@ -77,6 +77,9 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
         self.connections
             .insert(|generation| Connection::new(socket, session, generation));
+        if let Some(copying) = &mut self.copying {
+            copying.opened(id);
+        }
         match refused {
             Some(why) => self.turn_away(id, why),
             None => {

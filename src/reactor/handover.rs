@@ -16,18 +16,18 @@
 //! bytes that are not decoded, replies that are not written, deadlines, and who waited.
 
 mod adoption;
-mod notes;
 
+use std::collections::VecDeque;
 use std::io;
 
 pub(super) use self::adoption::Adoption;
-pub(super) use self::notes::Notes;
 use super::Reactor;
 use super::connection::Connection;
 use super::connections::ConnectionId;
 use super::kernel::{Kernel, SocketToken};
 use super::listener::Listener;
 use super::phase::ConnectionPhase;
+use crate::dirty_set::DirtySet;
 use crate::session::{Handler, SessionState, Tally};
 use crate::stats::Counters;
 
@@ -89,12 +89,66 @@ pub enum AdoptError {
     Unknown,
 }
 
+/// Progress of a copy of all connections to a successor.
+#[derive(Debug)]
+pub(super) struct Copying {
+    /// Connections that were never copied, oldest first; may contain ids that have been closed.
+    unseen: VecDeque<ConnectionId>,
+    /// Connections changed since the last copy.
+    dirty: DirtySet<ConnectionId>,
+    /// Connections that were copied and have been closed since.
+    closed: Vec<ConnectionId>,
+}
+
+impl Copying {
+    fn new(all: Vec<ConnectionId>) -> Self {
+        Self {
+            unseen: all.into(),
+            dirty: DirtySet::default(),
+            closed: Vec::new(),
+        }
+    }
+
+    /// Records a new connection.
+    pub(super) fn opened(&mut self, id: ConnectionId) {
+        self.unseen.push_back(id);
+    }
+
+    /// Records that a live connection may have changed.
+    pub(super) fn touched(&mut self, id: ConnectionId) {
+        self.dirty.set_dirty(id.slot as usize, id);
+    }
+
+    /// Records that a connection was closed; returns whether it had been copied.
+    pub(super) fn ended(&mut self, id: ConnectionId) -> bool {
+        let was_copied = self.dirty.untrack(id.slot as usize);
+        if was_copied {
+            self.closed.push(id);
+        }
+        was_copied
+    }
+
+    /// Records that a connection was copied just now, but for its pending replies: with
+    /// those it has to be copied again.
+    fn copied(&mut self, id: ConnectionId, has_pending: bool) {
+        self.dirty.set_clean(id.slot as usize);
+        if has_pending {
+            self.touched(id);
+        }
+    }
+
+    /// Returns how many connections there are to be copied, at most.
+    fn len(&self) -> usize {
+        self.unseen.len() + self.dirty.len() + self.closed.len()
+    }
+}
+
 /// The predecessor's half.
 impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// Begins to show all connections to a successor. From now on what changes is
     /// noted, and a connection that was shown is shut down when it ends.
     pub fn begin_copy(&mut self) {
-        self.copying = Some(Box::new(Notes::new(self.connections.ids())));
+        self.copying = Some(Box::new(Copying::new(self.connections.ids())));
     }
 
     /// Shows at most so many connections that were not shown yet, those included that
@@ -108,46 +162,50 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         most: usize,
         see: &mut dyn FnMut(MovedId, &K::Socket, ConnectionState),
     ) -> bool {
-        let Some(notes) = &mut self.copying else {
+        let Some(copying) = &mut self.copying else {
             return true;
         };
         let mut shown = 0;
         while shown < most {
-            let Some(id) = notes.next_unseen() else {
+            let Some(id) = copying.unseen.pop_front() else {
                 return true;
             };
             if let Some(connection) = self.connections.look(id) {
                 see(moved(id), connection.socket(), connection.export());
-                notes.shown(id, connection.session().is_owed());
+                copying.copied(id, connection.session().is_owed());
                 shown += 1;
             }
         }
-        notes.unseen() == 0
+        copying.unseen.is_empty()
     }
 
     /// How many connections [`take_changes`](Self::take_changes) would show, at most.
     #[must_use]
     pub fn changes(&self) -> usize {
-        self.copying.as_ref().map_or(0, |notes| notes.len())
+        self.copying.as_ref().map_or(0, |copying| copying.len())
     }
 
     /// How many of these were never shown, at most: each has a socket to be handed over.
     #[must_use]
     pub fn unseen(&self) -> usize {
-        self.copying.as_ref().map_or(0, |notes| notes.unseen())
+        self.copying
+            .as_ref()
+            .map_or(0, |copying| copying.unseen.len())
     }
 
     /// How many of these have ended since they were shown.
     #[must_use]
     pub fn closed_untold(&self) -> usize {
-        self.copying.as_ref().map_or(0, |notes| notes.closed())
+        self.copying
+            .as_ref()
+            .map_or(0, |copying| copying.closed.len())
     }
 
     /// Shows who has ended since they were shown; these are no [changes](Self::changes)
     /// any more.
     pub fn take_closed(&mut self, see: &mut dyn FnMut(MovedId)) {
-        if let Some(notes) = &mut self.copying {
-            notes.take_closed().into_iter().map(moved).for_each(see);
+        if let Some(copying) = &mut self.copying {
+            copying.closed.drain(..).map(moved).for_each(see);
         }
     }
 
@@ -160,23 +218,23 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         most: usize,
         see: &mut dyn FnMut(MovedId, Change<'_, K::Socket>),
     ) {
-        let Some(notes) = &mut self.copying else {
+        let Some(copying) = &mut self.copying else {
             return;
         };
-        for id in notes.take_closed() {
+        for id in copying.closed.drain(..) {
             see(moved(id), Change::Closed);
         }
-        for id in notes.take_changed(most) {
+        for id in copying.dirty.take(most) {
             if let Some(connection) = self.connections.look(id) {
                 see(moved(id), Change::Changed(connection.export()));
-                notes.shown(id, connection.session().is_owed());
+                copying.copied(id, connection.session().is_owed());
             }
         }
-        while let Some(id) = notes.next_unseen() {
+        while let Some(id) = copying.unseen.pop_front() {
             if let Some(connection) = self.connections.look(id) {
                 let state = connection.export();
                 see(moved(id), Change::Opened(connection.socket(), state));
-                notes.shown(id, connection.session().is_owed());
+                copying.copied(id, connection.session().is_owed());
             }
         }
     }
@@ -275,4 +333,37 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
 fn moved(id: ConnectionId) -> MovedId {
     let SocketToken(token) = id.token();
     MovedId(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(slot: u64, generation: u64) -> ConnectionId {
+        ConnectionId::from_token(SocketToken(generation << 32 | slot))
+    }
+
+    #[test]
+    fn a_connection_with_pending_replies_is_copied_again() {
+        let mut copying = Copying::new(vec![id(0, 0)]);
+        assert_eq!(copying.unseen.pop_front(), Some(id(0, 0)));
+        copying.copied(id(0, 0), true);
+        assert_eq!(copying.dirty.take(9), [id(0, 0)]);
+        copying.copied(id(0, 0), false);
+        assert_eq!(copying.len(), 0);
+    }
+
+    #[test]
+    fn a_reused_slot_is_another_connection() {
+        let mut copying = Copying::new(vec![id(0, 0), id(1, 1)]);
+        assert_eq!(copying.unseen.pop_front(), Some(id(0, 0)));
+        copying.copied(id(0, 0), false);
+        assert!(copying.ended(id(0, 0)), "it was copied");
+        assert!(!copying.ended(id(1, 1)), "it was not");
+        copying.opened(id(0, 2));
+        copying.touched(id(0, 2));
+        assert_eq!((copying.dirty.len(), copying.unseen.len()), (0, 2));
+        assert_eq!(copying.closed, [id(0, 0)]);
+        assert_eq!(copying.unseen, [id(1, 1), id(0, 2)], "the first is closed");
+    }
 }

@@ -45,7 +45,7 @@ pub use self::connection::ConnectionView;
 use self::connection::{Counted, Outcome, Shop};
 use self::connections::{ConnectionId, Connections};
 pub use self::handover::{AdoptError, AdoptedId, Change, ConnectionState, MovedId};
-use self::handover::{Adoption, Notes};
+use self::handover::{Adoption, Copying};
 use self::kernel::{Event, Kernel, OtherToken, Signal};
 use self::ledger::Ledger;
 pub use self::linux::Linux;
@@ -128,8 +128,8 @@ pub struct Reactor<H, K: Kernel> {
     signals: Vec<Signal>,
     /// Whether a signal asked for a new process.
     upgrade_wanted: bool,
-    /// What a successor was shown, while it is.
-    copying: Option<Box<Notes>>,
+    /// Progress of the copy to a successor; `None` while there is none.
+    copying: Option<Box<Copying>>,
     adoption: Adoption,
     /// The end of the drain timeout, once the server was told to stop.
     stop_at: Option<Moment>,
@@ -422,9 +422,9 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             self.admission.heard(connection.sender().peer.ip());
         }
         let recount = connection.counted.buffer() != connection.general_capacity();
-        if let Some(notes) = &mut self.copying {
-            // Only who is there: another may have come to the place of who is not.
-            notes.touched(id);
+        if let Some(copying) = &mut self.copying {
+            // Live connections only: the slot may have been reused.
+            copying.touched(id);
         }
         if let Some(deadline) = connection.deadline(&self.shop.limits) {
             self.wheel.arm(id.slot, deadline);
@@ -463,7 +463,10 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         let Some(mut connection) = self.connections.remove(id) else {
             return;
         };
-        let is_shown = self.copying.as_mut().is_some_and(|notes| notes.ended(id));
+        let is_shown = self
+            .copying
+            .as_mut()
+            .is_some_and(|copying| copying.ended(id));
         if is_shown || self.adoption.is_shared(self.shop.now) {
             connection.shut_down();
         }

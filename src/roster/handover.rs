@@ -1,12 +1,12 @@
 //! Agents on their way to another process: shown bit by bit while the roster is in
 //! use, and what has changed since shown again.
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::presence::{JudgedBy, Presence, Rhythm, Run};
 use super::{AgentKey, Entry, Roster, Standing};
+use crate::dirty_set::DirtySet;
 use crate::interval::Interval;
 use hawk_time::{Moment, UnixNanos};
 
@@ -127,14 +127,13 @@ impl AgentState {
 const SLOTS_PER_CAPACITY: usize = 4;
 const LEAST_SLOTS: usize = 1 << 20;
 
-/// What a copy has shown.
+/// Progress of a copy.
 #[derive(Debug, Default)]
-pub(super) struct Notes {
-    /// For each slot that was shown, or was empty then: whether it stands in
-    /// `changed`. The other slots are still to come.
-    listed: Vec<bool>,
-    /// Slots that are to be shown again, in the order in which they changed.
-    changed: VecDeque<u32>,
+pub(super) struct Copying {
+    /// The first slot that the initial pass has not reached.
+    next: usize,
+    /// Slots below it that changed since they were copied.
+    dirty: DirtySet<u32>,
 }
 
 /// A slot that no roster of this size gives out.
@@ -147,26 +146,27 @@ impl Roster {
     /// Has it noted from now on what changes after it was shown.
     pub fn begin_copy(&mut self) {
         self.end_copy();
-        self.notes = Some(Notes::default());
+        self.copying = Some(Copying::default());
     }
 
     /// Shows up to `most` agents that were not shown yet, each with its slot; true
     /// when there are none left.
     pub fn copy_some(&mut self, most: usize, see: &mut dyn FnMut(u32, AgentState)) -> bool {
-        let Some(notes) = &mut self.notes else {
+        let Some(copying) = &mut self.copying else {
             return true;
         };
         let mut left = most;
-        while let Some(entry) = self.entries.get_mut(notes.listed.len()) {
+        while let Some(entry) = self.entries.get_mut(copying.next) {
             if let Some(entry) = entry {
                 if left == 0 {
                     return false;
                 }
                 left -= 1;
                 entry.shown = true;
-                see(number(notes.listed.len()), entry.state(self.lead));
+                see(number(copying.next), entry.state(self.lead));
             }
-            notes.listed.push(false);
+            copying.dirty.set_clean(copying.next);
+            copying.next += 1;
         }
         true
     }
@@ -174,18 +174,19 @@ impl Roster {
     /// How many agents would have to be shown again.
     #[must_use]
     pub fn changes(&self) -> usize {
-        self.notes.as_ref().map_or(0, |notes| notes.changed.len())
+        self.copying
+            .as_ref()
+            .map_or(0, |copying| copying.dirty.len())
     }
 
     /// Shows up to `most` of the slots that have changed since they were shown, those
     /// first that have waited longest: the agent that is there now, if one is.
     pub fn take_changes(&mut self, most: usize, see: &mut dyn FnMut(u32, Option<AgentState>)) {
-        let Some(notes) = &mut self.notes else {
+        let Some(copying) = &mut self.copying else {
             return;
         };
-        let taken = most.min(notes.changed.len());
-        for slot in notes.changed.drain(..taken) {
-            notes.listed[slot as usize] = false;
+        for slot in copying.dirty.take(most) {
+            copying.dirty.set_clean(slot as usize);
             let entry = self.entries.get_mut(slot as usize);
             let state = entry.and_then(Option::as_mut).map(|entry| {
                 entry.shown = true;
@@ -197,25 +198,21 @@ impl Roster {
 
     /// Nothing more is shown, and nothing noted.
     pub fn end_copy(&mut self) {
-        let Some(notes) = self.notes.take() else {
+        let Some(copying) = self.copying.take() else {
             return;
         };
-        let shown = self.entries.iter_mut().take(notes.listed.len());
+        let shown = self.entries.iter_mut().take(copying.next);
         shown.flatten().for_each(|entry| entry.shown = false);
     }
 }
 
-impl Notes {
-    /// Who is in this slot, or whether anybody is, has changed.
+impl Copying {
+    /// Records that the agent in this slot has changed, or that the slot was filled or emptied.
     #[cold]
     #[inline(never)]
-    pub(super) fn add(notes: &mut Option<Self>, key: AgentKey) {
-        if let Some(notes) = notes
-            && let Some(listed) = notes.listed.get_mut(key.slot())
-            && !*listed
-        {
-            *listed = true;
-            notes.changed.push_back(key.number());
+    pub(super) fn set_dirty(copying: &mut Option<Self>, key: AgentKey) {
+        if let Some(copying) = copying {
+            copying.dirty.set_dirty(key.slot(), key.number());
         }
     }
 }

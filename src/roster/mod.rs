@@ -21,7 +21,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub use entry::{ESTABLISHED_HOURS, Entry, Learnt, MAX_VERSION};
-use handover::Notes;
+use handover::Copying;
 pub use handover::{AgentState, PresenceState, StrangeSlot};
 pub use places::NoPlace;
 use places::Places;
@@ -143,8 +143,8 @@ pub struct Roster {
     /// Where the next look around begins.
     hand: usize,
     generation: u32,
-    /// What is to be noted, while agents are on their way to another process.
-    notes: Option<Notes>,
+    /// Progress of the copy to another process; `None` while there is none.
+    copying: Option<Copying>,
 }
 
 impl Roster {
@@ -173,7 +173,7 @@ impl Roster {
             new_clone: None,
             hand: 0,
             generation: 0,
-            notes: None,
+            copying: None,
         }
     }
 
@@ -571,7 +571,7 @@ impl Roster {
         let entry = self.entries.get_mut(key.slot())?.as_mut()?;
         if entry.shown {
             entry.shown = false;
-            Notes::add(&mut self.notes, key);
+            Copying::set_dirty(&mut self.copying, key);
         }
         Some(entry)
     }
@@ -706,7 +706,7 @@ impl Roster {
         self.count(Standing::of(&entry));
         self.places.enter(entry.tenant(key));
         self.entries[key.slot()] = Some(entry);
-        Notes::add(&mut self.notes, key);
+        Copying::set_dirty(&mut self.copying, key);
     }
 
     /// Empties a slot.
@@ -722,7 +722,7 @@ impl Roster {
         self.places.leave(entry.tenant(key));
         self.wheel.disarm(key.number());
         self.free.insert(key.number());
-        Notes::add(&mut self.notes, key);
+        Copying::set_dirty(&mut self.copying, key);
     }
 
     /// Changes what decides about an agent's place.

@@ -8,8 +8,9 @@ use std::path::Path;
 use super::table::{Change, Mutant, mutants};
 
 /// What the simulator needs of the library; nothing else is compiled.
-const MODULES: [&str; 7] = [
+const MODULES: [&str; 8] = [
     "admission",
+    "dirty_set",
     "interval",
     "log_sink",
     "network",

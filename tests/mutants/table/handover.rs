@@ -6,7 +6,7 @@ use super::{Mutant, mutant};
 const REACTOR: &str = "src/reactor/mod.rs";
 const HANDOVER: &str = "src/reactor/handover.rs";
 const ADOPTION: &str = "src/reactor/handover/adoption.rs";
-const NOTES: &str = "src/reactor/handover/notes.rs";
+const DIRTY_SET: &str = "src/dirty_set.rs";
 const MOVING: &str = "src/reactor/connection/moving.rs";
 const STATE: &str = "src/session/state.rs";
 
@@ -139,34 +139,34 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "hand-over: what changes is not noted",
-        NOTES,
-        "self.changed.push_back(id);",
+        DIRTY_SET,
+        "self.queue.push_back(item);",
         Statement(""),
     ),
     mutant(
         "hand-over: of what changes no more is kept than is taken at once",
-        NOTES,
-        "self.changed.drain(..taken).collect()",
-        Expression("self.changed.drain(..).take(taken).collect()"),
+        DIRTY_SET,
+        "self.queue.drain(..taken).collect()",
+        Expression("self.queue.drain(..).take(taken).collect()"),
     ),
     mutant(
         "hand-over: what changes is noted once and never again",
         HANDOVER,
-        "see(moved(id), Change::Changed(connection.export()));\n                notes.shown(id, connection.session().is_owed());",
+        "see(moved(id), Change::Changed(connection.export()));\n                copying.copied(id, connection.session().is_owed());",
         Text(
             "see(moved(id), Change::Changed(connection.export()));
-                if !MUTANT { notes.shown(id, connection.session().is_owed()); }",
+                if !MUTANT { copying.copied(id, connection.session().is_owed()); }",
         ),
     ),
     mutant(
         "hand-over: newcomers are not shown",
-        NOTES,
+        HANDOVER,
         "self.unseen.push_back(id);",
         Statement(""),
     ),
     mutant(
         "hand-over: who has ended is not told of",
-        NOTES,
+        HANDOVER,
         "self.closed.push(id);",
         Statement(""),
     ),
