@@ -1,30 +1,27 @@
 //! One connection: a socket, its session, and the bytes between them.
 
-mod closing;
-mod intake;
-mod moving;
-mod output;
-mod view;
-
+use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use hawk_pool::{Buffer, From, Pool};
 
-pub use self::view::ConnectionView;
-use super::buffer_shares::BufferShares;
-use super::input::{CLASSES, Input};
+use super::Work;
+use super::buffers::{BufferShares, CLASSES, Input};
+use super::handover::ConnectionState;
 use super::kernel::{Readiness, Socket};
-use super::ledger::Ledger;
 use super::network_rates::NetworkRates;
-use super::output_limit::{OutputLimit, Reached};
 use super::phase::{ConnectionPhase, PhaseCell};
-use super::work::Work;
+use super::replies::{LEAST_READ, Ledger, OutputLimit, Reached};
+use crate::network::Network;
 use crate::session::{
-    Desk, Expiry, Fate, Handler, Limits, OutputRoom, Progress, Session, StopReason,
+    Desk, Expiry, Fate, Handler, Limits, OutputRoom, Progress, Rate, Sender, Session, StopReason,
+    UnsentTotal,
 };
 use crate::stats::{Cause, Counters};
 use hawk_time::Moment;
-use hawk_time::Throttle;
+use hawk_time::{Throttle, log_limited};
 use hawk_wire::{self, Busy, Reply};
 
 /// How many frames a connection may have answered in a turn. 64 KiB can hold
@@ -383,7 +380,7 @@ impl<S: Socket> Connection<S> {
             if self.phase.get() == ConnectionPhase::Finishing {
                 return if self.unheard {
                     Outcome::Ended(Cause::ConnectionLost)
-                } else if self.session.unsent().is_empty() && !self.session.is_owed() {
+                } else if self.is_answered() {
                     Outcome::Ended(Cause::AgentClosed)
                 } else {
                     Outcome::Idle
@@ -472,6 +469,482 @@ impl<S: Socket> Connection<S> {
     fn end_turn(&mut self, outcome: Outcome) -> Outcome {
         self.input.settle();
         outcome
+    }
+}
+
+/// Bytes that an agent under a rate limit is read for each frame that it may send:
+/// what lies beyond its limit stays with the kernel, and not in a receive buffer
+/// that others are waiting for.
+const BYTES_PER_FRAME: usize = 256;
+
+impl<S: Socket> Connection<S> {
+    /// How many frames the agent may still have answered, by its rate and by that of its
+    /// network. When the server stops, what has arrived is answered at once.
+    fn frames_left<H>(&self, shop: &mut Shop<H>) -> u32 {
+        match shop.limits.rate {
+            Some(rate) if self.phase.allowance().is_none() => {
+                let of_network = shop.rates.left(self.network(), rate, shop.now);
+                let left = self.session.frames_left(shop.now, &shop.limits);
+                left.min(of_network)
+            }
+            _ => u32::MAX,
+        }
+    }
+
+    /// The agent has sent more than it may: it is read again when it may send more.
+    fn slow_down<H: Handler>(&mut self, shop: &mut Shop<H>) {
+        if let Some(rate) = shop.limits.rate
+            && self.session.frames_left(shop.now, &shop.limits) > 0
+            && let Some(next) = shop.rates.next(self.network(), rate, shop.now)
+        {
+            self.session.hold_until(next, &shop.limits);
+        }
+        self.stop_reading(StopReason::Rate, shop);
+        shop.counters.rate_limited += 1;
+        log_limited!(warn, shop.rate_log, shop.now, left_out =>
+            "rate limit: read more slowly peer={} limit={} left_out={left_out}",
+            self.session.sender().peer,
+            shop.limits.rate.map_or(0, Rate::get));
+    }
+
+    fn network(&self) -> Network {
+        Network::of(self.session.sender().peer.ip())
+    }
+
+    /// How much to read at once: no more than `frames` may take, and little if there
+    /// is no `room` for their replies.
+    fn wanted(frames: u32, room: OutputRoom) -> usize {
+        match room {
+            OutputRoom::Enough => (frames as usize)
+                .saturating_mul(BYTES_PER_FRAME)
+                .max(LEAST_READ),
+            OutputRoom::None => LEAST_READ,
+        }
+    }
+
+    /// One call of read, for at most so many bytes; how many it brought.
+    fn read<H>(&mut self, most: usize, shop: &mut Shop<H>) -> io::Result<usize> {
+        let mut space = self.input.space();
+        let wanted = most.min(space.len());
+        space = &mut space[..wanted];
+        if let Some(allowance) = self.phase.allowance() {
+            let allowed = space.len().min(allowance as usize);
+            space = &mut space[..allowed];
+        }
+        let room = space.len();
+        match self.socket.read(space) {
+            Ok(0) => {
+                self.readable = false;
+                self.phase.enter(ConnectionPhase::Finishing);
+                self.undecoded = true;
+                Ok(0)
+            }
+            Ok(read) => {
+                // A short read has drained the socket, unless the end of file
+                // was already queued behind the data, or the read stopped at
+                // urgent data (tcp(7)): there is no event for either.
+                if read < room && self.ahead == Ahead::Open {
+                    self.readable = false;
+                }
+                self.input.filled(read);
+                self.undecoded = true;
+                self.took_in(read, shop);
+                self.phase.use_up(read);
+                Ok(read)
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    Ok(0)
+                }
+                io::ErrorKind::Interrupted => Ok(0),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Counts what a read brought, wanted or not.
+    fn took_in<H>(&mut self, bytes: usize, shop: &mut Shop<H>) {
+        shop.work.read(bytes);
+        shop.counters.bytes_in += bytes as u64;
+        shop.counters.reads += 1;
+    }
+
+    /// Has the session take what is in the window.
+    fn decode<H: Handler>(&mut self, frames: &mut u32, shop: &mut Shop<H>) -> Progress {
+        let input = match self.phase.is_open() {
+            true => hawk_wire::Input::Open,
+            false => hawk_wire::Input::Ended,
+        };
+        let window = self.input.window();
+        let before = *frames;
+        let received = self
+            .session
+            .receive(window, input, shop.now, frames, &mut shop.desk);
+        self.input.consume(received.consumed);
+        let recognised = before - *frames;
+        shop.work.recognised(recognised);
+        if let Some(rate) = shop.limits.rate {
+            self.session
+                .count_frames(recognised, shop.now, &shop.limits);
+            let network = self.network();
+            shop.rates.take(network, recognised, rate, shop.now);
+        }
+        if received.junk > 0 {
+            log_limited!(warn, shop.junk_log, shop.now, left_out =>
+                "junk: bytes that are no frame peer={} bytes={} left_out={left_out}",
+                self.session.sender().peer,
+                received.junk);
+        }
+        received.progress
+    }
+}
+
+impl<S: Socket> Connection<S> {
+    /// Writes what is unsent and the replies of this batch: at once if the
+    /// socket takes them, otherwise they are kept.
+    ///
+    /// An agent that has sent its reports and is gone breaks the connection with
+    /// the first reply it does not take. What it sent is in the kernel still, and
+    /// is read all the same.
+    fn flush<H>(&mut self, shop: &mut Shop<H>) {
+        let Desk {
+            replies, unsent, ..
+        } = &mut shop.desk;
+        self.send(replies, unsent, &mut shop.counters);
+        // Whatever came of it: they are nobody else's.
+        replies.clear();
+    }
+
+    /// Whether nothing but the replies at hand is left to do, and the socket is likely to
+    /// take them all: then they may be [written](Self::deliver) after the turn.
+    fn may_put_off<H>(&self, shop: &Shop<H>) -> bool {
+        let done = !self.undecoded && !self.readable && self.phase.is_plain_open();
+        let takes = self.writable && !self.unheard && self.session.unsent().is_empty();
+        !shop.desk.replies.is_empty() && done && takes
+    }
+
+    /// Writes replies that were put off; whether the socket took them all. If not, what
+    /// is to be done about it has its own turn.
+    pub(super) fn deliver<H>(&mut self, replies: &[u8], shop: &mut Shop<H>) -> bool {
+        self.send(replies, &shop.desk.unsent, &mut shop.counters);
+        !self.unheard && self.session.unsent().is_empty()
+    }
+
+    fn send(&mut self, replies: &[u8], unsent: &UnsentTotal, counters: &mut Counters) {
+        if self.unheard {
+            return;
+        }
+        let written = if self.session.unsent().is_empty() {
+            self.write_fresh(replies, unsent, counters)
+        } else {
+            self.session.queue(replies, unsent);
+            self.write_unsent(counters)
+        };
+        if written.is_err() {
+            self.unheard = true;
+            self.readable = true;
+            self.session.dequeue(self.session.unsent().len());
+        }
+    }
+
+    fn write_fresh(
+        &mut self,
+        mut replies: &[u8],
+        unsent: &UnsentTotal,
+        counters: &mut Counters,
+    ) -> io::Result<()> {
+        while self.writable && !replies.is_empty() {
+            let written = write(&mut self.socket, replies)?;
+            self.wrote(written, counters);
+            replies = &replies[written.unwrap_or(0)..];
+        }
+        if !replies.is_empty() {
+            self.session.queue(replies, unsent);
+        }
+        Ok(())
+    }
+
+    fn write_unsent(&mut self, counters: &mut Counters) -> io::Result<()> {
+        while self.writable && !self.session.unsent().is_empty() {
+            let written = write(&mut self.socket, self.session.unsent())?;
+            self.wrote(written, counters);
+            self.session.dequeue(written.unwrap_or(0));
+        }
+        Ok(())
+    }
+
+    /// Notes what a write came to.
+    fn wrote(&mut self, written: Option<usize>, counters: &mut Counters) {
+        match written {
+            Some(written) => {
+                counters.bytes_out += written as u64;
+                counters.writes += 1;
+            }
+            None => self.writable = false,
+        }
+    }
+}
+
+/// One call of write: how many bytes the socket took; `None` when it is full.
+fn write<S: Socket>(socket: &mut S, bytes: &[u8]) -> io::Result<Option<usize>> {
+    loop {
+        match socket.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => return Ok(Some(written)),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => return Ok(None),
+                io::ErrorKind::Interrupted => {}
+                _ => return Err(error),
+            },
+        }
+    }
+}
+
+/// How long a connection that we close may go on sending before it is cut
+/// off. Closing with unread input would reset it and destroy replies that the
+/// agent has not read yet.
+const LINGER: Duration = Duration::from_secs(2);
+
+impl<S: Socket> Connection<S> {
+    /// Begins to close it from our side, for `cause`, with what is unsent and
+    /// without reading anything more.
+    pub(super) fn close<H: Handler>(&mut self, cause: Cause, shop: &mut Shop<H>) -> Outcome {
+        let patience = match cause {
+            // Its time is over: that replies are unsent may be the very reason.
+            Cause::IdleTimeout | Cause::FrameTimeout | Cause::OutputTimeout
+                if !self.session.is_owed() =>
+            {
+                LINGER
+            }
+            // Replies have as long to get out as an agent may take to read them.
+            _ => shop.limits.idle,
+        };
+        self.phase.enter(ConnectionPhase::Closing {
+            cause,
+            until: shop.now.after(patience),
+        });
+        // Whatever else comes is not read: a whole frame that an unfinished
+        // candidate hides is found now or never.
+        let mut frames = u32::MAX;
+        if cause != Cause::JunkLimit && !self.input.window().is_empty() {
+            self.decode(&mut frames, shop);
+        }
+        self.input.clear();
+        self.session.stop_receiving();
+        let outcome = self.wind_down(shop);
+        self.end_turn(outcome)
+    }
+
+    /// Says `line`, and nothing else, before it closes for `cause`.
+    pub(super) fn turn_away<H: Handler>(
+        &mut self,
+        reply: hawk_wire::Reply,
+        cause: Cause,
+        shop: &mut Shop<H>,
+    ) -> Outcome {
+        shop.desk.answer(reply);
+        self.close(cause, shop)
+    }
+
+    /// Ends it for everybody who has its socket: in another process it is open too.
+    pub(super) fn shut_down(&mut self) {
+        // It fails only if it has ended already.
+        let _ended = self.socket.end_both();
+    }
+
+    /// The server stops: what has arrived by now is still read and answered.
+    pub(super) fn finish_arrived(&mut self) {
+        if self.phase.is_open() {
+            let arrived = self.socket.arrived().unwrap_or(0);
+            self.phase.set_allowance(arrived);
+            self.readable = true;
+        }
+    }
+
+    /// Returns whether all replies were written.
+    fn is_answered(&self) -> bool {
+        self.session.unsent().is_empty() && !self.session.is_owed()
+    }
+
+    fn lingers(&self) -> bool {
+        matches!(self.phase.get(), ConnectionPhase::Lingering { .. })
+    }
+
+    /// The way out once we close: flush, end our side, discard what comes.
+    fn wind_down<H: Handler>(&mut self, shop: &mut Shop<H>) -> Outcome {
+        let Some((cause, _)) = self.phase.get().ending() else {
+            return Outcome::Idle;
+        };
+        self.flush(shop);
+        if self.unheard {
+            return Outcome::Ended(cause);
+        }
+        if !self.lingers() && self.is_answered() {
+            if self.socket.end_output().is_err() {
+                return Outcome::Ended(cause);
+            }
+            self.phase.enter(ConnectionPhase::Lingering {
+                cause,
+                until: shop.now.after(LINGER),
+            });
+        }
+        let mut bytes = shop.work.share();
+        while self.readable {
+            if bytes == 0 {
+                return Outcome::Again;
+            }
+            match self.socket.read(&mut shop.discard) {
+                Ok(0) => {
+                    self.readable = false;
+                    if self.lingers() {
+                        return Outcome::Ended(cause);
+                    }
+                }
+                Ok(read) => {
+                    bytes = bytes.saturating_sub(read);
+                    self.took_in(read, shop);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Outcome::Ended(cause),
+            }
+        }
+        Outcome::Idle
+    }
+}
+
+/// One connection, as it is seen from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionView {
+    /// The address it comes from.
+    pub peer: SocketAddr,
+    /// Its phase.
+    pub phase: ConnectionPhase,
+    /// Why nothing is read from it at present, if so.
+    pub stopped: Option<StopReason>,
+    /// Whether it has a turn without anything happening to it.
+    pub queued: bool,
+    /// Whether it is among those that wait for the store.
+    pub held: bool,
+    /// Whether it has a place in the queue for a receive buffer.
+    pub waits_for_buffer: bool,
+    /// Bytes read and not yet consumed.
+    pub buffered: usize,
+    /// Whether the decoder has not seen all of them to the end.
+    pub undecoded: bool,
+    /// Bytes of the receive buffer that it holds; 0 if it holds none.
+    pub buffer: usize,
+    /// Reply bytes that the socket did not take yet.
+    pub unsent: usize,
+    /// Frames that passed.
+    pub frames: u64,
+}
+
+impl<S> Connection<S> {
+    /// Reply bytes that the socket did not take yet.
+    pub(super) fn unsent(&self) -> usize {
+        self.session.unsent().len()
+    }
+
+    pub(super) fn view(&self) -> ConnectionView {
+        ConnectionView {
+            peer: self.session.sender().peer,
+            phase: self.phase.get(),
+            stopped: self.session.stopped(),
+            queued: self.queued,
+            held: self.held,
+            waits_for_buffer: self.phase.waits(),
+            buffered: self.input.window().len(),
+            undecoded: self.undecoded,
+            buffer: self.input.capacity(),
+            unsent: self.unsent(),
+            frames: self.session.frames().into(),
+        }
+    }
+}
+
+impl<S> Connection<S> {
+    pub(super) fn socket(&self) -> &S {
+        &self.socket
+    }
+
+    pub(super) fn sender(&self) -> Sender<'_> {
+        self.session.sender()
+    }
+
+    /// As it stands, but for replies that wait for a commit.
+    pub(super) fn export(&self) -> ConnectionState {
+        debug_assert!(
+            self.phase.allowance().is_none(),
+            "who stops hands nothing over"
+        );
+        ConnectionState {
+            session: self.session.export(self.input.window()),
+            phase: self.phase.get(),
+            unheard: self.unheard,
+            undecoded: self.undecoded,
+        }
+    }
+
+    /// Goes on as `state` says; the bytes that it is to [hold](Self::hold).
+    pub(super) fn restore<H: Handler>(
+        &mut self,
+        state: ConnectionState,
+        desk: &mut Desk<H>,
+    ) -> Vec<u8> {
+        let (session, bytes) = Session::rebuild(state.session, desk);
+        self.session = session;
+        self.input.clear();
+        self.phase = PhaseCell::default();
+        if state.phase != ConnectionPhase::Open {
+            self.phase.enter(state.phase);
+        }
+        // Who was not read from, or has nobody to hear the replies, is looked at once
+        // before its deadline is enforced.
+        self.readable = state.unheard || self.session.stopped().is_some();
+        self.unheard = state.unheard;
+        self.undecoded = state.undecoded;
+        bytes
+    }
+
+    /// Whether it has something to do of which no event and no alarm will tell.
+    pub(super) fn wants_a_turn(&self, limits: &Limits) -> bool {
+        let waits = match self.session.stopped() {
+            None => false,
+            // It has an alarm, unless there is no such limit any more.
+            Some(StopReason::Rate) => self.session.deadline(limits).is_none(),
+            Some(_) => true,
+        };
+        let goes_on = self.undecoded || self.unheard || !self.session.unsent().is_empty();
+        waits || goes_on || !self.phase.is_open()
+    }
+
+    /// Holds these bytes, in `buffer`.
+    pub(super) fn hold(&mut self, buffer: Buffer, bytes: &[u8]) {
+        self.input.begin_with(buffer, bytes);
+    }
+
+    /// Holds what it holds in this buffer, which is the longest there is.
+    pub(super) fn hold_in(&mut self, longest: Buffer) {
+        self.input.move_to(longest);
+    }
+
+    /// Bytes held, and bytes of the buffer they are in.
+    pub(super) fn window(&self) -> usize {
+        self.input.window().len()
+    }
+
+    /// The same, 0 if it is the pool's reserve.
+    pub(super) fn general_capacity(&self) -> usize {
+        match self.input.has_reserve() {
+            true => 0,
+            false => self.input.capacity(),
+        }
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.input.capacity()
     }
 }
 

@@ -11,25 +11,16 @@
 //! ```
 
 mod accept;
-mod buffer_shares;
-mod config;
+mod buffers;
 mod connection;
 mod connections;
 mod handover;
-mod input;
 pub mod kernel;
-mod ledger;
 mod linux;
-mod listener;
 mod network_rates;
-mod outbox;
-mod output_limit;
 mod phase;
-mod settle;
+mod replies;
 mod stop;
-mod view;
-mod waiters;
-mod work;
 
 use std::collections::VecDeque;
 use std::io;
@@ -38,31 +29,25 @@ use std::time::Duration;
 
 use hawk_pool::Pool;
 
-use self::accept::Refusals;
-use self::buffer_shares::{BufferShares, Capped};
-pub use self::config::{Config, Error, Stop};
+use self::accept::{Listener, Refusals};
+use self::buffers::{BufferShares, Capped};
 pub use self::connection::ConnectionView;
-use self::connection::{Counted, Outcome, Shop};
+use self::connection::{Connection, Counted, Outcome, Shop};
 use self::connections::{ConnectionId, Connections};
 pub use self::handover::{AdoptError, AdoptedId, Change, ConnectionState, MovedId};
 use self::handover::{Adoption, Copying};
 use self::kernel::{Event, Kernel, OtherToken, Signal};
-use self::ledger::Ledger;
-pub use self::linux::Linux;
-pub use self::linux::signals::catch_signals;
-use self::listener::Listener;
+pub use self::linux::{Linux, catch_signals};
 use self::network_rates::NetworkRates;
-use self::outbox::Outbox;
-use self::output_limit::OutputLimit;
 pub use self::phase::ConnectionPhase;
+use self::replies::{Ledger, Outbox, OutputLimit};
 use self::stop::InheritedStop;
-pub use self::work::PhaseBudget;
-use self::work::Work;
 
-use crate::admission::Admission;
+use crate::admission::{self, Admission};
+use crate::log_sink::LeftOut;
 use crate::network::Network;
-use crate::session::{Desk, Handler};
-use crate::stats::{self, Cause, Counters, StatsLog};
+use crate::session::{Desk, Handler, Limits};
+use crate::stats::{self, Cause, Counters, Figures, Statistics, StatsLog};
 use hawk_time::Moment;
 use hawk_time::Throttle;
 use hawk_time::{self, TimerWheel};
@@ -76,13 +61,62 @@ const ACCEPTS: usize = 128;
 pub const RESERVED_DESCRIPTORS: usize = 64;
 
 /// The least pool: a buffer of the longest class to work with, and the reserve.
-pub const MIN_POOL_LIMIT: usize = 2 * input::LONGEST;
+pub const MIN_POOL_LIMIT: usize = 2 * buffers::LONGEST;
 
 /// How often buffers that were not needed go back to the allocator.
 const TRIM_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Unwanted input is read in pieces of this many bytes.
 const DISCARD: usize = 16 * 1024;
+
+/// How the server is to run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Connections beyond this many are turned away.
+    pub max_connections: usize,
+    /// Who may connect.
+    pub admission: admission::Rules,
+    /// Bytes of memory that receive buffers may take.
+    pub pool_limit: usize,
+    /// Bytes of replies that all agents together may leave unread before only those
+    /// are read from that have read all of theirs.
+    pub output_limit: usize,
+    /// What each phase of a turn may do before the next has its turn.
+    pub phase_budget: PhaseBudget,
+    /// How long sessions may take over what.
+    pub limits: Limits,
+    /// How long a stop may take.
+    pub drain_timeout: Duration,
+    /// Time between two looks at the statistics.
+    pub stats_interval: Duration,
+    /// How many log lines were left out, to be told with them.
+    pub log_left_out: LeftOut,
+}
+
+/// Why a reactor could not be made or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The listening socket could not be had.
+    #[error("cannot listen on {0}")]
+    Listen(SocketAddr, #[source] io::Error),
+    /// The pool's limit is too low.
+    #[error("cannot make the buffer pool")]
+    Pool(#[from] hawk_pool::ConfigError),
+    /// The kernel refused what every event loop needs.
+    #[error("cannot run the event loop")]
+    EventLoop(#[from] io::Error),
+}
+
+/// How a server that was told to stop came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Everyone was answered and gone, or the drain timeout was over.
+    Drained,
+    /// A second signal ended it at once.
+    Interrupted,
+}
 
 /// The event loop and all that it drives.
 ///
@@ -172,7 +206,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     ) -> Result<Self, Error> {
         let now = kernel.now();
         let pool = Pool::new(&hawk_pool::Config {
-            classes: input::CLASSES.to_vec(),
+            classes: buffers::CLASSES.to_vec(),
             limit: config.pool_limit,
         })?;
         kernel.watch_listener(&mut listener)?;
@@ -530,9 +564,183 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
 
     fn log_stats(&mut self, all: bool) {
         let handler_lines = self.handler_lines();
-        let figures = view::figures(&self.connections, &self.shop, &self.config);
+        let figures = figures(&self.connections, &self.shop, &self.config);
         let stats = &mut self.housekeeping.stats;
         stats.log(self.shop.now, all, &figures, handler_lines);
+    }
+}
+
+impl<H: Handler, K: Kernel> Reactor<H, K> {
+    /// What it has counted so far.
+    #[must_use]
+    pub fn figures(&self) -> Figures<'_> {
+        figures(&self.connections, &self.shop, &self.config)
+    }
+
+    /// The statistics now, as they are logged. The log is not changed by it.
+    pub fn statistics(&mut self) -> Statistics {
+        let handler_lines = self.handler_lines();
+        let now = self.kernel.now();
+        let stats = &self.housekeeping.stats;
+        stats.look(now, &self.figures(), handler_lines)
+    }
+
+    /// From now on tells `line` as well: what whoever drives the loop has counted.
+    pub fn tell_with_statistics(&mut self, line: String) {
+        self.driver_line = Some(line);
+    }
+
+    /// The lines of the handler, and of whoever drives the loop.
+    fn handler_lines(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        self.shop.desk.handler.statistics(&mut lines);
+        lines.extend(self.driver_line.clone());
+        lines
+    }
+
+    /// Every connection, in no particular order.
+    pub fn connections(&self) -> impl Iterator<Item = ConnectionView> {
+        self.connections.iter().map(Connection::view)
+    }
+
+    /// Connections that wait for a receive buffer, in their order; connections of networks that
+    /// have used up their share come last, by network.
+    pub fn waiters(&self) -> impl Iterator<Item = SocketAddr> {
+        let ids = self.waiters.iter().copied().chain(self.capped.ids());
+        let present = ids.filter_map(|id| self.connections.look(id));
+        present.map(|connection| connection.view().peer)
+    }
+
+    /// How many of them wait behind the others because their network has used up its share,
+    /// some of which may have ended; and how many have, so far.
+    pub const fn capped(&self) -> (usize, u64) {
+        (self.capped.len(), self.capped.pushed())
+    }
+}
+
+fn figures<'a, H, S>(
+    connections: &Connections<S>,
+    shop: &'a Shop<H>,
+    config: &Config,
+) -> Figures<'a> {
+    debug_assert_eq!(
+        connections.iter().map(Connection::unsent).sum::<usize>(),
+        shop.desk.unsent.get(),
+        "replies that are nobody's"
+    );
+    Figures {
+        connections: connections.len(),
+        unsent: shop.desk.unsent.get(),
+        owed: shop.ledger.owed(),
+        log_left_out: config.log_left_out.get(),
+        counters: &shop.counters,
+        tally: &shop.desk.tally,
+        pool: &shop.pool,
+    }
+}
+
+/// What the connections of a phase may do before the others wait for the next turn.
+/// Nothing of it may be 0, or nobody ever had a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PhaseBudget {
+    /// Bytes that they may read.
+    pub bytes: usize,
+    /// Frames that may be recognised; a turn counts as some by itself.
+    pub frames: u32,
+    /// Alarms that may be seen to.
+    pub alarms: u32,
+}
+
+impl Default for PhaseBudget {
+    fn default() -> Self {
+        Self {
+            // Some 4 ms of work with the usual reports (0.5 µs each, see
+            // docs/performance.md), so that newcomers, commits and deadlines never
+            // wait long.
+            bytes: 1 << 20,
+            // Likewise, for where they are short: some 8 ms.
+            frames: 16 * 1024,
+            // Of a crowd that came together all ring together, and each may close its
+            // connection: some 15 µs, most of it in the kernel, so that others wait a
+            // millisecond and not a tenth of a second.
+            alarms: 64,
+        }
+    }
+}
+
+/// Frames that a connection's turn counts as, for its calls to the kernel: 4 µs in all
+/// with one frame in it, where each of sixteen takes 0.5 µs.
+const TURN_COST: u32 = 8;
+
+/// Bytes that all who are in the queue may read between two turns of any of them, if
+/// that leaves each a fair share: 64 who answer hundreds of frames in one go still
+/// have one read and one write for all of them. A round is some 8 ms with the usual
+/// reports.
+const ROUND_BYTES: usize = 8 << 20;
+
+/// Bytes that a connection may read in its turn: four of the longest frames. With
+/// shares of one, frames of 64 KiB took the kernel twice the time: each time the agent was
+/// woken to send one more. A turn with the usual reports ends sooner, after as many frames
+/// as it may answer.
+const MOST_SHARE: usize = 256 * 1024;
+
+/// Where many want theirs, they are fewer, down to these. When 1,500 agents had 300 kB
+/// each to be read, newcomers then waited 0.2 to 0.4 s for their first reply, where it
+/// had been 1.5 s, and the whole took a third more CPU. With 4 KiB it was 0.1 s, but 2.4
+/// times the CPU: each share ends with a write.
+const LEAST_SHARE: usize = 16 * 1024;
+
+/// What the phase at hand may still do. It is counted and not timed, so that the same
+/// input always does the same.
+#[derive(Debug)]
+struct Work {
+    budget: PhaseBudget,
+    left: PhaseBudget,
+    share: usize,
+}
+
+impl Work {
+    const fn new(budget: PhaseBudget) -> Self {
+        Self {
+            budget,
+            left: budget,
+            share: MOST_SHARE,
+        }
+    }
+
+    /// A phase begins, in which so many connections want a turn.
+    fn begin(&mut self, connections: usize) {
+        self.left = self.budget;
+        self.share = (ROUND_BYTES / connections.max(1)).clamp(LEAST_SHARE, MOST_SHARE);
+    }
+
+    /// Whether the next connection has its turn in this phase, and if so, counts it.
+    fn goes_on(&mut self) -> bool {
+        let goes_on = self.left.bytes > 0 && self.left.frames > 0;
+        self.left.frames = self.left.frames.saturating_sub(TURN_COST);
+        goes_on
+    }
+
+    /// As [`goes_on`](Self::goes_on), for a connection whose alarm rings.
+    fn sees_to_alarm(&mut self) -> bool {
+        let sees_to_it = self.left.alarms > 0 && self.goes_on();
+        self.left.alarms = self.left.alarms.saturating_sub(1);
+        sees_to_it
+    }
+
+    /// Bytes that a connection may read in its turn.
+    const fn share(&self) -> usize {
+        self.share
+    }
+
+    /// So many bytes were read.
+    fn read(&mut self, bytes: usize) {
+        self.left.bytes = self.left.bytes.saturating_sub(bytes);
+    }
+
+    /// So many frames were recognised.
+    fn recognised(&mut self, frames: u32) {
+        self.left.frames = self.left.frames.saturating_sub(frames);
     }
 }
 

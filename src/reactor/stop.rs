@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::connection::Outcome;
 use super::kernel::{BACKLOG, Kernel, Signal};
-use super::linux::signals::log_meaningless;
+use super::linux::log_meaningless;
 use super::{Reactor, Stop};
 use crate::session::Handler;
 use crate::stats::Cause;

@@ -9,7 +9,6 @@ use std::net::Ipv4Addr;
 use std::rc::Rc;
 
 use super::kernel::{Accept, Readiness, Signal, Socket, SocketToken};
-use super::work::{LEAST_SHARE, MOST_SHARE};
 use super::*;
 use crate::admission::Rules;
 use crate::log_sink::LeftOut;

@@ -4,11 +4,9 @@ use std::time::Duration;
 
 use mio::net::TcpStream;
 
-use super::closing::LINGER;
 use super::*;
 use crate::handler::{Ack, Config, Keeper};
 use crate::reactor::PhaseBudget;
-use crate::reactor::output_limit::LEAST_READ;
 use crate::roster;
 use crate::session::OUTPUT_HIGH_WATER;
 
@@ -134,7 +132,7 @@ fn connected() -> (Connection<TcpStream>, Shop<Keeper>, std::net::TcpStream) {
     socket.set_nonblocking(true).unwrap();
     let now = Moment::from_nanos(1_000_000_000);
     let pool = Pool::new(&hawk_pool::Config {
-        classes: super::super::input::CLASSES.to_vec(),
+        classes: CLASSES.to_vec(),
         limit: 1 << 20,
     });
     let mut shop = Shop {

@@ -5,9 +5,8 @@ use super::{Mutant, mutant};
 
 const REACTOR: &str = "src/reactor/mod.rs";
 const HANDOVER: &str = "src/reactor/handover.rs";
-const ADOPTION: &str = "src/reactor/handover/adoption.rs";
 const DIRTY_SET: &str = "src/dirty_set.rs";
-const MOVING: &str = "src/reactor/connection/moving.rs";
+const CONNECTION: &str = "src/reactor/connection.rs";
 const STATE: &str = "src/session/state.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
@@ -19,7 +18,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "hand-over: the bytes of a frame begun are forgotten",
-        MOVING,
+        CONNECTION,
         "self.input.begin_with(buffer, bytes);",
         Statement("let _ = bytes; drop(buffer);"),
     ),
@@ -49,18 +48,19 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "hand-over: the end of file that was read is forgotten",
-        MOVING,
-        "phase: self.phase.get(),",
+        CONNECTION,
+        "phase: self.phase.get(),\n            unheard",
         Text(
             "phase: match self.phase.get() {
                 ConnectionPhase::Finishing if MUTANT => ConnectionPhase::Open,
                 phase => phase,
-            },",
+            },
+            unheard",
         ),
     ),
     mutant(
         "hand-over: who lingers is to say its end of file again",
-        MOVING,
+        CONNECTION,
         "self.phase.enter(state.phase);",
         Text(
             "self.phase.enter(match state.phase {
@@ -73,31 +73,31 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "hand-over: that nobody hears the replies is forgotten",
-        MOVING,
+        CONNECTION,
         "self.unheard = state.unheard;",
         Statement(""),
     ),
     mutant(
         "hand-over: bytes that are not decoded wait for others to come",
-        MOVING,
+        CONNECTION,
         "self.undecoded = state.undecoded;",
         Statement(""),
     ),
     mutant(
         "hand-over: who has something to do gets no turn",
-        MOVING,
+        CONNECTION,
         "waits || goes_on || !self.phase.is_open()",
         Expression("{ let _ = (waits, goes_on); false }"),
     ),
     mutant(
         "hand-over: who waited gets no turn",
-        MOVING,
+        CONNECTION,
         "Some(_) => true,",
         Text("Some(_) => !MUTANT,"),
     ),
     mutant(
         "hand-over: no alarm is set",
-        ADOPTION,
+        HANDOVER,
         "self.wheel.arm(id.slot, deadline);",
         Statement(""),
     ),
@@ -115,25 +115,25 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "hand-over: those adopted do not count at the door",
-        ADOPTION,
+        HANDOVER,
         "drop(self.admission.enter(peer.ip(), false));",
         Statement(""),
     ),
     mutant(
         "hand-over: who was turned away counts as served",
-        ADOPTION,
+        HANDOVER,
         "refused.then_some(cause)",
         Expression("{ let _ = refused; None }"),
     ),
     mutant(
         "hand-over: the reserve is for nobody who is adopted",
-        ADOPTION,
+        HANDOVER,
         "pool.wait().redeem().map_err(|_| too_small)?",
         Expression("return Err(too_small)"),
     ),
     mutant(
         "hand-over: the reserve is for whoever comes",
-        ADOPTION,
+        HANDOVER,
         "(longest.window() > bytes).then_some(longest)",
         Expression("{ let _ = bytes; None::<&mut Connection<K::Socket>> }"),
     ),
@@ -178,7 +178,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "hand-over: who ends while the predecessor leaves is not shut down",
-        "src/reactor/handover/adoption.rs",
+        HANDOVER,
         "self.shared_until.is_some_and(|until| now < until)",
         Expression("{ let _ = now; false }"),
     ),

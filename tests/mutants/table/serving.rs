@@ -10,9 +10,8 @@ const WHEEL: &str = "crates/time/src/wheel.rs";
 const POOL: &str = "pool/src/ledger.rs";
 const REACTOR: &str = "src/reactor/mod.rs";
 const CONNECTION: &str = "src/reactor/connection.rs";
-const INTAKE: &str = "src/reactor/connection/intake.rs";
-const OUTPUT_LIMIT: &str = "src/reactor/output_limit.rs";
-const CLOSING: &str = "src/reactor/connection/closing.rs";
+const BUFFERS: &str = "src/reactor/buffers.rs";
+const REPLIES: &str = "src/reactor/replies.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     // The decoder.
@@ -285,7 +284,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "reactor: an alarm counts in all later phases, too",
-        "src/reactor/work.rs",
+        REACTOR,
         "self.left = self.budget;",
         Statement(
             "let alarms = self.left.alarms; self.left = PhaseBudget { alarms, ..self.budget };",
@@ -299,7 +298,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "reactor: it sleeps although somebody who waits could have a buffer",
-        "src/reactor/waiters.rs",
+        BUFFERS,
         "self.waiters_go_on = true;",
         Statement(""),
     ),
@@ -314,25 +313,25 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "ledger: replies go to whoever was entered first",
-        "src/reactor/ledger.rs",
+        REPLIES,
         "Some(run) if run.connection == connection => run.length += 1,",
         Text("Some(run) if MUTANT || run.connection == connection => run.length += 1,"),
     ),
     mutant(
         "ledger: what was owed is owed for ever",
-        "src/reactor/ledger.rs",
+        REPLIES,
         "self.owed -= page.as_ref().map_or(0, |page| page.replies.len());",
         Statement(""),
     ),
     mutant(
         "output limit: replies that wait for a commit do not count",
-        OUTPUT_LIMIT,
+        REPLIES,
         "unsent + owed * MAX_REPLY_LINE",
         Expression("{ let _ = owed; unsent }"),
     ),
     mutant(
         "output limit: once reached, it is so until all is read",
-        OUTPUT_LIMIT,
+        REPLIES,
         "self.limit / 4 * 3\n        } else",
         Text("if MUTANT { 0 } else { self.limit / 4 * 3 }\n        } else"),
     ),
@@ -344,7 +343,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "settle: who waited for the store is let on and has no turn",
-        "src/reactor/settle.rs",
+        REPLIES,
         "self.conclude(id, Outcome::Again);",
         Statement("self.conclude(id, Outcome::Idle);"),
     ),
@@ -372,13 +371,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "listener: it tries although nobody waits",
-        "src/reactor/listener.rs",
+        "src/reactor/accept.rs",
         "self.ready = false;",
         Statement(""),
     ),
     mutant(
         "listener: after a failure it rests for good",
-        "src/reactor/listener.rs",
+        "src/reactor/accept.rs",
         "self.retry_at.is_none_or(|retry_at| retry_at <= now)",
         Expression("self.retry_at.is_none()"),
     ),
@@ -417,43 +416,43 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "intake: much is read although there is no room for replies",
-        INTAKE,
+        CONNECTION,
         "OutputRoom::None => LEAST_READ,",
         Text("OutputRoom::None => if MUTANT { usize::MAX } else { LEAST_READ },"),
     ),
     mutant(
         "intake: a short read has drained the socket, end of file or not",
-        INTAKE,
+        CONNECTION,
         "read < room && self.ahead == Ahead::Open",
         Expression("read < room"),
     ),
     mutant(
         "output: what the socket does not take at once is lost",
-        "src/reactor/connection/output.rs",
+        CONNECTION,
         "self.session.queue(replies, unsent);\n        }\n        Ok(())",
         Text("if !MUTANT { self.session.queue(replies, unsent); }\n        }\n        Ok(())"),
     ),
     mutant(
         "closing: the end of file does not wait for the store",
-        CLOSING,
+        CONNECTION,
         "self.session.unsent().is_empty() && !self.session.is_owed()",
         Expression("self.session.unsent().is_empty()"),
     ),
     mutant(
         "closing: nobody is heard out",
-        CLOSING,
+        CONNECTION,
         "shop.now.after(LINGER)",
         Expression("shop.now"),
     ),
     mutant(
         "closing: a frame hidden by an unfinished one is not looked for",
-        CLOSING,
+        CONNECTION,
         "cause != Cause::JunkLimit && !self.input.window().is_empty()",
         Expression("false"),
     ),
     mutant(
         "stop: what had arrived is not read",
-        CLOSING,
+        CONNECTION,
         "self.phase.set_allowance(arrived);",
         Statement("self.phase.set_allowance(0);"),
     ),

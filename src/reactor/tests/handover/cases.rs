@@ -141,7 +141,7 @@ fn frames_begun_fit_into_the_same_pool_in_any_order_and_into_a_smaller_one_or_no
     let begun = |bytes: usize| [b"\xFF\xFF\xFF\xFD".as_slice(), &vec![b' '; bytes]].concat();
     let sent: Vec<_> = [60_000, 60_000, 10, 100, 1000, 5000].map(begun).to_vec();
     let shown = states(64 << 20, &sent);
-    let holds = 2 * input::LONGEST + 256 + 256 + 1024 + 16 * 1024;
+    let holds = 2 * buffers::LONGEST + 256 + 256 + 1024 + 16 * 1024;
     for turns in 0..shown.len() {
         let mut order = shown.clone();
         order.rotate_left(turns);
@@ -223,7 +223,7 @@ fn what_no_connection_can_hold_is_refused_and_so_is_who_was_never_adopted() {
     let mut state = states(64 << 20, &[b"\xFF\xFF".to_vec()]).remove(0);
     let mut heir = reactor(64 << 20);
     let id = heir.adopt(End::default(), state.clone()).unwrap();
-    state.session.buffered = vec![0; input::LONGEST + 1];
+    state.session.buffered = vec![0; buffers::LONGEST + 1];
     let refused = heir.adopt(End::default(), state.clone());
     assert!(matches!(refused, Err(AdoptError::TooLong(_))));
     assert_eq!(heir.figures().connections, 1);

@@ -1,0 +1,687 @@
+//! Receive buffers: the input of a connection, the share of each network, and the queues.
+
+use std::collections::{HashMap, VecDeque};
+use std::mem;
+use std::net::IpAddr;
+
+use hawk_pool::{Buffer, From, Pool};
+
+use super::Reactor;
+use super::connection::{Connection, Outcome};
+use super::connections::ConnectionId;
+use super::kernel::Kernel;
+use crate::network::{Network, Site};
+use crate::session::Handler;
+use hawk_time::log_limited;
+use hawk_wire::MAX_FRAME;
+
+/// Sizes of the pool's buffers, in bytes, each four times the one before.
+///
+/// The smallest holds the partial frame that a busy agent's read usually ends
+/// in (the original's reports are 131 to 195 bytes). The longest holds a full
+/// read of 64 KiB behind a partial frame of [`COPY_LIMIT`], and so also the
+/// longest frame, in whole pages.
+pub(crate) const CLASSES: [usize; 5] = [256, 1024, 4096, 16 * 1024, LONGEST];
+
+pub(super) const LONGEST: usize = 64 * 1024 + COPY_LIMIT;
+const _: () = assert!(LONGEST >= MAX_FRAME);
+
+/// Up to this many held bytes are copied in front of the next read, so that
+/// one large read takes everything the kernel has. Longer ones are appended to
+/// where they lie until their buffer is full: a long frame that trickles in byte
+/// by byte would otherwise be copied whole for every byte.
+const COPY_LIMIT: usize = 4096;
+
+/// What was received and not yet consumed; holds a buffer only while there is
+/// something, or while a read is under way.
+///
+/// There is one in every connection: where the window begins and ends is kept with
+/// the buffer.
+#[derive(Debug, Default)]
+pub(super) struct Input {
+    buffer: Buffer,
+}
+
+impl Input {
+    /// The bytes received and not yet consumed.
+    pub(super) fn window(&self) -> &[u8] {
+        &self.buffer[self.buffer.held()]
+    }
+
+    /// Whether it holds the pool's reserve.
+    pub(super) fn has_reserve(&self) -> bool {
+        self.buffer.is_reserved()
+    }
+
+    /// Bytes of the buffer that it holds.
+    pub(super) fn capacity(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Marks the first `bytes` of the window as done with.
+    pub(super) fn consume(&mut self, bytes: usize) {
+        debug_assert!(bytes <= self.window().len());
+        let held = self.buffer.held();
+        let left = held.start + bytes..held.end;
+        self.buffer.hold(if left.is_empty() { 0..0 } else { left });
+    }
+
+    /// Begins with these bytes, which were received elsewhere and fit into `buffer`.
+    pub(super) fn begin_with(&mut self, mut buffer: Buffer, bytes: &[u8]) {
+        buffer[..bytes.len()].copy_from_slice(bytes);
+        buffer.hold(0..bytes.len());
+        self.buffer = buffer;
+    }
+
+    /// Makes sure that [`space`](Self::space) is not empty, with the `granted`
+    /// buffer if there is one, else from the pool if there is one to take from. Returns
+    /// false when there is no buffer.
+    pub(super) fn make_room(&mut self, pool: Option<&Pool>, granted: Option<Buffer>) -> bool {
+        if granted.is_none() && self.fits_in_place() {
+            return true;
+        }
+        let longer = granted.or_else(|| pool.and_then(|pool| pool.checkout(LONGEST).ok()));
+        match longer {
+            Some(longer) => {
+                self.move_to(longer);
+                true
+            }
+            None => {
+                self.compact();
+                !self.space().is_empty()
+            }
+        }
+    }
+
+    /// Where the next read may write.
+    pub(super) fn space(&mut self) -> &mut [u8] {
+        let end = self.buffer.held().end;
+        &mut self.buffer[end..]
+    }
+
+    /// Notes that a read wrote `bytes` into [`space`](Self::space).
+    pub(super) fn filled(&mut self, bytes: usize) {
+        let held = self.buffer.held();
+        self.buffer.hold(held.start..held.end + bytes);
+    }
+
+    /// Ends a turn: nothing held, no buffer; else the smallest that holds it.
+    pub(super) fn settle(&mut self) {
+        if self.buffer.is_empty() {
+            return;
+        }
+        let buffer = mem::take(&mut self.buffer);
+        let held = buffer.held();
+        if !held.is_empty() {
+            self.buffer = buffer.shrink(held);
+        }
+    }
+
+    /// Gives everything up.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Whether the buffer at hand is the right one to read into.
+    fn fits_in_place(&mut self) -> bool {
+        if self.buffer.is_empty() {
+            return false;
+        }
+        let longest = self.buffer.len() == LONGEST;
+        if longest {
+            self.compact();
+        }
+        (longest || self.window().len() > COPY_LIMIT) && !self.space().is_empty()
+    }
+
+    /// Moves what is held to the front of its buffer.
+    fn compact(&mut self) {
+        let held = self.buffer.held();
+        if held.start > 0 {
+            self.buffer.hold(0..held.len());
+            self.buffer.copy_within(held, 0);
+        }
+    }
+
+    /// Moves what is held into a longer buffer.
+    pub(super) fn move_to(&mut self, mut longer: Buffer) {
+        let held = self.window();
+        if !held.is_empty() {
+            longer[..held.len()].copy_from_slice(held);
+            longer.hold(0..held.len());
+        }
+        self.buffer = longer;
+    }
+}
+
+/// Buffers granted to connections of other networks before a connection in [`Capped`] gets
+/// the reserve.
+const TURNS: u32 = 4;
+
+/// Bytes of receive buffers that are held between turns, by network. The pool's reserve does
+/// not count: it is for one connection at a time.
+///
+/// A network may hold half of what the pool has besides the reserve and an IPv6 site three
+/// quarters, at least one buffer of the longest class. Beyond that its connections take no
+/// buffer of that class from the pool but wait for the reserve, after the connections of
+/// others.
+#[derive(Debug)]
+pub(super) struct BufferShares {
+    /// What a network may hold.
+    share: usize,
+    /// What a site may hold.
+    site_share: usize,
+    /// What all networks hold.
+    total: usize,
+    networks: HashMap<Network, usize>,
+    sites: HashMap<Site, usize>,
+}
+
+/// A network that has just reached 80 % of its share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NearingShare {
+    pub(super) network: Network,
+    pub(super) used: usize,
+    pub(super) limit: usize,
+}
+
+impl BufferShares {
+    /// The shares of a pool of `limit` bytes.
+    pub(super) fn new(limit: usize) -> Self {
+        let general = limit.saturating_sub(LONGEST);
+        let share = (general / 2).max(LONGEST);
+        Self {
+            share,
+            site_share: share.max(general - general / 4),
+            total: 0,
+            networks: HashMap::new(),
+            sites: HashMap::new(),
+        }
+    }
+
+    /// Whether the network of `address` may hold another buffer of the longest class, if a
+    /// connection gives one of `instead_of` bytes back.
+    pub(super) fn has_room(&self, address: impl Fn() -> IpAddr, instead_of: usize) -> bool {
+        let more = LONGEST - instead_of.min(LONGEST);
+        // All together hold little, as a rule: then no network holds much.
+        if self.total + more <= self.share {
+            return true;
+        }
+        self.network_has_room(Network::of(address()), instead_of)
+    }
+
+    /// The same of a network.
+    pub(super) fn network_has_room(&self, network: Network, instead_of: usize) -> bool {
+        let more = LONGEST - instead_of.min(LONGEST);
+        let held = self.networks.get(&network).copied().unwrap_or(0);
+        let of_site = network.site().and_then(|site| self.sites.get(&site));
+        held + more <= self.share && of_site.copied().unwrap_or(0) + more <= self.site_share
+    }
+
+    /// A connection of `network` holds a buffer of `now` bytes instead of one of `before`.
+    /// Returns a share if this change makes its use reach 80 %.
+    pub(super) fn change(
+        &mut self,
+        network: Network,
+        before: usize,
+        now: usize,
+    ) -> Option<NearingShare> {
+        let replace = |held: usize| (held + now).saturating_sub(before);
+        self.total = replace(self.total);
+        let held = self.networks.entry(network).or_insert(0);
+        let old = *held;
+        *held = replace(*held);
+        let used = *held;
+        if used == 0 {
+            self.networks.remove(&network);
+        }
+        if let Some(site) = network.site() {
+            let held = self.sites.entry(site).or_insert(0);
+            *held = replace(*held);
+            if *held == 0 {
+                self.sites.remove(&site);
+            }
+        }
+        let limit = self.share;
+        let mark = limit - limit / 5;
+        (old < mark && used >= mark).then_some(NearingShare {
+            network,
+            used,
+            limit,
+        })
+    }
+}
+
+/// Connections that wait for a buffer although their network or site holds all that it may.
+/// Each network has its own queue; the networks take turns.
+#[derive(Debug, Default)]
+pub(super) struct Capped {
+    queues: HashMap<Network, VecDeque<ConnectionId>>,
+    /// The networks that have a queue.
+    order: VecDeque<Network>,
+    len: usize,
+    /// Connections that were put into a queue, so far.
+    pushed: u64,
+    /// Buffers that others were given since one of these had one.
+    passed_over: u32,
+}
+
+impl Capped {
+    /// How many were put into a queue so far.
+    pub(super) const fn pushed(&self) -> u64 {
+        self.pushed
+    }
+
+    /// How many wait, some of which may have ended.
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether connections of `network` wait here.
+    pub(super) fn has_queue(&self, network: Network) -> bool {
+        self.queues.contains_key(&network)
+    }
+
+    /// Whether enough others were given a buffer.
+    pub(super) const fn is_due(&self) -> bool {
+        self.len > 0 && self.passed_over >= TURNS
+    }
+
+    /// Another connection was given a buffer.
+    pub(super) const fn pass_over(&mut self) {
+        self.passed_over = self.passed_over.saturating_add(1);
+    }
+
+    /// Puts a connection of `network` at the end of its queue.
+    pub(super) fn push(&mut self, network: Network, id: ConnectionId) {
+        let queue = self.queues.entry(network).or_insert_with(|| {
+            self.order.push_back(network);
+            VecDeque::new()
+        });
+        queue.push_back(id);
+        self.len += 1;
+        self.pushed += 1;
+    }
+
+    /// Moves the first network that has room to the front.
+    pub(super) fn prefer(&mut self, has_room: impl Fn(Network) -> bool) {
+        let first = self.order.iter().position(|network| has_room(*network));
+        self.order.rotate_left(first.unwrap_or(0));
+    }
+
+    /// Returns the first connection of the network at the front.
+    pub(super) fn front(&self) -> Option<ConnectionId> {
+        let queue = self.queues.get(self.order.front()?)?;
+        queue.front().copied()
+    }
+
+    /// Removes [`front`](Self::front), which was given a buffer or has ended; the next
+    /// network has its turn.
+    pub(super) fn pop(&mut self) {
+        self.passed_over = 0;
+        let Some(network) = self.order.pop_front() else {
+            return;
+        };
+        let Some(queue) = self.queues.get_mut(&network) else {
+            return;
+        };
+        self.len -= usize::from(queue.pop_front().is_some());
+        if queue.is_empty() {
+            self.queues.remove(&network);
+        } else {
+            self.order.push_back(network);
+        }
+    }
+
+    /// All that wait, network by network.
+    pub(super) fn ids(&self) -> impl Iterator<Item = ConnectionId> {
+        self.order
+            .iter()
+            .filter_map(|network| self.queues.get(network))
+            .flat_map(|queue| queue.iter().copied())
+    }
+
+    /// Removes all connections for which `keep` is false.
+    pub(super) fn retain(&mut self, keep: impl Fn(ConnectionId) -> bool) {
+        self.queues.retain(|_, queue| {
+            queue.retain(|id| keep(*id));
+            !queue.is_empty()
+        });
+        self.order
+            .retain(|network| self.queues.contains_key(network));
+        self.len = self.queues.values().map(VecDeque::len).sum();
+    }
+}
+
+impl<H: Handler, K: Kernel> Reactor<H, K> {
+    /// Gives buffers that came back to the connections that wait, in their order. As each
+    /// gives its own back before the next has it, one buffer may do for all of them.
+    ///
+    /// Connections of a network that has used up its share of the pool wait in separate queues:
+    /// they get the reserve only, when no other connection waits, and after every few buffers
+    /// for other connections.
+    pub(super) fn serve_waiters(&mut self) {
+        self.shop.work.begin(self.waiters.len() + self.capped.len());
+        self.waiters_go_on = false;
+        while !self.waiters.is_empty() || self.capped.len() > 0 {
+            if !self.shop.work.goes_on() {
+                self.waiters_go_on = true;
+                break;
+            }
+            self.set_capped_aside();
+            let capped_is_due = self.capped.is_due();
+            let waiter = self.waiters.front().copied();
+            let from = match capped_is_due {
+                true => From::General,
+                false => From::Either,
+            };
+            if let Some(id) = waiter
+                && let Some(outcome) = self.serve_waiting(id, from)
+            {
+                self.waiters.pop_front();
+                self.capped.pass_over();
+                self.conclude(id, outcome);
+                continue;
+            }
+            if waiter.is_none() || capped_is_due {
+                let buffers = &self.shop.buffers;
+                self.capped
+                    .prefer(|network| buffers.network_has_room(network, 0));
+                if let Some(id) = self.capped.front() {
+                    let from = match self.has_room(id) {
+                        true => From::Either,
+                        false => From::Reserve,
+                    };
+                    if let Some(outcome) = self.serve_waiting(id, from) {
+                        self.capped.pop();
+                        self.conclude(id, outcome);
+                        continue;
+                    }
+                }
+            }
+            if !self.free_reserve() {
+                break;
+            }
+        }
+        self.deliver();
+    }
+
+    /// Serves the connection that waits, if there is a buffer for it where it may have one
+    /// from.
+    fn serve_waiting(&mut self, id: ConnectionId, from: From) -> Option<Outcome> {
+        match self.connections.get(id) {
+            Some(connection) => connection.serve_waiting(from, &mut self.shop),
+            None => Some(Outcome::Idle),
+        }
+    }
+
+    /// Moves connections at the front of the queue whose network has used up its share since
+    /// they came.
+    fn set_capped_aside(&mut self) {
+        while let Some(&id) = self.waiters.front()
+            && !self.has_room(id)
+        {
+            self.waiters.pop_front();
+            self.push_capped(id);
+        }
+    }
+
+    /// Whether the network of a connection may hold another buffer; of a connection that has
+    /// ended there is nothing to be said against it.
+    fn has_room(&self, id: ConnectionId) -> bool {
+        self.connections.look(id).is_none_or(|connection| {
+            let address = || connection.sender().peer.ip();
+            let buffers = &self.shop.buffers;
+            buffers.has_room(address, connection.counted.buffer())
+        })
+    }
+
+    fn push_capped(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.look(id) {
+            let network = Network::of(connection.sender().peer.ip());
+            self.capped.push(network, id);
+        }
+    }
+
+    /// The connection that has the reserve may need less, and have found no room for a
+    /// smaller buffer when its turn ended. It may have none before its agent reads; returns
+    /// whether there is room now.
+    fn free_reserve(&mut self) -> bool {
+        let holder = self.reserve_with;
+        let connection = holder.and_then(|id| self.connections.get(id));
+        let freed = connection.is_some_and(Connection::give_reserve_back);
+        if let Some(id) = holder.filter(|_| freed) {
+            self.count_buffer(id);
+        }
+        freed
+    }
+
+    /// Puts a connection at the end of its queue for a buffer. Removes ended connections from
+    /// the queues now and then: otherwise the queues would grow with each connection that
+    /// comes and goes while the first one waits.
+    pub(super) fn line_up(&mut self, id: ConnectionId) {
+        if self.waiters.len() + self.capped.len() >= 2 * self.connections.len() {
+            let connections = &self.connections;
+            self.waiters.retain(|&id| connections.look(id).is_some());
+            self.capped.retain(|id| connections.look(id).is_some());
+        }
+        if self.has_room(id) && !self.has_capped_neighbours(id) {
+            self.waiters.push_back(id);
+        } else {
+            self.push_capped(id);
+        }
+    }
+
+    /// Whether other connections of the same network wait for its share: they came before.
+    fn has_capped_neighbours(&self, id: ConnectionId) -> bool {
+        self.capped.len() > 0
+            && self.connections.look(id).is_some_and(|connection| {
+                let network = Network::of(connection.sender().peer.ip());
+                self.capped.has_queue(network)
+            })
+    }
+
+    /// Counts the buffer that a connection holds after its turn for its network.
+    pub(super) fn count_buffer(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get(id) else {
+            return;
+        };
+        let (before, now) = (connection.counted.buffer(), connection.general_capacity());
+        if before == now {
+            return;
+        }
+        connection.counted.set_buffer(now);
+        let network = Network::of(connection.sender().peer.ip());
+        if let Some(nearing) = self.shop.buffers.change(network, before, now) {
+            self.log_nearing_pool(nearing);
+        }
+    }
+
+    fn log_nearing_pool(&mut self, nearing: NearingShare) {
+        let NearingShare {
+            network,
+            used,
+            limit,
+        } = nearing;
+        log_limited!(warn, self.refusals.nearing_pool, self.shop.now, left_out =>
+            "an address has 80 % of its share: address={network} share=buffers used={used} \
+             limit={limit} left_out={left_out} (raise --pool-limit if these are agents that \
+             send long frames)");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reactor::kernel::SocketToken;
+
+    fn pool() -> Pool {
+        let config = hawk_pool::Config {
+            classes: CLASSES.to_vec(),
+            limit: 4 * LONGEST,
+        };
+        Pool::new(&config).unwrap()
+    }
+
+    fn read(input: &mut Input, pool: &Pool, bytes: &[u8]) {
+        assert!(input.make_room(Some(pool), None));
+        input.space()[..bytes.len()].copy_from_slice(bytes);
+        input.filled(bytes.len());
+    }
+
+    fn in_use(pool: &Pool) -> Vec<usize> {
+        pool.stats().classes.iter().map(|c| c.in_use).collect()
+    }
+
+    #[test]
+    fn an_emptied_window_holds_no_buffer() {
+        let pool = pool();
+        let mut input = Input::default();
+        read(&mut input, &pool, b"abc");
+        assert_eq!(input.window(), b"abc");
+        input.consume(3);
+        input.settle();
+        assert_eq!(in_use(&pool), [0; 5]);
+    }
+
+    #[test]
+    fn a_partial_frame_moves_to_the_smallest_class_and_back_in_front_of_the_next_read() {
+        let pool = pool();
+        let mut input = Input::default();
+        read(&mut input, &pool, &[7; 1000]);
+        input.consume(900);
+        input.settle();
+        assert_eq!(in_use(&pool), [1, 0, 0, 0, 0]);
+        assert_eq!(input.window(), [7; 100]);
+        read(&mut input, &pool, &[8; 200]);
+        assert_eq!(in_use(&pool), [0, 0, 0, 0, 1]);
+        assert_eq!(input.window(), [[7; 100].as_slice(), &[8; 200]].concat());
+    }
+
+    #[test]
+    fn a_long_partial_frame_is_appended_to_in_place_until_its_buffer_is_full() {
+        let pool = pool();
+        let mut input = Input::default();
+        read(&mut input, &pool, &[7; 5000]);
+        input.settle();
+        assert_eq!(in_use(&pool), [0, 0, 0, 1, 0]);
+        assert!(input.make_room(Some(&pool), None));
+        assert_eq!(in_use(&pool), [0, 0, 0, 1, 0]);
+        let space = input.space().len();
+        assert_eq!(space, 16 * 1024 - 5000);
+        input.filled(space);
+        assert!(input.make_room(Some(&pool), None));
+        assert_eq!(in_use(&pool), [0, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn without_a_longer_buffer_what_is_left_of_a_short_one_is_used() {
+        let pool = pool();
+        let mut input = Input::default();
+        read(&mut input, &pool, &[7; 200]);
+        input.settle();
+        let all: Vec<Buffer> = std::iter::from_fn(|| pool.checkout(LONGEST).ok()).collect();
+        assert!(!all.is_empty());
+        assert!(input.make_room(Some(&pool), None));
+        assert_eq!(input.space().len(), 56);
+        input.filled(56);
+        assert!(!input.make_room(Some(&pool), None));
+        let Ok(reserved) = pool.wait().redeem() else {
+            panic!("the reserve is there");
+        };
+        assert!(input.make_room(Some(&pool), Some(reserved)));
+        assert_eq!(input.window().len(), 256);
+    }
+
+    #[test]
+    fn a_short_buffer_that_was_consumed_from_has_room_again() {
+        let pool = pool();
+        let mut input = Input::default();
+        read(&mut input, &pool, &[7; 200]);
+        input.settle();
+        let _all: Vec<Buffer> = std::iter::from_fn(|| pool.checkout(LONGEST).ok()).collect();
+        assert!(input.make_room(Some(&pool), None));
+        input.filled(56);
+        input.consume(226);
+        assert!(input.make_room(Some(&pool), None));
+        assert_eq!(input.space().len(), 226);
+    }
+
+    #[test]
+    fn the_longest_frame_fits_however_it_comes() {
+        for chunk in [1, 100, 5000, LONGEST] {
+            let pool = pool();
+            let mut input = Input::default();
+            let mut received = 0;
+            while received < MAX_FRAME {
+                assert!(input.make_room(Some(&pool), None));
+                let bytes = chunk.min(input.space().len()).min(MAX_FRAME - received);
+                input.filled(bytes);
+                received += bytes;
+                input.settle();
+            }
+            assert_eq!(input.window().len(), MAX_FRAME);
+        }
+    }
+
+    const ONE: Network = Network::V4([10, 0, 0, 7]);
+    const OTHER: Network = Network::V4([10, 0, 0, 8]);
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_network_holds_half_of_the_pool_and_others_have_theirs() {
+        let mut shares = BufferShares::new(9 * LONGEST);
+        let has_room = |shares: &BufferShares, text: &str| shares.has_room(|| address(text), 0);
+        for number in 0..4 {
+            assert!(has_room(&shares, "10.0.0.7"), "{number}");
+            let nearing = shares.change(ONE, 0, LONGEST);
+            assert_eq!(nearing.is_some(), number == 3, "80 % are more than 3 of 4");
+        }
+        assert!(!has_room(&shares, "10.0.0.7") && !has_room(&shares, "::ffff:10.0.0.7"));
+        assert!(has_room(&shares, "10.0.0.8"));
+        assert!(shares.has_room(|| address("10.0.0.7"), LONGEST));
+        shares.change(OTHER, 0, LONGEST);
+        shares.change(ONE, LONGEST, 256);
+        assert!(!has_room(&shares, "10.0.0.7"));
+        shares.change(ONE, LONGEST, 0);
+        assert!(has_room(&shares, "10.0.0.7"));
+        shares.change(ONE, LONGEST + 256, 0);
+        shares.change(ONE, LONGEST, 0);
+        shares.change(OTHER, LONGEST, 0);
+        assert!(shares.networks.is_empty() && shares.total == 0);
+    }
+
+    #[test]
+    fn an_ipv6_site_holds_three_quarters_of_the_pool() {
+        let mut shares = BufferShares::new(9 * LONGEST);
+        for number in 0..6 {
+            let address = address(&format!("fd00:0:0:{number}::7"));
+            assert!(shares.has_room(|| address, 0), "{number}");
+            shares.change(Network::of(address), 0, LONGEST);
+        }
+        assert!(!shares.has_room(|| address("fd00:0:0:7::7"), 0));
+        assert!(shares.has_room(|| address("fd00:0:1:7::7"), 0));
+    }
+
+    #[test]
+    fn networks_in_the_queue_take_turns() {
+        let id = |token| ConnectionId::from_token(SocketToken(token));
+        let mut capped = Capped::default();
+        for (network, token) in [(ONE, 1), (ONE, 2), (OTHER, 3), (ONE, 4)] {
+            capped.push(network, id(token));
+        }
+        capped.retain(|kept| kept != id(2));
+        assert_eq!(capped.len(), 3);
+        (0..TURNS).for_each(|_| capped.pass_over());
+        assert!(capped.is_due());
+        for token in [1, 3, 4] {
+            assert_eq!(capped.front(), Some(id(token)));
+            capped.pop();
+            assert!(!capped.is_due());
+        }
+        assert_eq!((capped.front(), capped.len()), (None, 0));
+    }
+}
