@@ -39,6 +39,7 @@
 //! peer_credentials → nothing              (the process at the other end of a Unix socket)
 //! control     → peer_credentials, throttle, time            (a Unix socket: a request in a line, an answer in lines)
 //! service     → time                      (systemd: what it is told, the socket that it passes)
+//! server      → everything but the command line (settings, assembly, the main loop)
 //! cli         → everything
 //! ```
 
@@ -59,6 +60,7 @@ pub mod peer_credentials;
 pub mod reactor;
 pub mod restart;
 pub mod roster;
+pub mod server;
 pub mod service;
 pub mod session;
 pub mod stats;

@@ -83,7 +83,7 @@ const RULE: &[(&str, &[&str])] = &[
     ("control", &["peer_credentials", "mio", "std::io"]),
     ("service", &["std::net", "std::io"]),
     (
-        "cli",
+        "server",
         &[
             "admission",
             "children",
@@ -97,6 +97,22 @@ const RULE: &[(&str, &[&str])] = &[
             "roster",
             "service",
             "session",
+            "store",
+            "std::io",
+            "std::net",
+        ],
+    ),
+    (
+        "cli",
+        &[
+            "control",
+            "descriptors",
+            "handler",
+            "log_sink",
+            "restart",
+            "roster",
+            "server",
+            "service",
             "stats",
             "store",
             "std::net",

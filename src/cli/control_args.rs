@@ -2,15 +2,12 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::Args;
-use rustix::process::geteuid;
 
-/// The control socket of the systemd unit.
-const UNIT: &str = "/run/hawk/control";
+use crate::server::CONTROL_SOCKET;
 
 /// The control socket of a server.
 #[derive(Debug, Args)]
@@ -23,7 +20,7 @@ pub(super) struct ControlArgs {
 
 impl ControlArgs {
     pub(super) fn path(&self) -> anyhow::Result<PathBuf> {
-        self.path_or(Path::new(UNIT))
+        self.path_or(Path::new(CONTROL_SOCKET))
     }
 
     fn path_or(&self, unit: &Path) -> anyhow::Result<PathBuf> {
@@ -39,16 +36,6 @@ impl ControlArgs {
             _ => Ok(unit.to_owned()),
         }
     }
-}
-
-/// The control socket of a server for which none is given: the unit's, if its folder is
-/// there and is this user's own.
-pub(super) fn default_for_server() -> Option<PathBuf> {
-    let unit = PathBuf::from(UNIT);
-    let folder = unit
-        .parent()
-        .and_then(|folder| fs::symlink_metadata(folder).ok())?;
-    (folder.is_dir() && folder.uid() == geteuid().as_raw()).then_some(unit)
 }
 
 #[cfg(test)]

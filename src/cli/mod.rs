@@ -13,7 +13,6 @@ mod ping;
 mod reports;
 mod send;
 mod serve;
-mod settings;
 mod stats;
 mod store_args;
 mod text;
@@ -26,8 +25,8 @@ use std::process::ExitCode;
 use clap::{ArgMatches, FromArgMatches as _, Parser, Subcommand};
 
 use self::log_level::LogLevel;
-use self::settings::Settings;
 use crate::restart::channel::BUILD;
+use crate::server::EffectiveSettings;
 
 /// Takes heartbeats and reports from a fleet's agents, and answers each
 #[derive(Debug, Parser)]
@@ -57,8 +56,8 @@ enum Other {
     ConfirmClock(confirm_clock::ConfirmClockArgs),
 }
 
-/// Runs the program: 0 for success, 1 for a failure told in one line on
-/// stderr, 2 for a command line that makes no sense.
+/// Runs the program. Returns 0 for success, 1 for a failure, which is one line on stderr, and
+/// 2 for an invalid command line.
 #[must_use]
 pub fn main() -> ExitCode {
     let matches = environment::parse();
@@ -71,14 +70,14 @@ pub fn main() -> ExitCode {
     notes.extend(environment::unknown_variables());
     let other = match cli.command {
         Command::Serve(args) => {
-            let settings = settings_of_serve(&matches, &level);
-            return args.main(level.logger(), settings, &notes);
+            let effective = effective_settings(&matches, &level);
+            return args.run(level.logger(), effective, &notes);
         }
         Command::Other(other) => other,
     };
     level.logger().init();
     notes.iter().for_each(|note| output::note(note));
-    output::conclude(match other {
+    output::exit_code(match other {
         Other::Agents(args) => args.run(),
         Other::Events(args) => args.run(),
         Other::Reports(args) => args.run(),
@@ -92,15 +91,15 @@ pub fn main() -> ExitCode {
 }
 
 /// The settings that `hawk serve` logs.
-fn settings_of_serve(matches: &ArgMatches, level: &LogLevel) -> Settings {
+fn effective_settings(matches: &ArgMatches, level: &LogLevel) -> EffectiveSettings {
     let command = environment::command();
     let found = matches.subcommand();
     let serve = found.and_then(|(name, matches)| {
         let command = command.find_subcommand(name)?;
-        Some(Settings::of(command, matches))
+        Some(serve::effective_settings(command, matches))
     });
     let mut settings = serve.unwrap_or_default();
-    let origin = level.is_given.then_some(settings::ENVIRONMENT);
+    let origin = level.is_given.then_some(serve::ENVIRONMENT);
     settings.add("rust_log", &level.filter, origin);
     settings
 }

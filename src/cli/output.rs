@@ -60,13 +60,13 @@ pub(super) fn note(text: &str) {
         .write_all(format!("hawk: {}\n", harmless(text)).as_bytes());
 }
 
-/// Ends a command: says in one line on stderr what went wrong, if anything.
-pub(super) fn conclude(outcome: anyhow::Result<()>) -> ExitCode {
-    conclude_on(io::stderr().lock(), outcome)
+/// Returns the exit code of a command, and writes its error as one line to stderr.
+pub(super) fn exit_code(outcome: anyhow::Result<()>) -> ExitCode {
+    exit_code_on(io::stderr().lock(), outcome)
 }
 
-/// The same, with what leads to stderr.
-pub(super) fn conclude_on(mut stderr: impl Write, outcome: anyhow::Result<()>) -> ExitCode {
+/// Does the same with a writer that leads to stderr.
+pub(super) fn exit_code_on(mut stderr: impl Write, outcome: anyhow::Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

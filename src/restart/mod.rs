@@ -1,7 +1,7 @@
 //! Seamless restart: a new process takes over every connection, and no agent notices.
 //!
-//! The *predecessor* drives an [`Attempt`] between the turns of its event loop; the
-//! *successor* goes through a [`Succession`] before its first. `docs/restart.md` describes
+//! The *predecessor* drives an [`HandOver`] between the turns of its event loop; the
+//! *successor* goes through a [`TakeOver`] before its first. `docs/restart.md` describes
 //! the messages between them and the reason for their order.
 //!
 //! ```text
@@ -18,19 +18,19 @@ mod predecessor;
 pub mod snapshot;
 mod successor;
 
-pub use outcome::{Failure, Progress, Report};
-pub use predecessor::Attempt;
-pub use successor::{Inherited, Succeeded, Succession, SuccessionError};
+pub use outcome::{HandOverFailure, HandOverFigures, Progress};
+pub use predecessor::HandOver;
+pub use successor::{SharedDescriptors, TakeOver, TakeOverError, TakeOverFigures};
 
 use crate::handler::Keeper;
 use crate::reactor::{Linux, Reactor};
 
-/// Has this thread, whose successor serves, run when nobody else wants the core: closing
-/// 15,000 sockets takes 17 ms of it, and agents wait for the successor meanwhile.
-pub fn give_way() {
-    // The least there is, setpriority(2). It may always be had, and if not, nothing is lost.
-    let _as_before = rustix::process::setpriority_process(None, 19);
+/// Lowers this thread to minimum priority. Closing 15,000 sockets takes 17 ms of CPU time, for
+/// which the successor's agents would wait on the same core.
+pub fn lower_priority() {
+    // setpriority(2) always permits the minimum. If it fails, closing delays the successor.
+    let _previous = rustix::process::setpriority_process(None, 19);
 }
 
-/// The server that is handed over.
-pub type Server = Reactor<Keeper, Linux>;
+/// The reactor of a server, whose state a hand-over moves.
+pub type ServerReactor = Reactor<Keeper, Linux>;

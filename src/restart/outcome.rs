@@ -10,7 +10,7 @@ use crate::restart::channel::Step;
 /// there had been none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
-pub struct Failure {
+pub struct HandOverFailure {
     /// The step that failed.
     pub step: Step,
     /// Why, for people to read.
@@ -23,17 +23,17 @@ pub enum Progress {
     /// It goes on.
     Going,
     /// It is over, and this process serves.
-    RolledBack(Failure),
+    RolledBack(HandOverFailure),
     /// It is over, and the successor serves: this process must neither read nor write.
-    HandedOver(Report),
+    HandedOver(HandOverFigures),
     /// It is over, and nobody is known to serve: the successor has taken over, and then
     /// ended or said no more. This process must neither read nor write.
-    Lost(Failure),
+    Lost(HandOverFailure),
 }
 
 /// How a hand-over went.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
+pub struct HandOverFigures {
     /// The process that serves now.
     pub successor: u32,
     /// Which build it is.
@@ -56,7 +56,7 @@ pub struct Report {
     pub freeze: Duration,
 }
 
-impl Failure {
+impl HandOverFailure {
     pub(super) fn new(step: Step, why: &dyn fmt::Display) -> Self {
         Self {
             step,
@@ -66,7 +66,7 @@ impl Failure {
 }
 
 /// `key=value` pairs, for the log and for who asked.
-impl fmt::Display for Report {
+impl fmt::Display for HandOverFigures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,

@@ -19,7 +19,7 @@ use rustix::process::Signal;
 use self::copying::Copying;
 use self::freeze::FREEZE;
 use super::fault::{self, Point};
-use super::{Failure, Progress, Server};
+use super::{HandOverFailure, Progress, ServerReactor};
 use crate::reactor::RESERVED_DESCRIPTORS;
 use crate::restart::channel::{
     Binary, Hello, Line, LineError, MAX_SOCKETS, Predecessor, Process, ReceiveError, Sealed,
@@ -47,7 +47,7 @@ const SEE_LOG: &str = "; what it said, if anything, is in the log";
 ///
 /// Dropping it ends the successor, unless that has taken over.
 #[derive(Debug)]
-pub struct Attempt {
+pub struct HandOver {
     line: Line<Predecessor>,
     binary: Binary,
     /// The successor's build, once it has told it.
@@ -93,19 +93,19 @@ enum Stage {
     Freeze,
 }
 
-impl Attempt {
+impl HandOver {
     /// Starts `binary` as the successor; it will be the process of this `generation`. It
     /// does not inherit the `hidden` variables of this process's environment.
     ///
     /// # Errors
-    /// [`Failure`]: nothing has changed.
+    /// [`HandOverFailure`]: nothing has changed.
     pub fn begin(
         binary: &Binary,
         generation: u32,
         descriptors: u64,
         hidden: &[&str],
-    ) -> Result<Self, Failure> {
-        let step = |step| move |error: &dyn fmt::Display| Failure::new(step, error);
+    ) -> Result<Self, HandOverFailure> {
+        let step = |step| move |error: &dyn fmt::Display| HandOverFailure::new(step, error);
         binary
             .check()
             .map_err(|error| step(Step::Preflight)(&error))?;
@@ -155,8 +155,12 @@ impl Attempt {
     /// The caller watches the [line](AsFd), and calls this again when there is something to
     /// hear, and when it is the [deadline](Self::deadline). The successor listens on
     /// `control` as well, if there is one.
-    pub fn go_on(&mut self, server: &mut Server, control: Option<BorrowedFd<'_>>) -> Progress {
-        match self.try_to_go_on(server, control) {
+    pub fn advance(
+        &mut self,
+        server: &mut ServerReactor,
+        control: Option<BorrowedFd<'_>>,
+    ) -> Progress {
+        match self.try_to_advance(server, control) {
             Ok(None) => Progress::Going,
             Ok(Some(outcome)) => outcome,
             Err(failure) => {
@@ -166,7 +170,7 @@ impl Attempt {
         }
     }
 
-    /// When [`go_on`](Self::go_on) is to be called at the latest.
+    /// When [`advance`](Self::advance) is to be called at the latest.
     #[must_use]
     pub fn deadline(&self) -> Moment {
         match self.stage {
@@ -190,7 +194,7 @@ impl Attempt {
     }
 
     /// Ends the successor, and has `server` go on as if there had been none.
-    fn roll_back(&mut self, server: &mut Server) {
+    fn roll_back(&mut self, server: &mut ServerReactor) {
         // It is gone, and with it the duplicates of the sockets that it had, before those
         // are closed here again without being shut down.
         self.successor = None;
@@ -199,11 +203,11 @@ impl Attempt {
         server.handler_mut().go_on();
     }
 
-    fn try_to_go_on(
+    fn try_to_advance(
         &mut self,
-        server: &mut Server,
+        server: &mut ServerReactor,
         control: Option<BorrowedFd<'_>>,
-    ) -> Result<Option<Progress>, Failure> {
+    ) -> Result<Option<Progress>, HandOverFailure> {
         while let Some(message) = self.hear()? {
             self.take(message, server, control)?;
         }
@@ -239,9 +243,9 @@ impl Attempt {
     fn take(
         &mut self,
         message: ToPredecessor,
-        server: &mut Server,
+        server: &mut ServerReactor,
         control: Option<BorrowedFd<'_>>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), HandOverFailure> {
         match message {
             ToPredecessor::Hello(hello) => {
                 self.format = hello.agree().map_err(|error| self.failure(&error))?;
@@ -275,7 +279,7 @@ impl Attempt {
 
     /// Whether the store has finished just now what it had. From then on agents wait for
     /// nothing but this, and not longer than for a freeze.
-    fn becomes_quiet(&mut self, server: &Server) -> Result<bool, Failure> {
+    fn becomes_quiet(&mut self, server: &ServerReactor) -> Result<bool, HandOverFailure> {
         let now_quiet = server.handler().is_quiet();
         let now_quiet = now_quiet.map_err(|down| self.failure(&down))? && server.is_quiet();
         if now_quiet
@@ -292,7 +296,7 @@ impl Attempt {
     }
 
     /// The successor may open a file for each connection, and those that it has besides.
-    fn expect_room(&self, server: &Server) -> Result<(), Failure> {
+    fn expect_room(&self, server: &ServerReactor) -> Result<(), HandOverFailure> {
         let connections = server.population();
         let needed = connections + RESERVED_DESCRIPTORS;
         if needed as u64 <= self.room {
@@ -306,7 +310,7 @@ impl Attempt {
         )))
     }
 
-    fn hear(&mut self) -> Result<Option<ToPredecessor>, Failure> {
+    fn hear(&mut self) -> Result<Option<ToPredecessor>, HandOverFailure> {
         match self.line.receive() {
             Ok(message) => Ok(message),
             Err(LineError::Receive(ReceiveError::Ended)) => Err(self.gone()),
@@ -314,7 +318,7 @@ impl Attempt {
         }
     }
 
-    fn say<F: AsFd>(&mut self, message: &ToSuccessor<F>) -> Result<(), Failure> {
+    fn say<F: AsFd>(&mut self, message: &ToSuccessor<F>) -> Result<(), HandOverFailure> {
         match self.line.send(message) {
             Ok(Sending::Sent) => Ok(()),
             Ok(Sending::Full) => Err(self.failure(&"the successor takes no more messages")),
@@ -328,7 +332,7 @@ impl Attempt {
     }
 
     /// It has left the line: why, if it has said so, or else how it ended.
-    fn gone(&mut self) -> Failure {
+    fn gone(&mut self) -> HandOverFailure {
         while let Ok(Some(message)) = self.line.receive() {
             if let ToPredecessor::Refused { why } = message {
                 return self.refused(&why);
@@ -346,7 +350,7 @@ impl Attempt {
     }
 
     /// What was written down, as a file to be sent.
-    fn seal(&mut self) -> Result<Sealed, Failure> {
+    fn seal(&mut self) -> Result<Sealed, HandOverFailure> {
         let bytes = self.writer.finish();
         self.bytes += bytes.len() as u64;
         let sealed = Sealed::write(bytes);
@@ -363,19 +367,19 @@ impl Attempt {
         }
     }
 
-    fn failure(&self, why: &dyn fmt::Display) -> Failure {
-        Failure {
+    fn failure(&self, why: &dyn fmt::Display) -> HandOverFailure {
+        HandOverFailure {
             step: self.step(),
             why: why.to_string(),
         }
     }
 
     /// In the successor's own words.
-    fn refused(&self, why: &str) -> Failure {
+    fn refused(&self, why: &str) -> HandOverFailure {
         self.failure(&format_args!("the successor says: {why}"))
     }
 
-    fn too_late(&self) -> Failure {
+    fn too_late(&self) -> HandOverFailure {
         match self.stage {
             Stage::Hello | Stage::Prepare => self.overdue("the successor was not ready", SET_UP),
             Stage::PreCopy(_) => self.overdue("the state was not copied", PRE_COPY),
@@ -392,14 +396,14 @@ impl Attempt {
         }
     }
 
-    fn overdue(&self, what: &str, allowed: Duration) -> Failure {
+    fn overdue(&self, what: &str, allowed: Duration) -> HandOverFailure {
         let allowed = humantime::format_duration(allowed);
         self.failure(&format_args!("{what} in time ({allowed})"))
     }
 }
 
 /// To be watched: readable when the successor has said something, or has ended.
-impl AsFd for Attempt {
+impl AsFd for HandOver {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.line.as_fd()
     }

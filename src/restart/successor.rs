@@ -4,12 +4,13 @@
 //! predecessor and for nothing else.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::process::{PidfdFlags, pidfd_open};
 
-use super::Server;
+use super::ServerReactor;
 use super::fault::{self, Point};
 use crate::reactor::{AdoptError, AdoptedId, Linux, MovedId};
 use crate::restart::channel::{
@@ -26,30 +27,30 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A process that is about to take over.
 #[derive(Debug)]
-pub struct Succession {
+pub struct TakeOver {
     line: Line<Successor>,
     adopted: HashMap<MovedId, AdoptedId>,
     /// The last snapshot, to be read; used again and again.
     snapshot: Vec<u8>,
     /// The predecessor was told to stop when it could no longer.
-    told_to_stop: bool,
+    was_stopped: bool,
 }
 
 /// What there is one of, and this process has from now on as well.
 #[derive(Debug)]
-pub struct Inherited {
+pub struct SharedDescriptors {
     /// The lock of the store, if the predecessor has a store.
     pub lock: Option<OwnedFd>,
     /// The sockets that listen: the agents' first.
     pub listeners: Vec<OwnedFd>,
 }
 
-/// How it came about that this process serves.
+/// The figures of a take-over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Succeeded {
-    /// How it went until the predecessor stood still.
+pub struct TakeOverFigures {
+    /// What the predecessor reported at its freeze.
     pub freeze: Freeze,
-    /// From then to this process's first turn.
+    /// From the freeze to this process's first turn.
     pub pause: Duration,
     /// Connections that have moved.
     pub connections: usize,
@@ -57,9 +58,24 @@ pub struct Succeeded {
     pub bytes: u64,
 }
 
+/// `key=value` pairs, for the log and the statistics.
+impl fmt::Display for TakeOverFigures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "connections={} state_bytes={} precopy_us={} quiesce_us={} pause_us={}",
+            self.connections,
+            self.bytes,
+            self.freeze.precopy.as_micros(),
+            self.freeze.quiesce.as_micros(),
+            self.pause.as_micros(),
+        )
+    }
+}
+
 /// Why this process does not take over. The predecessor goes on.
 #[derive(Debug, thiserror::Error)]
-pub enum SuccessionError {
+pub enum TakeOverError {
     /// There is no line to a predecessor.
     #[error("stdin is no line to a predecessor; unset {SUCCESSOR}, which only hawk sets")]
     NoLine(#[source] std::io::Error),
@@ -99,19 +115,19 @@ pub enum SuccessionError {
     System(#[from] std::io::Error),
 }
 
-impl Succession {
+impl TakeOver {
     /// Answers the predecessor's hello; `descriptors` is this process's limit of open
     /// files.
     ///
     /// # Errors
-    /// [`SuccessionError`], of which the predecessor is told as far as it can be.
-    pub fn begin(descriptors: u64) -> Result<Self, SuccessionError> {
-        let channel = Channel::from_stdin().map_err(SuccessionError::NoLine)?;
+    /// [`TakeOverError`], of which the predecessor is told as far as it can be.
+    pub fn begin(descriptors: u64) -> Result<Self, TakeOverError> {
+        let channel = Channel::from_stdin().map_err(TakeOverError::NoLine)?;
         let mut succession = Self {
             line: Line::new(channel),
             adopted: HashMap::new(),
             snapshot: Vec::new(),
-            told_to_stop: false,
+            was_stopped: false,
         };
         match succession.greet(descriptors) {
             Ok(()) => Ok(succession),
@@ -122,9 +138,9 @@ impl Succession {
         }
     }
 
-    fn greet(&mut self, descriptors: u64) -> Result<(), SuccessionError> {
+    fn greet(&mut self, descriptors: u64) -> Result<(), TakeOverError> {
         let ToSuccessor::Hello(hello) = self.hear()? else {
-            return Err(SuccessionError::Inconsistent("no hello before it"));
+            return Err(TakeOverError::Inconsistent("no hello before it"));
         };
         fault::at(Point::SuccessorGreeted, &self.line);
         self.say(&ToPredecessor::Hello(Hello::ours(descriptors)))?;
@@ -136,8 +152,8 @@ impl Succession {
     /// The predecessor's process: readable once it has ended.
     ///
     /// # Errors
-    /// [`SuccessionError::System`] if the kernel does not give it.
-    pub fn predecessor(&self) -> Result<OwnedFd, SuccessionError> {
+    /// [`TakeOverError::System`] if the kernel does not give it.
+    pub fn predecessor(&self) -> Result<OwnedFd, TakeOverError> {
         let pid = self.line.predecessor()?;
         let end = pidfd_open(pid, PidfdFlags::empty()).map_err(std::io::Error::from)?;
         Ok(end)
@@ -153,16 +169,16 @@ impl Succession {
     /// Says that this process is set up; what it then shares with the predecessor.
     ///
     /// # Errors
-    /// [`SuccessionError`].
-    pub fn ready(&mut self) -> Result<Inherited, SuccessionError> {
+    /// [`TakeOverError`].
+    pub fn ready(&mut self) -> Result<SharedDescriptors, TakeOverError> {
         fault::at(Point::SuccessorReady, &self.line);
         self.say(&ToPredecessor::Ready)?;
         match self.hear()? {
             ToSuccessor::Shared { lock, listeners } => {
                 fault::at(Point::SuccessorShared, &self.line);
-                Ok(Inherited { lock, listeners })
+                Ok(SharedDescriptors { lock, listeners })
             }
-            _ => Err(SuccessionError::Inconsistent("nothing shared before it")),
+            _ => Err(TakeOverError::Inconsistent("nothing shared before it")),
         }
     }
 
@@ -170,9 +186,12 @@ impl Succession {
     /// token. After that `server` is this process's own, and its first turn is due.
     ///
     /// # Errors
-    /// [`SuccessionError`]: the server is the predecessor's, and this process has done
+    /// [`TakeOverError`]: the server is the predecessor's, and this process has done
     /// nothing with it.
-    pub fn take_over(&mut self, server: &mut Server) -> Result<Succeeded, SuccessionError> {
+    pub fn take_over(
+        &mut self,
+        server: &mut ServerReactor,
+    ) -> Result<TakeOverFigures, TakeOverError> {
         loop {
             match self.hear()? {
                 ToSuccessor::Batch {
@@ -196,26 +215,26 @@ impl Succession {
                     fault::at(Point::SuccessorFreeze, &self.line);
                     let token = Token::from_descriptor(token)?;
                     let freeze = self.take_in(server, &Sealed::check(records, length)?, sockets)?;
-                    let freeze = freeze.ok_or(SuccessionError::Inconsistent("no end"))?;
+                    let freeze = freeze.ok_or(TakeOverError::Inconsistent("no end"))?;
                     return self.commit(server, &token, freeze, length);
                 }
-                _ => return Err(SuccessionError::Inconsistent("another message before it")),
+                _ => return Err(TakeOverError::Inconsistent("another message before it")),
             }
         }
     }
 
     fn commit(
         &mut self,
-        server: &mut Server,
+        server: &mut ServerReactor,
         token: &Token,
         freeze: Freeze,
         length: u64,
-    ) -> Result<Succeeded, SuccessionError> {
+    ) -> Result<TakeOverFigures, TakeOverError> {
         server.settle_in()?;
         fault::at(Point::SuccessorCommit, &self.line);
         expect_no_stop(server)?;
         let Taken::Ours(ownership) = token.take()? else {
-            return Err(SuccessionError::GivenUp);
+            return Err(TakeOverError::GivenUp);
         };
         let committed = Moment::now();
         fault::at(Point::SuccessorTaken, &self.line);
@@ -228,7 +247,7 @@ impl Succession {
             connections: u32::try_from(self.adopted.len()).unwrap_or(u32::MAX),
         }));
         fault::at(Point::SuccessorCommitted, &self.line);
-        Ok(Succeeded {
+        Ok(TakeOverFigures {
             freeze,
             pause: resumed.since(freeze.begun),
             connections: self.adopted.len(),
@@ -239,10 +258,10 @@ impl Succession {
     /// Takes in a snapshot; how the hand-over went, if it is the last.
     fn take_in(
         &mut self,
-        server: &mut Server,
+        server: &mut ServerReactor,
         records: &Sealed,
         sockets: Vec<OwnedFd>,
-    ) -> Result<Option<Freeze>, SuccessionError> {
+    ) -> Result<Option<Freeze>, TakeOverError> {
         let mut sockets = sockets.into_iter();
         let mut snapshot = std::mem::take(&mut self.snapshot);
         records.read(&mut snapshot)?;
@@ -256,25 +275,23 @@ impl Succession {
         self.snapshot = snapshot;
         match sockets.next() {
             None => Ok(end),
-            Some(_) => Err(SuccessionError::Inconsistent(
-                "more sockets than connections",
-            )),
+            Some(_) => Err(TakeOverError::Inconsistent("more sockets than connections")),
         }
     }
 
     fn apply(
         &mut self,
-        server: &mut Server,
+        server: &mut ServerReactor,
         record: Record,
         sockets: &mut impl Iterator<Item = OwnedFd>,
-    ) -> Result<(), SuccessionError> {
+    ) -> Result<(), TakeOverError> {
         match record {
             Record::Opened { id, state } => {
-                let missing = SuccessionError::Inconsistent("fewer sockets than connections");
+                let missing = TakeOverError::Inconsistent("fewer sockets than connections");
                 let socket = sockets.next().ok_or(missing)?;
                 let adopted = server.adopt(Linux::connection(socket), state)?;
                 if self.adopted.insert(id, adopted).is_some() {
-                    return Err(SuccessionError::Inconsistent("a connection twice"));
+                    return Err(TakeOverError::Inconsistent("a connection twice"));
                 }
             }
             Record::Changed { id, state } => {
@@ -300,7 +317,7 @@ impl Succession {
         loop {
             match self.line.receive() {
                 Ok(None) => return false,
-                Ok(Some(ToSuccessor::Stop)) => self.told_to_stop = true,
+                Ok(Some(ToSuccessor::Stop)) => self.was_stopped = true,
                 // It has nothing else to say.
                 Ok(Some(_)) | Err(_) => return true,
             }
@@ -310,51 +327,51 @@ impl Succession {
     /// Whether the predecessor was told to stop when it had handed over already, which is
     /// known once the line [is over](Self::is_over).
     #[must_use]
-    pub const fn told_to_stop(&self) -> bool {
-        self.told_to_stop
+    pub const fn was_stopped(&self) -> bool {
+        self.was_stopped
     }
 
-    fn hear(&mut self) -> Result<ToSuccessor<OwnedFd>, SuccessionError> {
+    fn hear(&mut self) -> Result<ToSuccessor<OwnedFd>, TakeOverError> {
         let until = Moment::now().after(fault::patience(PATIENCE));
         loop {
             match self.line.receive() {
                 Ok(Some(message)) => return Ok(message),
                 Ok(None) => {}
                 Err(LineError::Receive(ReceiveError::Ended)) => {
-                    return Err(SuccessionError::GivenUp);
+                    return Err(TakeOverError::GivenUp);
                 }
                 Err(error) => return Err(error.into()),
             }
             if !self.line.wait(until)? {
-                return Err(SuccessionError::Silent);
+                return Err(TakeOverError::Silent);
             }
         }
     }
 
-    fn say(&mut self, message: &ToPredecessor) -> Result<(), SuccessionError> {
+    fn say(&mut self, message: &ToPredecessor) -> Result<(), TakeOverError> {
         match self.line.send(message)? {
             Sending::Sent => Ok(()),
             // It has room for hundreds of these.
-            Sending::Full | Sending::TooManyInFlight => Err(SuccessionError::Silent),
+            Sending::Full | Sending::TooManyInFlight => Err(TakeOverError::Silent),
         }
     }
 }
 
 /// A process that serves would stop for that: nobody is to be served by this one.
-fn expect_no_stop(server: &mut Server) -> Result<(), SuccessionError> {
+fn expect_no_stop(server: &mut ServerReactor) -> Result<(), TakeOverError> {
     match server.stop_came() {
-        true => Err(SuccessionError::ToldToStop),
+        true => Err(TakeOverError::ToldToStop),
         false => Ok(()),
     }
 }
 
 /// The server is this process's own from now on.
-fn serve(server: &mut Server, _proof: &Ownership) {
+fn serve(server: &mut ServerReactor, _proof: &Ownership) {
     server.handler_mut().go_on();
 }
 
 /// To be watched for the end of the predecessor.
-impl AsFd for Succession {
+impl AsFd for TakeOver {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.line.as_fd()
     }

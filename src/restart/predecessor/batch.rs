@@ -4,12 +4,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::copying::{Amount, FEW_CHANGES, Next};
-use super::{Attempt, QUIESCE, Stage};
+use super::{HandOver, QUIESCE, Stage};
 use crate::reactor::{Change, MovedId, RESERVED_DESCRIPTORS};
 use crate::restart::channel::{Step, ToSuccessor};
 use crate::restart::fault::{self, Point};
 use crate::restart::snapshot::{Record, Writer};
-use crate::restart::{Failure, Server};
+use crate::restart::{HandOverFailure, ServerReactor};
 use hawk_time::Moment;
 
 /// Connections in a batch, and agents: some 100 µs of work between two turns, and some
@@ -30,10 +30,10 @@ const COMMANDS: Duration = Duration::from_secs(2);
 /// Between two looks at whether commands have ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-impl Attempt {
+impl HandOver {
     /// Copies some more, and goes over to the last commit once there is little left. The
     /// two processes take turns: while the successor adopts a batch, this one serves.
-    pub(super) fn copy(&mut self, server: &mut Server) -> Result<(), Failure> {
+    pub(super) fn copy(&mut self, server: &mut ServerReactor) -> Result<(), HandOverFailure> {
         let Some(number) = self.next_batch() else {
             return Ok(());
         };
@@ -90,7 +90,10 @@ impl Attempt {
     /// Copies while the store commits, which may take long: newcomers, if they do not all go
     /// with the last message, and who has changed. Everybody does once more, as nothing is
     /// read, and everybody is told how it went.
-    pub(super) fn copy_meanwhile(&mut self, server: &mut Server) -> Result<(), Failure> {
+    pub(super) fn copy_meanwhile(
+        &mut self,
+        server: &mut ServerReactor,
+    ) -> Result<(), HandOverFailure> {
         let Stage::Quiesce { again, .. } = self.stage else {
             return Ok(());
         };
@@ -119,7 +122,7 @@ impl Attempt {
 
     /// How many sockets a message may bring: the successor has those open that it was sent,
     /// until it is told that they have ended.
-    pub(super) fn room_for_newcomers(&self, server: &Server) -> usize {
+    pub(super) fn room_for_newcomers(&self, server: &ServerReactor) -> usize {
         let open = server.population() + server.closed_untold();
         let open = open.saturating_sub(server.unseen());
         let room = usize::try_from(self.room).unwrap_or(usize::MAX);
@@ -137,10 +140,10 @@ impl Attempt {
     /// with it who has ended.
     fn send_batch(
         &mut self,
-        server: &mut Server,
+        server: &mut ServerReactor,
         number: u32,
         opened: &[MovedId],
-    ) -> Result<(), Failure> {
+    ) -> Result<(), HandOverFailure> {
         let writer = &mut self.writer;
         server.take_closed(&mut |id| writer.push(&Record::Closed { id }));
         let records = self.seal()?;
@@ -154,7 +157,7 @@ impl Attempt {
 }
 
 /// All that the server has to show.
-fn amount(server: &Server) -> Amount {
+fn amount(server: &ServerReactor) -> Amount {
     Amount {
         population: server.population(),
         unseen: server.unseen(),
@@ -163,7 +166,7 @@ fn amount(server: &Server) -> Amount {
 }
 
 /// Writes down up to `most` of the agents who never were; whether there are none left.
-fn write_new_agents(server: &mut Server, most: usize, writer: &mut Writer) -> bool {
+fn write_new_agents(server: &mut ServerReactor, most: usize, writer: &mut Writer) -> bool {
     server.handler_mut().copy_some(most, &mut |slot, state| {
         writer.push(&Record::Agent { slot, state });
     })
@@ -171,7 +174,7 @@ fn write_new_agents(server: &mut Server, most: usize, writer: &mut Writer) -> bo
 
 /// Writes down up to `most` of those who never were; whether there are none left.
 fn write_newcomers(
-    server: &mut Server,
+    server: &mut ServerReactor,
     most: usize,
     writer: &mut Writer,
     opened: &mut Vec<MovedId>,
@@ -185,7 +188,7 @@ fn write_newcomers(
 /// Writes down what has changed since it was written down before: up to `most` connections,
 /// and as many agents. Who is new has a socket to be sent, and is noted in `opened`.
 pub(super) fn write_changes(
-    server: &mut Server,
+    server: &mut ServerReactor,
     most: usize,
     writer: &mut Writer,
     opened: &mut Vec<MovedId>,
@@ -211,7 +214,7 @@ pub(super) fn write_changes(
 }
 
 /// The sockets of those who were just shown; none has ended since.
-pub(super) fn sockets_of<'a>(server: &'a Server, opened: &[MovedId]) -> Vec<BorrowedFd<'a>> {
+pub(super) fn sockets_of<'a>(server: &'a ServerReactor, opened: &[MovedId]) -> Vec<BorrowedFd<'a>> {
     let sockets = opened.iter().filter_map(|id| server.socket(*id));
     sockets.map(AsFd::as_fd).collect()
 }

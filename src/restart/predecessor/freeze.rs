@@ -4,13 +4,13 @@ use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use super::batch::{sockets_of, write_changes};
-use super::{Attempt, Stage};
+use super::{HandOver, Stage};
 use crate::restart::channel::{
     Committed, LineError, ReceiveError, Step, Taken, ToPredecessor, ToSuccessor, Token,
 };
 use crate::restart::fault::{self, Point};
 use crate::restart::snapshot::{Freeze, Record};
-use crate::restart::{Failure, Progress, Report, Server};
+use crate::restart::{HandOverFailure, HandOverFigures, Progress, ServerReactor};
 use hawk_time::Moment;
 
 /// Agents wait meanwhile, and none would take this for an outage.
@@ -31,13 +31,13 @@ enum Heard {
     Refused(String),
 }
 
-impl Attempt {
+impl HandOver {
     /// Stands still until the successor has taken the token, or cannot any more.
     pub(super) fn freeze(
         &mut self,
-        server: &mut Server,
+        server: &mut ServerReactor,
         quiesced: Moment,
-    ) -> Result<Progress, Failure> {
+    ) -> Result<Progress, HandOverFailure> {
         let begun = Moment::now();
         self.stage = Stage::Freeze;
         self.until = begun.after(fault::deadline(Step::Freeze, FREEZE));
@@ -103,7 +103,7 @@ impl Attempt {
     }
 
     /// Why the successor has not taken the token, which is this process's own again.
-    fn not_taken(&mut self, heard: Heard) -> Failure {
+    fn not_taken(&mut self, heard: Heard) -> HandOverFailure {
         match heard {
             Heard::Nothing => self.too_late(),
             Heard::Refused(why) => self.refused(&why),
@@ -154,8 +154,8 @@ impl Attempt {
         Progress::Lost(self.failure(&format_args!("process {id} took over, and then {what}")))
     }
 
-    fn report(&mut self, freeze: &Freeze, committed: Committed) -> Report {
-        Report {
+    fn report(&mut self, freeze: &Freeze, committed: Committed) -> HandOverFigures {
+        HandOverFigures {
             successor: self.successor_id,
             build: std::mem::take(&mut self.build),
             binary: self.binary.path().to_owned(),
