@@ -1,5 +1,5 @@
-//! Comments and documents name their subjects: words such as "who" and "nobody" are
-//! rare in them (CONTRIBUTING.md, Style).
+//! Comments and documents name the subjects of their sentences: pronouns and phrases that
+//! stand for an unnamed one are rare in them (CONTRIBUTING.md, Style).
 
 #![allow(clippy::unwrap_used)] // The helpers below are tests too.
 
@@ -144,17 +144,19 @@ fn documents_name_their_subjects() {
 
 #[test]
 fn words_and_phrases_are_found_across_lines() {
-    let source = "\
-// Whoever reads this, and those\n\
-// who do not. The one that was, nothing but trouble.\n\
-let address = \"http://who\"; // Nobody, not counted.\n\
-let x = 1; // The whole, a whoop.\n";
-    let found = found(&comments(source));
+    let lines = [
+        "Whoever reads this, and those",
+        "who do not. The one that was, nothing but trouble.",
+        "The whole, a whoop.",
+    ];
+    let mut source = lines.map(|line| format!("// {line}\n")).concat();
+    source += "let address = \"http://who\"; // Nobody, and not counted.\n";
     let expected = [
         (1, "whoever"),
         (1, "those who"),
         (2, "the one that"),
         (2, "nothing but"),
     ];
-    assert_eq!(found, expected.map(|(line, word)| (line, word.to_owned())));
+    let expected = expected.map(|(line, word)| (line, word.to_owned()));
+    assert_eq!(found(&comments(&source)), expected);
 }
