@@ -386,12 +386,7 @@ impl Runner {
 
 impl Consumer {
     fn tally(&self) -> Tally {
-        let (before, now) = (self.before, self.queue.tally());
-        Tally {
-            delivered: before.delivered + now.delivered,
-            retried: before.retried + now.retried,
-            skipped: before.skipped + now.skipped,
-        }
+        self.before.plus(self.queue.tally())
     }
 
     fn next_at(&self, now: Moment) -> Option<Moment> {

@@ -54,3 +54,20 @@ fn the_options_have_their_variables() {
     desk.wait_for(1);
     assert!(started.elapsed() >= Duration::from_millis(300));
 }
+
+#[test]
+fn an_event_that_always_fails_does_not_hold_up_the_others() {
+    let desk = Desk::new();
+    let command = "input=$(cat); case $input in *poison*) exit 1;; esac; \
+                   printf '%s\\n' \"$input\" >> $DESK/events";
+    let store = desk.path("hawk.db");
+    let defaults = ["--offline-after", "1h", "--store", store.to_str().unwrap()];
+    let launch = Launch::serve(&[&defaults[..], &["--on-events", command]].concat());
+    let server = launch.env("DESK", desk.path("").to_str().unwrap()).start();
+    let _poison = come(&server, "poison");
+    let _agents = come_all(&server, 20);
+    desk.wait_for(20);
+    let stats = server.wait_until(|stats| stats.events("delivered") == 20);
+    assert_eq!(stats.events("waiting") + stats.events("running"), 1);
+    assert!(desk.events().iter().all(|event| event["agent"] != "poison"));
+}

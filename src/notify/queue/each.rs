@@ -4,8 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::backoff::Backoff;
-use super::{Changes, Event, Job, MAX_AGE, Outcome, Queue, Tally, WINDOW};
+use super::{Backoff, Changes, Event, Job, MAX_AGE, Outcome, Queue, Tally, WINDOW};
 use crate::notify::event::Agent;
 use crate::store::Lane;
 use hawk_time::{Moment, UnixNanos};
@@ -70,8 +69,6 @@ struct Line {
     events: VecDeque<Arc<Event>>,
     /// The first event is in a job.
     running: bool,
-    /// When the first event is tried again.
-    sleeps_until: Option<Moment>,
     /// Failures of the first event.
     failures: u32,
     /// The events are retries.
@@ -143,6 +140,41 @@ impl Each {
         }
     }
 
+    /// Whether the agent has events here.
+    pub(super) fn has(&self, agent: &Agent) -> bool {
+        self.lines.contains_key(agent)
+    }
+
+    /// Puts in an event whose first attempt failed, of an agent without events here.
+    pub(super) fn put_failed(&mut self, event: Arc<Event>, now: Moment) {
+        let agent = event.agent.clone();
+        let lane = &mut self.lanes[event.lane().index()];
+        lane.retries.insert(event.seq);
+        self.changes.insert(event.seq, true);
+        let line = self.lines.entry(agent.clone()).or_default();
+        line.events.push_back(event);
+        line.troubled = true;
+        self.sleep(agent, now);
+    }
+
+    /// Lets an agent's first event, which has failed, wait for its next attempt.
+    fn sleep(&mut self, agent: Agent, now: Moment) {
+        self.outage.failed(&agent, now);
+        if let Some(line) = self.lines.get_mut(&agent) {
+            line.failures = line.failures.saturating_add(1);
+            let at = self.backoff.after(line.failures, now);
+            self.sleeping.insert((at, agent));
+        }
+    }
+
+    /// Ends an outage, if there is one: the command works.
+    pub(super) fn command_succeeded(&mut self, now: Moment) {
+        if self.outage.succeeded() {
+            // What failed meanwhile most likely failed for the same reason.
+            self.wake(now, true);
+        }
+    }
+
     fn lane(&self, lane: Lane) -> &LaneState {
         &self.lanes[lane.index()]
     }
@@ -210,11 +242,9 @@ impl Each {
             && (all || *at <= now)
             && let Some((_, agent)) = self.sleeping.pop_first()
         {
-            if let Some(line) = self.lines.get_mut(&agent) {
-                line.sleeps_until = None;
-                if let Some(event) = line.events.front() {
-                    self.lanes[event.lane().index()].ready.push_back(agent);
-                }
+            let line = self.lines.get(&agent);
+            if let Some(event) = line.and_then(|line| line.events.front()) {
+                self.lanes[event.lane().index()].ready.push_back(agent);
             }
         }
     }
@@ -348,13 +378,8 @@ impl Queue for Each {
         };
         line.running = false;
         if outcome == Outcome::Failed && self.at_least_once {
-            line.failures = line.failures.saturating_add(1);
-            let at = self.backoff.after(line.failures, now);
-            line.sleeps_until = Some(at);
             self.list(&agent);
-            self.outage.failed(&agent, now);
-            self.sleeping.insert((at, agent));
-            return;
+            return self.sleep(agent, now);
         }
         line.failures = 0;
         let event = line.events.pop_front();
@@ -367,9 +392,8 @@ impl Queue for Each {
             Some(lane) => self.lane_mut(lane).ready.push_back(agent),
             None => drop(self.lines.remove(&agent)),
         }
-        if outcome == Outcome::Delivered && self.outage.succeeded() {
-            // What failed meanwhile most likely failed for the same reason.
-            self.wake(now, true);
+        if outcome == Outcome::Delivered {
+            self.command_succeeded(now);
         }
     }
 

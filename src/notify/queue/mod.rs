@@ -10,13 +10,15 @@
 //! delivered for an agent is its last event. A [cursor](Queue::cursor) is passed only by
 //! events that are done with or are listed as [retries](Changes).
 
-mod backoff;
 mod each;
 mod gathered;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 
 use super::Event;
 use crate::store::Lane;
@@ -61,6 +63,43 @@ pub struct Tally {
     pub retried: u64,
     /// Events that are not delivered any more: too old, or too many behind a failing one.
     pub skipped: u64,
+}
+
+/// Draws the times between attempts that fail: twice as long after each, up to a limit, and
+/// with jitter, so that what failed together is not tried again together.
+pub(super) struct Backoff {
+    first: Duration,
+    most: Duration,
+    random: StdRng,
+}
+
+impl Backoff {
+    pub(super) fn new(first: Duration, most: Duration, seed: u64) -> Self {
+        Self {
+            first,
+            most,
+            random: StdRng::seed_from_u64(seed),
+        }
+    }
+
+    /// When to try again after so many failures, at least one.
+    pub(super) fn after(&mut self, failures: u32, now: Moment) -> Moment {
+        let doublings = failures.saturating_sub(1).min(20);
+        let longest = self.first.saturating_mul(1 << doublings).min(self.most);
+        now.after(self.random.random_range(longest / 2..=longest))
+    }
+}
+
+impl Tally {
+    /// Returns the sum of both.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            delivered: self.delivered + other.delivered,
+            retried: self.retried + other.retried,
+            skipped: self.skipped + other.skipped,
+        }
+    }
 }
 
 /// The events of one consumer that are read and not done with.

@@ -212,8 +212,12 @@ fn what_comes_within_the_window_is_one_job() {
     queue.end(job.number, Outcome::Failed, later);
     let retry = queue.next_at(later).unwrap();
     let job = queue.start(retry, WALL).unwrap();
-    assert_eq!((job.events.len(), queue.tally().retried), (300, 1));
+    assert_eq!((job.events.len(), queue.tally().retried), (150, 1));
     assert_eq!(queue.cursor(Lane::Established), 0);
+    queue.end(job.number, Outcome::Delivered, retry);
+    assert_eq!(queue.cursor(Lane::Established), 150);
+    let job = queue.start(retry, WALL).unwrap();
+    assert_eq!((job.events.len(), job.events[0].seq), (150, 151));
     queue.end(job.number, Outcome::Delivered, retry);
     assert_eq!(queue.cursor(Lane::Established), 300);
     assert_eq!(seqs(&queue.start(retry, WALL).unwrap()), [301]);
@@ -400,6 +404,42 @@ impl World {
     }
 }
 
+#[test]
+fn each_wait_is_up_to_twice_as_long_until_the_limit() {
+    let (first, most) = (Duration::from_secs(1), Duration::from_secs(60));
+    let now = Moment::from_nanos(1);
+    let mut backoff = Backoff::new(first, most, 1);
+    for failures in 1..100_u32 {
+        let longest = (first * (1 << (failures - 1).min(10))).min(most);
+        let wait = backoff.after(failures, now).since(now);
+        assert!(
+            (longest / 2..=longest).contains(&wait),
+            "{failures} {wait:?}"
+        );
+    }
+    backoff.after(u32::MAX, now);
+}
+
+/// Fails every job that holds a bad event, and ends the others at once.
+fn deliver_but(queue: &mut dyn Queue, bad: &BTreeSet<i64>, world: &mut World, until: Moment) {
+    while world.now < until {
+        world.fill(queue);
+        let wall = WALL.after(world.now.since(START));
+        while let Some(job) = queue.start(world.now, wall) {
+            let outcome = match seqs(&job).iter().any(|seq| bad.contains(seq)) {
+                true => Outcome::Failed,
+                false => Outcome::Delivered,
+            };
+            if outcome == Outcome::Delivered {
+                world.delivered.extend(seqs(&job));
+            }
+            queue.end(job.number, outcome, world.now);
+        }
+        world.write_down(queue);
+        world.now = queue.next_at(world.now).unwrap_or(until).max(world.now);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -420,5 +460,39 @@ proptest! {
         // Once they are used up nothing fails any more.
         world.run(&make, &mut || rolls.next().unwrap_or(241));
         world.check();
+    }
+
+    /// Events that make each of their jobs fail delay their own agents until they are too old,
+    /// and the events of other agents by minutes.
+    #[test]
+    fn events_that_always_fail_hold_up_no_other_agent(
+        events in prop::collection::vec((0_u8..40, any::<bool>()), 1..400),
+        bad in prop::collection::btree_set(1_i64..400, 0..6),
+        gather: bool,
+    ) {
+        let mut world = World::new(&events);
+        let bad_agents: BTreeSet<_> = world.table.iter()
+            .filter(|event| bad.contains(&event.seq))
+            .map(|event| event.agent.clone())
+            .collect();
+        let mut queue: Box<dyn Queue> = match gather {
+            true => Box::new(gathered()),
+            false => Box::new(each()),
+        };
+        deliver_but(&mut *queue, &bad, &mut world, START.after(Duration::from_secs(300)));
+        for event in &world.table {
+            let is_delivered = world.delivered.contains(&event.seq);
+            prop_assert!(is_delivered || bad_agents.contains(&event.agent), "{}", event.seq);
+        }
+        for lane in Lane::ALL {
+            let last = world.table.iter().rfind(|event| event.lane() == lane);
+            prop_assert_eq!(queue.cursor(lane), last.map_or(0, |event| event.seq));
+        }
+        let day = START.after(MAX_AGE + Duration::from_secs(600));
+        deliver_but(&mut *queue, &bad, &mut world, day);
+        prop_assert_eq!((queue.waiting(), &world.retries), (0, &BTreeSet::new()));
+        let delivered = world.delivered.len() as u64;
+        prop_assert_eq!(queue.tally().delivered, delivered);
+        prop_assert_eq!(queue.tally().skipped, events.len() as u64 - delivered);
     }
 }
