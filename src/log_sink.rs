@@ -5,7 +5,8 @@
 //! their own writes them. What does not fit is left out and counted, and a line says
 //! so at the very place.
 
-use std::fmt;
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -122,6 +123,9 @@ impl Drop for LogSink {
 
 impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let length = line.len();
+        let safe = without_blanks(line);
+        let line = safe.as_ref();
         let mut queue = self.0.lock();
         // A shorter line may still fit, but would stand before those left out.
         if queue.left_out > 0 || queue.lines.len() + line.len() > QUEUE {
@@ -131,12 +135,53 @@ impl Write for LogWriter {
             queue.lines.extend_from_slice(line);
         }
         self.0.moved.notify_all();
-        Ok(line.len())
+        Ok(length)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Returns the line with its blank characters escaped. Names and other text from agents are
+/// logged with Rust's escapes, which leave these.
+fn without_blanks(line: &[u8]) -> Cow<'_, [u8]> {
+    let text = if line.is_ascii() {
+        None
+    } else {
+        std::str::from_utf8(line).ok()
+    };
+    match text.map(|text| escape(text, is_blank)) {
+        Some(Cow::Owned(safe)) => Cow::Owned(safe.into_bytes()),
+        _ => Cow::Borrowed(line),
+    }
+}
+
+/// Whether a character that Unicode counts as a letter or symbol has no shape: the fillers of
+/// Hangul, and the blank pattern of Braille.
+#[must_use]
+pub const fn is_blank(character: char) -> bool {
+    matches!(
+        character,
+        '\u{115F}' | '\u{1160}' | '\u{3164}' | '\u{FFA0}' | '\u{2800}'
+    )
+}
+
+/// Returns the text with each character for which `is_bad` is true written as `\u{…}`.
+#[must_use]
+pub fn escape(text: &str, is_bad: fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(is_bad) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        match is_bad(character) {
+            // Writing to a string does not fail.
+            true => drop(write!(safe, "{}", character.escape_unicode())),
+            false => safe.push(character),
+        }
+    }
+    Cow::Owned(safe)
 }
 
 impl Shared {

@@ -1,8 +1,9 @@
 //! Text from agents, as it may be shown on a terminal or opened in a spreadsheet.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
+
+use crate::log_sink::{escape, is_blank};
 
 /// Returns the text as it is if every character of it is plainly visible, otherwise quoted
 /// and escaped.
@@ -20,46 +21,18 @@ pub(super) fn visible(text: &str) -> String {
 /// The text in quotes, escaped as [`visible`] says.
 pub(super) fn quoted(text: &str) -> String {
     // Rust's own escapes are what is not printable in Unicode, quotes and backslashes.
-    let escaped = format!("{text:?}");
-    match escaped.contains(is_blank) {
-        false => escaped,
-        true => escape(&escaped, is_blank),
-    }
+    escape(&format!("{text:?}"), is_blank).into_owned()
 }
 
 /// Text that is not an agent's alone, such as a message: only what is not visible is
 /// escaped, and the rest is left as it is.
 pub(super) fn harmless(text: &str) -> Cow<'_, str> {
-    match text.contains(is_invisible) {
-        false => Cow::Borrowed(text),
-        true => Cow::Owned(escape(text, is_invisible)),
-    }
-}
-
-fn escape(text: &str, is_bad: fn(char) -> bool) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for character in text.chars() {
-        match is_bad(character) {
-            // Writing to a string does not fail.
-            true => drop(write!(safe, "{}", character.escape_unicode())),
-            false => safe.push(character),
-        }
-    }
-    safe
+    escape(text, is_invisible)
 }
 
 fn is_invisible(character: char) -> bool {
     let is_escape = matches!(character, '\'' | '"' | '\\');
     (!is_escape && character.escape_debug().len() > 1) || is_blank(character)
-}
-
-/// Whether a character that counts as a letter or symbol has no shape: the fillers of
-/// Hangul, and the blank pattern of Braille.
-const fn is_blank(character: char) -> bool {
-    matches!(
-        character,
-        '\u{115F}' | '\u{1160}' | '\u{3164}' | '\u{FFA0}' | '\u{2800}'
-    )
 }
 
 /// A name as [`visible`] shows it; in quotes also if it could be taken for an address or for

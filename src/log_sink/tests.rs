@@ -4,6 +4,8 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use proptest::prelude::*;
+
 use super::*;
 
 /// Takes a piece for each permit, and hands it on.
@@ -105,4 +107,35 @@ fn a_reader_that_hangs_does_not_hold_up_the_end() {
     let start = Instant::now();
     drop(sink);
     assert!(start.elapsed() >= PATIENCE, "it was given time");
+}
+
+const BLANKS: [char; 5] = ['\u{115F}', '\u{1160}', '\u{3164}', '\u{FFA0}', '\u{2800}'];
+
+/// Text as agents may send it, with many blank characters.
+fn text() -> impl Strategy<Value = String> {
+    let character = prop_oneof![any::<char>(), prop::sample::select(&BLANKS[..])];
+    prop::collection::vec(character, 0..20).prop_map(String::from_iter)
+}
+
+proptest! {
+    /// A line has no character that a reader does not see, and is not changed otherwise.
+    #[test]
+    fn invisible_characters_of_a_name_are_escaped(name in text()) {
+        let line = format!("agent={name:?}\n");
+        let written = without_blanks(line.as_bytes());
+        let written = std::str::from_utf8(&written).unwrap();
+        let is_plain = |c: char| c == '"' || c == '\\' || c == '\'' || c.escape_debug().len() == 1;
+        prop_assert!(!written.trim_end().contains(|c| is_blank(c) || !is_plain(c)), "{written}");
+        let mut expected = line.clone();
+        for blank in line.chars().filter(|c| is_blank(*c)) {
+            expected = expected.replace(blank, &blank.escape_unicode().to_string());
+        }
+        prop_assert_eq!(written, expected);
+    }
+}
+
+#[test]
+fn a_line_that_is_no_text_is_left_as_it_is() {
+    assert_eq!(*without_blanks(b"\xff\xe3\x85\xa4"), *b"\xff\xe3\x85\xa4");
+    assert_eq!(*without_blanks("a\u{3164}b".as_bytes()), *b"a\\u{3164}b");
 }

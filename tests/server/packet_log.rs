@@ -31,7 +31,7 @@ fn each_packet_is_one_line_with_its_fields() {
 fn nothing_that_an_agent_sends_can_forge_a_line_or_paint_the_terminal() {
     let server = Server::start(&["--log-packets"]);
     let mut agent = server.connect();
-    let nasty = "a\nstats connections=0\r\u{1b}[31mred\u{7}\0\u{85}\u{2028}\u{202e}\"=b\\";
+    let nasty = "a\nstats connections=0\r\u{1b}[31mred\u{7}\0\u{85}\u{2028}\u{202e}\u{3164}\"=b\\";
     for encoding in [Encoding::Classic, Encoding::Compact] {
         agent.exchange(&report_packet(nasty, encoding, None), REPORT);
     }
@@ -43,7 +43,7 @@ fn nothing_that_an_agent_sends_can_forge_a_line_or_paint_the_terminal() {
         .collect();
     assert_eq!(packets.len(), 2, "{lines:#?}");
     let escaped = "content=\"a\\nstats connections=0\\r\\u{1b}[31mred\\u{7}\\0\\u{85}\
-        \\u{2028}\\u{202e}\\\"=b\\\\\" rand=";
+        \\u{2028}\\u{202e}\\u{3164}\\\"=b\\\\\" rand=";
     for line in packets {
         assert!(line.contains(escaped), "{line}");
     }
