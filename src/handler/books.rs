@@ -233,13 +233,6 @@ impl Books {
         }
     }
 
-    /// Schedules the agent's row for writing.
-    pub(super) fn enter_agent(&mut self, roster: &Roster, key: AgentKey, now: Moment) {
-        if self.row(roster, key).is_some() {
-            self.flush_at.get_or_insert(now.after(FLUSH));
-        }
-    }
-
     /// Notes that the agent's state has just changed.
     pub(super) fn enter_event(&mut self, roster: &Roster, key: AgentKey) {
         let Some(entry) = roster.get(key) else {

@@ -244,14 +244,6 @@ impl Keeper {
         Some(key)
     }
 
-    /// An agent is not watched any more, of which there is no event.
-    #[cold]
-    fn update_row(&mut self, key: AgentKey) {
-        if let Some(books) = &mut self.books {
-            books.enter_agent(&self.roster, key, self.now);
-        }
-    }
-
     /// Answers a health check, which includes the store or not.
     fn answer_probe(&mut self, includes_store: bool) -> Answer {
         match (&mut self.books, includes_store) {
@@ -407,10 +399,7 @@ impl Handler for Keeper {
             let Some(key) = self.roster.expire(self.now, self.wall, others) else {
                 break;
             };
-            match self.roster.get(key).is_some_and(|entry| entry.watched) {
-                true => self.tell(key),
-                false => self.update_row(key),
-            }
+            self.tell(key);
         }
         if self.now >= self.next_forget {
             self.next_forget = self.now.after(FORGET_INTERVAL);

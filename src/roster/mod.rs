@@ -467,8 +467,9 @@ impl Roster {
         }
     }
 
-    /// The next agent that has been silent for too long; it is offline now, or unwatched. Established
-    /// agents come first, others only if `others`: they wait for a later call.
+    /// Marks the next agent offline that has been silent for too long, and returns it. An agent
+    /// that is judged by nothing any more is unwatched from then on. Established agents come
+    /// first, others only if `others`: they wait for a later call.
     pub fn expire(&mut self, now: Moment, wall: UnixNanos, others: bool) -> Option<AgentKey> {
         if self.held_since.is_some() {
             return None;
@@ -497,10 +498,8 @@ impl Roster {
                 self.arm(key);
                 continue;
             }
-            match self.is_judged(key) {
-                true => self.give_up(key, wall),
-                false => self.unwatch(key, wall),
-            }
+            self.give_up(key, wall);
+            self.unwatch_unless_judged(key);
             return Some(key);
         }
         None
@@ -643,20 +642,15 @@ impl Roster {
         self.config.offline_after.unwrap_or_else(by_itself)
     }
 
-    /// Whether the agent's silence makes it offline.
-    fn is_judged(&self, key: AgentKey) -> bool {
-        let by = |entry: &Entry| match entry.presence.judged_by {
-            JudgedBy::Heartbeats | JudgedBy::Reports => true,
-            JudgedBy::FormerReports | JudgedBy::Nothing => false,
-        };
-        self.config.offline_after.is_some() || self.get(key).is_some_and(by)
-    }
-
-    /// Decides whether an agent that comes into the roster is watched.
+    /// Decides whether an agent that comes into the roster is watched. An agent that is online
+    /// is watched until its next long silence, whatever it sends: an earlier process judged it,
+    /// and its last event says online.
     fn decide_watch(&self, entry: &mut Entry) {
-        let is_judged = entry.presence.judged_by != JudgedBy::Nothing;
-        entry.watched = is_judged || self.config.offline_after.is_some();
-        entry.online &= entry.watched;
+        let judged_by = &mut entry.presence.judged_by;
+        if entry.online && *judged_by == JudgedBy::Nothing {
+            *judged_by = JudgedBy::FormerReports;
+        }
+        entry.watched = *judged_by != JudgedBy::Nothing || self.config.offline_after.is_some();
     }
 
     /// The agent, just heard, is watched from now on.
@@ -673,11 +667,12 @@ impl Roster {
         }
     }
 
-    /// The agent, which is online, is not watched from now on.
-    #[cold]
-    fn unwatch(&mut self, key: AgentKey, wall: UnixNanos) {
-        self.give_up(key, wall);
-        if let Some(entry) = self.get_mut(key) {
+    /// Stops watching an agent that went offline and whose packets do not come regularly.
+    fn unwatch_unless_judged(&mut self, key: AgentKey) {
+        if self.config.offline_after.is_none()
+            && let Some(entry) = self.get_mut(key)
+            && let JudgedBy::FormerReports | JudgedBy::Nothing = entry.presence.judged_by
+        {
             entry.watched = false;
             entry.presence.judged_by = JudgedBy::Nothing;
             self.unwatched += 1;

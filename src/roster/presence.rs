@@ -22,8 +22,8 @@ pub enum JudgedBy {
     Heartbeats,
     /// Its reports, which come regularly.
     Reports,
-    /// Its reports, which came regularly before it went offline. Unless they do so again,
-    /// its next silence makes it unwatched.
+    /// Its reports, which came regularly before it went offline, or which an earlier process
+    /// judged. Unless they come regularly again, the agent is unwatched once it goes offline.
     FormerReports,
     /// Nothing: it has sent no heartbeat, and its reports do not come regularly.
     Nothing,

@@ -67,10 +67,7 @@ fn report(roster: &mut Roster, key: AgentKey, millis: u64) -> bool {
 }
 
 fn expired(roster: &mut Roster, millis: u64) -> Vec<AgentKey> {
-    let changed: Vec<_> =
-        std::iter::from_fn(|| roster.expire(at(millis), wall(millis), true)).collect();
-    let is_watched = |key: &AgentKey| roster.get(*key).is_some_and(|entry| entry.watched);
-    changed.into_iter().filter(is_watched).collect()
+    std::iter::from_fn(|| roster.expire(at(millis), wall(millis), true)).collect()
 }
 
 /// Looks every half a second, as a reactor with something to do would.
@@ -391,10 +388,29 @@ fn reports_that_come_regularly_are_judged_as_long_as_they_do() {
     assert_eq!(watch(&mut roster, silent + 241_000..back), []);
     assert!(report(&mut roster, key, back));
     assert_eq!((roster.online(), roster.unwatched()), (1, 0));
-    assert_eq!(watch(&mut roster, back + 500..back + 600_000), []);
+    let offline = watch(&mut roster, back + 500..back + 600_000);
+    assert_eq!(
+        offline.iter().map(|(_, key)| *key).collect::<Vec<_>>(),
+        [key]
+    );
     assert_eq!((roster.online(), roster.unwatched()), (0, 1));
     let again = (0..20).find(|minute| report(&mut roster, key, 5_000_000 + at_minute(*minute)));
     assert_eq!(again, Some(10));
+}
+
+#[test]
+fn an_agent_that_was_online_is_watched_until_it_goes_offline() {
+    let mut roster = Roster::new(config(), at(0));
+    let mut entry = Entry::new(Identity::Name("cron"), address(1), at(0), wall(0));
+    // As stored by a process with `--offline-after`, or an older build.
+    entry.online = true;
+    let key = roster.insert(entry, at(0));
+    assert_eq!((roster.online(), roster.unwatched()), (1, 0));
+    assert!(!report(&mut roster, key, 5000));
+    assert_eq!(watch(&mut roster, 5500..60_000), [(15_500, key)]);
+    assert_eq!((roster.online(), roster.unwatched()), (0, 1));
+    assert!(!report(&mut roster, key, 60_000));
+    assert_eq!((roster.online(), roster.unwatched()), (0, 1));
 }
 
 #[test]
@@ -497,6 +513,49 @@ fn established_agents_are_declared_offline_first() {
     hear(&mut roster, keys[0], 10_500);
     assert_eq!(expired(&mut roster, 11_000), [keys[2]]);
     assert_eq!(expired(&mut roster, 21_000), [keys[0]]);
+}
+
+#[test]
+fn a_flood_of_new_names_delays_no_established_agent() {
+    let config = Config {
+        capacity: 2000,
+        ..config()
+    };
+    let mut roster = Roster::new(config, at(0));
+    let mut entry = Entry::new(Identity::Name("steady"), address(1), at(0), wall(0));
+    entry.resume_hours(Some(ESTABLISHED_HOURS), 0);
+    let steady = roster.insert(entry, at(0));
+    let beats = [0, 2000, 4000].map(|millis| beat_after(&mut roster, steady, Some(2000), millis));
+    assert_eq!(beats, [true, false, false]);
+    // As many names a second, from many networks, as a server reads; at capacity each takes
+    // the place of another. As the handler does, each turn takes one other agent at most.
+    let mut offline = None;
+    for name in 0..200_000_u64 {
+        let millis = 4000 + name / 10;
+        let octets = u32::try_from(name % 5000).unwrap().to_be_bytes();
+        let from = IpAddr::from([11, octets[1], octets[2], octets[3]]);
+        let text = format!("invented-{name}");
+        match roster.make_room(from, at(millis)) {
+            Ok(removed) => {
+                if let Some(key) = removed {
+                    roster.give_up(key, wall(millis));
+                    roster.remove(key);
+                }
+                let entry = Entry::new(Identity::Name(&text), from, at(millis), wall(millis));
+                let key = roster.insert(entry, at(millis));
+                roster.heard(key, from, at(millis), wall(millis));
+                roster.beat(key, "1.0", None, (at(millis), wall(millis)));
+            }
+            Err(refused) => assert_eq!(refused, NoPlace::ShareTaken),
+        }
+        if roster.expire(at(millis), wall(millis), false) == Some(steady) {
+            offline.get_or_insert(millis);
+        }
+        roster.expire(at(millis), wall(millis), true);
+    }
+    let (due, offline) = (14_000, offline.unwrap());
+    assert!((due..due + 2000).contains(&offline), "{offline}");
+    assert!(roster.counters().evicted > 100_000);
 }
 
 #[test]

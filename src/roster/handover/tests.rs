@@ -337,18 +337,24 @@ fn an_agent_of_an_older_build_is_judged_if_it_has_sent_a_heartbeat() {
             ..found.unwrap()
         }
     };
-    for (version, is_watched) in [("", false), ("1.0", true)] {
+    for (version, beats) in [("", false), ("1.0", true)] {
         let mut to = Roster::new(config(), at(0));
         to.adopt(0, state(version)).unwrap();
         to.go_on_from(at(0), None, Duration::ZERO, at(0));
         let key = to.find(identity(0)).unwrap();
         let entry = to.get(key).unwrap();
-        assert_eq!((entry.watched, entry.online), (is_watched, is_watched));
-        // A report of one that is not judged changes nothing.
+        assert_eq!((entry.watched, entry.online), (true, true));
         assert!(!to.heard(key, address(0), at(100), wall(100)));
         assert!(!to.report(key, None, (at(100), wall(100))));
+        // It is online until it is silent, of which there is an event.
         let mut seconds = (1..3600).map(|second| 1000 * second);
         let expired = seconds.find_map(|millis| to.expire(at(millis), wall(millis), true));
-        assert_eq!(expired.is_some(), is_watched);
+        assert_eq!(expired, Some(key));
+        let entry = to.get(key).unwrap();
+        assert_eq!((entry.watched, entry.online), (beats, false));
+        // A report of an agent that is not judged changes nothing.
+        let back = 4_000_000;
+        assert_eq!(to.heard(key, address(0), at(back), wall(back)), beats);
+        assert!(!to.report(key, None, (at(back), wall(back))));
     }
 }
