@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use hawk::session::{Answer, Desk, Expiry, Handler, Limits, Progress, Sender, Session, Tag};
+use hawk::session::{
+    Answer, Expiry, Handler, Limits, Progress, Sender, Session, SessionContext, Tag,
+};
 use hawk_time::Moment;
 use hawk_wire::{AgentName, Heartbeat, Input, Packet, Reply, Report};
 
@@ -37,7 +39,7 @@ pub(crate) struct Conversation {
     /// Bytes that arrived; those before `start` are done with.
     arrived: Vec<u8>,
     start: usize,
-    pub(crate) desk: Desk<Recorder>,
+    pub(crate) context: SessionContext<Recorder>,
     /// Bytes of the stream that are done with.
     pub(crate) consumed: u64,
     pub(crate) given_up: bool,
@@ -91,7 +93,7 @@ impl Conversation {
             session: Session::new("127.0.0.1:5000".parse().unwrap(), START),
             arrived: Vec::new(),
             start: 0,
-            desk: Desk::new(Recorder::default()),
+            context: SessionContext::new(Recorder::default()),
             consumed: 0,
             given_up: false,
             budget,
@@ -106,7 +108,7 @@ impl Conversation {
     /// Goes on as the session that its own exported state describes.
     pub(crate) fn move_house(&mut self) {
         let state = self.session.export(self.window());
-        (self.session, self.arrived) = Session::rebuild(state, &mut self.desk);
+        (self.session, self.arrived) = Session::rebuild(state, &mut self.context);
         self.start = 0;
     }
 
@@ -129,7 +131,7 @@ impl Conversation {
     pub(crate) fn drop_candidate(&mut self, now: Moment) -> Said {
         let dropped = self
             .session
-            .drop_candidate(&self.arrived[self.start..], &mut self.desk.tally);
+            .drop_candidate(&self.arrived[self.start..], &mut self.context.tally);
         self.consume(dropped);
         self.take(Input::Open, now)
     }
@@ -147,18 +149,18 @@ impl Conversation {
                 input,
                 now,
                 &mut frames,
-                &mut self.desk,
+                &mut self.context,
             );
             self.consume(received.consumed);
             match received.progress {
-                Progress::Settled => break,
+                Progress::NeedsInput => break,
                 Progress::BudgetSpent => assert_eq!(frames, 0),
-                Progress::GiveUp => self.given_up = true,
+                Progress::JunkLimit => self.given_up = true,
             }
         }
         Said {
-            lines: std::mem::take(&mut self.desk.replies),
-            packets: std::mem::take(&mut self.desk.handler.0),
+            lines: std::mem::take(&mut self.context.replies),
+            packets: std::mem::take(&mut self.context.handler.0),
         }
     }
 

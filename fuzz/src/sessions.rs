@@ -73,7 +73,7 @@ impl Pair {
         let [stays, moves] = self.both().map(|conversation| {
             let said = conversation.receive(chunk, now);
             let session = &mut conversation.session;
-            session.queue(&said.lines, &conversation.desk.unsent);
+            session.queue(&said.lines, &conversation.context.unsent);
             let lines = said.lines.iter().filter(|byte| **byte == b'\n').count();
             let left = session.frames_left(now, &limits);
             session.count_frames(left.min(u32::try_from(lines).unwrap()), now, &limits);
@@ -125,10 +125,10 @@ impl Pair {
             stays.session.export(stays.window()),
             moves.session.export(moves.window())
         );
-        assert_eq!(stays.desk.tally, moves.desk.tally);
+        assert_eq!(stays.context.tally, moves.context.tally);
         for conversation in [stays, moves] {
             let unsent = conversation.session.unsent().len();
-            assert_eq!(conversation.desk.unsent.get(), unsent);
+            assert_eq!(conversation.context.unsent.get(), unsent);
         }
         assert_eq!(
             (stays.consumed, stays.given_up),

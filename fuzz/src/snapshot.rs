@@ -1,7 +1,7 @@
 //! Snapshots: the header and the records of what one process hands to another.
 
 use hawk::restart::snapshot::{FORMATS, HEADER, Reader, Record, Writer};
-use hawk::session::{Desk, Session};
+use hawk::session::{Session, SessionContext};
 use hawk_wire::Input;
 
 use super::conversation::{Recorder, START};
@@ -35,11 +35,11 @@ fn go_on(record: Record) {
     let (Record::Opened { state, .. } | Record::Changed { state, .. }) = record else {
         return;
     };
-    let mut desk = Desk::new(Recorder::default());
-    let (mut session, window) = Session::rebuild(state.session, &mut desk);
+    let mut context = SessionContext::new(Recorder::default());
+    let (mut session, window) = Session::rebuild(state.session, &mut context);
     for input in [Input::Open, Input::Ended] {
         let mut frames = u32::MAX;
-        session.receive(&window, input, START, &mut frames, &mut desk);
+        session.receive(&window, input, START, &mut frames, &mut context);
     }
 }
 

@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use super::KeeperState;
+use super::HandlerState;
 use crate::roster::{AgentKey, Entry, Identity, Roster};
-use crate::session::{CommitId, Fate, Settled, Wake};
+use crate::session::{CommitId, CompletedCommit, Fate, Wake};
 use crate::store::{self, AgentIndex, BatchProducer, Health};
 use hawk_time::{Moment, UnixNanos};
 
@@ -150,7 +150,7 @@ impl Books {
     }
 
     /// Goes on after another process.
-    pub(super) fn go_on_after(&mut self, state: &KeeperState) {
+    pub(super) fn go_on_after(&mut self, state: &HandlerState) {
         self.before = state.store;
     }
 
@@ -275,7 +275,7 @@ impl Books {
 
     /// The next batch that is over, and what follows from that. What a discarded batch has
     /// of agents and events stays with the writer.
-    pub(super) fn settled(&mut self) -> Option<Settled> {
+    pub(super) fn next_completed(&mut self) -> Option<CompletedCommit> {
         let batch = self.producer.next_completed()?;
         let commit = NonZeroU64::new(batch.number()).map(CommitId);
         let fate = if batch.is_committed() {
@@ -284,7 +284,7 @@ impl Books {
             Fate::Discarded
         };
         self.producer.recycle(batch);
-        commit.map(|commit| Settled { commit, fate })
+        commit.map(|commit| CompletedCommit { commit, fate })
     }
 
     /// Once the store is back: writes what it has missed, as much as there is

@@ -1,11 +1,11 @@
 //! Agents that share a name by mistake.
 
-use super::Keeper;
+use super::PacketHandler;
 use crate::roster::AgentKey;
 use crate::session::Sender;
 use hawk_time::log_limited;
 
-impl Keeper {
+impl PacketHandler {
     /// Two machines use one agent's name.
     #[cold]
     pub(super) fn warn_of_clone(&mut self, key: AgentKey, sender: Sender<'_>) {

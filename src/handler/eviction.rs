@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::Keeper;
+use super::PacketHandler;
 use crate::roster::AgentKey;
 use hawk_time::log_limited;
 
 /// The interval of log lines about agents that a bound removes.
 pub(super) const LOG_INTERVAL: Duration = Duration::from_secs(3600);
 
-impl Keeper {
+impl PacketHandler {
     /// Removes an agent to make room for another one, from the store as well; its reports
     /// stay.
     pub(super) fn evict(&mut self, key: AgentKey) {

@@ -1,15 +1,15 @@
 //! Going on in another process.
 //!
 //! In the one that is left: copy the agents while packets are taken, then take no more
-//! and have everything written ([`Keeper::quiesce`]); show what has changed since, and
-//! [leave](Keeper::leave). [`Keeper::go_on`] instead, and nothing has happened.
+//! and have everything written ([`PacketHandler::quiesce`]); show what has changed since, and
+//! [leave](PacketHandler::leave). [`PacketHandler::go_on`] instead, and nothing has happened.
 //!
-//! In the other: [adopt](Keeper::adopt) what is shown, [resume](Keeper::resume), and
-//! [go on](Keeper::go_on) once the first is known to write no more.
+//! In the other: [adopt](PacketHandler::adopt) what is shown, [resume](PacketHandler::resume), and
+//! [go on](PacketHandler::go_on) once the first is known to write no more.
 
 use std::time::Duration;
 
-use super::{Keeper, StoreDown};
+use super::{PacketHandler, StoreDown};
 use crate::notify::Notifier;
 use crate::roster::{self, AgentState, StrangeSlot};
 use crate::store;
@@ -20,7 +20,7 @@ const LEAVE_TIME: Duration = Duration::from_secs(1);
 
 /// What the handler knows beside its agents, as plain data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeeperState {
+pub struct HandlerState {
     /// Before this nobody is declared offline.
     pub amnesty: Moment,
     /// Since when agents have been kept waiting, if they are.
@@ -37,7 +37,7 @@ pub struct KeeperState {
 }
 
 /// In the process that is left.
-impl Keeper {
+impl PacketHandler {
     /// Has it noted from now on which agents change after they were shown.
     pub fn begin_copy(&mut self) {
         // What is delivered at the freeze is delivered again by the process that goes on.
@@ -115,9 +115,9 @@ impl Keeper {
 
     /// What it knows beside its agents.
     #[must_use]
-    pub fn state(&self) -> KeeperState {
+    pub fn state(&self) -> HandlerState {
         let books = self.books.as_ref();
-        KeeperState {
+        HandlerState {
             amnesty: self.roster.amnesty(),
             held_since: Some(self.roster.held_since().unwrap_or(self.now)),
             stood_still_ms: {
@@ -166,7 +166,7 @@ impl Keeper {
 }
 
 /// In the process that goes on.
-impl Keeper {
+impl PacketHandler {
     /// Takes in what was shown of a slot, for the first time or again. No event comes
     /// of it.
     ///
@@ -183,7 +183,7 @@ impl Keeper {
 
     /// All agents are there, as of the same moment as `state`. No packet is taken
     /// before [`go_on`](Self::go_on).
-    pub fn resume(&mut self, state: KeeperState) {
+    pub fn resume(&mut self, state: HandlerState) {
         self.now = self.clock.now();
         self.wall = self.clock.wall();
         let waiting_since = state.held_since.unwrap_or(self.now);

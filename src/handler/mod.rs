@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use crate::notify::{self, Notifier};
 use crate::roster::{self, AgentKey, Entry, Identity, Learnt, Roster};
-use crate::session::{Answer, CommitId, Handler, Sender, Settled, Tag, Wake};
+use crate::session::{Answer, CommitId, CompletedCommit, Handler, Sender, Tag, Wake};
 use crate::store::{self, BatchProducer};
 use books::Books;
 pub use books::{StoreDown, Unfinished};
-pub use handover::KeeperState;
+pub use handover::HandlerState;
 use hawk_time::Throttle;
 use hawk_time::{Clock, Moment, UnixNanos};
 use hawk_wire::{AgentName, Busy, Packet, Reply};
@@ -53,7 +53,7 @@ pub struct Config {
 }
 
 /// Takes every packet: notes its agent as alive, and has reports kept.
-pub struct Keeper {
+pub struct PacketHandler {
     config: Config,
     clock: Clock,
     roster: Roster,
@@ -72,14 +72,14 @@ pub struct Keeper {
     /// Since when no packet is taken, so that all that was taken can be kept.
     quiet_since: Option<Moment>,
     /// What the process before knew.
-    moved: Option<KeeperState>,
+    moved: Option<HandlerState>,
     wake: Option<Wake>,
     /// The time of this turn.
     now: Moment,
     wall: UnixNanos,
 }
 
-impl Keeper {
+impl PacketHandler {
     /// A handler that stores nothing.
     #[must_use]
     pub fn new(config: Config) -> Self {
@@ -286,7 +286,7 @@ impl Keeper {
     }
 }
 
-impl Handler for Keeper {
+impl Handler for PacketHandler {
     fn name(&mut self, name: &str) -> Rc<str> {
         self.roster
             .name(name)
@@ -369,7 +369,7 @@ impl Handler for Keeper {
         }
     }
 
-    fn depart(&mut self, Tag(number): Tag) {
+    fn detach(&mut self, Tag(number): Tag) {
         self.roster.detach(AgentKey::from_number(number));
     }
 
@@ -385,8 +385,8 @@ impl Handler for Keeper {
         self.quiet_since.is_none() && self.books.as_ref().is_none_or(Books::is_ready)
     }
 
-    fn settled(&mut self) -> Option<Settled> {
-        self.books.as_mut()?.settled()
+    fn next_completed(&mut self) -> Option<CompletedCommit> {
+        self.books.as_mut()?.next_completed()
     }
 
     fn end_turn(&mut self) {
@@ -467,8 +467,8 @@ mod tests {
     use super::*;
     use hawk_wire::Heartbeat;
 
-    fn keeper() -> Keeper {
-        Keeper::new(Config {
+    fn packet_handler() -> PacketHandler {
+        PacketHandler::new(Config {
             ack: Ack::Received,
             roster: roster::Config {
                 offline_after: None,
@@ -482,23 +482,23 @@ mod tests {
 
     #[test]
     fn a_session_and_the_roster_share_an_agents_name() {
-        let mut keeper = keeper();
-        let name = keeper.name("web-01");
+        let mut handler = packet_handler();
+        let name = handler.name("web-01");
         let sender = Sender {
             peer: "192.0.2.7:41216".parse().unwrap(),
             agent: Some(&name),
             gap: None,
         };
         let heartbeat = Packet::Heartbeat(Heartbeat::default());
-        keeper.handle(sender, &mut None, &heartbeat);
-        assert!(Rc::ptr_eq(&name, &keeper.name("web-01")));
-        assert!(!Rc::ptr_eq(&name, &keeper.name("web-02")));
+        handler.handle(sender, &mut None, &heartbeat);
+        assert!(Rc::ptr_eq(&name, &handler.name("web-01")));
+        assert!(!Rc::ptr_eq(&name, &handler.name("web-02")));
     }
 
     /// Whoever wrote the row: a process that is to go on takes nothing else.
     #[test]
     fn what_the_store_knows_of_an_agent_is_what_an_agent_could_have_said() {
-        let mut keeper = keeper();
+        let mut handler = packet_handler();
         let long = "x".repeat(1000);
         for name in [
             Some("web-01"),
@@ -506,7 +506,7 @@ mod tests {
             Some("two\nlines"),
             None,
         ] {
-            keeper.remember(&store::AgentRecord {
+            handler.remember(&store::AgentRecord {
                 name,
                 address: [192, 0, 2, 7].into(),
                 version: &long,
@@ -523,8 +523,8 @@ mod tests {
             });
         }
         let mut known = Vec::new();
-        keeper.begin_copy();
-        keeper.copy_some(9, &mut |_, state| {
+        handler.begin_copy();
+        handler.copy_some(9, &mut |_, state| {
             known.push((state.name, state.version.len()));
         });
         let most = roster::MAX_VERSION;

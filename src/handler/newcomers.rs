@@ -1,11 +1,11 @@
 //! New agents: finding a place for each, and logging when there is none.
 
-use super::Keeper;
+use super::PacketHandler;
 use crate::roster::{AgentKey, Entry, Identity, NoPlace};
 use crate::session::Sender;
 use hawk_time::log_limited;
 
-impl Keeper {
+impl PacketHandler {
     /// Inserts a new agent, and removes another one first if there are too many. `None`:
     /// there is no place for it.
     #[cold]

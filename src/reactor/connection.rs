@@ -16,8 +16,8 @@ use super::phase::{ConnectionPhase, PhaseCell};
 use super::replies::{LEAST_READ, Ledger, OutputLimit, Reached};
 use crate::network::Network;
 use crate::session::{
-    Desk, Expiry, Fate, Handler, Limits, OutputRoom, Progress, Rate, Sender, Session, StopReason,
-    UnsentTotal,
+    Expiry, Fate, Handler, Limits, OutputRoom, Progress, Rate, Sender, Session, SessionContext,
+    StopReason, UnsentTotal,
 };
 use crate::stats::{Cause, Counters};
 use hawk_time::Moment;
@@ -31,7 +31,7 @@ const TURN_FRAMES: u32 = 1024;
 /// What all connections use while it is their turn.
 #[derive(Debug)]
 pub(super) struct Shop<H> {
-    pub(super) desk: Desk<H>,
+    pub(super) sessions: SessionContext<H>,
     pub(super) pool: Pool,
     /// How much of the pool the connections of each network hold.
     pub(super) buffers: BufferShares,
@@ -58,7 +58,7 @@ impl<H> Shop<H> {
     /// Whether agents may leave more replies unread than they do. Those that wait
     /// for a commit count as well: they are to be written, all at once.
     fn output_room(&mut self) -> OutputRoom {
-        let (unsent, owed) = (self.desk.unsent.get(), self.ledger.owed());
+        let (unsent, owed) = (self.sessions.unsent.get(), self.ledger.owed());
         match self.output_limit.check(unsent, owed) {
             Reached::No => return OutputRoom::Enough,
             Reached::Still => {}
@@ -213,7 +213,7 @@ impl<S> Connection<S> {
 impl<S: Socket> Connection<S> {
     /// Has its turn: reads, decodes, answers, up to its budget.
     pub(super) fn serve<H: Handler>(&mut self, shop: &mut Shop<H>) -> Outcome {
-        debug_assert!(shop.desk.replies.is_empty(), "somebody else's replies");
+        debug_assert!(shop.sessions.replies.is_empty(), "somebody else's replies");
         let looks = self.readable;
         let outcome = match self.phase.is_ending() {
             false => self.converse(shop, None),
@@ -261,10 +261,10 @@ impl<S: Socket> Connection<S> {
         shop: &mut Shop<H>,
     ) -> Outcome {
         for reply in replies {
-            shop.desk.answer(settled(*reply, fate));
+            shop.sessions.answer(settled(*reply, fate));
         }
         let count = u32::try_from(replies.len()).unwrap_or(u32::MAX);
-        self.session.settle(count, shop.now);
+        self.session.complete_replies(count, shop.now);
         self.flush(shop);
         let more = self.readable || self.undecoded || !self.phase.is_open();
         if more { Outcome::Again } else { Outcome::Idle }
@@ -289,7 +289,7 @@ impl<S: Socket> Connection<S> {
             None => {
                 match self.session.expire(shop.now, &shop.limits) {
                     Expiry::NotYet => return Outcome::Idle,
-                    Expiry::GoOn => {}
+                    Expiry::Resume => {}
                     Expiry::DropCandidate | Expiry::Close(_) => self.readable = true,
                 }
                 self.serve(shop)
@@ -306,11 +306,13 @@ impl<S: Socket> Connection<S> {
             return looked;
         }
         match self.session.expire(shop.now, &shop.limits) {
-            Expiry::NotYet | Expiry::GoOn => Outcome::Idle,
+            Expiry::NotYet | Expiry::Resume => Outcome::Idle,
             Expiry::DropCandidate => {
                 self.flush(shop);
                 let window = self.input.window();
-                let dropped = self.session.drop_candidate(window, &mut shop.desk.tally);
+                let dropped = self
+                    .session
+                    .drop_candidate(window, &mut shop.sessions.tally);
                 self.input.consume(dropped);
                 self.undecoded = true;
                 self.serve(shop)
@@ -349,7 +351,7 @@ impl<S: Socket> Connection<S> {
                 return Outcome::Idle;
             }
             self.resume_reading(shop);
-            if (self.undecoded || self.readable) && !shop.desk.handler.is_ready() {
+            if (self.undecoded || self.readable) && !shop.sessions.handler.is_ready() {
                 self.stop_reading(StopReason::Store, shop);
                 return Outcome::WaitForStore;
             }
@@ -368,12 +370,12 @@ impl<S: Socket> Connection<S> {
                 let progress = self.decode(&mut unused, shop);
                 frames -= budget - unused;
                 match progress {
-                    Progress::Settled => self.undecoded = false,
+                    Progress::NeedsInput => self.undecoded = false,
                     Progress::BudgetSpent => {
                         self.flush(shop);
                         return Outcome::Again;
                     }
-                    Progress::GiveUp => return self.close(Cause::JunkLimit, shop),
+                    Progress::JunkLimit => return self.close(Cause::JunkLimit, shop),
                 }
                 continue;
             }
@@ -393,7 +395,7 @@ impl<S: Socket> Connection<S> {
             if !self.readable {
                 return Outcome::Idle;
             }
-            if self.session.is_owed_much(room) {
+            if self.session.has_too_many_pending(room) {
                 self.stop_reading(StopReason::Store, shop);
                 return Outcome::Idle;
             }
@@ -430,7 +432,7 @@ impl<S: Socket> Connection<S> {
         let was_stopped = self.session.stopped().is_some();
         self.session.stop_reading(reason, shop.now);
         if !was_stopped && let Some(tag) = self.session.tag() {
-            shop.desk.handler.paused(tag);
+            shop.sessions.handler.paused(tag);
         }
     }
 
@@ -440,7 +442,7 @@ impl<S: Socket> Connection<S> {
         if self.session.resume_reading(shop.now)
             && let Some(tag) = self.session.tag()
         {
-            shop.desk.handler.resumed(tag);
+            shop.sessions.handler.resumed(tag);
         }
     }
 
@@ -580,7 +582,7 @@ impl<S: Socket> Connection<S> {
         let before = *frames;
         let received = self
             .session
-            .receive(window, input, shop.now, frames, &mut shop.desk);
+            .receive(window, input, shop.now, frames, &mut shop.sessions);
         self.input.consume(received.consumed);
         let recognised = before - *frames;
         shop.work.recognised(recognised);
@@ -608,9 +610,9 @@ impl<S: Socket> Connection<S> {
     /// the first reply it does not take. What it sent is in the kernel still, and
     /// is read all the same.
     fn flush<H>(&mut self, shop: &mut Shop<H>) {
-        let Desk {
+        let SessionContext {
             replies, unsent, ..
-        } = &mut shop.desk;
+        } = &mut shop.sessions;
         self.send(replies, unsent, &mut shop.counters);
         // Whatever came of it: they are nobody else's.
         replies.clear();
@@ -621,13 +623,13 @@ impl<S: Socket> Connection<S> {
     fn may_put_off<H>(&self, shop: &Shop<H>) -> bool {
         let done = !self.undecoded && !self.readable && self.phase.is_plain_open();
         let takes = self.writable && !self.unheard && self.session.unsent().is_empty();
-        !shop.desk.replies.is_empty() && done && takes
+        !shop.sessions.replies.is_empty() && done && takes
     }
 
     /// Writes replies that were put off; whether the socket took them all. If not, what
     /// is to be done about it has its own turn.
     pub(super) fn deliver<H>(&mut self, replies: &[u8], shop: &mut Shop<H>) -> bool {
-        self.send(replies, &shop.desk.unsent, &mut shop.counters);
+        self.send(replies, &shop.sessions.unsent, &mut shop.counters);
         !self.unheard && self.session.unsent().is_empty()
     }
 
@@ -713,7 +715,7 @@ impl<S: Socket> Connection<S> {
         let patience = match cause {
             // Its time is over: that replies are unsent may be the very reason.
             Cause::IdleTimeout | Cause::FrameTimeout | Cause::OutputTimeout
-                if !self.session.is_owed() =>
+                if !self.session.has_pending_replies() =>
             {
                 LINGER
             }
@@ -743,7 +745,7 @@ impl<S: Socket> Connection<S> {
         cause: Cause,
         shop: &mut Shop<H>,
     ) -> Outcome {
-        shop.desk.answer(reply);
+        shop.sessions.answer(reply);
         self.close(cause, shop)
     }
 
@@ -764,7 +766,7 @@ impl<S: Socket> Connection<S> {
 
     /// Returns whether all replies were written.
     fn is_answered(&self) -> bool {
-        self.session.unsent().is_empty() && !self.session.is_owed()
+        self.session.unsent().is_empty() && !self.session.has_pending_replies()
     }
 
     fn lingers(&self) -> bool {
@@ -891,9 +893,9 @@ impl<S> Connection<S> {
     pub(super) fn restore<H: Handler>(
         &mut self,
         state: ConnectionState,
-        desk: &mut Desk<H>,
+        context: &mut SessionContext<H>,
     ) -> Vec<u8> {
-        let (session, bytes) = Session::rebuild(state.session, desk);
+        let (session, bytes) = Session::rebuild(state.session, context);
         self.session = session;
         self.input.clear();
         self.phase = PhaseCell::default();

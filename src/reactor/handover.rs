@@ -174,7 +174,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             };
             if let Some(connection) = self.connections.look(id) {
                 see(moved(id), connection.socket(), connection.export());
-                copying.copied(id, connection.session().is_owed());
+                copying.copied(id, connection.session().has_pending_replies());
                 shown += 1;
             }
         }
@@ -229,14 +229,14 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         for id in copying.dirty.take(most) {
             if let Some(connection) = self.connections.look(id) {
                 see(moved(id), Change::Changed(connection.export()));
-                copying.copied(id, connection.session().is_owed());
+                copying.copied(id, connection.session().has_pending_replies());
             }
         }
         while let Some(id) = copying.unseen.pop_front() {
             if let Some(connection) = self.connections.look(id) {
                 let state = connection.export();
                 see(moved(id), Change::Opened(connection.socket(), state));
-                copying.copied(id, connection.session().is_owed());
+                copying.copied(id, connection.session().has_pending_replies());
             }
         }
     }
@@ -269,7 +269,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// What it has counted so far, for [`resume_counts`](Self::resume_counts).
     #[must_use]
     pub const fn counts(&self) -> (Counters, Tally) {
-        (self.shop.counters, self.shop.desk.tally)
+        (self.shop.counters, self.shop.sessions.tally)
     }
 
     /// The handler, and the poll with the connections, which take a while to close where
@@ -285,7 +285,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         } = self;
         drop(listener);
         // Dropped in this order.
-        (shop.desk.handler, (kernel, connections))
+        (shop.sessions.handler, (kernel, connections))
     }
 }
 
@@ -328,7 +328,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     pub fn resume_counts(&mut self, counters: Counters, tally: Tally) {
         self.housekeeping.stats.go_on_from(&counters, &tally);
         self.shop.counters = counters;
-        self.shop.desk.tally = tally;
+        self.shop.sessions.tally = tally;
     }
 }
 
@@ -418,7 +418,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         let connection = self.connections.get(id).ok_or(AdoptError::Unknown)?;
         // Those that it held when it was shown before.
         self.adoption.unplaced.remove(&id.slot);
-        let bytes = connection.restore(state, &mut self.shop.desk);
+        let bytes = connection.restore(state, &mut self.shop.sessions);
         if connection.counted.is_newcomer() && connection.session().frames() > 0 {
             connection.counted.heard();
             self.admission.heard(connection.sender().peer.ip());

@@ -46,7 +46,7 @@ use self::stop::InheritedStop;
 use crate::admission::{self, Admission};
 use crate::log_sink::LeftOut;
 use crate::network::Network;
-use crate::session::{Desk, Handler, Limits};
+use crate::session::{Handler, Limits, SessionContext};
 use crate::stats::{self, Cause, Counters, Figures, Statistics, StatsLog};
 use hawk_time::Moment;
 use hawk_time::Throttle;
@@ -230,7 +230,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             wheel: TimerWheel::new(now.before(hawk_time::TICK)),
             due: Vec::new(),
             shop: Shop {
-                desk: Desk::new(handler),
+                sessions: SessionContext::new(handler),
                 pool,
                 buffers: BufferShares::new(config.pool_limit),
                 limits: config.limits,
@@ -285,14 +285,14 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     pub fn turn(&mut self, until: Option<Moment>) -> Result<Option<Stop>, Error> {
         debug_assert!(self.adoption.is_over(), "those adopted are not settled in");
         self.wait(until)?;
-        self.shop.desk.handler.begin_turn(self.shop.now);
+        self.shop.sessions.handler.begin_turn(self.shop.now);
         self.settle_commits();
         self.mark_readiness();
         self.run_queue();
         self.run_timers();
         self.serve_waiters();
         self.accept(ACCEPTS);
-        self.shop.desk.handler.end_turn();
+        self.shop.sessions.handler.end_turn();
         self.release_held();
         self.keep_house();
         self.obey_signals();
@@ -306,12 +306,12 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
 
     /// What takes the packets.
     pub const fn handler(&self) -> &H {
-        &self.shop.desk.handler
+        &self.shop.sessions.handler
     }
 
     /// The same, for its own work between two turns.
     pub const fn handler_mut(&mut self) -> &mut H {
-        &mut self.shop.desk.handler
+        &mut self.shop.sessions.handler
     }
 
     /// What is no connection and became ready since the last call, each once.
@@ -328,7 +328,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// The handler, to see to its own end once everybody is gone.
     #[must_use]
     pub fn into_handler(self) -> H {
-        self.shop.desk.handler
+        self.shop.sessions.handler
     }
 
     fn wait(&mut self, until: Option<Moment>) -> io::Result<()> {
@@ -344,7 +344,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         let accepts = self.listener.as_ref().is_some_and(|l| l.is_ready(now));
         let work = !self.run_queue.is_empty() || !self.due.is_empty() || self.waiters_go_on;
         // Whoever drives the loop may have had the handler stop to take packets, and go on.
-        let goes_on = !self.held.is_empty() && self.shop.desk.handler.is_ready();
+        let goes_on = !self.held.is_empty() && self.shop.sessions.handler.is_ready();
         if accepts || work || goes_on || self.signalled {
             return Some(Duration::ZERO);
         }
@@ -353,7 +353,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             self.wheel.next(),
             self.listener.as_ref().and_then(Listener::retry_at),
             self.stop_at,
-            self.shop.desk.handler.deadline(),
+            self.shop.sessions.handler.deadline(),
             Some(self.housekeeping.next_stats),
             Some(self.housekeeping.next_trim),
         ];
@@ -436,9 +436,11 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
 
     /// Sees to what a connection wants after its turn.
     fn conclude(&mut self, id: ConnectionId, outcome: Outcome) {
-        let Shop { ledger, desk, .. } = &mut self.shop;
-        ledger.enter(id, &mut desk.owed);
-        self.outbox.enter(id, &mut desk.replies);
+        let Shop {
+            ledger, sessions, ..
+        } = &mut self.shop;
+        ledger.enter(id, &mut sessions.pending);
+        self.outbox.enter(id, &mut sessions.replies);
         match outcome {
             Outcome::Ended(cause) => return self.reap(id, cause),
             Outcome::WaitForBuffer => self.line_up(id),
@@ -506,11 +508,11 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
         self.wheel.disarm(id.slot);
         if let Some(tag) = connection.session().tag() {
-            let handler = &mut self.shop.desk.handler;
+            let handler = &mut self.shop.sessions.handler;
             if connection.session().stopped().is_some() {
                 handler.resumed(tag);
             }
-            handler.depart(tag);
+            handler.detach(tag);
         }
         let address = connection.sender().peer.ip();
         self.leave(id, address, connection.counted);
@@ -593,7 +595,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// The lines of the handler, and of whoever drives the loop.
     fn handler_lines(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
-        self.shop.desk.handler.statistics(&mut lines);
+        self.shop.sessions.handler.statistics(&mut lines);
         lines.extend(self.driver_line.clone());
         lines
     }
@@ -625,16 +627,16 @@ fn figures<'a, H, S>(
 ) -> Figures<'a> {
     debug_assert_eq!(
         connections.iter().map(Connection::unsent).sum::<usize>(),
-        shop.desk.unsent.get(),
+        shop.sessions.unsent.get(),
         "replies that are nobody's"
     );
     Figures {
         connections: connections.len(),
-        unsent: shop.desk.unsent.get(),
+        unsent: shop.sessions.unsent.get(),
         owed: shop.ledger.owed(),
         log_left_out: config.log_left_out.get(),
         counters: &shop.counters,
-        tally: &shop.desk.tally,
+        tally: &shop.sessions.tally,
         pool: &shop.pool,
     }
 }

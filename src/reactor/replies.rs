@@ -16,7 +16,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// are no more than five batches, of 16,384 reports each, and what stands behind
     /// reports is bounded by the output limit.
     pub(super) fn settle_commits(&mut self) {
-        while let Some(commit) = self.shop.desk.handler.settled() {
+        while let Some(commit) = self.shop.sessions.handler.next_completed() {
             let Some(page) = self.shop.ledger.take(commit.commit) else {
                 continue;
             };
@@ -26,7 +26,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
                     self.conclude(id, outcome);
                 } else {
                     // Nobody hears them any more, but what is kept is kept.
-                    let tally = &mut self.shop.desk.tally;
+                    let tally = &mut self.shop.sessions.tally;
                     replies
                         .iter()
                         .for_each(|reply| tally.answered(settled(*reply, commit.fate)));
@@ -51,7 +51,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// Those for whom there is no room come back in the same order. No more is done
     /// here than to put them into the run queue.
     pub(super) fn release_held(&mut self) {
-        if self.held.is_empty() || !self.shop.desk.handler.is_ready() {
+        if self.held.is_empty() || !self.shop.sessions.handler.is_ready() {
             return;
         }
         for _ in 0..self.held.len() {

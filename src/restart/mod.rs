@@ -22,7 +22,7 @@ pub use outcome::{HandOverFailure, HandOverFigures, Progress};
 pub use predecessor::HandOver;
 pub use successor::{SharedDescriptors, TakeOver, TakeOverError, TakeOverFigures};
 
-use crate::handler::Keeper;
+use crate::handler::PacketHandler;
 use crate::reactor::{Linux, Reactor};
 
 /// Lowers this thread to minimum priority. Closing 15,000 sockets takes 17 ms of CPU time, for
@@ -33,4 +33,4 @@ pub fn lower_priority() {
 }
 
 /// The reactor of a server, whose state a hand-over moves.
-pub type ServerReactor = Reactor<Keeper, Linux>;
+pub type ServerReactor = Reactor<PacketHandler, Linux>;

@@ -304,7 +304,7 @@ impl TakeOver {
             }
             Record::Agent { slot, state } => server.handler_mut().adopt(slot, state)?,
             Record::Forgotten { slot } => server.handler_mut().forget(slot),
-            Record::Keeper(state) => server.handler_mut().resume(state),
+            Record::Handler(state) => server.handler_mut().resume(state),
             Record::Counts { counters, tally } => server.resume_counts(counters, tally),
             Record::Freeze(_) => {}
         }

@@ -13,7 +13,7 @@ use super::{EffectiveSettings, Settings};
 use crate::children;
 use crate::control;
 use crate::descriptors;
-use crate::handler::Keeper;
+use crate::handler::PacketHandler;
 use crate::log_sink::LeftOut;
 use crate::notify::{self, Notifier, Predecessor};
 use crate::reactor::{Config, Error, Linux, Reactor, Stop, catch_signals};
@@ -213,8 +213,8 @@ impl Assembly<'_> {
     fn handler(
         &self,
         notification: Option<notify::Config>,
-    ) -> anyhow::Result<(Keeper, Arc<Delivery>)> {
-        let mut handler = Keeper::new(self.settings.handler());
+    ) -> anyhow::Result<(PacketHandler, Arc<Delivery>)> {
+        let mut handler = PacketHandler::new(self.settings.handler());
         let names = notification.as_ref().map(notify::Config::names);
         let delivery = Arc::new(Delivery::new(names.unwrap_or_default()));
         if let Some(config) = notification {
@@ -232,7 +232,10 @@ impl Assembly<'_> {
     ///
     /// Until the store is open, a signal to stop ends the process by its default action:
     /// opening may take a while, for example to recover a long log.
-    fn handler_with_store(&self, open_files: Option<u64>) -> anyhow::Result<(Keeper, Linux)> {
+    fn handler_with_store(
+        &self,
+        open_files: Option<u64>,
+    ) -> anyhow::Result<(PacketHandler, Linux)> {
         let notification = self.settings.notification(open_files, None);
         let (mut handler, delivery) = self.handler(notification)?;
         let store = match self.settings.trusted_store()? {
@@ -257,10 +260,10 @@ impl Assembly<'_> {
     /// The handler with a store that it writes once it takes packets.
     fn with_standby_store(
         &self,
-        mut handler: Keeper,
+        mut handler: PacketHandler,
         store: Option<StandbyStore>,
         lock: Option<OwnedFd>,
-    ) -> anyhow::Result<Keeper> {
+    ) -> anyhow::Result<PacketHandler> {
         match (store, lock) {
             (None, None) => {}
             (Some(store), Some(lock)) => {
@@ -321,7 +324,7 @@ impl Assembly<'_> {
 /// A reactor on a socket that was passed, or on one of its own.
 fn reactor(
     config: Config,
-    handler: Keeper,
+    handler: PacketHandler,
     kernel: Linux,
     passed: Option<TcpListener>,
 ) -> Result<ServerReactor, Error> {

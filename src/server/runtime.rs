@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::EffectiveSettings;
 use super::upgrades::{self, Upgrades};
 use crate::control::{self, Answer, Asker, Request};
-use crate::handler::Keeper;
+use crate::handler::PacketHandler;
 use crate::reactor::kernel::OtherToken;
 use crate::reactor::{Error, Stop};
 use crate::restart::{
@@ -142,7 +142,7 @@ impl Runtime {
 
     /// Closes what the successor has as well and what other processes may need. Returns the
     /// handler, and the connections, which take long to close.
-    pub(super) fn leave(self) -> (Keeper, impl Sized) {
+    pub(super) fn leave(self) -> (PacketHandler, impl Sized) {
         drop(self.control);
         let (mut handler, connections) = self.reactor.into_parts();
         handler.leave_store();

@@ -110,7 +110,8 @@ impl Session {
     /// The next deadline of its clocks and what it is for.
     pub(super) fn clock(&self, limits: &Limits) -> Option<(Moment, Timeout)> {
         let stopped = self.restraint.stopped();
-        self.marks.deadline(stopped, limits, self.is_owed())
+        self.marks
+            .deadline(stopped, limits, self.has_pending_replies())
     }
 
     /// From where its deadlines are counted.

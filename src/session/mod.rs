@@ -6,7 +6,7 @@
 //! written down as [`SessionState`] and rebuilt in another process.
 
 mod clocks;
-mod desk;
+mod context;
 mod peer;
 mod rate;
 mod restraint;
@@ -19,7 +19,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub use clocks::{Clocks, StopReason, Timeout};
-pub use desk::{Answer, CommitId, Desk, Fate, Handler, Sender, Settled, Tag, Wake};
+pub use context::{
+    Answer, CommitId, CompletedCommit, Fate, Handler, Sender, SessionContext, Tag, Wake,
+};
 pub use rate::{Bucket, Rate};
 pub use state::SessionState;
 pub(crate) use tally::ByRefusal;
@@ -97,11 +99,11 @@ pub struct Received {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// All is decided; the rest, if any, is a frame begun.
-    Settled,
+    NeedsInput,
     /// The frame budget is spent; there may be whole frames left.
     BudgetSpent,
     /// Too much junk: answer nothing more and close.
-    GiveUp,
+    JunkLimit,
 }
 
 /// What a session wants done when its deadline has come.
@@ -110,7 +112,7 @@ pub enum Expiry {
     /// Nothing yet: the deadline has moved.
     NotYet,
     /// Read from it again: it may send another frame.
-    GoOn,
+    Resume,
     /// Drop the candidate at the front of the window
     /// ([`Session::drop_candidate`]) and go on with the search.
     DropCandidate,
@@ -129,8 +131,8 @@ pub struct Session {
     marks: Marks,
     restraint: Restraint,
     /// Replies that wait for a commit, and for which: its latest.
-    owed: u32,
-    last_owed: Option<CommitId>,
+    pending: u32,
+    last_pending: Option<CommitId>,
     /// Frames that passed; it stays at the greatest number there is.
     frames: u32,
 }
@@ -150,14 +152,14 @@ impl Session {
             decoder: Decoder::default(),
             marks: Marks::new(now),
             restraint: Restraint::default(),
-            owed: 0,
-            last_owed: None,
+            pending: 0,
+            last_pending: None,
             frames: 0,
         }
     }
 
     /// Takes what `window` holds: everything that has arrived and was not
-    /// consumed before. Replies are appended to `desk.replies`, or to `desk.owed`
+    /// consumed before. Replies are appended to `context.replies`, or to `context.pending`
     /// from the first that waits for a commit; at most `frames` frames are
     /// recognised, and `frames` is lowered by those that were.
     pub fn receive<H: Handler>(
@@ -166,7 +168,7 @@ impl Session {
         input: Input,
         now: Moment,
         frames: &mut u32,
-        desk: &mut Desk<H>,
+        context: &mut SessionContext<H>,
     ) -> Received {
         let mut consumed = 0;
         let mut junk = 0;
@@ -180,27 +182,27 @@ impl Session {
                 Step::Frame(data) => {
                     *frames -= 1;
                     junk += (decoded.consumed - data.len() - FRAME_OVERHEAD) as u64;
-                    let answer = self.take(data, now, desk);
-                    self.answer(answer, desk);
+                    let answer = self.take(data, now, context);
+                    self.answer(answer, context);
                 }
                 Step::ChecksumMismatch => {
                     *frames -= 1;
                     junk += decoded.consumed as u64;
                     let refusal = Reply::Error(Refusal::ChecksumMismatch);
-                    self.answer(Answer::Now(refusal), desk);
+                    self.answer(Answer::Now(refusal), context);
                 }
                 step @ (Step::Incomplete | Step::JunkLimit) => {
                     junk += decoded.consumed as u64;
                     break match step {
-                        Step::JunkLimit => Progress::GiveUp,
-                        _ => Progress::Settled,
+                        Step::JunkLimit => Progress::JunkLimit,
+                        _ => Progress::NeedsInput,
                     };
                 }
             }
         };
-        let begun = progress == Progress::Settled && consumed < window.len();
+        let begun = progress == Progress::NeedsInput && consumed < window.len();
         self.marks.candidate(begun, consumed > 0, now);
-        desk.tally.junk_bytes += junk;
+        context.tally.junk_bytes += junk;
         Received {
             consumed,
             junk,
@@ -243,23 +245,23 @@ impl Session {
 
     /// Whether replies wait for a commit.
     #[must_use]
-    pub const fn is_owed(&self) -> bool {
-        self.owed > 0
+    pub const fn has_pending_replies(&self) -> bool {
+        self.pending > 0
     }
 
     /// Whether so many replies wait for a commit that together with the unsent
     /// ones they reach the high-water mark.
     #[must_use]
-    pub fn is_owed_much(&self, room: OutputRoom) -> bool {
-        self.is_owed()
-            && self.unsent().len() + self.owed as usize * MAX_REPLY_LINE > room.high_water()
+    pub fn has_too_many_pending(&self, room: OutputRoom) -> bool {
+        self.has_pending_replies()
+            && self.unsent().len() + self.pending as usize * MAX_REPLY_LINE > room.high_water()
     }
 
     /// `replies` of those that waited for `commit` are given out now.
-    pub fn settle(&mut self, replies: u32, now: Moment) {
-        self.owed = self.owed.saturating_sub(replies);
-        if self.owed == 0 {
-            self.last_owed = None;
+    pub fn complete_replies(&mut self, replies: u32, now: Moment) {
+        self.pending = self.pending.saturating_sub(replies);
+        if self.pending == 0 {
+            self.last_pending = None;
             // Until now it was the agent that waited.
             self.passed(now);
         }
@@ -323,7 +325,7 @@ impl Session {
     #[must_use]
     pub fn expire(&self, now: Moment, limits: &Limits) -> Expiry {
         if self.stopped() == Some(StopReason::Rate) && self.frames_left(now, limits) > 0 {
-            return Expiry::GoOn;
+            return Expiry::Resume;
         }
         match self.clock(limits) {
             Some((deadline, timeout)) if deadline <= now => {
@@ -360,17 +362,22 @@ impl Session {
     }
 
     /// Decodes a frame that passed and has it handled.
-    fn take<H: Handler>(&mut self, data: &[u8], now: Moment, desk: &mut Desk<H>) -> Answer {
+    fn take<H: Handler>(
+        &mut self,
+        data: &[u8],
+        now: Moment,
+        context: &mut SessionContext<H>,
+    ) -> Answer {
         self.frames = self.frames.saturating_add(1);
         self.passed(now);
         // Looked at where it is: moving it would cost as much as reading it did.
-        match &desk.packets.decode(data) {
+        match &context.packets.decode(data) {
             Ok(packet) => {
                 if let Some(name) = packet.agent()
                     && !packet.is_probe()
                     && self.agent.as_deref() != Some(name.as_str())
                 {
-                    rename(&mut self.agent, name.as_str(), &mut desk.handler);
+                    rename(&mut self.agent, name.as_str(), &mut context.handler);
                 }
                 let gap = match packet {
                     Packet::Heartbeat(Heartbeat { probe: true, .. }) => None,
@@ -382,22 +389,22 @@ impl Session {
                     agent: self.agent.as_ref(),
                     gap,
                 };
-                desk.handler.handle(sender, &mut self.tag, packet)
+                context.handler.handle(sender, &mut self.tag, packet)
             }
             Err(refusal) => Answer::Now(Reply::Error(*refusal)),
         }
     }
 
     /// Puts an answer in its place: nothing overtakes a reply that waits.
-    fn answer<H>(&mut self, answer: Answer, desk: &mut Desk<H>) {
-        let (commit, reply) = match (answer, self.last_owed) {
-            (Answer::Now(reply), None) => return desk.answer(reply),
+    fn answer<H>(&mut self, answer: Answer, context: &mut SessionContext<H>) {
+        let (commit, reply) = match (answer, self.last_pending) {
+            (Answer::Now(reply), None) => return context.answer(reply),
             (Answer::Now(reply), Some(last)) => (last, reply),
             (Answer::AfterCommit(commit), _) => (commit, Reply::Report),
         };
-        self.owed += 1;
-        self.last_owed = Some(commit);
-        desk.owed.push((commit, reply));
+        self.pending += 1;
+        self.last_pending = Some(commit);
+        context.pending.push((commit, reply));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::restraint::Restraint;
-use super::{Bucket, Clocks, Desk, Handler, Session, Tag};
+use super::{Bucket, Clocks, Handler, Session, SessionContext, Tag};
 use hawk_wire::{Decoder, DecoderState};
 
 /// All there is to know of a session: enough to go on with it in another
@@ -54,24 +54,27 @@ impl Session {
 
     /// The session that `state` describes, and the bytes its window begins with:
     /// [`receive`](Self::receive) is to be called with them at once, as whole
-    /// frames may be among them. Its unsent replies are in the desk's total from now on,
+    /// frames may be among them. Its unsent replies are in the context's total from now on,
     /// and its name is the one that the handler has. If we do not read from its agent, that goes
     /// on until [`resume_reading`](Self::resume_reading).
     #[must_use]
-    pub fn rebuild<H: Handler>(state: SessionState, desk: &mut Desk<H>) -> (Self, Vec<u8>) {
+    pub fn rebuild<H: Handler>(
+        state: SessionState,
+        context: &mut SessionContext<H>,
+    ) -> (Self, Vec<u8>) {
         let mut session = Self {
             peer: state.peer.into(),
-            agent: state.agent.map(|name| desk.handler.name(&name)),
+            agent: state.agent.map(|name| context.handler.name(&name)),
             tag: state.tag,
             decoder: Decoder::rebuild(state.decoder),
             restraint: Restraint::rebuild(state.clocks.stopped, state.bucket),
             marks: state.clocks.into(),
-            owed: 0,
-            last_owed: None,
+            pending: 0,
+            last_pending: None,
             frames: state.frames,
         };
         if !state.unsent.is_empty() {
-            session.queue(&state.unsent, &desk.unsent);
+            session.queue(&state.unsent, &context.unsent);
         }
         (session, state.buffered)
     }

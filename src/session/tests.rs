@@ -44,7 +44,7 @@ impl Handler for Recorder {
 struct Driver {
     session: Session,
     window: Vec<u8>,
-    desk: Desk<Recorder>,
+    context: SessionContext<Recorder>,
     now: Moment,
     /// What the agent would have read by now.
     answered: Vec<u8>,
@@ -57,7 +57,7 @@ impl Driver {
         Self {
             session: Session::new("127.0.0.1:5000".parse().unwrap(), now),
             window: Vec::new(),
-            desk: Desk::new(Recorder::default()),
+            context: SessionContext::new(Recorder::default()),
             now,
             answered: Vec::new(),
             given_up: false,
@@ -72,15 +72,19 @@ impl Driver {
     fn take(&mut self, input: Input) {
         while !self.given_up {
             let mut frames = 3;
-            let received =
-                self.session
-                    .receive(&self.window, input, self.now, &mut frames, &mut self.desk);
+            let received = self.session.receive(
+                &self.window,
+                input,
+                self.now,
+                &mut frames,
+                &mut self.context,
+            );
             self.window.drain(..received.consumed);
-            self.answered.append(&mut self.desk.replies);
+            self.answered.append(&mut self.context.replies);
             match received.progress {
-                Progress::Settled => break,
+                Progress::NeedsInput => break,
                 Progress::BudgetSpent => {}
-                Progress::GiveUp => self.given_up = true,
+                Progress::JunkLimit => self.given_up = true,
             }
         }
     }
@@ -92,7 +96,7 @@ impl Driver {
     /// Moves the session through its exported state.
     fn move_house(&mut self) {
         let state = self.session.export(&self.window);
-        let (session, window) = Session::rebuild(state.clone(), &mut self.desk);
+        let (session, window) = Session::rebuild(state.clone(), &mut self.context);
         assert_eq!(session.export(&window), state);
         (self.session, self.window) = (session, window);
     }
@@ -149,7 +153,7 @@ fn every_recognised_frame_is_answered_in_order() {
         String::from_utf8_lossy(&driver.answered),
         "Report data has recive\nheartBeat\nerror: empty data\nerror: checksum mismatch\nheartBeat\n"
     );
-    let tally = &driver.desk.tally;
+    let tally = &driver.context.tally;
     assert_eq!((tally.heartbeats, tally.reports), (2, 1));
     assert_eq!(tally.refused_total(), 2);
     assert_eq!(tally.junk_bytes, 4 + wrong_sum().len() as u64);
@@ -163,7 +167,7 @@ fn a_name_sticks_to_the_connection_until_another_is_given() {
         driver.receive(&heartbeat(agent));
     }
     let agents: Vec<_> = driver
-        .desk
+        .context
         .handler
         .agents
         .iter()
@@ -203,13 +207,13 @@ fn a_probe_changes_no_name_and_no_rhythm() {
 #[test]
 fn the_frame_budget_ends_a_turn_in_the_middle_of_a_read() {
     let mut session = Session::new("127.0.0.1:5000".parse().unwrap(), at(0));
-    let mut desk = Driver::new().desk;
+    let mut context = Driver::new().context;
     let stream = heartbeat(None).repeat(5);
     let mut frames = 2;
-    let received = session.receive(&stream, Input::Open, at(0), &mut frames, &mut desk);
+    let received = session.receive(&stream, Input::Open, at(0), &mut frames, &mut context);
     assert_eq!(received.progress, Progress::BudgetSpent);
     assert_eq!(received.consumed, 2 * stream.len() / 5);
-    assert_eq!(desk.replies, b"heartBeat\nheartBeat\n");
+    assert_eq!(context.replies, b"heartBeat\nheartBeat\n");
     assert_eq!(session.deadline(&LIMITS), Some(at(90)), "no frame is begun");
 }
 
@@ -251,12 +255,12 @@ fn an_unfinished_candidate_elsewhere_is_dropped_and_the_search_goes_on() {
     assert_eq!(driver.expire(), Expiry::DropCandidate);
     let dropped = driver
         .session
-        .drop_candidate(&driver.window, &mut driver.desk.tally);
+        .drop_candidate(&driver.window, &mut driver.context.tally);
     driver.window.drain(..dropped);
     driver.receive(&heartbeat(None));
     assert_eq!(driver.answered, b"heartBeat\n");
-    assert_eq!(driver.desk.tally.candidates_dropped, 1);
-    assert_eq!(driver.desk.tally.junk_bytes, 15);
+    assert_eq!(driver.context.tally.candidates_dropped, 1);
+    assert_eq!(driver.context.tally.junk_bytes, 15);
     assert_eq!(driver.expire(), Expiry::NotYet);
 }
 
@@ -278,7 +282,7 @@ fn trickled_junk_does_not_keep_a_session_alive() {
 #[test]
 fn unsent_replies_above_the_high_water_mark_stop_reading_down_to_the_low_one() {
     let mut driver = Driver::new();
-    let (session, total) = (&mut driver.session, driver.desk.unsent);
+    let (session, total) = (&mut driver.session, driver.context.unsent);
     session.queue(&[b'x'; OUTPUT_HIGH_WATER], &total);
     assert!(!session.output_is_full(OutputRoom::Enough));
     session.queue(b"x", &total);
@@ -300,7 +304,7 @@ fn unsent_replies_above_the_high_water_mark_stop_reading_down_to_the_low_one() {
 #[test]
 fn where_there_is_no_room_only_who_has_nothing_unsent_is_read_from() {
     let mut driver = Driver::new();
-    let (session, total) = (&mut driver.session, driver.desk.unsent);
+    let (session, total) = (&mut driver.session, driver.context.unsent);
     assert!(!session.output_is_full(OutputRoom::None));
     session.queue(b"xy", &total);
     assert!(session.output_is_full(OutputRoom::None));
@@ -317,7 +321,7 @@ fn where_there_is_no_room_only_who_has_nothing_unsent_is_read_from() {
 fn what_is_unsent_and_when_time_is_up_move_along() {
     let mut driver = Driver::new();
     driver.receive(&[heartbeat(Some("web-01")), b"\xFF\xFF\x00".to_vec()].concat());
-    driver.session.queue(b"heartBeat\n", &driver.desk.unsent);
+    driver.session.queue(b"heartBeat\n", &driver.context.unsent);
     driver.now = at(2);
     for reason in [
         StopReason::Output,
@@ -327,7 +331,7 @@ fn what_is_unsent_and_when_time_is_up_move_along() {
     ] {
         driver.session.stop_reading(reason, at(1));
         let state = driver.session.export(&driver.window);
-        let (mut moved, window) = Session::rebuild(state, &mut driver.desk);
+        let (mut moved, window) = Session::rebuild(state, &mut driver.context);
         assert_eq!(moved.unsent(), b"heartBeat\n");
         assert_eq!(moved.sender().agent, Some(&"web-01".into()));
         assert_eq!(window, b"\xFF\xFF\x00");
@@ -361,9 +365,9 @@ fn who_sends_more_than_it_may_is_read_again_in_time_and_not_blamed() {
     let soon = at(0).after(Duration::from_millis(100));
     assert_eq!(session.deadline(&limits), Some(soon));
     assert_eq!(session.expire(at(0), &limits), Expiry::NotYet);
-    assert_eq!(session.expire(soon, &limits), Expiry::GoOn);
+    assert_eq!(session.expire(soon, &limits), Expiry::Resume);
     // However late we come to it.
-    assert_eq!(session.expire(at(1000), &limits), Expiry::GoOn);
+    assert_eq!(session.expire(at(1000), &limits), Expiry::Resume);
     session.resume_reading(at(1000));
     assert_eq!(session.deadline(&limits), Some(at(1090)));
 }
@@ -390,10 +394,10 @@ fn a_new_connection_begins_with_one_frame() {
 fn nothing_overtakes_a_reply_that_waits_for_a_commit() {
     let [first, second] = [1, 2].map(|number| CommitId(NonZeroU64::new(number).unwrap()));
     let mut driver = Driver::new();
-    driver.desk.handler.commit = Some(first);
+    driver.context.handler.commit = Some(first);
     let heartbeat = || heartbeat(None);
     driver.receive(&[heartbeat(), report(), heartbeat(), wrong_sum()].concat());
-    driver.desk.handler.commit = Some(second);
+    driver.context.handler.commit = Some(second);
     driver.receive(&[heartbeat(), report(), heartbeat()].concat());
 
     assert_eq!(driver.answered, Reply::Heartbeat.line());
@@ -406,29 +410,29 @@ fn nothing_overtakes_a_reply_that_waits_for_a_commit() {
         (second, Reply::Report),
         (second, Reply::Heartbeat),
     ];
-    assert_eq!(driver.desk.owed, expected);
+    assert_eq!(driver.context.pending, expected);
 
     // Nothing is counted as answered before it is, and nobody is idle meanwhile.
-    assert_eq!(driver.desk.tally.reports, 0);
+    assert_eq!(driver.context.tally.reports, 0);
     assert_eq!(driver.session.deadline(&LIMITS), None);
-    driver.session.settle(4, at(1000));
-    assert!(driver.session.is_owed());
-    driver.session.settle(2, at(1000));
+    driver.session.complete_replies(4, at(1000));
+    assert!(driver.session.has_pending_replies());
+    driver.session.complete_replies(2, at(1000));
     assert_eq!(driver.session.deadline(&LIMITS), Some(at(1090)));
 
-    driver.desk.owed.clear();
+    driver.context.pending.clear();
     driver.receive(&heartbeat());
-    assert_eq!(driver.desk.owed, []);
+    assert_eq!(driver.context.pending, []);
 }
 
 #[test]
 fn who_is_owed_much_is_not_read_from() {
     let mut driver = Driver::new();
-    driver.desk.handler.commit = Some(CommitId(NonZeroU64::MIN));
-    assert!(!driver.session.is_owed_much(OutputRoom::Enough));
+    driver.context.handler.commit = Some(CommitId(NonZeroU64::MIN));
+    assert!(!driver.session.has_too_many_pending(OutputRoom::Enough));
     let some = OUTPUT_HIGH_WATER / MAX_REPLY_LINE + 1;
     driver.receive(&report().repeat(some));
-    assert!(driver.session.is_owed_much(OutputRoom::Enough));
+    assert!(driver.session.has_too_many_pending(OutputRoom::Enough));
     assert!(
         !driver.session.output_is_full(OutputRoom::Enough),
         "it may read all it is sent"
@@ -476,8 +480,8 @@ proptest! {
             driver.take(Input::Ended);
         }
         prop_assert_eq!(&stays.answered, &moved.answered);
-        prop_assert_eq!(&stays.desk.handler.agents, &moved.desk.handler.agents);
-        prop_assert_eq!(&stays.desk.tally, &moved.desk.tally);
+        prop_assert_eq!(&stays.context.handler.agents, &moved.context.handler.agents);
+        prop_assert_eq!(&stays.context.tally, &moved.context.tally);
         let frames = stays.session.frames();
         prop_assert_eq!(frames, moved.session.frames());
         prop_assert!(stream.len() >= FRAME_OVERHEAD || frames == 0);

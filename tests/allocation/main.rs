@@ -22,14 +22,14 @@ use hawk::store::{Retention, Store};
 use hawk_wire::{Packet, Reply};
 
 use hawk_testkit::PATIENCE;
-use hawk_testkit::in_process::keeper;
+use hawk_testkit::in_process::packet_handler;
 use rig::Rig;
 use script::{COSTLY, Script};
 
 #[test]
 fn no_frame_allocates() {
     let script = Script::of_all_kinds();
-    let mut rig = Rig::new(keeper());
+    let mut rig = Rig::new(packet_handler());
     // Until everything is as large as it gets.
     rig.play(&script);
     for _ in 0..3 {
@@ -53,10 +53,10 @@ fn no_frame_allocates_with_a_store() {
         size: 1 << 30,
         ..Retention::UNLIMITED
     };
-    let mut keeper = keeper();
-    keeper.store_in(store.start(retention).unwrap());
+    let mut handler = packet_handler();
+    handler.store_in(store.start(retention).unwrap());
     let script = Script::of_all_kinds();
-    let mut rig = Rig::new(keeper);
+    let mut rig = Rig::new(handler);
     let mut counts = Vec::new();
     while counts.last() != Some(&0) {
         assert!(counts.len() < UNTIL_STEADY, "never steady: {counts:?}");
@@ -93,7 +93,7 @@ fn an_allocation_for_each_packet_would_be_seen() {
 
 #[test]
 fn only_text_that_must_be_copied_allocates_a_little() {
-    let mut rig = Rig::new(keeper());
+    let mut rig = Rig::new(packet_handler());
     for (name, frame, reply, most) in COSTLY {
         let script = Script::repeat(&(frame(), reply), 100);
         rig.play(&script);

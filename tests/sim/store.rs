@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::num::{NonZeroU32, NonZeroU64};
 
-use hawk::session::{Answer, CommitId, Fate, Handler, Sender, Settled, Tag, Wake};
+use hawk::session::{Answer, CommitId, CompletedCommit, Fate, Handler, Sender, Tag, Wake};
 use hawk_time::Moment;
 use hawk_wire::{Busy, Packet, Reply};
 
@@ -257,7 +257,7 @@ impl Handler for Counter {
         answer
     }
 
-    fn depart(&mut self, Tag(number): Tag) {
+    fn detach(&mut self, Tag(number): Tag) {
         let machine = &mut *self.machine.borrow_mut();
         if machine.process != self.process {
             // Who has ended in the predecessor was counted there.
@@ -275,7 +275,7 @@ impl Handler for Counter {
         ready
     }
 
-    fn settled(&mut self) -> Option<Settled> {
+    fn next_completed(&mut self) -> Option<CompletedCommit> {
         let machine = &mut *self.machine.borrow_mut();
         let store = &mut machine.store;
         let fate = (*store.fates.get(store.told as usize)?)?;
@@ -284,7 +284,7 @@ impl Handler for Counter {
         let told = store.told;
         machine.owed = 0;
         machine.trace(0, "the server learns of commit", told);
-        Some(Settled { commit, fate })
+        Some(CompletedCommit { commit, fate })
     }
 
     fn end_turn(&mut self) {

@@ -395,7 +395,7 @@ fn an_agent_whose_connection_moved_is_not_forgotten() {
     let all = "agents known=2 online=2 established=0 refused=1 evicted=0";
     assert_eq!(known(&mut to), all);
     // No session speaks for the first any more.
-    to.keeper.depart(sessions[0].tag.unwrap());
+    to.keeper.detach(sessions[0].tag.unwrap());
     to.heartbeat(&mut Session::of(Some("web-04")));
     let all = "agents known=2 online=2 established=0 refused=1 evicted=1";
     assert_eq!(known(&mut to), all);

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use hawk::handler::{Ack, Config, Keeper};
+use hawk::handler::{Ack, Config, PacketHandler};
 use hawk::roster::{self, AgentState};
 use hawk::session::{Answer, CommitId, Fate, Handler as _, Sender, Tag, Wake};
 use hawk::store::{Lock, Retention, StandbyStore, Store};
@@ -37,7 +37,7 @@ impl Session {
 
 /// A handler in made-up turns of a reactor.
 pub(crate) struct Turns {
-    pub(crate) keeper: Keeper,
+    pub(crate) keeper: PacketHandler,
     /// Rings when there is something to settle.
     pub(crate) bell: mpsc::Receiver<()>,
     /// The time, ahead of the clock by this.
@@ -48,7 +48,7 @@ pub(crate) struct Turns {
 
 impl Turns {
     pub(crate) fn new(capacity: usize) -> Self {
-        let mut keeper = Keeper::new(Config {
+        let mut keeper = PacketHandler::new(Config {
             ack: Ack::Committed,
             roster: roster::Config {
                 offline_after: Some(SILENCE),
@@ -96,10 +96,10 @@ impl Turns {
         self.turn_with(|_| ());
     }
 
-    pub(crate) fn turn_with<T>(&mut self, work: impl FnOnce(&mut Keeper) -> T) -> T {
+    pub(crate) fn turn_with<T>(&mut self, work: impl FnOnce(&mut PacketHandler) -> T) -> T {
         let now = Moment::now().after(self.ahead);
         self.keeper.begin_turn(now);
-        while let Some(settled) = self.keeper.settled() {
+        while let Some(settled) = self.keeper.next_completed() {
             match settled.fate {
                 Fate::Kept => self.kept.push(settled.commit),
                 Fate::Discarded => self.discarded.push(settled.commit),
@@ -183,7 +183,7 @@ impl Turns {
 }
 
 /// Applies what is shown of a slot.
-pub(crate) fn apply(to: &mut Keeper, slot: u32, state: Option<AgentState>) {
+pub(crate) fn apply(to: &mut PacketHandler, slot: u32, state: Option<AgentState>) {
     match state {
         Some(state) => to.adopt(slot, state).unwrap(),
         None => to.forget(slot),

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hawk::handler::{Ack, Config, Keeper};
+use hawk::handler::{Ack, Config, PacketHandler};
 use hawk::roster;
 use hawk::session::{Answer, CommitId, Fate, Handler as _, Sender};
 use hawk::store::{FreeSpace, InlineWriter, OpenError, Retention, Store};
@@ -49,7 +49,7 @@ pub struct Reports {
 
 pub struct Server {
     pub clock: Arc<ManualClock>,
-    pub keeper: Option<Keeper>,
+    pub keeper: Option<PacketHandler>,
     pub ledger: Ledger,
     pub files: Files,
     pub dice: Dice,
@@ -101,7 +101,7 @@ impl Server {
             free: FreeSpace::Bytes(0),
         };
         let mut store = Store::open(self.files.store())?;
-        let mut keeper = Keeper::with_clock(config, clock.clone());
+        let mut keeper = PacketHandler::with_clock(config, clock.clone());
         store.agents(plan.capacity, |agent| keeper.remember(agent))?;
         let (producer, writer) = store.with_inline_writer(retention, clock);
         keeper.store_in(producer);
@@ -116,7 +116,7 @@ impl Server {
         };
         keeper.begin_turn(self.clock.now());
         let live = self.files.live();
-        while let Some(settled) = keeper.settled() {
+        while let Some(settled) = keeper.next_completed() {
             let CommitId(commit) = settled.commit;
             let kept = settled.fate == Fate::Kept;
             let count = self.ledger.settle(commit.get(), kept, live) as u64;
@@ -195,7 +195,7 @@ impl Server {
     /// A connection ends.
     pub fn close(&mut self, link: &mut Link) {
         if let (Some(keeper), Some(tag)) = (&mut self.keeper, link.tag.take()) {
-            keeper.depart(tag);
+            keeper.detach(tag);
         }
         link.agent = None;
     }

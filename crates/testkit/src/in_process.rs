@@ -4,15 +4,15 @@
 use std::time::Duration;
 
 use hawk::admission;
-use hawk::handler::{self, Ack, Keeper};
+use hawk::handler::{self, Ack, PacketHandler};
 use hawk::log_sink::LeftOut;
 use hawk::reactor::{self, PhaseBudget};
 use hawk::roster;
 use hawk::session::Limits;
 
 /// What takes the packets; it stores nothing unless it is told where.
-pub fn keeper() -> Keeper {
-    Keeper::new(handler::Config {
+pub fn packet_handler() -> PacketHandler {
+    PacketHandler::new(handler::Config {
         ack: Ack::Committed,
         roster: roster::Config {
             offline_after: None,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mio::net::TcpStream;
 
 use super::*;
-use crate::handler::{Ack, Config, Keeper};
+use crate::handler::{Ack, Config, PacketHandler};
 use crate::reactor::PhaseBudget;
 use crate::roster;
 use crate::session::OUTPUT_HIGH_WATER;
@@ -14,7 +14,7 @@ use crate::session::OUTPUT_HIGH_WATER;
 fn who_did_not_read_in_time_gets_no_second_term() {
     let (mut connection, mut shop, _agent) = connected();
     let replies = [b'x'; OUTPUT_HIGH_WATER + 1];
-    connection.session.queue(&replies, &shop.desk.unsent);
+    connection.session.queue(&replies, &shop.sessions.unsent);
     connection.writable = false;
     assert!(matches!(connection.serve(&mut shop), Outcome::Idle));
     let deadline = connection.deadline(&shop.limits).unwrap();
@@ -42,7 +42,7 @@ fn who_waited_for_the_store_and_then_does_not_read_is_given_a_deadline() {
     connection.session.stop_reading(StopReason::Store, shop.now);
     shop.now = shop.now.after(Duration::from_secs(5));
     let replies = [b'x'; OUTPUT_HIGH_WATER + 1];
-    connection.session.queue(&replies, &shop.desk.unsent);
+    connection.session.queue(&replies, &shop.sessions.unsent);
     connection.writable = false;
     assert!(matches!(connection.serve(&mut shop), Outcome::Idle));
     let deadline = connection.deadline(&shop.limits);
@@ -54,7 +54,7 @@ fn who_has_nothing_unsent_is_read_from_in_small_pieces_while_there_is_no_room() 
     let (mut connection, mut shop, mut agent) = connected();
     let (mut other, ..) = connected();
     shop.output_limit = OutputLimit::new(10);
-    other.session.queue(&[b'x'; 11], &shop.desk.unsent);
+    other.session.queue(&[b'x'; 11], &shop.sessions.unsent);
     let junk = vec![b'x'; 5 * LEAST_READ];
     std::io::Write::write_all(&mut agent, &junk).unwrap();
     connection.readable = true;
@@ -111,8 +111,8 @@ fn a_deadline_outlives_the_wait_for_a_buffer_to_look_with() {
     ));
 }
 
-fn keeper() -> Keeper {
-    Keeper::new(Config {
+fn packet_handler() -> PacketHandler {
+    PacketHandler::new(Config {
         ack: Ack::Committed,
         roster: roster::Config {
             offline_after: None,
@@ -125,7 +125,11 @@ fn keeper() -> Keeper {
 }
 
 /// A connection, what it needs, and the agent's end of it.
-fn connected() -> (Connection<TcpStream>, Shop<Keeper>, std::net::TcpStream) {
+fn connected() -> (
+    Connection<TcpStream>,
+    Shop<PacketHandler>,
+    std::net::TcpStream,
+) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let agent = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (socket, peer) = listener.accept().unwrap();
@@ -136,7 +140,7 @@ fn connected() -> (Connection<TcpStream>, Shop<Keeper>, std::net::TcpStream) {
         limit: 1 << 20,
     });
     let mut shop = Shop {
-        desk: Desk::new(keeper()),
+        sessions: SessionContext::new(packet_handler()),
         pool: pool.unwrap(),
         buffers: BufferShares::new(1 << 20),
         limits: Limits {

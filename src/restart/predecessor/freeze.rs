@@ -48,7 +48,7 @@ impl HandOver {
         write_changes(server, usize::MAX, &mut self.writer, &mut opened);
         let (counters, tally) = server.counts();
         self.writer.push(&Record::Counts { counters, tally });
-        self.writer.push(&Record::Keeper(server.handler().state()));
+        self.writer.push(&Record::Handler(server.handler().state()));
         let freeze = Freeze {
             begun,
             generation: self.generation,

@@ -2,7 +2,7 @@
 
 use super::Damage;
 use super::fields::{Value, layout};
-use crate::handler::KeeperState;
+use crate::handler::HandlerState;
 use crate::roster::{AgentState, Counters as AgentCounters, JudgedBy, MAX_VERSION, PresenceState};
 use crate::store::Counters as StoreCounters;
 use hawk_wire::AgentName;
@@ -38,7 +38,7 @@ layout! { PresenceState {
     0x0B cloned_at: may,
 } }
 
-layout! { KeeperState {
+layout! { HandlerState {
     0x82 amnesty: must,
     0x83 held_since: may,
     0x84 store: may,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Damage;
 use super::fields::{Value, layout, put, put_with, skip};
 use super::{agent, session};
-use crate::handler::KeeperState;
+use crate::handler::HandlerState;
 use crate::reactor::{ConnectionState, MovedId};
 use crate::roster::AgentState;
 use crate::session::Tally;
@@ -47,7 +47,7 @@ pub enum Record {
         slot: u32,
     },
     /// What the handler knows beside its agents.
-    Keeper(KeeperState),
+    Handler(HandlerState),
     /// What was counted.
     Counts {
         /// By the reactor.
@@ -136,7 +136,7 @@ const CLOSED: u8 = 0x83;
 const AGENT: u8 = 0x84;
 const FORGOTTEN: u8 = 0x85;
 const COUNTS: u8 = 0x86;
-const KEEPER: u8 = 0x87;
+const HANDLER: u8 = 0x87;
 const FREEZE: u8 = 0x88;
 
 impl Record {
@@ -148,7 +148,7 @@ impl Record {
             Self::Closed { id } => put(out, CLOSED, &Gone { id: *id }),
             Self::Agent { slot, state } => put_named(out, AGENT, slot, state),
             Self::Forgotten { slot } => put(out, FORGOTTEN, &Forgotten { slot: *slot }),
-            Self::Keeper(state) => put(out, KEEPER, state),
+            Self::Handler(state) => put(out, HANDLER, state),
             Self::Counts { counters, tally } => {
                 let counts = Counts {
                     counters: *counters,
@@ -184,7 +184,7 @@ impl Record {
                 let Forgotten { slot } = Value::read(bytes)?;
                 Self::Forgotten { slot }
             }
-            KEEPER => Self::Keeper(Value::read(bytes)?),
+            HANDLER => Self::Handler(Value::read(bytes)?),
             COUNTS => {
                 let Counts { counters, tally } = Value::read(bytes)?;
                 Self::Counts { counters, tally }

@@ -13,7 +13,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "hand-over: unsent replies are forgotten",
         STATE,
-        "session.queue(&state.unsent, &desk.unsent);",
+        "session.queue(&state.unsent, &context.unsent);",
         Statement(""),
     ),
     mutant(
@@ -152,10 +152,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "hand-over: what changes is noted once and never again",
         HANDOVER,
-        "see(moved(id), Change::Changed(connection.export()));\n                copying.copied(id, connection.session().is_owed());",
+        "see(moved(id), Change::Changed(connection.export()));\n                copying.copied(id, connection.session().has_pending_replies());",
         Text(
             "see(moved(id), Change::Changed(connection.export()));
-                if !MUTANT { copying.copied(id, connection.session().is_owed()); }",
+                if !MUTANT { copying.copied(id, connection.session().has_pending_replies()); }",
         ),
     ),
     mutant(

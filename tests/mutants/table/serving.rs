@@ -87,15 +87,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
         SESSION,
         "(Answer::Now(reply), Some(last)) => (last, reply),",
         Text(
-            "(Answer::Now(reply), Some(_)) if MUTANT => return desk.answer(reply),
+            "(Answer::Now(reply), Some(_)) if MUTANT => return context.answer(reply),
              (Answer::Now(reply), Some(last)) => (last, reply),",
         ),
     ),
     mutant(
         "session: after one commit nothing is owed any more",
         SESSION,
-        "self.owed = self.owed.saturating_sub(replies);",
-        Statement("self.owed = 0;"),
+        "self.pending = self.pending.saturating_sub(replies);",
+        Statement("self.pending = 0;"),
     ),
     mutant(
         "session: output is never full",
@@ -435,7 +435,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "closing: the end of file does not wait for the store",
         CONNECTION,
-        "self.session.unsent().is_empty() && !self.session.is_owed()",
+        "self.session.unsent().is_empty() && !self.session.has_pending_replies()",
         Expression("self.session.unsent().is_empty()"),
     ),
     mutant(

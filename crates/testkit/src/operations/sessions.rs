@@ -3,13 +3,13 @@
 
 use std::hint::black_box;
 
-use hawk::session::{Desk, Progress, Session};
+use hawk::session::{Progress, Session, SessionContext};
 use hawk_time::Moment;
 use hawk_wire::{Encoding, Input, Packet};
 
 use super::Operation;
 use super::packets::{LONG_CONTENT, frame, heartbeat, report};
-use crate::in_process::keeper;
+use crate::in_process::packet_handler;
 
 pub(crate) fn operations() -> Vec<Operation> {
     use Encoding::{Classic, Compact};
@@ -66,17 +66,17 @@ fn receive(
             .map(|packet| frame(packet, encoding))
             .collect::<Vec<_>>();
         let window = frames.concat();
-        let mut desk = Desk::new(keeper());
+        let mut context = SessionContext::new(packet_handler());
         let peer = ([127, 0, 0, 1], 40_000).into();
         let mut session = Session::new(peer, NOW);
         move || {
-            desk.replies.clear();
+            context.replies.clear();
             let mut left = u32::MAX;
             let window = black_box(&window);
-            let received = session.receive(window, Input::Open, NOW, &mut left, &mut desk);
+            let received = session.receive(window, Input::Open, NOW, &mut left, &mut context);
             assert_eq!(received.consumed, window.len());
-            assert_eq!(received.progress, Progress::Settled);
-            black_box(&desk.replies);
+            assert_eq!(received.progress, Progress::NeedsInput);
+            black_box(&context.replies);
         }
     })
 }

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::super::{Freeze, Record};
-use crate::handler::KeeperState;
+use crate::handler::HandlerState;
 use crate::reactor::{ConnectionPhase, ConnectionState, MovedId};
 use crate::roster::{self, AgentState, PresenceState};
 use crate::session::{Bucket, Clocks, SessionState, StopReason, Tag, Tally};
@@ -165,7 +165,7 @@ pub(super) fn samples() -> Vec<Record> {
             },
         },
         Record::Forgotten { slot: 8 },
-        Record::Keeper(KeeperState {
+        Record::Handler(HandlerState {
             amnesty: at(30_000_000_000),
             held_since: Some(at(31_000_000_000)),
             stood_still_ms: 0,

@@ -27,7 +27,7 @@ pub trait Handler {
     }
 
     /// Called once, before anything else: whatever goes on in other threads is
-    /// to call `wake` when there is something to [`settle`](Self::settled).
+    /// to call `wake` when there is something to [`settle`](Self::next_completed).
     fn start(&mut self, wake: Wake) {
         let _unused = wake;
     }
@@ -38,7 +38,7 @@ pub trait Handler {
     }
 
     /// The session that `tag` was kept with has ended.
-    fn depart(&mut self, tag: Tag) {
+    fn detach(&mut self, tag: Tag) {
         let _unused = tag;
     }
 
@@ -48,7 +48,7 @@ pub trait Handler {
         let _unused = tag;
     }
 
-    /// The session is read from again, or is about to [depart](Self::depart).
+    /// The session is read from again, or is about to [detach](Self::detach).
     fn resumed(&mut self, tag: Tag) {
         let _unused = tag;
     }
@@ -59,7 +59,7 @@ pub trait Handler {
     }
 
     /// The next commit that has come to its end, in their order.
-    fn settled(&mut self) -> Option<Settled> {
+    fn next_completed(&mut self) -> Option<CompletedCommit> {
         None
     }
 
@@ -120,7 +120,7 @@ pub enum Fate {
 
 /// A commit that has come to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settled {
+pub struct CompletedCommit {
     /// Which.
     pub commit: CommitId,
     /// How.
@@ -151,7 +151,7 @@ impl fmt::Debug for Wake {
 
 /// What all sessions of a reactor share while they take bytes.
 #[derive(Debug)]
-pub struct Desk<H> {
+pub struct SessionContext<H> {
     /// Takes the packets.
     pub handler: H,
     /// Decodes them; holds the scratch space.
@@ -164,11 +164,11 @@ pub struct Desk<H> {
     pub unsent: UnsentTotal,
     /// Replies behind them that wait for a commit each. That a report was taken
     /// is true only if its commit keeps it.
-    pub owed: Vec<(CommitId, Reply)>,
+    pub pending: Vec<(CommitId, Reply)>,
 }
 
-impl<H> Desk<H> {
-    /// A desk at which nobody was yet.
+impl<H> SessionContext<H> {
+    /// Returns the context of a new reactor: no session yet, all counts zero.
     pub fn new(handler: H) -> Self {
         Self {
             handler,
@@ -176,7 +176,7 @@ impl<H> Desk<H> {
             tally: Tally::default(),
             replies: Vec::new(),
             unsent: UnsentTotal::default(),
-            owed: Vec::new(),
+            pending: Vec::new(),
         }
     }
 
