@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hawk::store::{Cursor, EventRow, Journal, Reader, ReportRow, Store};
+use hawk::store::{AgentQuery, Cursor, EventRow, Journal, Reader, ReportRow, Store};
 use hawk_time::UnixNanos;
 use rusqlite::Connection;
 
@@ -65,8 +65,13 @@ fn read(path: PathBuf) {
     };
     let _heard = reader.last_seen();
     let agents = reader.agents().unwrap_or_default();
-    let _found = reader.find_named("web-01");
-    let _found = reader.find_unnamed(std::net::Ipv4Addr::LOCALHOST.into());
+    for agent in [
+        AgentQuery::Name("web-01".to_owned()),
+        AgentQuery::Address(std::net::Ipv4Addr::LOCALHOST.into()),
+    ] {
+        let _found = reader.find::<ReportRow>(&agent);
+        let _found = reader.find::<EventRow>(&agent);
+    }
     for time in [None, Some(UnixNanos::from_nanos(1_475_249_220_000_000_000))] {
         all::<ReportRow>(&reader, time);
         all::<EventRow>(&reader, time);

@@ -13,7 +13,7 @@ use super::output::{self, Audience};
 use super::store_args::StoreArgs;
 use super::text::{address, cut, quoted, unquoted, visible_name};
 use super::values::{self, Since};
-use crate::store::{AgentId, AgentIdentity, Cursor, Journal, Reader};
+use crate::store::{AgentFilter, AgentId, AgentIdentity, AgentQuery, Cursor, Journal, Reader};
 
 /// Default number of rows shown first when following: as many as `tail -f` shows.
 const FOLLOW_FROM: u64 = 10;
@@ -103,7 +103,7 @@ impl JournalArgs {
     ) -> anyhow::Result<()> {
         let reader = self.store.open()?;
         let [since, until] = [&self.since, &self.until].map(|time| time.as_ref().map(Since::time));
-        let selection = reader.select::<J>(self.agents(&reader)?, since, until)?;
+        let selection = reader.select::<J>(self.agent::<J>(&reader)?, since, until)?;
         let default = match self.follow && since.is_none() {
             true => Some(FOLLOW_FROM),
             false => self.is_cut(form).then_some(ON_A_TERMINAL),
@@ -150,24 +150,21 @@ impl JournalArgs {
         }
     }
 
-    fn agents(&self, reader: &Reader) -> anyhow::Result<Option<Vec<AgentId>>> {
+    /// Returns the filter for `--agent`.
+    fn agent<J: Journal>(&self, reader: &Reader) -> anyhow::Result<Option<AgentFilter>> {
         let Some(agent) = &self.agent else {
             return Ok(None);
         };
-        let found = match Wanted::parse(agent) {
-            Wanted::Number(id) => Some(id),
-            Wanted::Address(address) => reader.find_unnamed(address)?,
-            Wanted::Name(name) => reader.find_named(&name)?,
-        };
-        let Some(found) = found else {
+        let found = reader.find::<J>(&parse_agent(agent))?;
+        if found.is_none() {
             let path = reader.path().display();
-            let hint = match reader.find_named(agent)? {
-                Some(_) => format!("the one with that name is '{}'", quoted(agent)),
+            let hint = match reader.find::<J>(&AgentQuery::Name(agent.clone()))? {
+                Some(_) => format!("the agent with that name is '{}'", quoted(agent)),
                 None => "`hawk agents` lists them".to_owned(),
             };
             bail!("there is no agent {agent:?} in {path}; {hint}");
-        };
-        Ok(Some(vec![found]))
+        }
+        Ok(found)
     }
 
     /// Whether only the last rows are shown although all were asked for.
@@ -197,26 +194,14 @@ pub(super) fn shown(agent: &AgentIdentity) -> String {
     }
 }
 
-/// The one agent that `--agent` asks for.
-#[derive(Debug, PartialEq, Eq)]
-enum Wanted {
-    /// By the number of its row.
-    Number(AgentId),
-    /// One without a name, by its address.
-    Address(IpAddr),
-    /// By its name.
-    Name(String),
-}
-
-impl Wanted {
-    fn parse(text: &str) -> Self {
-        let number = text.strip_prefix('#').and_then(|id| id.parse().ok());
-        match (number, text.parse::<IpAddr>(), unquoted(text)) {
-            (Some(id), ..) => Self::Number(AgentId(id)),
-            (_, Ok(address), _) => Self::Address(address.to_canonical()),
-            (_, _, Some(name)) => Self::Name(name),
-            _ => Self::Name(text.to_owned()),
-        }
+/// Reads the value of `--agent`.
+fn parse_agent(text: &str) -> AgentQuery {
+    let number = text.strip_prefix('#').and_then(|id| id.parse().ok());
+    match (number, text.parse::<IpAddr>(), unquoted(text)) {
+        (Some(id), ..) => AgentQuery::Id(AgentId(id)),
+        (_, Ok(address), _) => AgentQuery::Address(address.to_canonical()),
+        (_, _, Some(name)) => AgentQuery::Name(name),
+        _ => AgentQuery::Name(text.to_owned()),
     }
 }
 
@@ -226,11 +211,11 @@ mod tests {
 
     #[test]
     fn an_agent_is_wanted_by_number_address_or_name() {
-        let name = |name: &str| Wanted::Name(name.to_owned());
-        let address = |text: &str| Wanted::Address(text.parse().unwrap());
+        let name = |name: &str| AgentQuery::Name(name.to_owned());
+        let address = |text: &str| AgentQuery::Address(text.parse().unwrap());
         for (text, wanted) in [
             ("web-01", name("web-01")),
-            ("#7", Wanted::Number(AgentId(7))),
+            ("#7", AgentQuery::Id(AgentId(7))),
             ("\"#7\"", name("#7")),
             ("#seven", name("#seven")),
             ("::ffff:10.0.0.7", address("10.0.0.7")),
@@ -238,7 +223,7 @@ mod tests {
             ("\"a\\u{202e}b\"", name("a\u{202e}b")),
             ("\"half", name("\"half")),
         ] {
-            assert_eq!(Wanted::parse(text), wanted, "{text}");
+            assert_eq!(parse_agent(text), wanted, "{text}");
         }
     }
 }

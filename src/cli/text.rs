@@ -13,6 +13,9 @@ use crate::log_sink::{escape, is_blank};
 /// unassigned and private ones, all spaces but U+0020, and letters and symbols without a
 /// shape.
 pub(super) fn visible(text: &str) -> String {
+    if !text.is_empty() && text.bytes().all(|byte| byte != b' ' && is_plain(byte)) {
+        return text.to_owned();
+    }
     let quoted = quoted(text);
     let is_plain = quoted.len() == text.len() + 2 && !text.is_empty() && !text.contains(' ');
     if is_plain { text.to_owned() } else { quoted }
@@ -20,8 +23,17 @@ pub(super) fn visible(text: &str) -> String {
 
 /// The text in quotes, escaped as [`visible`] says.
 pub(super) fn quoted(text: &str) -> String {
+    // Most texts need no escape: these are copied, not read character by character.
+    if text.bytes().all(is_plain) {
+        return ["\"", text, "\""].concat();
+    }
     // Rust's own escapes are what is not printable in Unicode, quotes and backslashes.
     escape(&format!("{text:?}"), is_blank).into_owned()
+}
+
+/// Whether a byte is printable ASCII that needs no escape within quotes.
+const fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')
 }
 
 /// Text that is not an agent's alone, such as a message: only what is not visible is
@@ -128,6 +140,9 @@ mod tests {
         assert_eq!(visible(""), "\"\"");
         assert_eq!(visible("a b"), "\"a b\"");
         assert_eq!(visible("a\"b"), "\"a\\\"b\"");
+        assert_eq!(quoted("a b~"), "\"a b~\"");
+        assert_eq!(quoted("a\\b"), "\"a\\\\b\"");
+        assert_eq!(visible("it's"), "it's");
         for (character, escape) in [
             ('\x1b', "\\u{1b}"),
             ('\x7f', "\\u{7f}"),

@@ -37,8 +37,8 @@ pub use lock::{Lock, LockError};
 pub use open::OpenError;
 pub use producer::BatchProducer;
 pub use reader::{
-    AgentId, AgentIdentity, AgentRow, Cursor, EventRow, Journal, JournalPage, Notice, Reader,
-    ReportRow, Selection, State,
+    AgentFilter, AgentId, AgentIdentity, AgentQuery, AgentRow, Cursor, EventRow, Journal,
+    JournalPage, Notice, Reader, ReportRow, Selection, State,
 };
 pub use retention::{FreeSpace, Retention};
 pub use slot::{Counters, Health};

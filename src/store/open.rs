@@ -190,14 +190,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, OpenError> {
     match fitness {
         Fitness::Ready => {}
         Fitness::Empty | Fitness::Older(_) => schema::migrate(&mut connection).map_err(failed)?,
-        Fitness::Newer(found) => {
-            return Err(OpenError::Newer {
-                path: path.to_owned(),
-                found,
-                known: schema::VERSION,
-            });
-        }
-        Fitness::Foreign => return Err(OpenError::Foreign(path.to_owned())),
+        Fitness::Newer(_) | Fitness::Foreign => return Err(fitness.refusal(path)),
     }
     configure(&mut connection).map_err(failed)?;
     Ok(connection)

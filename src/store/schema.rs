@@ -2,10 +2,13 @@
 //!
 //! `docs/store.md` tells users what each column means.
 
+use std::path::Path;
 use std::sync::OnceLock;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Row};
+
+use super::OpenError;
 
 /// Marks a file as one of ours (`PRAGMA application_id`): "hawk" in ASCII.
 pub const APPLICATION_ID: i32 = 0x6861_776b;
@@ -26,6 +29,21 @@ pub enum Fitness {
     Newer(i32),
     /// Some other program's database.
     Foreign,
+}
+
+impl Fitness {
+    /// Returns the error for a file that this program must not use.
+    pub(super) fn refusal(self, path: &Path) -> OpenError {
+        let path = path.to_owned();
+        match self {
+            Self::Newer(found) => OpenError::Newer {
+                path,
+                found,
+                known: VERSION,
+            },
+            _ => OpenError::Foreign(path),
+        }
+    }
 }
 
 /// Looks at the file behind `connection` without changing it.

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::location;
 use super::open::check_tables;
 use super::reader;
-use super::schema::{self, Fitness};
+use super::schema::Fitness;
 use super::{BatchProducer, Delivery, Lock, OpenError, Retention, Store, Writer};
 
 /// A store that was looked at, and that this process can go on writing.
@@ -49,12 +49,7 @@ impl Store {
                 connection,
                 delivery: Arc::default(),
             }),
-            Fitness::Newer(found) => Err(OpenError::Newer {
-                path,
-                found,
-                known: schema::VERSION,
-            }),
-            Fitness::Foreign => Err(OpenError::Foreign(path)),
+            Fitness::Newer(_) | Fitness::Foreign => Err(fitness.refusal(&path)),
         }
     }
 }
@@ -95,6 +90,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::store::schema;
     use crate::store::{AgentRecord, Health, ReportRecord, State};
     use hawk_time::{Moment, UnixNanos};
 

@@ -1,6 +1,6 @@
 //! A journal that is longer than a step: nothing is left out or shown twice.
 
-use hawk::store::{AgentId, Cursor, Reader, ReportRow, Selection, schema};
+use hawk::store::{AgentFilter, AgentId, Cursor, Reader, ReportRow, Selection, schema};
 use hawk_time::UnixNanos;
 use rusqlite::Connection;
 
@@ -41,8 +41,8 @@ fn summarise(store: &Connection) {
         .unwrap();
 }
 
-fn of(reader: &Reader, agents: Option<Vec<AgentId>>) -> Selection {
-    reader.select::<ReportRow>(agents, None, None).unwrap()
+fn of(reader: &Reader, agent: Option<AgentFilter>) -> Selection {
+    reader.select::<ReportRow>(agent, None, None).unwrap()
 }
 
 fn between(reader: &Reader, since: i64, until: i64) -> Selection {
@@ -74,7 +74,11 @@ fn all_are_shown_once_and_in_order() {
     let (all, steps) = collect(&reader, Cursor::START, &of(&reader, None));
     assert_eq!(all, (1..=ROWS).collect::<Vec<_>>());
     assert_eq!(steps, 3);
-    let (few, _) = collect(&reader, Cursor::START, &of(&reader, Some(vec![AgentId(2)])));
+    let (few, _) = collect(
+        &reader,
+        Cursor::START,
+        &of(&reader, Some(AgentFilter::id(AgentId(2)))),
+    );
     assert_eq!(few, (1..=25).map(|i| i * 1000).collect::<Vec<_>>());
 }
 
@@ -93,7 +97,7 @@ fn the_last_are_found_however_far_back() {
         assert_eq!(found, expected, "{count}");
     }
     assert_eq!(last(0, &all), [0; 0]);
-    let second = vec![AgentId(2)];
+    let second = AgentFilter::id(AgentId(2));
     let found = last(12, &of(&reader, Some(second.clone())));
     assert_eq!(found, (14..=25).map(|i| i * 1000).collect::<Vec<_>>());
     let since = Some(UnixNanos::from_nanos(200_000));
