@@ -1,9 +1,9 @@
-//! In the steady state nothing is allocated for a frame, from its bytes on the socket
-//! to its reply, however the stream is cut: the whole server in this process, with
-//! real sockets, and an allocator that counts for each thread by itself.
+//! In the steady state the event loop allocates no memory for a frame, from its bytes on
+//! the socket to its reply, for any cut of the stream. The whole server runs in this
+//! process, with real sockets and an allocator that counts for each thread.
 //!
-//! It is the event loop's thread that counts. The writer's has a transaction for each
-//! batch, and is left out.
+//! Only the event loop's thread is counted; the writer's thread runs a transaction for each
+//! batch.
 
 #![allow(
     clippy::unwrap_used,
@@ -30,7 +30,7 @@ use script::{COSTLY, Script};
 fn no_frame_allocates() {
     let script = Script::of_all_kinds();
     let mut rig = Rig::new(packet_handler());
-    // Until everything is as large as it gets.
+    // Until all buffers have their final size.
     rig.play(&script);
     for _ in 0..3 {
         let played = rig.play(&script);
@@ -39,9 +39,9 @@ fn no_frame_allocates() {
     }
 }
 
-/// How many reports come together in a batch, and so how large it gets, goes by how
-/// long the disk took over the one before. So it is played until it is steady, at most
-/// so often; what only one frame in a thousand cost would be seen each time.
+/// The number of reports in a batch, and so its size, depends on how long the disk took for
+/// the last one. So the script is repeated until the counts are steady, at most this often.
+/// A cost of one frame in a thousand would show each time.
 const UNTIL_STEADY: usize = 30;
 
 #[test]
@@ -67,7 +67,7 @@ fn no_frame_allocates_with_a_store() {
     rig.into_handler().finish(PATIENCE, PATIENCE).unwrap();
 }
 
-/// Allocates once for each packet, and keeps nothing.
+/// Allocates once for each packet, and stores no report.
 struct Wasteful;
 
 impl Handler for Wasteful {

@@ -1,5 +1,5 @@
-//! A server and its agents, by turns on one thread: whatever an agent sends is read
-//! before the next piece is sent, so that every cut is a read of its own.
+//! A server and its agents, alternating on one thread: the server reads each piece before
+//! an agent sends the next, so that every cut is a read of its own.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -14,7 +14,7 @@ use hawk_time::Moment;
 use crate::script::{AGENTS, Scene, Script};
 use hawk_testkit::{PATIENCE, in_process};
 
-/// A server in this thread, with all of its agents connected.
+/// A server in this thread, with all its agents connected.
 pub(crate) struct Rig<H: Handler> {
     reactor: Reactor<H, Paced>,
     agents: Vec<TcpStream>,
@@ -22,12 +22,12 @@ pub(crate) struct Rig<H: Handler> {
     allocations: u64,
 }
 
-/// What came of a script.
+/// The result of a script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Played {
     /// Frames that were answered.
     pub(crate) frames: u64,
-    /// Those of them that the handler was given.
+    /// The answered frames that reached the handler.
     pub(crate) packets: u64,
     /// Allocations on the event loop's thread, in its turns.
     pub(crate) allocations: u64,
@@ -46,7 +46,7 @@ impl<H: Handler> Rig<H> {
         }
     }
 
-    /// Plays all of it, and checks every reply.
+    /// Plays the whole script, and checks every reply.
     pub(crate) fn play(&mut self, script: &Script) -> Played {
         let before = self.so_far();
         script.scenes().iter().for_each(|scene| self.act(scene));
@@ -58,7 +58,7 @@ impl<H: Handler> Rig<H> {
         }
     }
 
-    /// Gives the handler back, for its own end.
+    /// Returns the handler, so that the test can end it.
     pub(crate) fn into_handler(self) -> H {
         self.reactor.into_handler()
     }
@@ -80,7 +80,8 @@ impl<H: Handler> Rig<H> {
             let mut rest = piece.as_slice();
             sent += rest.len() as u64;
             while !rest.is_empty() || self.bytes_in() < read + sent {
-                // Whoever cannot write has written what can be read.
+                // An agent that cannot write has already written bytes that the server can
+                // read.
                 rest = &rest[write(&self.agents[*agent], rest)..];
                 self.turn();
             }
@@ -94,7 +95,7 @@ impl<H: Handler> Rig<H> {
         }
     }
 
-    /// One turn of the event loop; the only place where allocations count.
+    /// Runs one turn of the event loop, the only place where allocations count.
     fn turn(&mut self) {
         let counted = measure(|| {
             let ended = self.reactor.turn(None).unwrap();
@@ -119,7 +120,7 @@ fn connect(address: SocketAddr) -> TcpStream {
     agent
 }
 
-/// Sends as much of it as goes; how much that is.
+/// Sends as many bytes as the socket takes, and returns their number.
 fn write(mut agent: &TcpStream, bytes: &[u8]) -> usize {
     if bytes.is_empty() {
         return 0;
@@ -134,7 +135,7 @@ fn write(mut agent: &TcpStream, bytes: &[u8]) -> usize {
     }
 }
 
-/// Takes these replies, which were sent.
+/// Reads these replies, which the server has sent.
 fn expect(mut agent: &TcpStream, expected: &[u8]) {
     let mut replies = vec![0; expected.len()];
     agent.read_exact(&mut replies).unwrap();
@@ -144,14 +145,14 @@ fn expect(mut agent: &TcpStream, expected: &[u8]) {
     );
 }
 
-/// What each wait for events takes by the server's clock.
+/// The time of each wait for events by the server's clock.
 ///
-/// Its own way of counting, because buffers that nobody needed for 5 s are given back,
-/// and a slow machine takes 5 s over anything. So those seconds do pass, several times,
-/// and never within one round of the script.
+/// The clock is simulated, because the pool frees unused buffers after 5 s, and a slow
+/// machine may take 5 s for any step. With it these 5 s pass several times, and never
+/// within one round of the script.
 const WAIT: Duration = Duration::from_micros(50);
 
-/// The real machine, but for its clock.
+/// The real kernel, with a simulated clock.
 pub(crate) struct Paced {
     linux: Linux,
     now: Moment,

@@ -1,4 +1,4 @@
-//! What the agents send, and where it is cut: the same each time, by a seed.
+//! The bytes that the agents send, and their cuts, generated from a seed.
 
 use std::ops::Range;
 
@@ -9,25 +9,25 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use hawk_testkit::*;
 
-/// Agents that take turns, so that several have begun a frame at any time.
+/// Agents that take turns, so that several have a partial frame at any time.
 pub(crate) const AGENTS: usize = 4;
 
-/// Scenes with each way to cut a stream.
+/// Scenes for each way to cut a stream.
 const SCENES: usize = 2;
 
 const SEED: u64 = 5;
 
-/// Everything that is sent in one round.
+/// All bytes of one round.
 pub(crate) struct Script {
     scenes: Vec<Scene>,
     frames: usize,
 }
 
-/// What is sent until everybody has all of their replies.
+/// The pieces that are sent until every agent has all its replies.
 pub(crate) struct Scene {
-    /// In their order; each is to be read before the next is sent.
+    /// In order; the server reads each before the next is sent.
     pub(crate) pieces: Vec<(usize, Vec<u8>)>,
-    /// What each agent gets in the end.
+    /// The replies that each agent must have at the end.
     pub(crate) replies: [Vec<u8>; AGENTS],
 }
 
@@ -50,7 +50,7 @@ impl Script {
         script
     }
 
-    /// This, so many times, each in a write of its own.
+    /// Sends this frame so many times, each in its own write.
     pub(crate) fn repeat(exchange: &Exchange, times: usize) -> Self {
         let mut scene = Scene::new();
         let stream = Stream::of(vec![exchange.clone(); times]);
@@ -69,7 +69,7 @@ impl Script {
         &self.scenes
     }
 
-    /// How many frames there are in it.
+    /// Returns the number of frames.
     pub(crate) const fn frames(&self) -> usize {
         self.frames
     }
@@ -101,7 +101,7 @@ impl Scene {
         self.replies[agent].extend_from_slice(&stream.replies);
     }
 
-    /// Brings the agents' pieces into another order, each agent's in their own.
+    /// Shuffles the pieces of different agents, and keeps the order within each agent.
     fn mingle(&mut self, dice: &mut StdRng) {
         let mut queues = [const { Vec::new() }; AGENTS];
         for (agent, piece) in self.pieces.drain(..).rev() {
@@ -124,13 +124,13 @@ impl Scene {
 enum Cut {
     /// One byte at a time; of a long frame, its first and last ones.
     Bytes,
-    /// Before and behind marker, length, data and sum.
+    /// Before and after marker, length, data and checksum.
     Borders,
-    /// Each frame in one.
+    /// Each frame in one write.
     Frames,
-    /// Several frames in one.
+    /// Several frames in one write.
     Several,
-    /// Anywhere.
+    /// At random places.
     Anywhere,
 }
 
@@ -143,7 +143,8 @@ impl Cut {
         Self::Anywhere,
     ];
 
-    /// How many frames each agent sends in a scene: the shorter the pieces, the fewer.
+    /// Returns the number of frames that each agent sends in a scene: the shorter the
+    /// pieces, the fewer.
     const fn frames(self) -> usize {
         match self {
             Self::Bytes => 6,
@@ -156,10 +157,10 @@ impl Cut {
 /// Bytes of a frame at either end that come one by one.
 const EDGE: usize = 150;
 
-/// What one agent sends in a scene.
+/// The bytes of one agent in a scene.
 struct Stream {
     bytes: Vec<u8>,
-    /// Where each frame is.
+    /// The place of each frame.
     borders: Vec<Range<usize>>,
     replies: Vec<u8>,
 }
@@ -218,7 +219,8 @@ fn byte_by_byte(frame: &Range<usize>) -> impl Iterator<Item = usize> + use<> {
     (start + 1..=end).filter(move |at| at - start <= EDGE || end - at <= EDGE)
 }
 
-/// Where its parts end: marker, length, data, sum, marker; and within each marker.
+/// Returns the ends of its parts: marker, length, data, checksum, marker; and a place
+/// within each marker.
 fn at_borders(frame: &Range<usize>) -> [usize; 7] {
     let (start, end) = (frame.start, frame.end);
     let data = end - FRAME_OVERHEAD + 4;
@@ -233,9 +235,9 @@ fn at_borders(frame: &Range<usize>) -> [usize; 7] {
     ]
 }
 
-/// Any frame that an agent in good order sends, and some that are damaged.
+/// Returns a random frame of a correct agent, sometimes damaged.
 fn exchange(agent: usize, dice: &mut StdRng) -> Exchange {
-    // Each has one name for all of its life, the first has none.
+    // Each agent keeps one name; the first has none.
     let names = [None, Some("web-01"), Some("db-é"), Some("a")];
     let name = names[agent];
     let encoding = *[Encoding::Classic, Encoding::Compact].choose(dice).unwrap();
@@ -270,7 +272,7 @@ fn exchange(agent: usize, dice: &mut StdRng) -> Exchange {
     }
 }
 
-/// Of so many characters, none of which JSON has to escape, some not ASCII.
+/// Returns a text of so many characters, some not ASCII, none that JSON has to escape.
 fn text(length: usize) -> String {
     "disk at 71 %, näher dran: 漢字 "
         .chars()
@@ -279,7 +281,8 @@ fn text(length: usize) -> String {
         .collect()
 }
 
-/// A report as neither Go nor our own client writes it, which a JSON parser reads.
+/// Returns a report in a form that neither Go nor hawk's client writes, and that a JSON
+/// parser reads.
 fn spaced_report(encoding: Encoding, length: usize) -> Vec<u8> {
     let content = text(length);
     let inner = format!(r#"{{ "timestamp": 1475249220, "unknown": [1], "content": "{content}" }}"#);
@@ -292,12 +295,12 @@ fn spaced_report(encoding: Encoding, length: usize) -> Vec<u8> {
     }
 }
 
-/// A frame that costs allocations by itself: what it is, how it is made, its reply, and
-/// how many at most.
+/// A frame that needs allocations: its description, its bytes, its reply, and the most
+/// allocations.
 type Costly = (&'static str, fn() -> Vec<u8>, &'static str, u64);
 
-/// What cannot be borrowed from the receive buffer is copied by the JSON parser, and freed
-/// with the frame.
+/// The JSON parser copies text that it cannot borrow from the receive buffer, and frees the
+/// copy with the frame.
 pub(crate) const COSTLY: [Costly; 3] = [
     (
         "escapes in a classic report",

@@ -1,7 +1,7 @@
-//! `hawk load --chaos`: what fails a run, and what is only counted.
+//! `hawk load --chaos`: the faults that fail a run, and those that are only counted.
 //!
-//! Each chaotic connection lives once at least, however short the run, and eight of
-//! them show every conduct there is.
+//! Each chaotic connection has at least one life, also in a short run, and eight of them
+//! show every conduct.
 
 use serde_json::Value;
 
@@ -56,7 +56,7 @@ fn chaos_is_counted_by_conduct_in_either_loop_and_fails_nothing() {
         let found: Vec<_> = conducts.iter().map(|it| it["conduct"].as_str()).collect();
         assert_eq!(found, CONDUCTS.map(Some));
         assert!(conducts.iter().all(|it| it["lives"].as_u64() >= Some(1)));
-        // Whoever sends too much junk is closed, perhaps before it is done.
+        // A connection with too much junk is closed, perhaps before it has sent everything.
         let ended = count(&figures, "as_planned") + count(&figures, "closed_by_server");
         assert_eq!(count(&figures, "lives"), ended, "{figures:#}");
         assert!(count(&figures, "lines") > 0 && count(&figures, "bytes_sent") > 0);
@@ -90,7 +90,7 @@ fn what_good_connections_suffer_fails_the_run() {
 }
 
 #[test]
-fn whoever_is_turned_away_is_counted() {
+fn connections_turned_away_are_counted() {
     let server = Server::start(Conduct::Full(2));
     let (ran, figures) = load(&server, &CHAOS);
     ran.succeeded();
@@ -110,7 +110,7 @@ fn a_server_may_break_off_a_connection_at_any_time() {
 #[test]
 fn a_server_may_end_a_connection_that_stalls() {
     let server = Server::start(Conduct::Unfair(Ill::Ends));
-    // The first life of the one agent is a stall of 25 s behind whole frames.
+    // The first life of the only agent is a stall of 25 s after whole frames.
     let options = [
         "--rate=10",
         "-d=1h",
@@ -128,7 +128,7 @@ fn a_server_may_end_a_connection_that_stalls() {
 }
 
 #[test]
-fn a_broken_protocol_fails_the_run_whoever_it_is_broken_to() {
+fn a_broken_protocol_fails_the_run_on_good_and_chaotic_connections() {
     for (ill, fault, cause) in [
         (
             Ill::Says("error: bad base64\n"),
@@ -167,7 +167,7 @@ fn a_server_that_does_not_hang_up_on_chaos_is_told() {
 fn the_same_seed_makes_the_same_bytes() {
     let reports = || {
         let server = Server::start(Conduct::Good);
-        // The life of the first agent is one of corruption.
+        // The first agent corrupts its frames.
         let options = ["-s", "-n=10", "-c=2", "--chaos=1", "--seed=16"];
         load(&server, &options).0.succeeded();
         let seen = server.seen().into_iter();

@@ -1,4 +1,4 @@
-//! docs/agents.md: the agent does what the rules say, and the test vectors are right.
+//! docs/agents.md: the agent follows the rules, and the test vectors are right.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,14 +16,14 @@ use hawk_testkit::{eventually, skip};
 
 const DOCUMENT: &str = include_str!("../../docs/agents.md");
 
-/// The first block of a language behind a heading.
+/// Returns the first block of a language behind a heading.
 fn block(heading: &str, language: &str) -> &'static str {
     let (_, behind) = DOCUMENT.split_once(heading).unwrap();
     let (_, block) = behind.split_once(&format!("```{language}\n")).unwrap();
     block.split_once("```").unwrap().0
 }
 
-/// The documented frames, by their titles.
+/// Returns the documented frames by title.
 fn vectors() -> BTreeMap<&'static str, Vec<u8>> {
     let mut vectors = BTreeMap::new();
     for vector in block("## Test vectors", "text").split("# ").skip(1) {
@@ -86,7 +86,7 @@ struct Example {
 }
 
 impl Example {
-    /// `None`: there is no Python.
+    /// Starts the agent. `None`: Python is missing.
     fn start(address: &str, depth: u32) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let example = Self::start_in(folder, address, depth);
@@ -133,7 +133,7 @@ impl Drop for Example {
     }
 }
 
-/// Rows of the agent's spool, and the highest id that it gave.
+/// Returns the rows of the agent's spool, and the highest id so far.
 fn spool(folder: &tempfile::TempDir) -> (i64, i64) {
     let spool = rusqlite::Connection::open(folder.path().join("spool.db")).unwrap();
     let number = |query| spool.query_row(query, [], |row| row.get(0)).unwrap();
@@ -181,7 +181,7 @@ fn the_agent_waits_longer_each_time_while_the_store_is_unavailable() {
     let Some(agent) = Example::start(&server.address(), 4) else {
         return;
     };
-    // Were the counter set back by heartbeats, a report would come twice a second.
+    // If heartbeats reset the counter, a report would arrive twice a second.
     let until = std::time::Instant::now() + Duration::from_secs(8);
     let (mut connections, mut beats, mut reports) = (0, 0, 0);
     while std::time::Instant::now() < until {
@@ -194,7 +194,7 @@ fn the_agent_waits_longer_each_time_while_the_store_is_unavailable() {
     }
     assert_eq!(connections, 1, "the connection stays");
     assert!(beats > 10, "{beats} heartbeats");
-    // Four at once, with waits of up to 1, 2, 4 and 8 s between: on average four rounds.
+    // Four reports at once, with waits of up to 1, 2, 4 and 8 s: on average four rounds.
     assert!((1..=60).contains(&reports), "{reports} reports");
     let folder = agent.stop();
     assert!(spool(&folder).0 > 0, "they are kept");

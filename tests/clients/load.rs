@@ -1,4 +1,4 @@
-//! `hawk load` against a server that behaves, and against one that does not.
+//! `hawk load` against correct and faulty servers.
 
 use std::io::Write as _;
 use std::net::TcpListener;
@@ -6,7 +6,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::support::{Conduct, Ran, Seen, Server, finish, finish_meanwhile, hawk, nobody};
+use crate::support::{
+    Conduct, Ran, Seen, Server, address_without_listener, finish, finish_meanwhile, hawk,
+};
 use hawk_testkit::{Lines, ManyAgents, eventually, skip};
 
 /// Runs `hawk load` and reads the figures that it writes as JSON.
@@ -14,7 +16,7 @@ pub(crate) fn load(server: &Server, arguments: &[&str]) -> (Ran, Value) {
     load_meanwhile(server, arguments, |_| {})
 }
 
-/// The same, with something to do once it has started.
+/// Does the same, and calls `meanwhile` once `hawk load` has started.
 pub(crate) fn load_meanwhile(
     server: &Server,
     arguments: &[&str],
@@ -40,7 +42,7 @@ fn tempfile() -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// The count of the error of this kind whose cause has these words.
+/// Returns the count of the error of this kind with these words in its cause.
 pub(crate) fn errors(figures: &Value, fault: &str, cause: &str) -> u64 {
     let errors = figures["errors"].as_array().unwrap();
     let matching = errors.iter().filter(|error| {
@@ -159,7 +161,7 @@ fn idle_connections_may_begin_with_a_heartbeat() {
         ],
     );
     ran.succeeded();
-    // Besides the first of each, which came before the measurement.
+    // The first frame of each connection precedes the measurement.
     assert!(figures["sent"]["heartbeats"].as_u64() >= Some(60));
     assert_eq!(figures["sent"]["reports"], 0);
     let seen = server.seen();
@@ -168,7 +170,7 @@ fn idle_connections_may_begin_with_a_heartbeat() {
     assert!(!seen.iter().any(|it| matches!(it, Seen::Report { .. })));
 }
 
-/// Newcomers that wait for the server at a time: half of the usual backlog.
+/// Connections that wait to be accepted at a time: half of the usual backlog.
 const MOST_WAITING: usize = 2048;
 
 #[test]
@@ -184,7 +186,7 @@ fn no_more_newcomers_wait_than_a_backlog_holds() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hawk"));
     command.args(["load", &address, "-c=0", "--greeting=heartbeat", "-d=1ms"]);
     command.arg("--heartbeat=1h");
-    // Nobody is taken for lost, however slow the machine.
+    // No reply counts as lost, also on a slow machine.
     command.args([&format!("--idle={all}"), "--reply-timeout=100s"]);
     let client = command.stderr(Stdio::piped()).stdout(Stdio::null());
     let mut client = client.spawn().unwrap();
@@ -192,14 +194,15 @@ fn no_more_newcomers_wait_than_a_backlog_holds() {
     let mut agents: Vec<_> = (0..MOST_WAITING)
         .map(|_| server.accept().unwrap().0)
         .collect();
-    // The client tells how many are open, once a second, and says the same again.
+    // The client prints the number of open connections once a second, also if it is
+    // unchanged.
     let stands = |line: &str| line == "opening: 2,048 connections";
     let (_, mark) = told.wait_for(0, stands);
     told.wait_for(mark, stands);
     server.set_nonblocking(true).unwrap();
-    let nobody = server.accept().unwrap_err();
-    assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
-    // Who is answered makes room for one more.
+    let none = server.accept().unwrap_err();
+    assert_eq!(none.kind(), std::io::ErrorKind::WouldBlock);
+    // Each answered connection makes room for one more.
     server.set_nonblocking(false).unwrap();
     for answered in 0..all {
         agents[answered].write_all(b"heartBeat\n").unwrap();
@@ -323,8 +326,8 @@ fn a_server_that_reads_and_never_answers_does_not_hang_the_run() {
 }
 
 #[test]
-fn nobody_there_is_one_line() {
-    let address = nobody();
+fn a_missing_server_is_one_line() {
+    let address = address_without_listener();
     for traffic in [&["load", &address][..], &["load", &address, "-s", "-c=500"]] {
         let ran = hawk(traffic, b"");
         ran.failed_with(&format!(

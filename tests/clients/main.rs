@@ -1,5 +1,4 @@
-//! The bundled clients, as the real binary, against a server that behaves and
-//! against one that does not.
+//! The bundled clients, as the real binary, against correct and faulty servers.
 
 // Everything in here is a test or a test's helper: it may fail loudly.
 #![allow(clippy::unwrap_used, clippy::panic)]

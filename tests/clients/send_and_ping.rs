@@ -1,13 +1,12 @@
-//! `hawk send` and `hawk ping` against a server that behaves, and against one
-//! that does not.
+//! `hawk send` and `hawk ping` against correct and faulty servers.
 
 use std::io::Write as _;
 use std::process::Stdio;
 
-use crate::support::{Conduct, Seen, Server, finish, hawk, nobody};
+use crate::support::{Conduct, Seen, Server, address_without_listener, finish, hawk};
 use hawk_testkit as real;
 
-/// Short only where it is sure to be waited for to the end.
+/// Returns a timeout: short if the test waits until it has passed.
 fn timeout_for(conduct: Conduct) -> &'static str {
     match conduct {
         Conduct::Silent(1) | Conduct::Ends(0) | Conduct::Resets(0) => "300ms",
@@ -50,8 +49,8 @@ fn ping_by_name_and_over_ipv6() {
 }
 
 #[test]
-fn ping_fails_where_nobody_listens() {
-    let address = nobody();
+fn ping_fails_without_a_listener() {
+    let address = address_without_listener();
     let ran = hawk(&["ping", &address], b"");
     ran.failed_with(&format!(
         "cannot connect to {address}: connection refused; is the server running there? start one with: hawk serve"
@@ -165,7 +164,11 @@ fn send_fails_unless_every_report_is_taken() {
         ran.failed_with(why);
         assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
     }
-    hawk(&["send", "--address", &nobody(), "x"], b"").failed_with("cannot connect");
+    hawk(
+        &["send", "--address", &address_without_listener(), "x"],
+        b"",
+    )
+    .failed_with("cannot connect");
 }
 
 #[test]
@@ -180,7 +183,7 @@ fn send_sends_again_what_was_not_answered() {
     let contents = reports(&server).into_iter().map(|(content, _)| content);
     let all: std::collections::BTreeSet<_> = contents.collect();
     assert_eq!(all.len(), 1000);
-    // A reply that stays out on a connection that stays open.
+    // A missing reply on an open connection.
     let server = Server::start(Conduct::Silent(999));
     let arguments = ["send", "--timeout", "1s", "--address", &server.address()];
     let ran = hawk(&arguments, input.as_bytes());
@@ -206,7 +209,7 @@ fn ping_and_send_take_the_server_in_the_same_ways() {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_hawk"));
         command
             .args(["ping", &address])
-            .env("HAWK_ADDRESS", nobody());
+            .env("HAWK_ADDRESS", address_without_listener());
         finish(command, b"").succeeded();
     }
 }
@@ -225,7 +228,7 @@ fn a_reader_that_has_gone_away_is_no_failure() {
     assert!(!ran.stderr.contains("hawk: "), "{ran:?}");
 }
 
-/// A `hawk send` whose input is a pipe that stays open.
+/// A `hawk send` that reads from a pipe which stays open.
 struct Piped {
     process: std::process::Child,
     input: std::process::ChildStdin,
@@ -281,7 +284,7 @@ fn send_goes_on_with_a_server_that_is_started_again() {
     server.wait_until(|stats| stats.get("reports") == 1);
     server.signal(rustix::process::Signal::TERM);
     assert_eq!(server.wait_exit().code, Some(0));
-    // This one finds nobody for a while.
+    // This client finds no server for a while.
     piped.say("two");
     let server = real::Server::start(&["--listen", &address]);
     server.wait_until(|stats| stats.get("reports") == 1);

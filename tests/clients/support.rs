@@ -1,5 +1,5 @@
-//! A stand-in for a server, that can be told to misbehave, and a way to run the
-//! real binary against it within a deadline.
+//! A stand-in for a server that misbehaves on demand, and a way to run the real binary
+//! against it within a deadline.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -10,19 +10,19 @@ use std::time::Duration;
 
 use hawk_wire::{Busy, Decoder, Input, Packet, PacketDecoder, Refusal, Reply, Step};
 
-/// Far beyond what anything here takes: only a hang gets there.
+/// Far beyond the time of any test here: only a hang reaches it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 /// How a stand-in server treats its clients.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Conduct {
-    /// As it should.
+    /// Correctly.
     Good,
-    /// Answers every frame whose number is a multiple of this with this line.
+    /// Answers every frame with a number that is a multiple of this with this line.
     Wrong(u64, &'static str),
-    /// Does not answer frames whose number is a multiple of this.
+    /// Does not answer frames with a number that is a multiple of this.
     Silent(u64),
-    /// Answers everything, and this frame twice.
+    /// Answers every frame, and this frame twice.
     Twice(u64),
     /// Answers so many frames, then ends the stream, reading on.
     Ends(u64),
@@ -34,9 +34,9 @@ pub(crate) enum Conduct {
     Lingers,
     /// Answers heartbeats, and has no store for reports.
     NoStore,
-    /// Takes so many connections, and tells the others that they are too many.
+    /// Accepts so many connections, and answers `busy: too many connections` to the others.
     Full(u64),
-    /// As it should, but not to agents that call themselves chaotic.
+    /// Correctly, except to agents with chaotic names.
     Unfair(Ill),
 }
 
@@ -57,7 +57,7 @@ pub(crate) enum Ill {
     Resets,
 }
 
-/// What a stand-in server has seen.
+/// An observation of a stand-in server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
     Connection(IpAddr),
@@ -70,7 +70,7 @@ pub(crate) enum Seen {
     },
 }
 
-/// A stand-in server on a port of its own. It ends with the test's process.
+/// A stand-in server on its own port. It ends with the test's process.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     seen: Receiver<Seen>,
@@ -105,12 +105,12 @@ impl Server {
         self.address.to_string()
     }
 
-    /// Waits until something is seen.
+    /// Waits for the next observation.
     pub(crate) fn wait(&self) -> Seen {
         self.seen.recv_timeout(DEADLINE).unwrap()
     }
 
-    /// All that was seen until now.
+    /// Returns all observations so far.
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.try_iter().collect()
     }
@@ -134,7 +134,7 @@ struct Session {
     seen: Sender<Seen>,
     packets: PacketDecoder,
     frames: u64,
-    /// Whether the agent calls itself chaotic.
+    /// The agent has a chaotic name.
     is_chaotic: bool,
     replies: Vec<u8>,
 }
@@ -199,7 +199,7 @@ impl Session {
         }
     }
 
-    /// The right reply to this data.
+    /// Returns the right reply to this data.
     fn note(&mut self, data: &[u8]) -> Reply {
         let (reply, note) = match self.packets.decode(data) {
             Ok(Packet::Heartbeat(_)) => (Reply::Heartbeat, Seen::Heartbeat),
@@ -216,7 +216,7 @@ impl Session {
         reply
     }
 
-    /// Whether the session goes on.
+    /// Returns whether the session continues.
     fn answer(&mut self, reply: Reply) -> bool {
         self.frames += 1;
         let frame = self.frames;
@@ -247,7 +247,7 @@ impl Session {
         true
     }
 
-    /// Ends the stream; the session does not go on.
+    /// Ends the stream and the session.
     fn end(&mut self) -> bool {
         self.write();
         hang_up(self.stream.try_clone().unwrap());
@@ -255,7 +255,7 @@ impl Session {
         false
     }
 
-    /// Resets the connection; the session does not go on.
+    /// Resets the connection and ends the session.
     fn reset(&self) -> bool {
         let socket = socket2::SockRef::from(&self.stream);
         socket.set_linger(Some(Duration::ZERO)).unwrap();
@@ -269,13 +269,13 @@ impl Session {
     }
 }
 
-/// An address on which nobody listens.
-pub(crate) fn nobody() -> String {
+/// Returns an address without a listener.
+pub(crate) fn address_without_listener() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()
 }
 
-/// What a run of the binary came to.
+/// The result of a run of the binary.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
@@ -295,7 +295,7 @@ pub(crate) fn finish(command: Command, input: &[u8]) -> Ran {
     finish_meanwhile(command, input, |_| {})
 }
 
-/// Runs a command to its end, with something to do once it has started.
+/// Runs a command to its end, and calls `meanwhile` once it has started.
 pub(crate) fn finish_meanwhile(
     mut command: Command,
     input: &[u8],
@@ -310,7 +310,7 @@ pub(crate) fn finish_meanwhile(
     let process = rustix::process::Pid::from_child(&child);
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
-    // The process may end before it has read everything.
+    // The process may end before it has read its whole input.
     thread::spawn(move || drop(stdin.write_all(&input)));
     meanwhile(process);
     let (sender, done) = channel();
@@ -332,13 +332,13 @@ pub(crate) fn finish_meanwhile(
 }
 
 impl Ran {
-    /// It succeeded and had nothing to complain about.
+    /// Asserts that the run succeeded without complaints.
     #[track_caller]
     pub(crate) fn succeeded(&self) {
         assert_eq!(self.code, Some(0), "{self:#?}");
     }
 
-    /// It failed, and its last word is one line that says `why`.
+    /// Asserts that the run failed, with one last line that contains `why`.
     #[track_caller]
     pub(crate) fn failed_with(&self, why: &str) {
         assert_eq!(self.code, Some(1), "{self:#?}");

@@ -6,8 +6,7 @@ use std::sync::OnceLock;
 
 use hawk_testkit::skip;
 
-/// Path of the built agent; `None`, and an unmistakable line on stderr, where
-/// there is no Go to build it with.
+/// Returns the path of the built agent. `None`, with a line on stderr: Go is not installed.
 pub(crate) fn built() -> Option<&'static Path> {
     static AGENT: OnceLock<Option<PathBuf>> = OnceLock::new();
     let agent = AGENT.get_or_init(|| has_go().then(build)).as_deref();

@@ -1,4 +1,4 @@
-//! What hawk decodes, against what Go's `encoding/json` decodes.
+//! hawk's decoder compared with Go's `encoding/json`.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -26,7 +26,7 @@ fn the_documented_differences_are_these() {
     pin("documented", &differences());
 }
 
-/// Both sides are pinned: a difference that goes away is to leave its list.
+/// Both sides are pinned: a difference that disappears must leave its list.
 fn pin(name: &str, list: &[Difference]) {
     let Some(agent) = agent::built() else { return };
     let inputs: Vec<Input> = list.iter().map(|d| d.input.clone()).collect();
@@ -65,7 +65,7 @@ fn compare(name: &str, inputs: &[Input]) {
         good += usize::from(!by_hawk.starts_with("err"));
     }
     assert!(different.is_empty(), "\n{different}");
-    // A list on whose inputs both merely fail would prove nothing.
+    // A list of inputs that both refuse would prove nothing.
     assert!(
         good * 5 > inputs.len(),
         "{good} of {} are good",
@@ -73,12 +73,12 @@ fn compare(name: &str, inputs: &[Input]) {
     );
 }
 
-/// Why it failed is each one's own; that it failed is to be the same.
+/// The two may fail for different causes, but only on the same inputs.
 fn same(one: &str, other: &str) -> bool {
     one == other || (one.starts_with("err") && other.starts_with("err"))
 }
 
-/// Go's answers, in the format that `agent/decode.go` describes.
+/// Returns Go's answers, in the format of `agent/decode.go`.
 fn decoded_by_go(agent: &Path, name: &str, inputs: &[Input]) -> Vec<String> {
     let mut lines = String::new();
     for input in inputs {
@@ -98,7 +98,7 @@ fn decoded_by_go(agent: &Path, name: &str, inputs: &[Input]) -> Vec<String> {
     answers
 }
 
-/// hawk's answer, in the same format.
+/// Returns hawk's answer, in the same format.
 fn decoded_by_hawk(input: &Input) -> String {
     match PacketDecoder::default().decode(&input.data()) {
         Ok(Packet::Heartbeat(heartbeat)) => format!(

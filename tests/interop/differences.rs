@@ -1,8 +1,8 @@
-//! Where hawk reads in another way than Go.
+//! The inputs that hawk and Go decode differently.
 
 use crate::inputs::Input;
 
-/// An input that hawk reads in another way than Go, on purpose.
+/// An input that hawk intentionally decodes differently from Go.
 pub(crate) struct Difference {
     pub(crate) input: Input,
     pub(crate) go: &'static str,
@@ -10,12 +10,12 @@ pub(crate) struct Difference {
     pub(crate) why: &'static str,
 }
 
-/// What is too long to be written out.
+/// Leaks a generated text, for inputs too long to be written out.
 fn leak(text: String) -> &'static str {
     text.leak()
 }
 
-/// Every difference that `docs/protocol.md` names.
+/// Returns every difference that `docs/protocol.md` lists.
 pub(crate) fn differences() -> Vec<Difference> {
     let report = |json: &str, go, hawk, why| Difference {
         input: Input::Report(json.into()),

@@ -6,7 +6,7 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 
-/// A text that a packet could be made of.
+/// A text for one part of a packet.
 #[derive(Clone, Debug)]
 pub(crate) enum Input {
     /// The inner object of a heartbeat.
@@ -18,7 +18,7 @@ pub(crate) enum Input {
 }
 
 impl Input {
-    /// The word for it on a line for the agent.
+    /// Returns its name in a line for the agent.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Heartbeat(_) => "hb",
@@ -32,7 +32,7 @@ impl Input {
         json
     }
 
-    /// The data of a frame that carries it.
+    /// Returns the data of a frame that carries it.
     pub(crate) fn data(&self) -> Vec<u8> {
         match self {
             Self::Heartbeat(json) => [b"\x00", json.as_slice()].concat(),
@@ -88,7 +88,7 @@ const OTHERS: &[&[u8]] = &[
     b"[[[[{\"x\":[null,true,1.5e9,\"\\ud800\"]}]]]]", b"[1 2]", b"{\"a\" 1}", b"{1:2}", b"{null:1}", b"[}", b"tru",
 ];
 
-/// What is odd about an object as a whole.
+/// Odd objects as a whole.
 #[rustfmt::skip]
 const OBJECTS: &[&[u8]] = &[
     b"", b" ", b"null", b" null ", b"nul", b"[]", b"[{}]", b"1", b"\"x\"", b"true", b"{", b"}", b"{}", b" \t\r\n{ } \t\r\n",
@@ -132,8 +132,8 @@ const ENVELOPES: &[&[u8]] = &[
     b"null", b" null", b"{}", br#"{"PacketType":1}"#, b" ", b"{", b"{} {}", br#"[{"PacketType":1,"PacketContent":"e30="}]"#,
 ];
 
-/// Base64 texts as they stand inside of an envelope. The good ones say `{}`,
-/// `{} ` or, in the last of them, an object with a text.
+/// Base64 texts within an envelope. The valid ones encode `{}`, `{} ` or, the last, an
+/// object with a text.
 #[rustfmt::skip]
 const BASE64: &[&str] = &[
     "e30=", "e30g", r"\u0065\u0033\u0030=", r"\u00653\u0030\u003d", r"e3\n0=", r"e30=\n", r"e30\r\n=", r"\ne\r3\n0\r=\n", r"\n", r"\r\n",
@@ -192,8 +192,7 @@ pub(crate) fn inputs() -> Vec<Input> {
     list
 }
 
-/// Objects put together by chance, and some of them hurt by chance. The same
-/// ones each time.
+/// Returns objects composed at random, some damaged at random, the same in each run.
 pub(crate) fn random_inputs(count: usize) -> Vec<Input> {
     let random = &mut SmallRng::seed_from_u64(2016);
     (0..count)
@@ -226,7 +225,7 @@ fn random_object(random: &mut SmallRng) -> Vec<u8> {
     let mut json = b"{".to_vec();
     for n in 0..random.random_range(0..6) {
         let key = *KEYS.choose(random).unwrap_or(&"");
-        // Mostly values that suit the key, or else hardly an object is good.
+        // Mostly values that suit the key; otherwise hardly an object would be valid.
         let fitting: &[&[u8]] = match key {
             "rand" | "timestamp" | r"\u0072and" => &NUMBERS[..6],
             _ => &TEXTS[..16],
@@ -257,8 +256,8 @@ fn random_object(random: &mut SmallRng) -> Vec<u8> {
     json
 }
 
-/// Replaces, removes or doubles one byte. No letter is put in, so that no key
-/// comes to differ from a known one by its case alone.
+/// Replaces, removes or doubles one byte. It inserts no letter, so that no key differs from
+/// a known key by case alone.
 fn hurt(random: &mut SmallRng, json: &mut Vec<u8>) {
     const BYTES: &[u8] = b"\"\"\\\\{}[]:,019-. \n\t\x00\x1F\x7F\x80\xC3\xE2\xF0u";
     let at = random.random_range(0..json.len());

@@ -1,10 +1,10 @@
-//! hawk and Go: the agents in the field are Go programs, so a Go program says
-//! whether hawk understands them.
+//! hawk and Go: deployed agents are Go programs, so a Go program checks whether hawk
+//! understands them.
 //!
-//! `agent/` is that program. It needs the Go toolchain (Debian: `golang-go`);
-//! without it these tests say so and pass, except where `CI` is `true`.
+//! `agent/` is that program. It needs the Go toolchain (Debian: `golang-go`). Without it
+//! these tests print a line and pass, or fail if `CI` is `true`.
 
-// Helpers outside of the test functions fail as loudly as these do.
+// Helpers outside of the test functions may panic like them.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod agent;

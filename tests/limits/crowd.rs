@@ -1,5 +1,5 @@
-//! Agents by the thousand: bare sockets, for a reader's buffer each would be too
-//! much.
+//! Thousands of agents as bare sockets, because a reader's buffer for each would take too
+//! much memory.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -10,22 +10,21 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use hawk_testkit::*;
 
-/// How many the server has the kernel keep for it until they are accepted, as
-/// documented.
+/// The documented backlog: connections that the kernel keeps until the server accepts them.
 const BACKLOG: usize = 4096;
 
-/// Agents that do as they are told, all together.
+/// Agents that act together on command.
 #[derive(Debug)]
 pub(crate) struct Crowd {
     pub(crate) members: Vec<TcpStream>,
 }
 
 impl Crowd {
-    /// Has so many connect and send a heartbeat, as nearly at once as there can be
-    /// no more of them in the backlog than it takes, and each get its answer.
+    /// Connects so many agents, each of which sends a heartbeat and reads its answer, as
+    /// fast as the backlog allows.
     ///
-    /// As many as the backlog takes lie there before the server sees the first;
-    /// then, however quick either side is, one more comes for each that is answered.
+    /// The backlog is full before the server sees the first agent; then one more agent
+    /// connects for each answer, at any speed of either side.
     #[track_caller]
     pub(crate) fn storm(server: &Server, size: usize) -> Self {
         let backlog = backlog();
@@ -49,7 +48,7 @@ impl Crowd {
         crowd
     }
 
-    /// Everybody breaks off: the server gets a reset from each.
+    /// Resets all connections.
     pub(crate) fn reset(self) {
         for member in self.members {
             let lingerless = Some(Duration::ZERO);
@@ -58,7 +57,8 @@ impl Crowd {
     }
 }
 
-/// How many may wait to be accepted: [`BACKLOG`], unless the system allows less.
+/// Returns how many connections may wait to be accepted: [`BACKLOG`], or the system's limit
+/// if that is less.
 pub(crate) fn backlog() -> usize {
     let most = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
     let most: usize = most.trim().parse().unwrap();
@@ -88,7 +88,7 @@ fn expect_heartbeat(member: &mut TcpStream) {
     assert_eq!(line, *b"heartBeat\n");
 }
 
-/// Whether the server has closed it: nothing else may have come.
+/// Returns whether the server has closed the connection, without any byte before.
 #[track_caller]
 pub(crate) fn has_ended(member: &mut TcpStream) -> bool {
     member.set_nonblocking(true).unwrap();
@@ -100,7 +100,7 @@ pub(crate) fn has_ended(member: &mut TcpStream) -> bool {
             true
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
-        // It went on sending for longer than the server listened.
+        // The agent sent for longer than the server read.
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => true,
         Err(error) => panic!("{error} rather than an end of file"),
     }

@@ -1,4 +1,4 @@
-//! No descriptors, or no places, while newcomers keep coming.
+//! No descriptors, or no free connections, while new agents keep connecting.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -8,14 +8,15 @@ use rustix::param::clock_ticks_per_second;
 use crate::crowd::{Crowd, has_ended};
 use hawk_testkit::*;
 
-/// How long the server leaves its listening socket alone after a failure.
+/// How long the server does not accept after a failure.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Time that a process has used of any core.
+/// Returns the CPU time of a process, on all cores.
 fn cpu_time(server: &Server) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{}/stat", server.pid().as_raw_nonzero()));
     let stat = stat.unwrap();
-    // Its name, in parentheses, may have spaces; utime and stime are fields 14 and 15.
+    // The process name, in parentheses, may contain spaces; utime and stime are fields 14
+    // and 15.
     let (_, rest) = stat.rsplit_once(") ").unwrap();
     let fields = rest.split(' ').skip(11).take(2);
     let ticks: u64 = fields.map(|field| field.parse::<u64>().unwrap()).sum();
@@ -29,7 +30,7 @@ fn without_descriptors_it_tries_now_and_then_and_goes_on_by_itself() {
     let clock = Clock::of("500ms");
     let mut agents: Vec<_> = (0..50).map(|_| server.connect()).collect();
     agents.iter_mut().for_each(Agent::expect_alive);
-    // Less than it has already: not even those who leave make room.
+    // A limit below the open descriptors: closed connections make no room either.
     set_descriptor_limit(&server, limit_for(&server, 0) - 20);
     let _many = ManyAgents::wait(1_000);
     let mut waiting: Vec<_> = (0..4).map(|_| newcomers(&server, 250)).collect();
@@ -39,7 +40,7 @@ fn without_descriptors_it_tries_now_and_then_and_goes_on_by_itself() {
     let mut answered = 0;
     for newcomers in &mut waiting {
         clock.wait();
-        // Those who are connected notice nothing; those who knock wait.
+        // Connected agents notice nothing; new connections wait.
         agents.iter_mut().for_each(Agent::expect_alive);
         answered += newcomers.iter().filter(|agent| agent.has_input()).count();
     }
@@ -49,11 +50,11 @@ fn without_descriptors_it_tries_now_and_then_and_goes_on_by_itself() {
     let tries = stats.get("accept_errors") - before;
     let most = elapsed.as_millis() / RETRY.as_millis() + 1;
     assert!(tries >= 1 && u128::from(tries) <= most, "{tries} of {most}");
-    // A loop that spins would use all of it.
+    // A busy loop would use the whole core.
     assert!(cpu < elapsed / 2, "{cpu:?} of {elapsed:?}");
     assert!(server.count_logged("cannot accept") <= lines_allowed(begin));
 
-    // Room for half of them, and then for all.
+    // First there is room for half of the agents, then for all.
     set_descriptor_limit(&server, limit_for(&server, 500));
     server.wait_until(|stats| stats.get("accepted") == 550);
     agents.iter_mut().for_each(Agent::expect_alive);
@@ -67,7 +68,7 @@ fn without_descriptors_it_tries_now_and_then_and_goes_on_by_itself() {
     assert!(server.count_logged("cannot accept") <= lines_allowed(begin));
 }
 
-/// Agents that connect and send a heartbeat, whether or not the server takes them.
+/// Agents that connect and send a heartbeat, also if the server turns them away.
 fn newcomers(server: &Server, count: usize) -> Vec<Agent> {
     let mut agents: Vec<_> = (0..count).map(|_| server.connect()).collect();
     agents.iter_mut().for_each(|agent| agent.send(&heartbeat()));
@@ -92,7 +93,7 @@ fn while_strangers_keep_knocking_at_a_full_server_those_inside_are_answered() {
                 scope.spawn(|| {
                     for _ in 0..KNOCKS / 4 {
                         let mut newcomer = server.connect();
-                        // The next but thirty-one may have pushed it out unread.
+                        // A later connection may have pushed this one out unread.
                         let told = newcomer.line();
                         assert_eq!(told, BUSY);
                     }
@@ -104,7 +105,7 @@ fn while_strangers_keep_knocking_at_a_full_server_those_inside_are_answered() {
             most = most.max(descriptors_of(server.pid()).len());
         }
     });
-    // 32 linger at most, and one comes.
+    // At most 32 linger, and one is being accepted.
     assert!(most <= descriptors + 33, "{most} rather than {descriptors}");
     let stats = server.wait_until(|stats| stats.get("connections") == 50);
     assert_eq!(stats.get("closed_too_many_connections"), KNOCKS as u64);

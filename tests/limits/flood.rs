@@ -1,5 +1,5 @@
-//! The log: whatever agents do, and however often, it is a line now and then, and
-//! each line says how many were left out.
+//! The log: any number of events that agents cause yields a line now and then, with the
+//! number of lines left out.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,19 +9,19 @@ use hawk_wire::Encoding;
 
 use hawk_testkit::*;
 
-/// Times that each kind is brought about in one go.
+/// How often each kind is caused in a row.
 const TIMES: u64 = 70;
 
-/// Something that agents can bring about as often as they like.
+/// A kind of log line that agents can cause at will.
 struct Kind {
-    /// How its lines begin.
+    /// The beginning of its lines.
     line: &'static str,
-    /// Lines of it in an interval of ten seconds, at most.
+    /// Most lines of this kind in an interval of ten seconds.
     burst: usize,
     args: &'static [&'static str],
-    /// Brings it about once; what is returned is kept to the end.
+    /// Causes it once; the test keeps the returned agent to the end.
     bring_about: fn(&Server, u64) -> Option<Agent>,
-    /// How often it has come about.
+    /// Returns how often it has occurred.
     count: fn(&Stats) -> u64,
 }
 
@@ -34,8 +34,8 @@ const KINDS: [Kind; 9] = [
             set_descriptor_limit(server, limit_for(server, 0));
             let before = server.stats().get("accept_errors");
             let mut agent = server.connect();
-            // It tries again and again, as often as this test takes its time. The last
-            // time that is more than once for certain.
+            // The server retries for as long as this test takes. The last call waits for
+            // more than one attempt.
             let more = 1 + number / TIMES;
             server.wait_until(|stats| stats.get("accept_errors") >= before + more);
             set_descriptor_limit(server, most_descriptors());
@@ -112,7 +112,7 @@ const KINDS: [Kind; 9] = [
         args: &[],
         bring_about: |server, _| {
             let mut agent = server.connect();
-            // One byte is junk once, however it is read.
+            // One byte is counted once, for any cut of the reads.
             agent.send(b"j");
             agent.expect_alive();
             None
@@ -166,8 +166,8 @@ fn whatever_agents_do_is_logged_now_and_then_with_a_count_of_what_was_left_out()
         let most = kind.burst * lines_allowed(start);
         assert!((1..=most).contains(&lines), "{lines} of {}", kind.line);
     }
-    // The interval of the last line of each is over; so the next time is logged, and
-    // that line makes the account complete, but for what comes about behind it.
+    // The interval of the last line of each kind is over, so the next occurrence is logged.
+    // That line completes the count, except for occurrences after it.
     clock.wait();
     let before = servers
         .each_ref()
@@ -193,8 +193,8 @@ fn whatever_agents_do_is_logged_now_and_then_with_a_count_of_what_was_left_out()
     drop(kept);
 }
 
-/// Lines at a limited rate that agents can bring about, by the file that has them. A
-/// new one belongs into [`KINDS`], and into docs/limits.md.
+/// Lines at a limited rate that agents can cause, by the file that logs them. Add a new
+/// line to [`KINDS`] and to docs/limits.md.
 const LIMITED: [(&str, usize); 5] = [
     ("handler/mod.rs", 1),
     ("handler/newcomers.rs", 1),
@@ -203,11 +203,11 @@ const LIMITED: [(&str, usize); 5] = [
     ("reactor/listener.rs", 1),
 ];
 
-/// Those that other tests have: of commands on events, in tests/hook; of replies that
-/// are not read, in tests/server/output_limit.rs; of shares of the buffer pool, in
-/// tests/server/pool.rs; of the store, in tests/store; of agents that make room, in names.rs;
-/// of names that two machines use, in tests/store/liveness.rs. Those of the control socket no
-/// agent can bring about.
+/// Lines with tests elsewhere: of commands on events, in tests/hook; of replies that are
+/// not read, in tests/server/output_limit.rs; of shares of the buffer pool, in
+/// tests/server/pool.rs; of the store, in tests/store; of agents that make room, in
+/// names.rs; of names that two machines use, in tests/store/liveness.rs. Agents cannot
+/// cause the lines of the control socket.
 const ELSEWHERE: [(&str, usize); 9] = [
     ("control/server.rs", 1),
     ("handler/clones.rs", 1),

@@ -1,5 +1,4 @@
-//! Whatever is no frame: each kind has a defined answer, and costs the others
-//! nothing.
+//! Junk: each kind has a defined answer, and does not affect other connections.
 
 use std::time::Instant;
 
@@ -10,8 +9,8 @@ use hawk_testkit::*;
 
 const LIMIT: usize = JUNK_LIMIT as usize;
 
-/// The first bytes of a TLS 1.3 ClientHello, as a client that takes the port for
-/// HTTPS sends them: record header, handshake header, version, and a random.
+/// The first bytes of a TLS 1.3 ClientHello, as an HTTPS client would send them: record
+/// header, handshake header, version, and a random.
 const CLIENT_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\
     \x8f\x1c\xff\xff\x00\x10\x9a\x4b\x77\xff\xfe\x21\x5d\x90\xaa\xc3\x0e\x62\x19\xf4\
     \x20\x13\x02\x13\x03\x13\x01\xc0\x2c\xc0\x30\x00\x9f";
@@ -19,10 +18,10 @@ const CLIENT_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\
 const REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: hawk:9876\r\n\
     User-Agent: curl/8.14.1\r\nAccept: */*\r\n\r\n";
 
-/// More than the junk limit of each kind. None of it is a frame, and none is so
-/// near to one that it gets a line.
+/// Returns more bytes of each kind than the junk limit. They contain no frame, and no
+/// candidate that gets a reply.
 fn kinds() -> Vec<(&'static str, Vec<u8>)> {
-    // The last candidate may never be decided, so some more.
+    // Some more, because the last candidate may stay undecided.
     let full = |piece: &[u8]| piece.repeat(LIMIT / piece.len() + 16);
     let mut random = SmallRng::seed_from_u64(1);
     let noise: Vec<u8> = (0..LIMIT + 1_000).map(|_| random.random()).collect();
@@ -31,20 +30,20 @@ fn kinds() -> Vec<(&'static str, Vec<u8>)> {
         ("random", noise),
         ("http", full(REQUEST)),
         ("tls", full(CLIENT_HELLO)),
-        // A length that is not true: each candidate is refuted by the next one.
+        // A wrong length: the next candidate refutes each.
         ("longest claims", full(b"\xFF\xFF\xFF\xFD{\"PacketType\":1")),
         (
             "too short a claim",
             full(b"\xFF\xFF\x00\x02{\"PacketType\":1}\x11\x22\xFF\xFE"),
         ),
-        // Candidates one byte apart, and as many as there can be.
+        // The most candidates possible, one byte apart.
         ("marks", full(b"\xFF")),
         ("two marks", full(b"\xFF\xFF\x00")),
         (
             "marks at each end",
             full(b"\xFF\xFF\x00\x01a\x00\x00\xFF\xFD"),
         ),
-        // Each must be searched to its end before it is refused by its trailer.
+        // The decoder must search each to its end before the wrong trailer refuses it.
         ("long and wrong at the end", {
             full(
                 &[
@@ -66,14 +65,13 @@ fn junk_of_every_kind_is_answered_with_nothing_counted_and_closed_at_its_limit()
     let kinds = kinds();
     for (number, (kind, junk)) in (1..).zip(&kinds) {
         let mut agent = server.connect();
-        // Some of it a byte at a time, each read for itself as far as the server
-        // is quick enough.
+        // Part of it a byte at a time, so that a fast server reads each byte by itself.
         let (slowly, rest) = junk.split_at(300);
         for byte in slowly.chunks(1) {
             agent.send(byte);
             other.expect_alive();
         }
-        // It may be closed before the last byte is out.
+        // The server may close it before the last byte is sent.
         agent.try_send(rest).ok();
         assert_eq!(agent.read_to_end(), "", "{kind}");
         drop(agent);
@@ -92,8 +90,8 @@ fn candidates_that_run_up_to_one_checksum_get_one_line_each_and_no_more() {
     let server = Server::start(&[]);
     let mut other = server.connect();
     let mut agent = server.connect();
-    // Two candidates, one byte apart, whose claims end at the same end marker: all
-    // of it is searched and summed for both.
+    // Two candidates, one byte apart, with claimed lengths that end at the same end marker:
+    // the decoder searches and sums all bytes for both.
     let mut piece = b"\xFF\xFF\xFF\xFF\xFE".to_vec();
     piece.resize(0x1_0005, b'x');
     piece.extend(b"\xFF\xFE");

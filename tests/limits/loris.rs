@@ -1,4 +1,4 @@
-//! Thousands of connections with a frame begun that never ends.
+//! Thousands of connections with a partial frame that never ends.
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::crowd::{Crowd, has_ended};
 use hawk_testkit::*;
 
-/// Enough that a cost for each of them in every turn would show as a hang.
+/// Enough connections that a cost for each in every turn would show as a hang.
 const THOUSANDS: usize = 5_000;
 
 #[test]
@@ -17,7 +17,7 @@ fn thousands_of_frames_begun_are_closed_at_their_deadline_and_others_are_answere
     let mut other = server.connect();
     other.expect_alive();
     let mut crowd = Crowd::storm(&server, many.most);
-    // So long that nobody comes to its end, a byte at a time.
+    // So long that no agent reaches its end, a byte at a time.
     let frame = long_report(60_000);
     let begun: Vec<_> = (0..many.most).map(begin).collect();
     let start = Instant::now();
@@ -27,8 +27,8 @@ fn thousands_of_frames_begun_are_closed_at_their_deadline_and_others_are_answere
             other.expect_alive();
         }
     }
-    // As long as the first has time left they are all there, in the smallest
-    // buffers; later that is no more certain.
+    // Before the first deadline all of them are connected and hold the smallest buffers;
+    // after it that is not certain.
     let stats = server.stats();
     if start.elapsed() < deadline {
         assert_eq!(stats.closed(), 0);
@@ -39,7 +39,7 @@ fn thousands_of_frames_begun_are_closed_at_their_deadline_and_others_are_answere
         assert!(longer.iter().all(|&in_use| in_use == 0), "{stats:?}");
     }
 
-    // Half of them trickle on, a byte in each round, which moves nothing.
+    // Half of them send a further byte in each round, which moves no deadline.
     let mut more = begun;
     let mut rounds = 0;
     while crowd.members.iter_mut().any(|member| !has_ended(member)) {
@@ -63,19 +63,19 @@ fn thousands_of_frames_begun_are_closed_at_their_deadline_and_others_are_answere
     other.expect_alive();
 }
 
-/// How many bytes of a frame the connection of this number begins with.
+/// Returns how many bytes of a frame the connection of this number sends first.
 const fn begin(number: usize) -> usize {
     [1, 2, 3, 4, 20, 200][number % 6]
 }
 
-/// Now and then.
+/// Returns true now and then.
 fn other_is_due(sent: usize) -> bool {
     sent == 20
 }
 
 #[test]
-fn frames_begun_that_fill_the_pool_and_a_queue_before_it_hold_nobody_up_for_ever() {
-    // Room for 272 of the shortest buffers, and for the reserve.
+fn partial_frames_that_fill_the_pool_and_its_queue_block_no_agent_for_ever() {
+    // Room for 272 buffers of the smallest class, and for the reserve.
     const ROOM: usize = 273;
     let server = Server::start(&["--pool-limit", "139264", "--frame-timeout", "200ms"]);
     let _many = ManyAgents::wait(5 * ROOM);
@@ -83,8 +83,8 @@ fn frames_begun_that_fill_the_pool_and_a_queue_before_it_hold_nobody_up_for_ever
     for member in &mut crowd.members {
         member.write_all(b"\xFF\xFF\x01").unwrap();
     }
-    // Whoever comes now is behind all of them in the queue for a buffer, or all are
-    // gone already; it is answered when those before it have had their time.
+    // A new agent is behind all of them in the queue for a buffer, or all are gone already;
+    // it is answered when their frame timeouts have passed.
     let mut other = server.connect();
     other.expect_alive();
     let stats = server.wait_until(|stats| stats.get("connections") == 1);

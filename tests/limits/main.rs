@@ -1,9 +1,8 @@
-//! What happens at each limit, and to everybody else meanwhile: the real binary,
-//! real sockets, and as many agents as the limit of open files allows.
+//! The server's behaviour at each limit, towards all agents: the real binary, real sockets,
+//! and as many agents as the limit of open files allows.
 //!
-//! `docs/limits.md` is the list of limits and says which test shows what; the
-//! simpler cases are in `tests/server/`. Nothing here measures speed: that is
-//! what `make bench-limits` is for.
+//! `docs/limits.md` lists the limits with their tests; the simpler cases are in
+//! `tests/server/`. `make bench-limits` measures speed, these tests do not.
 
 #![allow(
     clippy::unwrap_used,

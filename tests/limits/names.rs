@@ -32,7 +32,7 @@ fn an_agent_for_which_there_is_no_place_is_told_so_and_stays_connected() {
     let refused = |line: &str| line.contains("new agent refused: all places are taken");
     let (line, _) = server.log().wait_for(0, refused);
     assert!(line.contains("agent=\"late\" max_agents=2"), "{line}");
-    // Another one leaves, and is silent.
+    // Another agent disconnects, and is silent.
     let [first, mut second] = agents;
     drop(first);
     let taken = eventually(|| {
@@ -80,7 +80,7 @@ fn an_address_brings_so_many_new_names_at_once_and_others_bring_theirs() {
     let lines = (0..12_000).map(|_| inventor.line());
     let (taken, refused): (Vec<_>, Vec<_>) = lines.partition(|line| line == HEARTBEAT);
     sending.join().unwrap().unwrap();
-    // As many as a site of thousands of machines has, and 100 a second.
+    // The burst of a site of thousands of machines, and 100 a second.
     assert!((5000..11_000).contains(&taken.len()), "{}", taken.len());
     assert!(refused.iter().all(|line| line == NO_PLACE));
     from(&server, 3).exchange(&beat("web-01"), HEARTBEAT);

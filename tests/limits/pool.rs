@@ -1,4 +1,4 @@
-//! A pool that has a tenth of what the load wants.
+//! A pool with a tenth of the buffers that the load needs.
 
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
@@ -6,16 +6,16 @@ use std::net::Shutdown;
 
 use hawk_testkit::*;
 
-/// Agents that send long frames without end: each wants a buffer of its own.
+/// Agents that send long frames without pause: each needs its own buffer.
 const GREEDY: usize = 100;
 
 /// Room for a tenth of them.
 const POOL_LIMIT: usize = GREEDY / 10 * 69_632;
 
-/// How often the others ask.
+/// How often the other agents send.
 const ROUNDS: usize = 15;
 
-/// A heartbeat that takes so many bytes of data.
+/// Returns a heartbeat of so many bytes of data.
 fn padded_heartbeat(agent: &str, data: usize) -> Vec<u8> {
     let (head, tail) = (format!("\0{{\"agent\":\"{agent}\",\"padding\":\""), "\"}");
     let padding = "x".repeat(data - head.len() - tail.len());
@@ -23,9 +23,9 @@ fn padded_heartbeat(agent: &str, data: usize) -> Vec<u8> {
 }
 
 #[test]
-fn in_a_pool_a_tenth_of_what_is_wanted_nobody_is_passed_over() {
-    // A holder may have a turn, and then one more as the last in the queue; a turn
-    // takes 64 KiB behind what is held, which is two of these frames at most.
+fn a_pool_of_a_tenth_of_the_demand_serves_every_agent() {
+    // A connection with a buffer may have a turn, and then another as the last in the
+    // queue. A turn reads 64 KiB after the partial frame, at most two of these frames.
     const MOST_BETWEEN: usize = 4;
     let limit = POOL_LIMIT.to_string();
     let server = Server::start(&["--pool-limit", &limit, "--log-packets"]);
@@ -36,7 +36,7 @@ fn in_a_pool_a_tenth_of_what_is_wanted_nobody_is_passed_over() {
         let name = format!("other-{round}");
         other.send(&padded_heartbeat(&name, 100));
         other.wait_delivered();
-        // It lies there by now; what comes behind this in the log comes later.
+        // The frame has arrived by now; lines after this one in the log are later.
         let mark = server.log().count();
         server.stats();
         other.expect_line(HEARTBEAT);
@@ -50,7 +50,7 @@ fn in_a_pool_a_tenth_of_what_is_wanted_nobody_is_passed_over() {
         let (name, most) = busiest(between);
         assert!(most <= MOST_BETWEEN, "{name} had {most} in round {round}");
     }
-    // They too have all had something.
+    // Every one of them has had an answer.
     let all = server.log().since(0);
     let served = counts(&all)
         .keys()
@@ -76,8 +76,7 @@ fn in_a_pool_a_tenth_of_what_is_wanted_nobody_is_passed_over() {
 
 type Flood = (std::net::TcpStream, [std::thread::JoinHandle<()>; 2]);
 
-/// An agent that sends long frames, and reads its replies, until its socket is shut
-/// down.
+/// Sends long frames and reads the replies, until the socket is shut down.
 fn greedy(server: &Server, number: usize) -> Flood {
     let agent = server.connect();
     let (mut sender, mut receiver) = (agent.sender(), agent.sender());
@@ -90,7 +89,7 @@ fn greedy(server: &Server, number: usize) -> Flood {
     (agent.sender(), [sending, reading])
 }
 
-/// Packets in the log by agent.
+/// Returns the number of packets in the log by agent.
 fn counts(lines: &[String]) -> HashMap<&str, usize> {
     let mut counts = HashMap::new();
     for line in lines.iter().filter(|line| line.contains("heartbeat peer=")) {
@@ -101,7 +100,7 @@ fn counts(lines: &[String]) -> HashMap<&str, usize> {
     counts
 }
 
-/// Who has most of them, and how many.
+/// Returns the agent with the most packets, and their number.
 fn busiest(lines: &[String]) -> (&str, usize) {
     let counts = counts(lines).into_iter();
     counts.max_by_key(|(_, count)| *count).unwrap_or_default()

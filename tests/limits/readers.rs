@@ -1,4 +1,4 @@
-//! Agents that do not read their replies, or hardly, all at once.
+//! Many agents that read their replies slowly or never.
 
 use std::io::{self, Read as _, Write as _};
 use std::time::Instant;
@@ -10,12 +10,12 @@ use hawk_testkit::*;
 
 const AGENTS: usize = 12;
 
-/// Bytes of replies that the server may have for one agent: the high-water mark,
-/// and what one read of the shortest frames adds to it.
+/// Most bytes of replies that the server keeps for one agent: the high-water mark, and the
+/// replies to one read of the shortest frames.
 const MOST_UNSENT: usize = OUTPUT_HIGH_WATER + 69_632 / FRAME_OVERHEAD * MAX_REPLY_LINE;
 
-/// Bytes of replies that the server has and the kernel has not, if frames without
-/// data and heartbeats are all that was ever sent.
+/// Returns the bytes of replies that the server still keeps, if agents sent only heartbeats
+/// and frames without data.
 fn unsent(stats: &Stats) -> u64 {
     let kinds = [("error_empty", EMPTY), ("heartbeats", HEARTBEAT)];
     let replies = kinds.map(|(name, line)| stats.get(name) * (line.len() as u64 + 1));
@@ -31,10 +31,10 @@ fn many_agents_that_hardly_read_cost_a_bounded_memory_and_are_closed_at_their_de
     let (mut made, mut most) = (0, 0);
     let mut stats = server.stats();
     while stats.get("closed_output_timeout") < AGENTS as u64 {
-        // Some megabytes for each have to fill the kernel's buffers first.
+        // Some megabytes for each agent have to fill the kernel's buffers first.
         assert!(start.elapsed() < 4 * PATIENCE, "{stats:?}");
         for (number, place) in agents.iter_mut().enumerate() {
-            // Where all stand still for a while, one that has not come so far is idle.
+            // If all agents stall for a while, an agent below the mark is closed as idle.
             // Another takes its place.
             if place.is_none() && made < AGENTS as u64 + stats.get("closed_idle_timeout") {
                 made += 1;
@@ -43,7 +43,7 @@ fn many_agents_that_hardly_read_cost_a_bounded_memory_and_are_closed_at_their_de
             let Some(agent) = place else { continue };
             agent.set_nonblocking(true).unwrap();
             let written = agent.write(&block);
-            // Half of them never read, the others a byte in each round.
+            // Half of the agents never read, the others read a byte in each round.
             let read = (number % 2 == 0).then(|| agent.read(&mut [0]));
             let ended = matches!(read, Some(Ok(0))) || is_broken(&written);
             if ended {
@@ -69,7 +69,7 @@ fn would_block<T>(outcome: &io::Result<T>) -> bool {
         .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
-/// Whether the server has closed the connection.
+/// Returns whether the server has closed the connection.
 fn is_broken<T>(outcome: &io::Result<T>) -> bool {
     outcome.is_err() && !would_block(outcome)
 }

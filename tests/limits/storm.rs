@@ -1,4 +1,4 @@
-//! A whole fleet that connects at once, and a whole fleet that is gone.
+//! A fleet that connects at once, and a fleet that disappears.
 
 use std::fs;
 
@@ -19,7 +19,7 @@ fn a_fleet_that_reconnects_at_once_is_answered_and_reaped_when_it_breaks_off() {
             answer_and_reap(&server, many.most);
             assert_eq!(ListenDrops::of(server.pid()), before);
         }),
-        // Others may make the machine's own counters move.
+        // Other programs may change the machine's own counters.
         None => answer_and_reap(&Server::start(&[]), many.most),
     }
 }
@@ -61,8 +61,8 @@ fn a_fleet_that_is_gone_without_a_word_is_reaped_at_the_idle_timeout() {
     let descriptors = descriptors_of(server.pid()).len();
     let crowd = there.within(|| Crowd::storm(&server, many.most));
     there.ip(&["link", "set", "cable", "down"]);
-    // On a machine so slow that the first are idle before the last have come, there
-    // are fewer; but the last came just now.
+    // On a slow machine the first agents may be closed as idle before the last have
+    // connected; the last have just connected.
     assert!(server.stats().get("connections") > 0);
 
     let stats = server.wait_until(|stats| stats.get("connections") == 0);
@@ -77,7 +77,7 @@ fn a_fleet_that_is_gone_without_a_word_is_reaped_at_the_idle_timeout() {
 }
 
 #[test]
-fn who_finds_the_backlog_full_is_answered_when_it_tries_again() {
+fn an_agent_is_answered_when_it_retries_after_a_full_backlog() {
     let Some(network) = Namespace::new() else {
         return;
     };

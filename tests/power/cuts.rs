@@ -1,8 +1,8 @@
-//! Cut after cut on one disk: what was acknowledged is in the table, unless
-//! something is wrong with the syncs.
+//! Many power cuts on one disk: every acknowledged report is in the table, unless syncs are
+//! broken.
 //!
-//! `HAWK_CUTS` says how often, `HAWK_SEED` repeats what was drawn; the moments
-//! depend on the machine all the same.
+//! `HAWK_CUTS` sets the number of cuts, `HAWK_SEED` repeats the random choices; the moments
+//! of the cuts still depend on the machine.
 
 use std::time::{Duration, Instant};
 
@@ -15,12 +15,12 @@ use super::load::{Load, Log};
 use super::table::Table;
 use hawk_testkit::number;
 
-/// Cuts without syncs after which something must be lost. It takes one or two:
-/// the guest's kernel writes what it was not told to sync after seconds.
+/// Cuts without syncs within which a report must be lost. It takes one or two: without a
+/// sync the guest's kernel writes only after seconds.
 const BITE_WITHIN: u32 = 20;
 
-/// How long a guest takes from the mounting of its disk until the server
-/// listens, roughly: cuts at that time are spread over it.
+/// Roughly the time from the mount of the guest's disk until the server listens: cuts
+/// during recovery are spread over it.
 const START: Duration = Duration::from_secs(3);
 
 /// The longest wait for a cut once there are enough acknowledgements: longer than a
@@ -41,7 +41,7 @@ fn nothing_acknowledged_is_lost_with_the_power() {
         eprintln!("cut {cut}: {}", machine.figures());
         assert_eq!(machine.lost().unwrap(), [""; 0], "acknowledged and lost");
     }
-    // It is whole after a last start and a stop in good order too.
+    // The store is also complete after a last start and an orderly stop.
     let emulator = machine.start();
     emulator.wait_listening();
     emulator.stop();
@@ -77,7 +77,7 @@ fn expect_loss(flaw: Flaw) {
     panic!("{flaw:?}, and nothing is lost in {BITE_WITHIN} cuts: the test shows nothing");
 }
 
-/// A guest, and what its agents know.
+/// A guest, and the agents' record of acknowledgements.
 struct Machine {
     flaw: Flaw,
     guest: Guest,
@@ -103,7 +103,7 @@ impl Machine {
         Emulator::start(&self.guest, self.flaw)
     }
 
-    /// The file system is mounted, the store is opened, both recover.
+    /// The guest mounts the file system and opens the store; both recover.
     fn cut_while_it_starts(&mut self) {
         let emulator = self.start();
         emulator.wait_mounting();
@@ -114,7 +114,7 @@ impl Machine {
     fn cut_under_load(&mut self) {
         let emulator = self.start();
         let server = emulator.wait_listening();
-        // Mostly soon, sometimes late enough for the log to be moved.
+        // Mostly soon, sometimes late enough for a checkpoint.
         let most = if self.random.random_ratio(1, 5) {
             5000
         } else {
@@ -128,15 +128,15 @@ impl Machine {
         load.finish(&mut self.log);
     }
 
-    /// Waits for nothing: this is what makes the moment a random one.
+    /// Sleeps without waiting for an event, to make the moment random.
     fn linger(&mut self, most: Duration) {
         std::thread::park_timeout(self.random.random_range(Duration::ZERO..most));
     }
 
-    /// The reports that were acknowledged, on any day, and are not on the disk.
+    /// Returns acknowledged reports of all rounds that are missing on the disk.
     fn lost(&self) -> anyhow::Result<Vec<String>> {
         if self.log.acknowledged() == 0 {
-            // Nor need there be a store.
+            // There need be no store either.
             return Ok(Vec::new());
         }
         Table::take(&self.guest.disk())?.lost(&self.log)

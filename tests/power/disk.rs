@@ -1,5 +1,5 @@
-//! A disk that forgets: what was written to it and not flushed lies in a
-//! volatile cache, and only chance says what of it outlasts the power.
+//! A disk with a volatile cache: in a power cut, each block that was written and not
+//! flushed is kept or lost at random.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,22 +9,22 @@ use std::path::Path;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
-/// Bytes of a block, which is written whole or not at all: the physical sector of
+/// Bytes of a block, which is written completely or not at all: the physical sector of
 /// today's disks, and ext4's block.
 pub(crate) const BLOCK: usize = 4096;
 
-/// A disk whose stable part is a file, and whose cache is this process's memory.
+/// A disk with a file as its stable part and memory of this process as its cache.
 pub(crate) struct Disk {
     stable: File,
     size: u64,
     /// Blocks that were written since the last flush, by their offset.
     cache: BTreeMap<u64, Vec<u8>>,
-    /// It says that it has flushed, and has not.
+    /// The disk acknowledges flushes without doing them.
     lies: bool,
 }
 
 impl Disk {
-    /// The file at `path`, as long as it is.
+    /// Opens the file at `path` as a disk of its length.
     pub(crate) fn open(path: &Path, lies: bool) -> Self {
         let stable = File::options().read(true).write(true).open(path).unwrap();
         let size = stable.metadata().unwrap().len();
@@ -36,7 +36,7 @@ impl Disk {
         }
     }
 
-    /// In bytes.
+    /// Returns the size in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.size
     }
@@ -60,14 +60,14 @@ impl Disk {
         }
     }
 
-    /// Everything that was written is stable from now on, unless it lies.
+    /// Makes all written blocks stable, unless the disk lies.
     pub(crate) fn flush(&mut self) {
         if !self.lies {
             self.write_out();
         }
     }
 
-    /// It is switched off in good order: it writes what it has.
+    /// Writes the cache, as in an orderly power-off.
     pub(crate) fn switch_off(mut self) {
         self.write_out();
     }
@@ -78,8 +78,8 @@ impl Disk {
         }
     }
 
-    /// The power fails. A disk writes what is in its cache in any order, so any
-    /// part of it may have become stable: often none or all of it.
+    /// Cuts the power. A disk writes its cache in any order, so any part of it may have
+    /// become stable: often none or all of it.
     pub(crate) fn cut(&mut self, random: &mut StdRng) {
         let percent = random.random_range(-50_i32..150);
         self.cache
@@ -98,7 +98,7 @@ mod tests {
 
     use super::*;
 
-    /// A disk of eight blocks, each of them flushed with a 1 in it.
+    /// Returns a disk of eight flushed blocks, each filled with 1.
     fn disk() -> (tempfile::NamedTempFile, Disk) {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(8 * BLOCK as u64).unwrap();

@@ -1,4 +1,4 @@
-//! The emulator: a guest that is switched on, and whose power is cut.
+//! The emulator: switches a guest on, and cuts its power.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
@@ -15,24 +15,24 @@ use super::guest::Guest;
 use super::nbd;
 use hawk_testkit::{Lines, PATIENCE, eventually};
 
-/// How long a guest may take to boot. Seconds on a machine that does nothing
-/// else; only a failure ever takes as long.
+/// How long a guest may take to boot. It takes seconds on an idle machine; only a failure
+/// takes this long.
 pub(crate) const BOOT_PATIENCE: Duration = Duration::from_secs(180);
 
-/// What the guest says when it comes to its disk, before anything is read there.
+/// The line that the guest prints before it first reads its disk.
 const MOUNTING: &str = "guest: mounting the disk";
 
-/// What is wrong with the guest, to see whether the test notices.
+/// A fault of the guest that the test must detect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flaw {
     Nothing,
-    /// The server's syncs do nothing, as if they were forgotten.
+    /// The server's syncs have no effect.
     NoSyncs,
-    /// The disk says that it has flushed, and has not.
+    /// The disk acknowledges flushes without doing them.
     LyingDisk,
 }
 
-/// A guest that runs. Its emulator is killed when this is dropped.
+/// A running guest. Dropping it kills the emulator.
 pub(crate) struct Emulator {
     process: Child,
     console: Lines,
@@ -46,7 +46,7 @@ impl Emulator {
     pub(crate) fn start(guest: &Guest, flaw: Flaw) -> Self {
         let socket = guest.folder().join("disk.socket");
         let monitor = guest.folder().join("monitor.socket");
-        // Those of the last boot, if there was one.
+        // Sockets of the last boot, if there was one.
         for left in [&socket, &monitor] {
             std::fs::remove_file(left).ok();
         }
@@ -75,7 +75,7 @@ impl Emulator {
         self.wait_for(|line| line.contains(MOUNTING));
     }
 
-    /// Waits until the server listens, and returns where it can be reached.
+    /// Waits until the server listens, and returns its address.
     #[track_caller]
     pub(crate) fn wait_listening(&self) -> SocketAddr {
         self.wait_for(|line| line.contains("listening on "));
@@ -96,7 +96,7 @@ impl Emulator {
         self.take_disk().cut(random);
     }
 
-    /// Has the server stopped and the guest switched off, both in good order.
+    /// Stops the server and switches the guest off, in good order.
     #[track_caller]
     pub(crate) fn stop(mut self) {
         self.keys.write_all(b"\n").unwrap();
@@ -107,7 +107,7 @@ impl Emulator {
         self.take_disk().switch_off();
     }
 
-    /// The disk, once the emulator is gone and all that it said is done.
+    /// Returns the disk, once the emulator has ended and all its requests are done.
     fn take_disk(&mut self) -> Disk {
         self.process.wait().unwrap();
         self.disk.take().unwrap().join().unwrap()
@@ -121,7 +121,7 @@ impl Emulator {
 
 impl Drop for Emulator {
     fn drop(&mut self) {
-        // Both fail if it was waited for already, and that is fine.
+        // Both fail if the process was already waited for.
         self.process.kill().ok();
         self.process.wait().ok();
     }
@@ -133,7 +133,7 @@ fn command(guest: &Guest, disk: &Path, monitor: &Path, flaw: Flaw) -> Command {
         Flaw::Nothing | Flaw::LyingDisk => "",
     };
     let file = |path: &Path| path.to_str().unwrap().to_owned();
-    // setpriv becomes qemu, which then ends with the thread that started it.
+    // setpriv becomes qemu, which ends with the thread that started it.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
     command.args(hawk_testkit::emulated::MACHINE);
@@ -158,7 +158,7 @@ fn command(guest: &Guest, disk: &Path, monitor: &Path, flaw: Flaw) -> Command {
     // The guest knows that the disk has a cache, and flushes it.
     let block = "write-cache=on,logical_block_size=4096,physical_block_size=4096";
     command.args(["-device", &format!("virtio-blk-pci,drive=disk,{block}")]);
-    // To the guest there is a way, and from it there is none.
+    // The host can reach the guest; the guest can reach no network.
     command.args([
         "-netdev",
         "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:9876",

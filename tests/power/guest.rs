@@ -1,5 +1,4 @@
-//! The machine that loses its power: a folder with its kernel, its initial RAM
-//! file system, and a disk.
+//! The emulated machine: a folder with its kernel, its initial RAM file system, and a disk.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,13 +15,13 @@ const MODULES: [&str; 4] = ["virtio_pci", "virtio_blk", "virtio_net", "ext4"];
 /// Bytes of the disk: room for the reports of thousands of cuts.
 const DISK_SIZE: u64 = 256 << 20;
 
-/// All that the emulator is given.
+/// The files of the emulator.
 pub(crate) struct Guest {
     folder: TempDir,
 }
 
 impl Guest {
-    /// A guest with an empty file system on its disk.
+    /// Creates a guest with an empty file system on its disk.
     pub(crate) fn new() -> Self {
         let guest = Self {
             folder: tempfile::tempdir().unwrap(),
@@ -30,7 +29,7 @@ impl Guest {
         guest.make_initramfs().unwrap();
         let disk = fs::File::create(guest.disk()).unwrap();
         disk.set_len(DISK_SIZE).unwrap();
-        // Nothing is left for the guest to initialise in its spare time.
+        // Initialises all tables now, so that the guest does not do it later.
         run(Command::new("mke2fs")
             .args(["-q", "-t", "ext4", "-b", "4096"])
             .args(["-E", "lazy_itable_init=0,lazy_journal_init=0"])
@@ -39,7 +38,7 @@ impl Guest {
         guest
     }
 
-    /// Where the emulator runs and has its sockets.
+    /// Returns the folder of the emulator and its sockets.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -52,7 +51,7 @@ impl Guest {
         self.folder().join("initramfs")
     }
 
-    /// What the guest said since it was last booted.
+    /// Returns the guest's output since its last boot.
     pub(crate) fn console(&self) -> PathBuf {
         self.folder().join("console")
     }

@@ -1,4 +1,4 @@
-//! Load from the host, and its log of what was acknowledged.
+//! Load from the host, and its log of acknowledgements.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -17,8 +17,7 @@ const AGENTS: usize = 6;
 /// Reports in flight on each connection, at most.
 const DEPTH: i64 = 20;
 
-/// What each agent has sent, over all rounds: reports that are numbered from 0
-/// on, none of them twice.
+/// The reports that each agent has sent in all rounds, numbered from 0, each once.
 #[derive(Default)]
 pub(crate) struct Log {
     agents: [Record; AGENTS],
@@ -29,7 +28,7 @@ pub(crate) struct Log {
 pub(crate) struct Record {
     /// The numbers that were acknowledged, a range for each round.
     pub(crate) acknowledged: Vec<Range<i64>>,
-    /// The first number that was not sent.
+    /// The first unsent number.
     pub(crate) next: i64,
 }
 
@@ -40,33 +39,33 @@ impl Log {
         agents.map(|(agent, record)| (name(agent), record))
     }
 
-    /// How many reports were sent.
+    /// Returns the number of reports sent.
     pub(crate) fn sent(&self) -> i64 {
         self.agents.iter().map(|record| record.next).sum()
     }
 
-    /// How many reports were acknowledged.
+    /// Returns the number of acknowledged reports.
     pub(crate) fn acknowledged(&self) -> i64 {
         let ranges = self.agents.iter().flat_map(|record| &record.acknowledged);
         ranges.map(|range| range.end - range.start).sum()
     }
 }
 
-/// Agents that send until the server is gone.
+/// Agents that send until their connection breaks.
 pub(crate) struct Load {
     agents: Vec<JoinHandle<Sent>>,
     reached: Receiver<()>,
 }
 
-/// What one agent did in a round.
+/// One agent's result of a round.
 struct Sent {
     acknowledged: Range<i64>,
     next: i64,
 }
 
 impl Load {
-    /// Starts all agents, each where it left off in `log`. They tell when they have
-    /// `enough` acknowledgements together, and go on.
+    /// Starts all agents, each at its next number in `log`. They report when they have
+    /// `enough` acknowledgements together, and continue.
     pub(crate) fn start(server: SocketAddr, log: &Log, enough: u32) -> Self {
         let (tell, reached) = channel();
         let wanted = Arc::new(AtomicU32::new(enough));
@@ -93,8 +92,7 @@ impl Load {
         reached.expect("acknowledgements, and agents that go on");
     }
 
-    /// Waits until all agents have found that the server is gone, and puts down
-    /// what they saw.
+    /// Waits until all agents have lost their connection, and records their results.
     pub(crate) fn finish(self, log: &mut Log) {
         for (record, agent) in log.agents.iter_mut().zip(self.agents) {
             let sent = agent.join().unwrap();
@@ -104,7 +102,7 @@ impl Load {
     }
 }
 
-/// Sends reports from number `first` on until the server is gone.
+/// Sends reports from number `first` on until the connection breaks.
 fn send(server: SocketAddr, name: &str, first: i64, mut acknowledged: impl FnMut()) -> Sent {
     let mut sent = Sent {
         acknowledged: first..first,
@@ -118,7 +116,7 @@ fn send(server: SocketAddr, name: &str, first: i64, mut acknowledged: impl FnMut
     let mut line = String::new();
     loop {
         while sent.next - sent.acknowledged.end < DEPTH {
-            // Whether it comes to be sent or not, its number is used up.
+            // The number is used up, also if the report is not sent.
             let report = report_of(name, sent.next);
             sent.next += 1;
             if socket.write_all(&report).is_err() {

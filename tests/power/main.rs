@@ -1,6 +1,5 @@
-//! The server loses its power: a guest in an emulator, whose disk forgets what
-//! was not flushed, is cut off at random moments. `make test-power` runs it;
-//! docs/testing.md says what it shows.
+//! Power cuts: a guest in an emulator, with a disk that loses unflushed writes, loses its
+//! power at random moments. `make test-power` runs it; docs/testing.md describes it.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)]
 

@@ -1,5 +1,5 @@
-//! What the emulator and its disk say to each other: the network block device
-//! protocol, as much of it as qemu needs
+//! The protocol between the emulator and its disk: the part of the network block device
+//! protocol that qemu needs
 //! (<https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md>).
 
 use std::io::{self, Read, Write};
@@ -22,11 +22,11 @@ const REP_UNSUPPORTED: u32 = 0x8000_0001;
 const INFO_EXPORT: u16 = 0;
 const INFO_BLOCK_SIZE: u16 = 3;
 
-/// Of the disk: these flags are meant, and it can be flushed. It cannot write
+/// Flags of the disk: the flags are valid, and the disk can be flushed. It cannot write
 /// through its cache, so that qemu flushes instead.
 const HAS_FLAGS_SEND_FLUSH: u16 = 0b101;
 
-/// The longest request: what qemu takes for it if nobody says.
+/// The longest request: qemu's default.
 const LONGEST: u32 = 32 << 20;
 
 const READ: u16 = 0;
@@ -34,7 +34,7 @@ const WRITE: u16 = 1;
 const DISCONNECT: u16 = 2;
 const FLUSH: u16 = 3;
 
-/// Serves `disk` until the other side is gone, however it went.
+/// Serves `disk` until the other side disconnects, in order or not.
 pub(crate) fn serve(mut stream: impl Read + Write, disk: &mut Disk) {
     let outcome = greet(&mut stream, disk).and_then(|()| transmit(&mut stream, disk));
     if let Err(error) = outcome {
@@ -69,7 +69,7 @@ fn greet(stream: &mut (impl Read + Write), disk: &Disk) -> io::Result<()> {
         let block = u32::try_from(BLOCK).unwrap().to_be_bytes();
         let sizes = [
             &INFO_BLOCK_SIZE.to_be_bytes()[..],
-            // The least, the best and the most that a request may ask for.
+            // The minimum, preferred and maximum size of a request.
             &block,
             &block,
             &LONGEST.to_be_bytes(),

@@ -1,4 +1,4 @@
-//! What is in the store on the disk of a guest that is off.
+//! The store on the disk of a guest that is switched off.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -15,14 +15,13 @@ use hawk_testkit::place::open;
 /// A copy of the store.
 pub(crate) struct Table {
     store: Connection,
-    // Goes after the store is closed.
+    // Removed after the store is closed.
     _folder: TempDir,
 }
 
 impl Table {
-    /// Takes the store off `disk`, which stays as it is: the file system's journal
-    /// and the store's log are gone through in the copy. Fails if there is no
-    /// store on it.
+    /// Copies the store from `disk`, which stays unchanged: the file system's journal and
+    /// the store's log are replayed in the copy. Fails if the disk has no store.
     pub(crate) fn take(disk: &Path) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let copy = folder.path().join("disk");
@@ -45,7 +44,7 @@ impl Table {
         })
     }
 
-    /// The reports that were acknowledged and are not in it.
+    /// Returns acknowledged reports that are missing.
     pub(crate) fn lost(&self, log: &Log) -> anyhow::Result<Vec<String>> {
         let mut lost = Vec::new();
         for (name, record) in log.agents() {
@@ -59,7 +58,7 @@ impl Table {
         Ok(lost)
     }
 
-    /// Nothing is wrong with it, and nothing in it twice.
+    /// Asserts that the store is intact and has no report twice.
     #[track_caller]
     pub(crate) fn expect_sound(&self) {
         let texts = |query| self.column::<String>(query).unwrap();

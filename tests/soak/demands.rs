@@ -1,11 +1,11 @@
-//! What a run must have come to.
+//! The demands on the result of a run.
 
 use std::time::Duration;
 
 use crate::run::{Soak, TAKEN, no_buffer};
 use crate::samples::{Sample, mebibytes};
 
-/// A demand, what was found, and whether that will do.
+/// A demand, the result, and whether the demand is met.
 #[derive(Clone)]
 pub(crate) struct Demand {
     what: &'static str,
@@ -13,29 +13,29 @@ pub(crate) struct Demand {
     is_met: bool,
 }
 
-/// Connections besides those that are taken: newcomers who are told that there are
-/// too many, at most 32 of them, and one that is being accepted.
+/// Connections beyond the limit: at most 32 that are being turned away, and one that is
+/// being accepted.
 const NEWCOMERS: u64 = 32 + 1;
 
-/// Most bytes of the store's log: it is moved into the file at 8 MiB, unless
-/// somebody reads, and then at the next commit after that.
+/// Most bytes of the store's log: the writer moves it into the file at 8 MiB, or, while
+/// another process reads, at the next commit after that.
 const LOG: u64 = 64 << 20;
 
-/// Lines of the log but for statistics: in each interval of 10 s a burst of 50
-/// changes of agents and a line for each of ten other causes at most, and as many
-/// again for the last interval, the start and the end.
+/// Most lines of the log without statistics: in each interval of 10 s a burst of 50 changes
+/// of agents and a line for each of ten other causes, and as many again for the last
+/// interval, the start and the end.
 const LINES_IN_ALL: u64 = 70;
 const LINES_A_SECOND: u64 = 6;
 
-/// Memory is flat if the line through all samples after the warm-up, which is the
-/// first third, rises by no more than this part of their mean over the rest.
+/// Memory is flat if the line through all samples after the warm-up (the first third) rises
+/// by at most this part of their mean.
 const GROWTH: f64 = 0.05;
 
-/// Below this nothing is said of memory: the warm-up must be over in a third of it.
-/// What takes longest is SQLite's cache of 8 MiB, which the store fills in a minute.
+/// Shorter runs do not judge memory: the warm-up must be over in a third of the run.
+/// SQLite's cache of 8 MiB takes longest; the store fills it in a minute.
 const LEAST_LENGTH: Duration = Duration::from_secs(300);
 
-/// Prints all, and fails if one is missed.
+/// Prints all demands, and fails if one is missed.
 #[track_caller]
 pub(crate) fn expect(demands: &[Demand]) {
     eprintln!("\ndemand | found | verdict");
@@ -62,7 +62,7 @@ const fn demand(what: &'static str, found: String, is_met: bool) -> Demand {
 }
 
 impl Soak {
-    /// What holds on every machine, at any length.
+    /// Returns the demands that hold on every machine, for any length of the run.
     pub(crate) fn balance(&self) -> Vec<Demand> {
         let client = &self.client;
         let sent = client.sent.reports + client.sent.heartbeats;
@@ -142,7 +142,7 @@ impl Soak {
         ]
     }
 
-    /// What needs time to show.
+    /// Returns the demands that only a long run can judge.
     pub(crate) fn steadiness(&self) -> Vec<Demand> {
         let later: Vec<_> = self
             .samples
@@ -184,7 +184,7 @@ impl Soak {
     }
 }
 
-/// The straight line with the least squares.
+/// Fits a straight line by least squares.
 struct Line {
     mean: f64,
     slope: f64,

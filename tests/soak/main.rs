@@ -1,18 +1,16 @@
-//! A mixed load with faults, for as long as one likes: whatever agents do, the
-//! server keeps what it acknowledged, and gives back what it took.
+//! A mixed load with faults, for any time: the server keeps every acknowledged report, and
+//! leaks no resource.
 //!
 //! ```text
 //! HAWK_SOAK=10m cargo test --release --test soak -- --ignored --nocapture
 //! ```
 //!
-//! Good agents report evenly, beside them twice as many misbehave
-//! (`hawk load --chaos`), and others read the store meanwhile. There are fewer
-//! connections than agents and little memory for receive buffers, so that limits
-//! are met all the time. The server's own statistics, `/proc` and the store tell
-//! what came of it.
+//! Good agents report evenly, twice as many misbehave (`hawk load --chaos`), and other
+//! programs read the store. There are fewer connections than agents and little memory for
+//! receive buffers, so that the server is at its limits all the time. The server's
+//! statistics, `/proc` and the store show the result.
 
-// Everything in here is a test or a test's helper: it may fail loudly, and the
-// table is for whoever started it.
+// All code in here is a test or a test's helper: it may fail loudly, and it prints a table.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)]
 
 mod demands;
@@ -23,24 +21,24 @@ use std::time::Duration;
 
 use run::{Plan, run};
 
-/// The load of the long run, on the release binary: some tenth of what a core can
-/// do in a client and a server together.
+/// The load of the long run, on the release binary: some tenth of the rate that client and
+/// server reach together on one core.
 const LONG: Plan = Plan {
     length: Duration::from_secs(600),
     rate: "2000",
-    // Stalls take up to 25 s, and so meet both of these.
+    // Stalls take up to 25 s, and so reach both timeouts.
     limits: &["--frame-timeout", "5s", "--idle-timeout", "15s"],
 };
 
-/// For a debug binary on a machine that is busy with other tests: no limit of time
-/// but the usual ones, which are far away.
+/// For a debug binary on a machine that is busy with other tests: only the usual timeouts,
+/// which are long.
 const SHORT: Plan = Plan {
     length: Duration::from_secs(4),
     rate: "200",
     limits: &[],
 };
 
-/// What depends on time, and so on the machine, is left to the long one.
+/// Only the long run judges demands that depend on time, and so on the machine.
 #[test]
 fn a_short_soak_leaves_nothing_behind() {
     let soak = run(&SHORT);

@@ -1,4 +1,4 @@
-//! One run: the server, its agents, its readers, and what they left.
+//! One run: the server, its agents, its readers, and the results.
 
 use std::time::{Duration, Instant};
 
@@ -9,13 +9,13 @@ use hawk_testkit::bench::process;
 use hawk_testkit::place::*;
 use hawk_testkit::*;
 
-/// What a run is like.
+/// The settings of a run.
 pub(crate) struct Plan {
-    /// For how long frames are sent.
+    /// How long the agents send frames.
     pub(crate) length: Duration,
-    /// Good agents' reports a second, in all.
+    /// Reports a second of all good agents together.
     pub(crate) rate: &'static str,
-    /// Options of the server besides.
+    /// Further options of the server.
     pub(crate) limits: &'static [&'static str],
 }
 
@@ -29,22 +29,22 @@ pub(crate) const TAKEN: u64 = 40;
 /// Memory for receive buffers: 14 of the longest class.
 const POOL: &str = "1MiB";
 
-/// How long a reply may take: longer than anything but a server that is stuck.
+/// How long a reply may take: only a hanging server takes longer.
 const REPLY_TIMEOUT: &str = "60s";
 
 /// Rows of the printed table.
 const ROWS: u32 = 30;
 
-/// All that a run has left.
+/// The results of a run.
 pub(crate) struct Soak {
     pub(crate) samples: Vec<Sample>,
     /// Files that the server has open before the first agent and after the last.
     pub(crate) files: [usize; 2],
-    /// Its statistics when all agents are gone.
+    /// The server's statistics when all agents are gone.
     pub(crate) last: Stats,
-    /// What the load client has seen.
+    /// The figures of the load client.
     pub(crate) client: Client,
-    /// Lines of its log but for statistics, and how it ended.
+    /// Lines of the server's log without statistics, and its exit status.
     pub(crate) log: Vec<String>,
     pub(crate) exit: Option<i32>,
     pub(crate) stored: Stored,
@@ -54,11 +54,11 @@ pub(crate) struct Soak {
 /// Rows of the store.
 pub(crate) struct Stored {
     pub(crate) reports: u64,
-    /// Those of agents without a name, who are the good ones.
+    /// Reports of agents without a name, the good agents.
     pub(crate) of_good_agents: u64,
 }
 
-/// What is of use here in the file that `hawk load --json` writes.
+/// The fields used here of the file that `hawk load --json` writes.
 #[derive(Deserialize)]
 pub(crate) struct Client {
     pub(crate) passed: bool,
@@ -144,7 +144,7 @@ pub(crate) fn run(plan: &Plan) -> Soak {
     }
 }
 
-/// What lines of the statistics have in them.
+/// Words by which lines of the statistics are recognised.
 const STATISTICS: [&str; 4] = [
     "] stats connections=",
     "] agents known=",
@@ -156,8 +156,7 @@ pub(crate) fn no_buffer(stats: &Stats) -> bool {
     stats.in_use().iter().all(|buffers| *buffers == 0)
 }
 
-/// Takes a sample each time the client tells how far it is, once a second, until it
-/// tells no more.
+/// Takes a sample at each progress line of the client, once a second, until its last.
 fn watch(plan: &Plan, place: &Place, server: &Server, pid: u32, client: &Process) -> Vec<Sample> {
     let start = Instant::now();
     let (mut samples, mut mark, mut next_row) = (Vec::new(), 0, Duration::ZERO);
@@ -177,7 +176,7 @@ fn watch(plan: &Plan, place: &Place, server: &Server, pid: u32, client: &Process
     samples
 }
 
-/// Others read what is written.
+/// Reads the store like other programs.
 fn read_the_store(place: &Place) {
     for command in [&["agents"][..], &["reports", "--last", "1000"]] {
         let exit = place.read(command).run();

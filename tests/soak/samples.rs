@@ -1,4 +1,4 @@
-//! The server at one moment of the run.
+//! A sample of the server at one moment of the run.
 
 use std::fmt;
 use std::path::Path;
