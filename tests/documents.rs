@@ -14,7 +14,7 @@ const FOLDERS: &[&str] = &[
     "tests",
 ];
 
-/// Test programs whose modules docs/limits.md abbreviates: `server/pool` stands for
+/// Test programs with modules that docs/limits.md abbreviates: `server/pool` stands for
 /// `tests/server/pool.rs`.
 const ABBREVIATED: &[&str] = &["server", "limits", "upgrade"];
 
