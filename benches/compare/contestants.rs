@@ -1,4 +1,4 @@
-//! Who is measured, and how each is started.
+//! The contestants, and how each is started.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use hawk_testkit::bench::redis::Redis;
 use hawk_testkit::bench::servers::{self, Server, announced};
 use hawk_testkit::bench::{Setup, note};
 
-/// A server, in one way of running it.
+/// A server with one way to run it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Contestant {
@@ -28,7 +28,7 @@ pub(crate) enum Contestant {
     Tokio,
     /// Redis, which answers `PING` to its own client
     Redis,
-    /// What any server of the protocol has to do at the least
+    /// The least work of any server of the protocol
     Floor,
 }
 
@@ -55,32 +55,32 @@ impl Contestant {
     }
 }
 
-/// Redis keeps nothing either. Its backlog is as long as ours.
+/// Redis stores nothing either. Its backlog is as long as hawk's.
 const REDIS_SETTINGS: &[&str] = &["--save", "", "--appendonly", "no", "--tcp-backlog", "4096"];
 const REDIS_REQUEST: &[&str] = &["-t", "ping_mbulk"];
 
-/// The contestants of a run, built; those that are missing are not among them.
+/// The contestants of a run that could be built.
 pub(crate) struct Field {
     goroutine: Option<PathBuf>,
     tokio: Option<PathBuf>,
     floor: Option<PathBuf>,
     pub(crate) redis: Option<Redis>,
     present: Vec<Contestant>,
-    /// What is missing, and the package that has it.
+    /// Missing programs, with the package of each.
     pub(crate) skipped: Vec<String>,
-    /// Where stores are.
+    /// The folder for stores.
     files: PathBuf,
 }
 
-/// A contestant that runs, with what goes when it ends.
+/// A running contestant, with the files that are removed at its end.
 pub(crate) struct Started {
     pub(crate) server: Server,
-    /// Kept until the server is gone.
+    /// Kept until the server has ended.
     pub(crate) files: Option<TempDir>,
 }
 
 impl Field {
-    /// Builds those of `wanted` that can be built; stores are to be in `files`.
+    /// Builds the contestants of `wanted` that can be built; stores go to `files`.
     pub(crate) fn prepare(wanted: &[Contestant], files: &Path) -> anyhow::Result<Self> {
         let wants = |contestant| wanted.contains(&contestant);
         let mut field = Self {
@@ -131,12 +131,12 @@ impl Field {
             .ok()
     }
 
-    /// Those that can be started, in the order of their turns.
+    /// Returns the contestants that can be started, in the order of their turns.
     pub(crate) fn present(&self) -> impl Iterator<Item = Contestant> {
         self.present.iter().copied()
     }
 
-    /// Starts one that is [present](Self::present).
+    /// Starts a [present](Self::present) contestant.
     pub(crate) fn start(&self, setup: &Setup, contestant: Contestant) -> anyhow::Result<Started> {
         let mut files = None;
         let server = match contestant {
@@ -145,7 +145,7 @@ impl Field {
                 let folder = files.insert(fresh(&self.files)?);
                 let store = folder.path().join("hawk.db");
                 let store = store.to_str().context("the folder's name is no UTF-8")?;
-                // Bounds what a benchmark writes over: long frames fill a disk.
+                // Bounds the store: long frames would fill a disk.
                 servers::hawk(setup, &["--store", store, "--retain-size", "256MiB"])?
             }
             Contestant::Goroutine => {

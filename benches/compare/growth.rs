@@ -1,5 +1,4 @@
-//! How hawk's cost grows: with the depth, with the connections, with the length of
-//! a frame, one of them at a time.
+//! How hawk's cost grows with depth, connections and the length of a frame, one at a time.
 
 use std::time::Duration;
 
@@ -12,11 +11,11 @@ use hawk_testkit::bench::spread::Spread;
 use hawk_testkit::bench::turn::{Figures, Turn};
 use hawk_testkit::bench::{Setup, note, say};
 
-/// What grows, and the cost at each point.
+/// The growing quantity, and the cost at each point.
 #[derive(Serialize)]
 pub(crate) struct Outcome {
     pub(crate) grows: &'static str,
-    /// What stays the same.
+    /// The constant conditions.
     pub(crate) fixed: &'static str,
     pub(crate) points: Vec<Point>,
 }
@@ -62,8 +61,8 @@ const fn closed(connections: u32, depth: u32) -> ClosedLoop {
     ClosedLoop { connections, depth }
 }
 
-/// There are many points, and a curve forgives a little noise: so many rounds and so
-/// much time for each are enough.
+/// There are many points, and a curve tolerates some noise: this many rounds and this much
+/// time suffice.
 const ROUNDS: u32 = 3;
 const DURATION: Duration = Duration::from_secs(2);
 

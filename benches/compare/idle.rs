@@ -1,6 +1,6 @@
-//! What an idle connection costs: hawk's own memory with few and with many
-//! connections that have each sent one report and now say next to nothing. And what
-//! an agent costs on top, which is remembered beyond its connection.
+//! The cost of an idle connection: hawk's own memory with few and with many connections
+//! that have each sent one report and then a rare heartbeat. And the additional cost of an
+//! agent, which hawk remembers beyond its connection.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -20,8 +20,8 @@ use hawk_testkit::bench::spread::{Spread, met};
 use hawk_testkit::bench::statistics::Statistics;
 use hawk_testkit::bench::{Setup, note, process, say};
 
-/// The slope is taken between these two numbers of connections: beyond what
-/// any server needs at its start, and within the usual limit of 20,000 files.
+/// The slope is measured between these two numbers of connections: enough to exclude the
+/// memory of the start, and within the usual limit of 20,000 files.
 const FEW: u32 = 2_000;
 const MANY: u32 = 18_000;
 
@@ -44,12 +44,11 @@ struct Round {
     buffers_in_use: u64,
 }
 
-/// Agents that hold a connection each, for as long as this is there.
+/// Agents that each hold a connection until this is dropped.
 enum Agents {
-    /// Known by their addresses, of which there are few: what they cost is their
-    /// connections.
+    /// Agents identified by a few addresses: only their connections cost memory.
     Nameless(Running),
-    /// Each an agent of its own.
+    /// A separate agent for each connection.
     Named { _connections: Vec<TcpStream> },
 }
 
@@ -57,7 +56,7 @@ type Connect = fn(&Setup, &Server, Range<u32>) -> anyhow::Result<Agents>;
 
 pub(crate) fn run(setup: &Setup) -> anyhow::Result<Outcome> {
     note!("idle connections …");
-    // The named agents' ends of their connections are this process's.
+    // This process has the named agents' ends of the connections.
     let limit = descriptors::raise_limit();
     ensure!(
         limit > u64::from(MANY) + 100,
@@ -107,7 +106,7 @@ impl Agents {
         }
     }
 
-    /// What they have to say, if something is wrong.
+    /// Returns the client's errors, if any.
     fn lines(&self) -> String {
         match self {
             Self::Nameless(load) => load.lines().join("\n"),
@@ -127,12 +126,12 @@ fn nameless(setup: &Setup, server: &Server, numbers: Range<u32>) -> anyhow::Resu
         &numbers.len().to_string(),
         "--sources",
         &SOURCES.to_string(),
-        // Seldom enough to be idle, often enough not to be taken for dead.
+        // Rare enough to be idle, frequent enough to avoid the idle timeout.
         "--heartbeat",
         "80s",
         "--duration",
         "10m",
-        // All at once would overrun the backlog; that is not what is measured.
+        // All at once would overflow the backlog, which is not measured here.
         "--ramp",
         "3s",
     ];
@@ -140,8 +139,8 @@ fn nameless(setup: &Setup, server: &Server, numbers: Range<u32>) -> anyhow::Resu
     Ok(Agents::Nameless(load))
 }
 
-/// The same with a name each, which the load client does not give. They send a report
-/// and a heartbeat, and are silent for the seconds that a round takes.
+/// Idle agents with names, which the load client does not give. They send a report and a
+/// heartbeat, and are silent for the seconds of a round.
 fn named(_: &Setup, server: &Server, numbers: Range<u32>) -> anyhow::Result<Agents> {
     let connections = numbers.map(|number| named_agent(server.address, number));
     Ok(Agents::Named {
@@ -183,7 +182,7 @@ fn named_agent(server: SocketAddr, number: u32) -> anyhow::Result<TcpStream> {
     Ok(connection)
 }
 
-/// Until all connections are there, and the server has nothing more to do.
+/// Waits until all connections are open, and the server is idle.
 fn wait_until_idle(server: &mut Server, agents: &mut Agents, files: usize) -> anyhow::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(60);
     let id = server.process.id();

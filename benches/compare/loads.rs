@@ -1,4 +1,4 @@
-//! The loads that contestants are put under, and what hawk is to reach.
+//! The loads of the contestants, and hawk's targets.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use hawk_testkit::bench::load::{self, Replied};
 use hawk_testkit::bench::redis::ClosedLoop;
 use hawk_testkit::bench::servers::Server;
 
-/// What can be picked with `--only`.
+/// The parts that `--only` selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
     /// Classic reports, 1, 16 and 128 in flight on each of 50 connections
@@ -26,21 +26,21 @@ pub(crate) enum Part {
     Many,
     /// The original's 2,100 reports a second
     Original,
-    /// What an idle connection of hawk costs
+    /// The memory of an idle connection of hawk
     Idle,
     /// How hawk's cost grows with depth, connections and the length of frames
     Growth,
 }
 
-/// One load, which every contestant has in turn.
+/// One load, for every contestant in turn.
 pub(crate) struct Load {
     pub(crate) part: Part,
     /// As a heading.
     pub(crate) title: String,
     pub(crate) traffic: Traffic,
-    /// Options of `hawk load` besides.
+    /// Further options of `hawk load`.
     pub(crate) options: &'static [&'static str],
-    /// Who is left out, as the load means nothing to them.
+    /// Contestants for which the load makes no sense.
     pub(crate) without: &'static [Contestant],
     pub(crate) targets: Vec<Target>,
 }
@@ -49,20 +49,20 @@ pub(crate) struct Load {
 pub(crate) enum Traffic {
     /// As fast as replies come.
     Closed(ClosedLoop),
-    /// By the clock, and never for less than this.
+    /// By the clock, and at least for this time.
     Clock(Duration),
 }
 
-/// How hawk is to compare with another.
+/// hawk's target against another contestant.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Target {
     pub(crate) against: Contestant,
     pub(crate) figure: Figure,
-    /// At least this for a rate, at most for CPU time.
+    /// The lower bound of a ratio of rates, the upper bound of a ratio of CPU times.
     pub(crate) ratio: f64,
 }
 
-/// What is compared.
+/// The compared quantity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Figure {
@@ -81,12 +81,12 @@ impl Target {
     }
 }
 
-/// Content that makes the longest classic reports whose frames keep below 64 KiB:
-/// base64 makes four bytes of three.
+/// Content of the longest classic reports with frames below 64 KiB: base64 makes four bytes
+/// of three.
 const LONG_CONTENT: &str = "49000";
 
-/// Depths, and hawk's targets with classic reports: its rate by the goroutine
-/// server's, by the tokio codec's and by Redis', and its CPU time by the floor's.
+/// Depths, and hawk's targets with classic reports: its rate divided by the goroutine
+/// server's, the tokio codec's and Redis', and its CPU time divided by the floor's.
 const DEPTHS: [(u32, [f64; 4]); 3] = [
     (1, [3.0, 1.05, 1.25, 1.1]),
     (16, [27.0, 1.15, 1.3, 1.6]),
@@ -97,13 +97,13 @@ const DEPTHS: [(u32, [f64; 4]); 3] = [
 /// load.
 const ORIGINAL_CPU: f64 = 0.5;
 
-/// Long enough for a figure: there is little to do.
+/// Long enough for a figure: the load is small.
 const ORIGINAL: Duration = Duration::from_secs(5);
 
-/// The load whose depths make the chart.
+/// The chart shows the depths of this load.
 pub(crate) const CHARTED: Part = Part::Classic;
 
-/// All loads of these parts, in the order of their turns.
+/// Returns all loads of these parts, in the order of their turns.
 pub(crate) fn loads(parts: &[Part]) -> Vec<Load> {
     let closed = |connections, depth| Traffic::Closed(ClosedLoop { connections, depth });
     let mut loads = Vec::new();
@@ -178,7 +178,7 @@ pub(crate) fn loads(parts: &[Part]) -> Vec<Load> {
     loads
 }
 
-/// Puts a closed loop on a server that speaks hawk's protocol.
+/// Runs a closed loop against a server of hawk's protocol.
 pub(crate) fn hawk_load(
     setup: &Setup,
     server: &Server,

@@ -1,9 +1,9 @@
-//! What the figures were measured on and with.
+//! The machine and the programs of the measurement.
 
 use std::fs;
 use std::process::Command;
 
-/// One line; what cannot be found out is left out of it.
+/// Returns one line, without unknown parts.
 pub(crate) fn describe() -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").ok();
@@ -24,11 +24,11 @@ fn processor() -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// What a program says of itself.
+/// Returns the first line of a program's output.
 fn said(program: &str, argument: &str) -> Option<String> {
     let output = Command::new(program).arg(argument).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
-    // Enough for the version; builds and hashes follow.
+    // The version; builds and hashes follow it.
     let words = text.split_whitespace().take(3);
     let words: Vec<_> = words.filter(|word| !word.starts_with('(')).collect();
     Some(words.join(" "))

@@ -4,12 +4,12 @@
 //! cargo bench --bench compare -- --rounds 5 --json figures.json --svg chart.svg
 //! ```
 //!
-//! The server runs on one core and its load on another. Contestants take turns,
-//! so that a noisy minute hits all of them, and each figure is a median over the
-//! rounds with its least and greatest value. Nothing is asserted: targets are
-//! printed beside the figures. How it goes along is told on standard error.
+//! The server runs on one core and its load on another. Contestants take turns, so that a
+//! noisy minute affects all of them, and each figure is a median over the rounds with its
+//! least and greatest value. Targets are printed beside the figures; a missed target does
+//! not fail the run. Progress goes to standard error.
 
-// A benchmark speaks to whoever started it, in Markdown on standard output.
+// A benchmark prints its report, in Markdown, on standard output.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod chart;
@@ -40,7 +40,7 @@ struct Options {
     /// What to measure [default: all]
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
-    /// Whom to measure [default: all]
+    /// Contestants to measure [default: all]
     #[arg(long, value_delimiter = ',')]
     contestants: Vec<Contestant>,
     /// Where hawk's store is: a folder on a disk [default: below the target directory]
@@ -49,14 +49,14 @@ struct Options {
     /// Draw the rates with classic reports into this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Draw how the cost grows into this file
+    /// Draw the growth of the cost into this file
     #[arg(long, value_name = "FILE")]
     svg_growth: Option<PathBuf>,
     #[command(flatten)]
     pinned: Pinned,
 }
 
-/// All figures; what was not measured is left out.
+/// All figures; parts that were not measured are empty.
 #[derive(Serialize)]
 struct Outcomes {
     machine: String,

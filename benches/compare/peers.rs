@@ -1,5 +1,5 @@
-//! Builds the servers of `benches/peers`. `Err` in the inner result says what is
-//! missing on this machine.
+//! Builds the servers of `benches/peers`. An inner `Err` names the program that is missing
+//! on this machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use hawk_testkit::bench::note;
 use hawk_testkit::bench::servers::is_there;
 
-/// The peers that are written in Rust.
+/// The peers in Rust.
 pub(crate) struct Programs {
     pub(crate) tokio: PathBuf,
     pub(crate) floor: PathBuf,
@@ -34,8 +34,8 @@ pub(crate) fn goroutine() -> anyhow::Result<Result<PathBuf, String>> {
     Ok(Ok(program))
 }
 
-/// The servers in Rust, a workspace of their own. What they have in common with
-/// hawk is built already: the target directory is the same.
+/// The servers in Rust, a separate workspace. It shares the target directory, so that
+/// common crates are built once.
 pub(crate) fn rust() -> anyhow::Result<Result<Programs, String>> {
     if !is_there("cargo", "--version") {
         return Ok(Err(
@@ -61,7 +61,7 @@ fn source(peer: &str) -> PathBuf {
         .join(peer)
 }
 
-/// cargo's target directory, which has the temporary one in it.
+/// Returns cargo's target directory, the parent of the temporary one.
 fn target() -> anyhow::Result<PathBuf> {
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let target = scratch.parent().context("the target directory is a root")?;

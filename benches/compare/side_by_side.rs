@@ -1,4 +1,4 @@
-//! Rounds: every contestant has its turn with a load, then all have another.
+//! Rounds: in each, every contestant has one turn with a load.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use hawk_testkit::bench::spread::Spread;
 use hawk_testkit::bench::turn::{Figures, Turn, cpu_ratio, ratio};
 use hawk_testkit::bench::{Setup, load, note};
 
-/// What came of one load.
+/// The results of one load.
 #[derive(Serialize)]
 pub(crate) struct Outcome {
     pub(crate) load: String,
@@ -32,7 +32,7 @@ pub(crate) struct Entry {
     pub(crate) figures: Figures,
 }
 
-/// hawk's figures by another's, round by round.
+/// hawk's figures divided by another's, for each round.
 #[derive(Serialize)]
 pub(crate) struct Ratios {
     pub(crate) against: Contestant,
@@ -43,7 +43,7 @@ pub(crate) struct Ratios {
 }
 
 impl Ratios {
-    /// Of the figure that is to be compared.
+    /// The ratios of the compared figure.
     pub(crate) fn of(&self, figure: Figure) -> Spread {
         match figure {
             Figure::Rate => self.rate,
@@ -107,7 +107,7 @@ pub(crate) fn run(setup: &Setup, field: &Field, load: &Load) -> anyhow::Result<O
     })
 }
 
-/// By the clock, hawk's client is what it is by default.
+/// By the clock, hawk's client runs with its defaults.
 fn load_of(setup: &Setup, server: &Server, load: &Load) -> anyhow::Result<Replied> {
     match load.traffic {
         Traffic::Closed(closed) => hawk_load(setup, server, closed, load.options),
@@ -118,7 +118,7 @@ fn load_of(setup: &Setup, server: &Server, load: &Load) -> anyhow::Result<Replie
     }
 }
 
-/// With as many requests as take a turn's time; found out in the first turn.
+/// With as many requests as fill a turn; the first turn measures their number.
 fn redis_load(
     setup: &Setup,
     field: &Field,

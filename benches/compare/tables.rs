@@ -9,12 +9,12 @@ use hawk_testkit::bench::spread::met;
 /// Most memory that hawk may have resident under the original's load.
 const RESIDENT: f64 = 4.0 * 1024.0 * 1024.0;
 
-/// A core of which less was used had time to spare.
+/// Below this use a core counts as not full.
 const FULL: f64 = 0.95;
 
 const MEBIBYTE: f64 = 1024.0 * 1024.0;
 
-/// One load: figures, ratios, and what is to be known of them.
+/// Prints one load: figures, ratios, and remarks.
 pub(crate) fn outcome(outcome: &Outcome) {
     say!("\n### {}\n", outcome.load);
     say!(
@@ -114,7 +114,7 @@ fn notes(outcome: &Outcome) -> Vec<String> {
     notes
 }
 
-/// Who set the pace of a closed loop.
+/// Says which side limited a closed loop.
 #[derive(PartialEq, Eq)]
 enum Limit {
     Server,

@@ -1,4 +1,4 @@
-//! The counts of last time, in a file, and under which conditions they hold.
+//! The last counts, in a file, and the conditions under which they hold.
 
 use std::fmt::{self, Display, Formatter};
 use std::fs;
@@ -14,9 +14,8 @@ pub(crate) struct Baseline {
     pub(crate) counts: Vec<(String, f64)>,
 }
 
-/// What else decides how many instructions there are. Checksums, searches and
-/// base64 choose their code by what the processor can do, of which valgrind
-/// emulates a part; compilers differ anyhow.
+/// Conditions that determine the counts. Checksums, searches and base64 choose their code
+/// by the processor's features, of which valgrind emulates a part; compilers differ too.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Conditions {
     features: String,
@@ -24,13 +23,13 @@ pub(crate) struct Conditions {
     valgrind: String,
 }
 
-/// What a line of conditions begins with.
+/// The beginning of a line of conditions.
 const FEATURES: &str = "# processor: ";
 const COMPILER: &str = "# compiler: ";
 const VALGRIND: &str = "# counted by: ";
 
 impl Baseline {
-    /// `None` if there is no such file.
+    /// Reads the file. `None`: it does not exist.
     pub(crate) fn read(file: &Path) -> anyhow::Result<Option<Self>> {
         let text = match fs::read_to_string(file) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -109,7 +108,7 @@ impl Display for Conditions {
     }
 }
 
-/// The first line of what a program says.
+/// Returns the first line of a program's output.
 fn first_line(command: &mut Command) -> anyhow::Result<String> {
     let output = command.output();
     let output = output.with_context(|| format!("cannot start {command:?}"))?;
@@ -117,7 +116,7 @@ fn first_line(command: &mut Command) -> anyhow::Result<String> {
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
-/// What the libraries in use choose their code by, and the C library.
+/// Returns the features by which libraries choose their code, and the C library.
 pub(crate) fn features() -> String {
     #[cfg(target_arch = "x86_64")]
     {

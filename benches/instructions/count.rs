@@ -1,18 +1,17 @@
-//! Instructions of one operation, as callgrind counts them.
+//! Counts the instructions of one operation with callgrind.
 //!
-//! The program runs itself under callgrind twice, with few and with many runs of
-//! the operation. What it does besides is the same both times, so the difference
-//! is the operation's own.
+//! The program runs itself under callgrind twice, with few and with many runs of the
+//! operation. All other work is the same both times, so the difference is the operation's.
 
 use hawk_testkit::operations::Operation;
 
-/// Runs to begin with: after these all memory is as large as it gets.
+/// Warm-up runs: after these all buffers have their final size.
 const FEW: u64 = 10;
 
-/// How many more make the difference.
+/// Further runs, which make the difference.
 const MORE: u64 = 50;
 
-/// What is to be counted.
+/// The program to count.
 pub(crate) fn run(operation: &Operation, times: u64) {
     let mut run = (operation.prepare)();
     for _ in 0..times {
@@ -20,7 +19,7 @@ pub(crate) fn run(operation: &Operation, times: u64) {
     }
 }
 
-/// Instructions that the operation takes once.
+/// Returns the instructions of one run of the operation.
 #[allow(clippy::cast_precision_loss)] // far below 2^53
 pub(crate) fn instructions(operation: &Operation, name: &str) -> anyhow::Result<f64> {
     let few = collected(name, FEW)?;
@@ -29,7 +28,7 @@ pub(crate) fn instructions(operation: &Operation, name: &str) -> anyhow::Result<
 }
 
 fn collected(name: &str, times: u64) -> anyhow::Result<u64> {
-    // As many characters each time: arguments lie on the stack and move it.
+    // Always as many characters, because arguments lie on the stack and move it.
     let times = format!("{times:04}");
     hawk_testkit::bench::callgrind::collected(&[], &["--run", name, "--times", &times])
 }

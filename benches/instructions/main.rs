@@ -1,12 +1,12 @@
-//! Counts the instructions of single operations, by callgrind: figures that a
-//! noisy machine does not touch, compared with those of `benches/instructions.txt`.
+//! Counts the instructions of single operations with callgrind, independent of the
+//! machine's noise, and compares them with `benches/instructions.txt`.
 //!
 //! ```text
 //! cargo bench --bench instructions                # exit code 1: some take more, or are gone
 //! cargo bench --bench instructions -- --update    # write the file anew
 //! ```
 
-// A benchmark speaks to whoever started it, in Markdown on standard output.
+// A benchmark prints its report, in Markdown, on standard output.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod baseline;
@@ -24,26 +24,26 @@ use hawk_testkit::operations::{Operation, unusual};
 /// Counts instructions and compares them with the last ones.
 #[derive(Parser)]
 struct Options {
-    /// Count those whose name has this in it
+    /// Count only operations with this in their name
     filter: Option<String>,
     /// Write the counts into the file of the last ones, instead of comparing
     #[arg(long, conflicts_with = "filter")]
     update: bool,
-    /// How many percent more than the last time are too many
+    /// Most percent above the last counts
     #[arg(long, default_value_t = 3.0)]
     tolerance: f64,
     /// The last counts
     #[arg(long, value_name = "FILE", default_value = FILE)]
     file: PathBuf,
-    /// What is started under callgrind: runs the operation with this name
+    /// Run the operation with this name, under callgrind
     #[arg(long, hide = true, requires = "times")]
     run: Option<String>,
     #[arg(long, hide = true)]
     times: Option<u64>,
-    /// What is started under valgrind, too: tells what the processor can do there
+    /// Print the processor's features, under valgrind
     #[arg(long, hide = true)]
     features: bool,
-    /// Given by `cargo bench`, and not by `cargo test`
+    /// Set by `cargo bench`, and not by `cargo test`
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -58,7 +58,7 @@ const BY_PLAIN: f64 = 6.0;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.txt");
 
-/// Names an operation, in the file and on the command line.
+/// Returns the name of an operation in the file and on the command line.
 fn name(operation: &Operation) -> String {
     format!("{}: {}", operation.group, operation.name)
 }
@@ -141,7 +141,7 @@ fn main() -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Prints all counts beside those before; tells how many are too many.
+/// Prints all counts beside the last, and returns the number of regressions.
 fn table(found: &Baseline, before: Option<&Baseline>, tolerance: f64) -> usize {
     println!("| operation | instructions | before | change | |");
     println!("|---|---|---|---|---|");
@@ -181,7 +181,8 @@ fn compact_by_classic(found: &Baseline) {
     }
 }
 
-/// Prints what unusual frames take beside valid ones of their shape and beside plain ones.
+/// Prints the counts of unusual frames beside valid frames of their shape and beside plain
+/// ones.
 fn unusual_by_valid(found: &Baseline) {
     let count = |name: &str| found.count(&format!("{}: {name}", unusual::GROUP));
     let mut rows = Vec::new();

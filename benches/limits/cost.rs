@@ -1,4 +1,4 @@
-//! What limits cost those who stay within them.
+//! The cost of limits for agents within them.
 
 use std::thread;
 use std::time::Instant;
@@ -9,17 +9,17 @@ use super::rows::{Row, Target, print};
 use hawk_testkit::bench::turn::Turn;
 use hawk_testkit::bench::{Setup, load, process, servers};
 
-/// Frames a second from each connection, far beyond what it sends.
+/// A limit of frames a second far beyond the rate of each connection.
 const RATE: &[&str] = &["--rate-limit", "4000000"];
 
-/// Networks that are asked before the loopback, which is allowed.
+/// Rules that are checked before the allowed loopback.
 const RULES: usize = 100;
 
-/// As good as nothing.
+/// A target for a negligible cost.
 const THROUGHPUT: Option<Target> = Some(Target::AtLeast(0.95));
 const CPU: Option<Target> = Some(Target::AtMost(1.1));
 
-/// Agents that connect, send a heartbeat and leave, for ever.
+/// Agents that connect, send a heartbeat and disconnect, repeatedly.
 const VISITORS: usize = 64;
 
 struct Visits {
@@ -73,7 +73,7 @@ pub(crate) fn run(setup: &Setup) -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Half of them allow, half of them deny; all but the last are about others.
+/// Half of the rules allow, half deny; only the last matches the agents.
 fn rules() -> Vec<String> {
     let pair = |number| {
         [

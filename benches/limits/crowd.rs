@@ -1,8 +1,8 @@
-//! A crowd of agents that misbehave, all in the same way, on one thread.
+//! A crowd of agents on one thread, which misbehave in the same way.
 //!
-//! What they do is said by a [`Habit`]; this file is how. The thread runs on the
-//! core of the load, below everybody else there: what good agents feel is to come
-//! from the server and not from a client that was kept from running.
+//! A [`Habit`] defines their behaviour; this file implements it. The thread runs on the
+//! core of the load, at the lowest priority there, so that delays of good agents come from
+//! the server and not from a client without CPU.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -23,36 +23,36 @@ use hawk_testkit::bench::child::STEP;
 use hawk_testkit::bench::dial::{dial, is_temporary};
 use hawk_testkit::bench::process::pin_thread;
 
-/// How long a crowd may take to be there.
+/// How long a crowd may take to connect.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Turns without anything to do, within half a second, that show that there is
-/// nothing: a tenth of those that there is time for.
+/// Idle turns within half a second that show that the crowd is idle: a tenth of the
+/// possible turns.
 const RESTS: u64 = 10;
 
-/// Connections begun, and pieces sent without waiting, in one turn.
+/// Most connections opened, and pieces sent without waiting, in one turn.
 const DIALS: usize = 32;
 const PIECES: usize = 64;
 
 /// Most bytes in one piece.
 const PIECE: usize = 64 * 1024;
 
-/// Members that are looked at in one turn although nothing happened to them.
+/// Members visited in one turn without an event.
 const VISITS: usize = 256;
 
-/// A crowd at work; dropped, it goes.
+/// A running crowd; dropping it ends it.
 pub(crate) struct Crowd {
     shared: Arc<Shared>,
     size: u64,
     thread: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
-/// What a crowd has done so far.
+/// The counts of a crowd so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Deeds {
-    /// Connections that are established now.
+    /// Connections established now.
     pub(crate) there: u64,
-    /// Connections that were established ever.
+    /// Connections established so far.
     pub(crate) came: u64,
     /// Bytes written.
     pub(crate) sent: u64,
@@ -64,12 +64,12 @@ struct Shared {
     there: AtomicU64,
     came: AtomicU64,
     sent: AtomicU64,
-    /// Turns in which there was nothing to do.
+    /// Idle turns.
     rests: AtomicU64,
 }
 
 impl Crowd {
-    /// Sends so many to `target`.
+    /// Starts so many agents against `target`.
     pub(crate) fn start(setup: &Setup, target: SocketAddr, size: usize, habit: Habit) -> Self {
         let shared = Arc::new(Shared::default());
         let core = setup.load_core;
@@ -94,7 +94,7 @@ impl Crowd {
         }
     }
 
-    /// Waits until all have come.
+    /// Waits until all have connected.
     pub(crate) fn wait_come(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while self.deeds().came < self.size {
@@ -110,7 +110,7 @@ impl Crowd {
         Ok(())
     }
 
-    /// Waits until all have come and hardly anything more is taken from them.
+    /// Waits until all have connected and the server takes hardly any more bytes.
     pub(crate) fn wait_settled(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         self.wait_come()?;
@@ -118,8 +118,8 @@ impl Crowd {
             let before = (self.deeds(), self.shared.rests.load(Ordering::Relaxed));
             thread::sleep(STEP * 25);
             let now = (self.deeds(), self.shared.rests.load(Ordering::Relaxed));
-            // Those that trickle send some bytes all the time. And that it did not
-            // send may be because its thread did not run.
+            // Trickling members send some bytes all the time, and a thread without CPU
+            // sends none.
             let sent = now.0.sent - before.0.sent;
             let all = now.0.there == self.size;
             if all && sent <= self.size && now.1 - before.1 >= RESTS {
@@ -135,7 +135,7 @@ impl Crowd {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Sends them home; an error if they could not do what they were to do.
+    /// Ends the crowd. Returns an error if the members could not follow their habit.
     pub(crate) fn end(mut self) -> anyhow::Result<Deeds> {
         let deeds = self.deeds();
         self.shared.stop.store(true, Ordering::Relaxed);
@@ -150,7 +150,7 @@ impl Drop for Crowd {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // It was somebody else's error that brought us here.
+            // The first error came from elsewhere.
             drop(thread.join());
         }
     }
@@ -161,9 +161,9 @@ struct Engine {
     target: SocketAddr,
     habit: Habit,
     members: Vec<Member>,
-    /// Who is to connect.
+    /// Members that have to connect.
     absent: VecDeque<usize>,
-    /// Who has more to send and was not told to wait.
+    /// Members with more to send, to sockets that take it.
     busy: VecDeque<usize>,
     begun: Instant,
     visited: u128,
@@ -175,7 +175,7 @@ struct Engine {
 struct Member {
     stream: Option<TcpStream>,
     established: bool,
-    /// How much was sent of the greeting, and then of what follows.
+    /// Bytes sent of the greeting, and then of its repetition.
     position: usize,
     since: Option<Instant>,
     is_busy: bool,
@@ -271,7 +271,7 @@ impl Engine {
         }
     }
 
-    /// Sends the greeting, and what follows as far as its pace allows.
+    /// Sends the greeting, and then the repeated bytes as fast as the pace allows.
     fn send(&mut self, number: usize) {
         let member = &mut self.members[number];
         let Some(stream) = &mut member.stream else {
@@ -318,7 +318,7 @@ impl Engine {
         }
     }
 
-    /// Looks at those whose turn it is by the clock, each as often as the habit says.
+    /// Visits the members that are due by the clock, each as often as the habit says.
     fn visit(&mut self) {
         let Some(every) = self.habit.visits_every else {
             return;
@@ -369,7 +369,7 @@ impl Engine {
         }
     }
 
-    /// Ends a connection; another one takes its place.
+    /// Ends a connection, and opens another in its place.
     fn leave(&mut self, number: usize) {
         let member = &mut self.members[number];
         if member.established {

@@ -1,5 +1,5 @@
-//! What good agents feel of a crowd that misbehaves, and what their frames cost
-//! the server meanwhile.
+//! The effect of a misbehaving crowd on good agents, and the server's cost of their frames
+//! meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -12,41 +12,41 @@ use super::rows::{Row, Target, print};
 use hawk_testkit::bench::servers::{self, Server};
 use hawk_testkit::bench::{Setup, load, process, say};
 
-/// The good agents, and their reports in a second: some 5 % of a core, so that it
-/// is the crowd that decides how they fare.
+/// The good agents, and their reports a second: some 5 % of a core, so that the crowd
+/// determines their latency.
 const GOOD: usize = 50;
 const LOAD: &[&str] = &["--connections", "50", "--rate", "5000"];
 
-/// How much longer 99 in 100 of the good agents' replies may take.
+/// How much longer the p99 of the good agents' replies may be.
 const P99: Option<Target> = Some(Target::AtMost(2.0));
 
-/// Most of a core that a server may need to turn a crowd away.
+/// Most of a core that the server may need to turn a crowd away.
 const SHARE: Option<Target> = Some(Target::AtMost(50.0));
 
 /// Warnings and errors that a crowd may cause: one for its cause in ten seconds,
 /// which is longer than a turn.
 const LINES: Option<Target> = Some(Target::AtMost(1.0));
 
-/// A crowd, and the server that meets it.
+/// A crowd, and its server.
 struct Condition {
     name: &'static str,
     options: &'static [&'static str],
     size: usize,
     habit: fn() -> Habit,
     entry: Entry,
-    /// Whether what it costs is told by the server's share of a core: it goes on for
-    /// as long as the crowd comes.
+    /// Whether the cost is the server's share of a core: it lasts as long as the crowd
+    /// keeps connecting.
     goes_on: bool,
 }
 
-/// When a crowd comes.
+/// When a crowd connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Entry {
-    /// Before the good agents; these come when it has settled.
+    /// Before the good agents, which connect once the crowd is idle.
     First,
-    /// When the good agents are there.
+    /// After the good agents.
     Later,
-    /// Likewise, and the server has no more than this many descriptors left then.
+    /// After the good agents, when the server has only this many free descriptors.
     LaterAndFew(usize),
 }
 
@@ -103,13 +103,13 @@ fn conditions() -> [Condition; 6] {
     ]
 }
 
-/// What came of one turn.
+/// The results of one turn.
 struct Felt {
     p99: f64,
     cpu_per_frame: f64,
     cpu_share: f64,
     lines: f64,
-    /// Connections of the crowd in a second.
+    /// Connections of the crowd a second.
     came: f64,
 }
 
@@ -179,7 +179,7 @@ fn figures(condition: &Condition, rounds: &[(Felt, Felt)]) -> Vec<Row> {
 }
 
 fn turn(setup: &Setup, condition: &Condition, disturbed: bool) -> anyhow::Result<Felt> {
-    // Statistics would be among the log lines.
+    // Without statistics among the log lines.
     let options = [
         servers::NO_STORE,
         &["--stats-interval", "1h"],

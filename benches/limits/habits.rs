@@ -1,38 +1,38 @@
-//! In which ways agents misbehave.
+//! The ways in which agents misbehave.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use hawk_wire::{AgentName, Encoding, Heartbeat, Packet, encode_frame, encode_packet};
 
-/// What each member of a crowd does, again and again.
+/// The repeated behaviour of each member of a crowd.
 pub(crate) struct Habit {
-    /// What it sends once it is connected.
+    /// Bytes sent once it is connected.
     pub(crate) greeting: Arc<[u8]>,
-    /// What it sends behind that, over and over.
+    /// Bytes sent repeatedly after the greeting.
     pub(crate) then: Arc<[u8]>,
     pub(crate) pace: Pace,
     pub(crate) reading: Reading,
-    /// Bytes that its kernel keeps for it, if not the usual.
+    /// Bytes of its socket's receive buffer, if not the default.
     pub(crate) receive_buffer: Option<usize>,
-    /// How often it does something although nothing happened to it.
+    /// How often it acts without an event.
     pub(crate) visits_every: Option<Duration>,
-    /// It breaks off when it was not answered for this long.
+    /// It disconnects after this long without an answer.
     pub(crate) patience: Option<Duration>,
-    /// It breaks off at the first bytes that it reads.
+    /// It disconnects at the first bytes that it reads.
     pub(crate) leaves_when_answered: bool,
 }
 
 /// How fast an agent sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pace {
-    /// As fast as it is taken.
+    /// As fast as the socket takes it.
     Full,
     /// One agent in so many sends a byte at each visit.
     ByteAVisit { one_in: usize },
 }
 
-/// What an agent reads.
+/// How an agent reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
     All,
@@ -40,8 +40,8 @@ pub(crate) enum Reading {
     ByteASecond,
 }
 
-/// Bytes that the kernel keeps for agents that do not read: few, so that replies
-/// pile up in the server and not here.
+/// Bytes of the receive buffer of agents that do not read: few, so that replies queue in
+/// the server.
 const SMALL: usize = 4096;
 
 impl Habit {
@@ -59,8 +59,7 @@ impl Habit {
         }
     }
 
-    /// Begins a frame that it will not end; one in ten sends another byte of it every
-    /// second.
+    /// Sends a partial frame; one agent in ten sends another byte of it every second.
     pub(crate) fn slow_loris() -> Self {
         Self {
             then: Arc::new([b'x']),
@@ -70,8 +69,8 @@ impl Habit {
         }
     }
 
-    /// Sends frames and reads no reply. Frames without data are the shortest there
-    /// are, and their replies more than twice as long.
+    /// Sends frames and reads no reply. Frames without data are the shortest, and their
+    /// replies more than twice as long.
     pub(crate) fn never_reads() -> Self {
         Self {
             then: empty_frames(),
@@ -90,8 +89,8 @@ impl Habit {
         }
     }
 
-    /// Connects, and again at once when it is turned away or nobody has answered
-    /// within `patience`.
+    /// Connects, and reconnects at once when it is turned away or gets no answer within
+    /// `patience`.
     pub(crate) fn keeps_coming(patience: Option<Duration>) -> Self {
         Self {
             patience,
@@ -100,7 +99,7 @@ impl Habit {
         }
     }
 
-    /// Connects, sends a heartbeat, and leaves when it is answered, for ever.
+    /// Connects, sends a heartbeat, and disconnects when it is answered, repeatedly.
     pub(crate) fn comes_and_goes() -> Self {
         Self {
             leaves_when_answered: true,
@@ -108,7 +107,7 @@ impl Habit {
         }
     }
 
-    /// Sends `bytes` over and over, as fast as they are taken, and reads what comes.
+    /// Sends `bytes` repeatedly, as fast as the socket takes them, and reads the replies.
     pub(crate) fn pours(bytes: Vec<u8>) -> Self {
         Self {
             then: bytes.into(),
@@ -117,8 +116,8 @@ impl Habit {
     }
 }
 
-/// A heartbeat. All of a crowd give one name: an agent that comes online makes a
-/// line in the log, as it should, and that is not what is looked for.
+/// Returns a heartbeat. The whole crowd uses one name, because each agent that comes online
+/// causes an expected line in the log.
 pub(crate) fn heartbeat() -> Vec<u8> {
     let heartbeat = Packet::Heartbeat(Heartbeat {
         version: "1.0".into(),
@@ -131,7 +130,7 @@ pub(crate) fn heartbeat() -> Vec<u8> {
     out
 }
 
-/// A good report that takes `data` bytes of a frame's data.
+/// Returns a valid report of `data` bytes of a frame's data.
 pub(crate) fn long_frame(data: usize) -> Vec<u8> {
     let (head, tail) = ("\x01{\"content\":\"", "\"}");
     let text = "x".repeat(data - head.len() - tail.len());

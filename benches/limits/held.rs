@@ -1,4 +1,4 @@
-//! What a server does while it holds a whole crowd at a limit: next to nothing.
+//! The server's work while a crowd is paused at a limit: nearly none.
 
 use std::thread;
 
@@ -8,23 +8,23 @@ use super::rows::{Row, Target, print};
 use hawk_testkit::bench::statistics::Statistics;
 use hawk_testkit::bench::{Setup, process, servers};
 
-/// Agents that are held.
+/// Paused agents.
 const CROWD: usize = 1_000;
 
-/// Most of a core that holding them may take.
+/// Most of a core that the paused crowd may take.
 const TARGET: Option<Target> = Some(Target::AtMost(1.0));
 
 struct Condition {
     name: &'static str,
     options: &'static [&'static str],
     habit: fn() -> Habit,
-    /// Whether anything is to be done for them all the time.
+    /// Whether the server has work for them all the time.
     works: bool,
-    /// What shows that they are held, in the server's account of itself.
+    /// The server's statistic that proves the pause.
     proof: (&'static str, fn(&Statistics) -> u64),
 }
 
-/// Nobody is closed while it is looked at.
+/// Timeouts so long that no connection is closed meanwhile.
 const CONDITIONS: [Condition; 4] = [
     Condition {
         name: "1,000 that said all they had to say",
@@ -84,7 +84,7 @@ pub(crate) fn run(setup: &Setup, like: &str) -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The server's share of a core, and the proof.
+/// Returns the server's share of a core, and the proof.
 #[allow(clippy::cast_precision_loss)] // far below 2^53
 fn turn(setup: &Setup, condition: &Condition) -> anyhow::Result<(f64, f64)> {
     let options = [

@@ -1,5 +1,4 @@
-//! What bytes that are no frames cost the server, against valid frames of the same
-//! size.
+//! The server's cost of junk, against valid frames of the same size.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,20 +17,19 @@ use hawk_testkit::bench::servers;
 use hawk_testkit::bench::spread::Spread;
 use hawk_testkit::bench::statistics::Statistics;
 
-/// Connections that send it.
+/// Connections that send junk.
 const SENDERS: usize = 16;
 
-/// Least bytes that a figure is made of: where the machine is busy with other things,
-/// senders may not get to run for long.
+/// Least bytes for a figure: on a busy machine senders may get little CPU.
 const LEAST: u64 = 4_000_000;
 
-/// How long these may take.
+/// How long these bytes may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Most CPU time for a byte, by that of valid frames of the same size.
+/// Most CPU time for a byte, relative to valid frames of the same size.
 const TARGET: Option<Target> = Some(Target::AtMost(2.0));
 
-/// What a scanner says to a web server, and to one that speaks TLS.
+/// The first bytes of a scanner for web servers, and of one for TLS.
 const HTTP: &[u8] =
     b"GET /index.html HTTP/1.1\r\nHost: 10.0.0.7:9876\r\nUser-Agent: curl/7.88.1\r\n\
     Accept: */*\r\nConnection: keep-alive\r\n\r\n";
@@ -54,7 +52,7 @@ pub(crate) fn run(setup: &Setup, like: &str) -> anyhow::Result<Vec<Row>> {
         kinds.push((name, stream.like, stream.bytes()));
     }
     kinds.retain(|(name, ..)| name.contains(like));
-    // All take turns with the valid frames of all sizes.
+    // All kinds take turns with valid frames of all sizes.
     let mut rounds = Vec::new();
     for _ in 0..setup.rounds {
         let mut valid = Vec::new();
@@ -80,13 +78,13 @@ pub(crate) fn run(setup: &Setup, like: &str) -> anyhow::Result<Vec<Row>> {
         rates.push(Row::alone(name, "MB a second that were read", rate, None));
     }
     print("Junk, and valid frames of the same size", &rows);
-    // A table of them would say nothing more.
+    // The figures need no table.
     rows.extend(rates);
     Ok(rows)
 }
 
-/// As much of it as a connection is closed for, and what a candidate at the end may
-/// hold back. Whoever sends more has it discarded, which costs next to nothing.
+/// The junk limit of a connection, and the bytes that a candidate at the end may hold back.
+/// The server discards further bytes at nearly no cost.
 fn enough(bytes: &[u8]) -> Vec<u8> {
     let most = JUNK_LIMIT as usize + MAX_FRAME;
     bytes.iter().copied().cycle().take(most).collect()
@@ -105,7 +103,7 @@ fn pour(setup: &Setup, habit: Habit) -> anyhow::Result<Poured> {
     let id = server.process.id();
     let crowd = Crowd::start(setup, server.address, SENDERS, habit);
     crowd.wait_come()?;
-    // An account is of the moment at which it is asked for.
+    // The statistics are of the moment of the request.
     let mut account = || -> anyhow::Result<_> {
         let (cpu, now) = (process::cpu_time(id)?, Instant::now());
         Ok((
@@ -116,7 +114,7 @@ fn pour(setup: &Setup, habit: Habit) -> anyhow::Result<Poured> {
     };
     let (cpu_before, begun, before) = account()?;
     let (cpu, ended, after) = loop {
-        // Some of the time is enough: there are many kinds.
+        // A part of the time suffices, because there are many kinds.
         thread::sleep(setup.duration / 4);
         let account = account()?;
         if account.2 - before >= LEAST {

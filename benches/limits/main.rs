@@ -4,13 +4,13 @@
 //! cargo bench --bench limits -- --rounds 5 --json figures.json
 //! ```
 //!
-//! The server runs on one core, and on another both the agents that misbehave and
-//! the good ones. Disturbed and undisturbed runs take turns, each with a server of
-//! its own, ratios are taken within a round, and each figure is a median over the
-//! rounds with its least and greatest value. Nothing is asserted: targets are
-//! printed beside the figures.
+//! The server runs on one core, and on another both the agents that misbehave and the good
+//! ones. Disturbed and undisturbed runs take turns, each with its own server, ratios are
+//! taken within a round, and each figure is a median over the rounds with its least and
+//! greatest value. Targets are printed beside the figures; a missed target does not fail
+//! the run.
 
-// A benchmark speaks to whoever started it, in Markdown on standard output.
+// A benchmark prints its report, in Markdown, on standard output.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod cost;
@@ -39,15 +39,15 @@ struct Options {
     /// What to measure
     #[arg(long, value_delimiter = ',', default_values = ["storm", "felt", "pool", "junk", "decoder", "cost", "held"])]
     only: Vec<Part>,
-    /// Only conditions with this in their name, where a part has several
+    /// Only conditions with this in their name, in parts with several
     #[arg(long, value_name = "TEXT", default_value = "")]
     like: String,
     #[command(flatten)]
     pinned: Pinned,
-    /// Instead, look for streams that are hard on the decoder
+    /// Instead, search for streams that are expensive to decode
     #[arg(long)]
     search: bool,
-    /// Instead, decode this file: what runs under callgrind
+    /// Instead, decode this file, under callgrind
     #[arg(long, value_name = "FILE", hide = true)]
     decode: Option<PathBuf>,
     /// In pieces of this many bytes
@@ -59,7 +59,7 @@ struct Options {
 enum Part {
     /// 19,000 agents that connect at once
     Storm,
-    /// Good agents beside those that misbehave
+    /// Good agents beside agents that misbehave
     Felt,
     /// Long frames and few buffers
     Pool,
@@ -69,11 +69,11 @@ enum Part {
     Decoder,
     /// Limits that are not reached
     Cost,
-    /// The server's CPU while agents are held at a limit
+    /// The server's CPU while agents are paused at a limit
     Held,
 }
 
-/// All figures; what was not measured is left out.
+/// All figures; parts that were not measured are empty.
 #[derive(Default, Serialize)]
 struct Outcomes {
     rounds: u32,

@@ -1,5 +1,5 @@
-//! A pool that has a tenth of what the load wants: agents that are all in the middle
-//! of long frames, each sending its own piece by piece.
+//! A pool of a tenth of the demand: all agents are in the middle of long frames, which they
+//! send piece by piece.
 
 use std::collections::VecDeque;
 use std::io::Write as _;
@@ -18,17 +18,17 @@ use hawk_testkit::bench::process::pin_thread;
 use hawk_testkit::bench::statistics::Statistics;
 use hawk_testkit::bench::{Setup, process, servers};
 
-/// Agents in the middle of a frame at once; each wants one of the longest buffers.
+/// Agents in the middle of a frame at once; each needs a buffer of the longest class.
 const AGENTS: usize = 200;
 
-/// Bytes of the longest buffers.
+/// Bytes of a buffer of the longest class.
 const BUFFER: u64 = 69_632;
 
-/// A tenth of what they want.
+/// A tenth of their demand.
 const SMALL_POOL: u64 = BUFFER * AGENTS as u64 / 10;
 
-/// Bytes of data in each frame, and of what an agent sends before the others have
-/// their turn: frames are begun by all before any is done.
+/// Bytes of data in each frame, and of a piece that an agent sends before the others: all
+/// agents begin a frame before the first is complete.
 const DATA: usize = 60_000;
 const PIECE: usize = 4_000;
 
@@ -37,9 +37,9 @@ const GRACE: Duration = Duration::from_secs(20);
 
 struct Turn {
     per_second: f64,
-    /// The mean time of a frame of the slowest agent, by that of the median one.
+    /// The mean time of a frame of the slowest agent, relative to the median agent.
     slowest: f64,
-    /// Bytes of the longest buffers in use at once.
+    /// Bytes of buffers of the longest class in use at once.
     wanted: f64,
     waiters: f64,
     refusals: f64,
@@ -112,7 +112,7 @@ fn turn(setup: &Setup, options: &[&str]) -> anyhow::Result<Turn> {
         pin_thread(core)?;
         Load::new(target)?.run(duration)
     });
-    // In the middle of it.
+    // In the middle of the run.
     thread::sleep(duration / 2);
     let midst = Statistics::ask(&mut server.process)?;
     let mut times = load
@@ -143,7 +143,7 @@ struct Load {
     poll: Poll,
     agents: Vec<Agent>,
     frame: Vec<u8>,
-    /// Who can send another piece.
+    /// Agents that can send another piece.
     ready: VecDeque<usize>,
 }
 
@@ -245,7 +245,7 @@ impl Load {
 }
 
 impl Agent {
-    /// Whether there is more to send and the socket may take it.
+    /// Returns whether there is more to send and the socket may take it.
     fn send_piece(&mut self, frame: &[u8]) -> anyhow::Result<bool> {
         if self.sent == frame.len() {
             return Ok(false);
@@ -264,7 +264,7 @@ impl Agent {
         }
     }
 
-    /// Whether the reply is there.
+    /// Returns whether the reply has arrived.
     fn read(&mut self) -> anyhow::Result<bool> {
         let is_there = is_answered(&mut self.stream, "Report data has recive\n")?;
         if is_there {

@@ -9,18 +9,18 @@ use hawk_testkit::bench::spread::{Spread, met};
 #[derive(Serialize)]
 pub(crate) struct Row {
     condition: String,
-    /// What is measured, with its unit.
+    /// The measured quantity, with its unit.
     figure: String,
     undisturbed: Option<Spread>,
     measured: Spread,
-    /// Measured by undisturbed, round by round.
+    /// Measured divided by undisturbed, for each round.
     ratio: Option<Spread>,
-    /// For the ratio, or for what is measured where there is none.
+    /// The target of the ratio, or of the measured figure if there is no ratio.
     target: Option<Target>,
     is_met: Option<bool>,
 }
 
-/// What a figure's median is to be.
+/// The target of a figure's median.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Target {
@@ -29,7 +29,7 @@ pub(crate) enum Target {
 }
 
 impl Row {
-    /// A figure that stands for itself.
+    /// Returns a figure without comparison.
     pub(crate) fn alone(
         condition: &str,
         figure: &str,
@@ -48,7 +48,7 @@ impl Row {
         .judged()
     }
 
-    /// A figure beside the same one of an undisturbed run, for each round.
+    /// Returns a figure beside that of an undisturbed run, for each round.
     pub(crate) fn beside(
         condition: &str,
         figure: &str,
@@ -74,7 +74,7 @@ impl Row {
     fn judged(mut self) -> Self {
         let figure = self.ratio.unwrap_or(self.measured).median;
         let spreads = [Some(self.measured), self.undisturbed, self.ratio];
-        // Of nothing, a mean is no number: such a figure meets no target.
+        // The mean of no values is no number: such a figure meets no target.
         let is_measured = spreads.iter().flatten().all(|it| it.median.is_finite());
         self.is_met = self.target.map(|target| match target {
             Target::AtMost(most) => is_measured && figure <= most,
@@ -110,7 +110,7 @@ pub(crate) fn print(title: &str, rows: &[Row]) {
     }
 }
 
-/// With about three digits.
+/// Formats a number with about three digits.
 fn rounded(spread: Spread) -> String {
     let largest = spread.max.abs();
     if largest >= 100.0 || largest == 0.0 {

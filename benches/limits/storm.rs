@@ -1,5 +1,5 @@
-//! A reconnect storm: a whole fleet connects at once, each agent sends a
-//! heartbeat, and then all reset.
+//! A reconnect storm: a fleet connects at once, each agent sends a heartbeat, and then all
+//! connections are reset.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -19,13 +19,13 @@ use hawk_testkit::bench::process::pin_thread;
 use hawk_testkit::bench::servers;
 use hawk_testkit::bench::{Setup, process};
 
-/// As many as the usual limit of 20,000 open files allows, with some to spare.
+/// As many agents as the usual limit of 20,000 open files allows, with a reserve.
 const AGENTS: usize = 19_000;
 
-/// How many connect before it is looked whether some are answered.
+/// Connections opened before the client checks for answers.
 const DIALS: usize = 64;
 
-/// How long the last of them may take.
+/// How long the last agent may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Storm {
@@ -36,7 +36,7 @@ struct Storm {
     all_reaped: f64,
     /// How long the client alone took to begin all connections.
     all_begun: f64,
-    /// Most that were seen waiting to be accepted.
+    /// Most connections seen in the backlog.
     backlog: f64,
     /// The server's CPU time for each agent, until all were answered.
     cpu: f64,
@@ -113,7 +113,7 @@ fn storm(setup: &Setup) -> anyhow::Result<Storm> {
     let resets = thread::spawn(move || -> anyhow::Result<()> {
         pin_thread(core)?;
         for agent in fleet.agents {
-            // An end without lingering is a reset.
+            // A close without linger resets the connection.
             socket2::SockRef::from(&agent.stream).set_linger(Some(Duration::ZERO))?;
         }
         Ok(())
@@ -141,10 +141,10 @@ fn storm(setup: &Setup) -> anyhow::Result<Storm> {
     })
 }
 
-/// Connections that wait to be accepted at `address`: the receive queue of a socket
-/// that listens (`Documentation/networking/proc_net_tcp.rst`).
+/// Returns the connections that wait to be accepted at `address`: the receive queue of a
+/// listening socket (`Documentation/networking/proc_net_tcp.rst`).
 fn backlog(address: SocketAddr) -> anyhow::Result<u64> {
-    // Those that listen stand first; the thousands behind them would take long.
+    // Listening sockets come first; reading the thousands after them would take long.
     let mut first = [0; 4096];
     let read = fs::File::open("/proc/net/tcp")?.read(&mut first)?;
     let told = String::from_utf8_lossy(&first[..read]);
@@ -174,8 +174,8 @@ struct Agent {
     is_answered: bool,
 }
 
-/// All connect, none waiting for another, and each sends as soon as its own
-/// connection stands.
+/// Connects all agents without waiting; each sends as soon as its connection is
+/// established.
 fn come(target: SocketAddr) -> anyhow::Result<Fleet> {
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(1024);
@@ -199,7 +199,7 @@ fn come(target: SocketAddr) -> anyhow::Result<Fleet> {
             has_sent: false,
             is_answered: false,
         };
-        // On the loopback it mostly stands by now.
+        // On loopback it is mostly established by now.
         agent.send(&heartbeat)?;
         fleet.agents.push(agent);
         if number % DIALS == 0 {
@@ -219,7 +219,7 @@ fn come(target: SocketAddr) -> anyhow::Result<Fleet> {
 }
 
 impl Fleet {
-    /// Sees to those to whom something happened.
+    /// Serves the agents with events.
     fn attend(&mut self, events: &Events, heartbeat: &[u8]) -> anyhow::Result<()> {
         for event in events {
             let Token(number) = event.token();
@@ -255,8 +255,8 @@ impl Agent {
     }
 }
 
-/// What the kernel counts of newcomers that did not get into a backlog, in all of
-/// the machine (`Documentation/networking/snmp_counter.rst`).
+/// Returns the kernel's counts of connections that did not fit a backlog, on the whole
+/// machine (`Documentation/networking/snmp_counter.rst`).
 struct ListenFigures {
     overflows: f64,
     drops: f64,

@@ -1,7 +1,7 @@
 //! Times single operations.
 //!
 //! ```text
-//! cargo bench --bench micro -- decode                   # those whose name has this
+//! cargo bench --bench micro -- decode                   # operations with this in their name
 //! cargo bench --bench micro -- --save-baseline before   # … and later:
 //! cargo bench --bench micro -- --baseline before
 //! ```
@@ -11,8 +11,7 @@ use std::time::Duration;
 use criterion::Criterion;
 
 fn main() {
-    // Long enough for operations of microseconds at most, of which a sample has
-    // thousands.
+    // Long enough: an operation takes microseconds at most, and a sample has thousands.
     let mut criterion = Criterion::default()
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2))

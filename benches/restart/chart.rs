@@ -1,5 +1,5 @@
-//! The pause by the number of connections, beside the time in which all is copied. Points
-//! stand evenly apart, and heights go with the logarithm of the time, on one scale.
+//! The pause by the number of connections, beside the time of a full copy. Points are
+//! evenly spaced, and heights are logarithms of the time, on one scale.
 
 use std::fmt::Write as _;
 
@@ -11,11 +11,11 @@ const CURVES: f64 = 240.0;
 /// Room for the numbers of connections.
 const FOOT: f64 = 44.0;
 const LEFT: f64 = 60.0;
-/// Where curves begin and end, and their names follow.
+/// The ends of the curves; their names follow.
 const RIGHT: f64 = 190.0;
 
-/// Of the original's load without a store, and of agents that are quiet. `None`: one of
-/// the two was not measured.
+/// Draws the pause under the original's load without a store, and the copy with quiet
+/// agents. `None`: one of the two was not measured.
 pub(crate) fn draw(outcomes: &[Outcome]) -> Option<String> {
     let with = |load| {
         let all = outcomes.iter().filter(move |it| it.is_of(load));

@@ -1,4 +1,4 @@
-//! Servers that follow one another, each taking over from the one before.
+//! A chain of servers, in which each takes over from its predecessor.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use hawk_testkit::bench::{Setup, files};
 /// How long a hand-over may take, and a predecessor to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Connections that rest for hours are no matter here, nor is it that they are not heard.
+/// Timeouts of hours, because connections are idle for long.
 const PATIENT: [&str; 6] = [
     "--idle-timeout",
     "2h",
@@ -28,7 +28,7 @@ const PATIENT: [&str; 6] = [
     "2h",
 ];
 
-/// What a server keeps.
+/// What a server stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keeping {
     Nothing,
@@ -36,18 +36,18 @@ pub(crate) enum Keeping {
     Reports,
 }
 
-/// A server, whichever process it is at present.
+/// A server, through all its processes.
 pub(crate) struct Dynasty {
     first: Server,
     folder: TempDir,
     reigns: Pid,
 }
 
-/// How a hand-over went.
+/// The figures of a hand-over.
 pub(crate) struct Upgrade {
     /// From the freeze to the first turn of the new process, in seconds.
     pub(crate) pause: f64,
-    /// How long state was copied before, in seconds.
+    /// Time of the copy before the freeze, in seconds.
     pub(crate) precopy: f64,
     /// The last commit before the freeze, in seconds.
     pub(crate) quiesce: f64,
@@ -55,7 +55,7 @@ pub(crate) struct Upgrade {
 }
 
 impl Dynasty {
-    /// The first of them, with its files below the scratch folder.
+    /// Starts the first process, with its files below the scratch folder.
     pub(crate) fn start(setup: &Setup, keeping: Keeping) -> anyhow::Result<Self> {
         let folder = files::fresh(&setup.scratch)?;
         let path = |name: &str| {
@@ -82,7 +82,7 @@ impl Dynasty {
         self.first.address
     }
 
-    /// The process that serves.
+    /// The serving process.
     pub(crate) fn id(&self) -> u32 {
         self.reigns.as_raw_nonzero().get().unsigned_abs()
     }
@@ -91,7 +91,7 @@ impl Dynasty {
         self.folder.path().join("hawk.db")
     }
 
-    /// Has a new process take over, and waits until the old one has ended.
+    /// Starts a hand-over to a new process, and waits until the old one has ended.
     pub(crate) fn upgrade(&mut self) -> anyhow::Result<Upgrade> {
         let control = self.folder.path().join("control");
         let said = control::ask(&control, &Request::Upgrade { binary: None }, PATIENCE)
@@ -124,7 +124,8 @@ impl Dynasty {
             ensure!(status.success(), "the first process ended: {status}");
             return Ok(());
         }
-        // It is no child of ours, and whoever reaps it may take its time. It has ended before.
+        // It is no child of this process, and its reaper may take a while. It has ended
+        // before.
         let process = match pidfd_open(process, PidfdFlags::empty()) {
             Ok(process) => process,
             Err(Errno::SRCH) => return Ok(()),
@@ -140,8 +141,8 @@ impl Dynasty {
         Ok(())
     }
 
-    /// How many processes there are that have come of the first, that one included: each
-    /// has the arguments of the first.
+    /// Returns the number of processes of the chain, the first included: each has the
+    /// arguments of the first.
     pub(crate) fn processes(&self) -> anyhow::Result<usize> {
         let control = self.folder.path().join("control");
         let control = control.to_string_lossy().into_owned();
@@ -154,7 +155,7 @@ impl Dynasty {
         Ok(all.filter(is_one).count())
     }
 
-    /// Lines that say that something went wrong.
+    /// Returns warnings and errors of the log.
     pub(crate) fn complaints(&self) -> Vec<String> {
         let mut lines = self.first.process.lines();
         lines.retain(|line| line.contains(" WARN ") || line.contains(" ERROR "));

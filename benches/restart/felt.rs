@@ -1,4 +1,5 @@
-//! What agents feel of upgrades: their slowest round trips, beside a run without any.
+//! The effect of upgrades on agents: their slowest round trips, beside a run without
+//! upgrades.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,24 +12,24 @@ use hawk_testkit::bench::load::{Client, GRACE};
 use hawk_testkit::bench::spread::{Spread, met};
 use hawk_testkit::bench::{Setup, note, say};
 
-/// How much longer 999 in 1,000 round trips may take, in seconds.
+/// How much longer p99.9 of the round trips may be, in seconds.
 const LONGER: f64 = 30e-3;
 
-/// Upgrades are this far apart: there is one in every second, as seen by the load.
+/// Time between upgrades: one in every second, as seen by the load.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Turns without and with upgrades in each round. The slowest of a thousand are few, and a
-/// disk or a machine that others use has bad moments: it takes many turns to tell.
+/// shared disk or machine has bad moments, so many turns are needed.
 const TURNS: u32 = 2;
 
-/// In seconds, from when a report was due.
+/// In seconds, from the moment at which a report was due.
 #[derive(Serialize)]
 pub(crate) struct Outcome {
     store: bool,
     connections: usize,
     without: Tail,
     with: Tail,
-    /// By how much the one is longer than the other, round by round.
+    /// The difference with and without upgrades, for each round.
     longer: Spread,
     upgrades: usize,
     errors: f64,
@@ -40,7 +41,7 @@ struct Tail {
     max: Spread,
 }
 
-/// What came of one turn.
+/// The results of one turn.
 struct Turn {
     p99_9: f64,
     max: f64,
@@ -48,7 +49,7 @@ struct Turn {
     errors: f64,
 }
 
-/// The original's load with and without upgrades, beside so many `connections`.
+/// Runs the original's load with and without upgrades, beside so many `connections`.
 pub(crate) fn run(
     setup: &Setup,
     keepings: &[Keeping],

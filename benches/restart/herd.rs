@@ -1,4 +1,4 @@
-//! Agents that are connected and quiet, some of them in the middle of a frame.
+//! Connected and quiet agents, some of them in the middle of a frame.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -41,10 +41,10 @@ impl Herd {
         Ok(Self { agents })
     }
 
-    /// Has each end its frame, or send a heartbeat, and checks the reply: nobody's
+    /// Completes the frame of each agent, or sends a heartbeat, and checks the reply: no
     /// connection has broken, no byte is lost and none was read twice.
     ///
-    /// How many ended a report.
+    /// Returns the number of completed reports.
     pub(crate) fn check(self) -> anyhow::Result<usize> {
         let in_mid_frame = self.agents.iter().filter(|it| !it.rest.is_empty()).count();
         for mut agent in self.agents {

@@ -1,5 +1,4 @@
-//! How a new process takes over: how long nobody is served, what agents feel of it, and
-//! what is left over after a thousand times.
+//! Hand-overs: the pause, the effect on agents, and leaks after a thousand in a row.
 //!
 //! ```text
 //! cargo bench --bench restart -- --only pause --rounds 5 --json figures.json
@@ -7,12 +6,11 @@
 //!
 //! The servers, the old one and the new one, run on one core, and the agents on another.
 //! Each round, or all of `felt` with or without a store, starts with a fresh server and
-//! fresh agents, whose connections live through all upgrades; at the end each agent is
-//! asked whether it still has its own.
-//! Nothing is asserted but that, and that nothing is lost, repeated or left over in a
-//! thousand: other targets are printed beside the figures.
+//! fresh agents. Their connections live through all upgrades; at the end each agent checks
+//! its own. Only that is asserted, and that a thousand upgrades lose, repeat and leak
+//! nothing: other targets are printed beside the figures.
 
-// A benchmark speaks to whoever started it, in Markdown on standard output.
+// A benchmark prints its report, in Markdown, on standard output.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod chart;
@@ -40,7 +38,7 @@ struct Options {
     /// What to measure
     #[arg(long, value_delimiter = ',', default_values = ["pause", "copy", "store", "felt", "thousand"])]
     only: Vec<Part>,
-    /// Connections that are there and quiet
+    /// Quiet connections
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [100, 1_000, 5_000, 15_000])]
     connections: Vec<usize>,
     /// Upgrades in each round
@@ -58,7 +56,7 @@ struct Options {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// How long nobody is served, without a store
+    /// The pause without a store
     Pause,
     /// The same beside a plain stop-and-copy
     Copy,
@@ -70,7 +68,7 @@ enum Part {
     Thousand,
 }
 
-/// All figures; what was not measured is left out.
+/// All figures; parts that were not measured are empty.
 #[derive(Default, Serialize)]
 struct Outcomes {
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -127,7 +125,7 @@ fn main() -> anyhow::Result<()> {
         let drawn = chart::draw(&outcomes.pauses).context("there is nothing to draw")?;
         fs::write(&file, drawn).with_context(|| file.display().to_string())?;
     }
-    // Behind all else: the other figures are worth having.
+    // The last part, so that the others are measured even if it fails.
     outcomes
         .thousand
         .map_or(Ok(()), |thousand| thousand.demand())

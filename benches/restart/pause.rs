@@ -1,5 +1,5 @@
-//! How long agents are not served while a new process takes over, by how many are
-//! connected.
+//! How long agents are not served while a new process takes over, by the number of
+//! connections.
 
 use std::thread;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use hawk_testkit::bench::load::{Client, GRACE};
 use hawk_testkit::bench::spread::{met, quantile};
 use hawk_testkit::bench::{Setup, note, say};
 
-/// The pause that half of all upgrades, and 99 of 100, may take.
+/// The targets of the pause: its median, and its p99.
 const MEDIAN: f64 = 5e-3;
 const P99: f64 = 25e-3;
 
@@ -22,7 +22,7 @@ const AT: usize = 15_000;
 /// Between two upgrades: load for the process that serves.
 pub(crate) const BETWEEN: Duration = Duration::from_millis(50);
 
-/// What goes on beside the agents that are quiet.
+/// The load beside the quiet agents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Load {
     None,
@@ -50,7 +50,7 @@ impl Load {
     }
 }
 
-/// What came of all upgrades at one point. Times are in seconds.
+/// The results of all upgrades at one point. Times are in seconds.
 #[derive(Serialize)]
 pub(crate) struct Outcome {
     store: bool,
@@ -107,7 +107,7 @@ pub(crate) fn run(
     Ok(outcomes)
 }
 
-/// The upgrades of one server and those who come after it; errors of the load.
+/// The upgrades of one server and its successors; errors of the load.
 fn round(
     setup: &Setup,
     keeping: Keeping,
@@ -137,7 +137,7 @@ fn round(
 pub(crate) const LONG: Duration = GRACE.saturating_mul(30);
 
 impl Outcome {
-    /// Whether it was measured under this load, and without a store.
+    /// Returns whether it was measured under this load, and without a store.
     pub(crate) fn is_of(&self, load: Load) -> bool {
         !self.store && self.load == load.name()
     }
@@ -165,7 +165,7 @@ impl Outcome {
     }
 }
 
-/// The pause by itself.
+/// Prints the pause.
 pub(crate) fn print(title: &str, outcomes: &[Outcome]) {
     say!("\n### {title}\n");
     say!(
@@ -208,7 +208,7 @@ pub(crate) fn print(title: &str, outcomes: &[Outcome]) {
     }
 }
 
-/// The pause beside what it would be if all were copied in it.
+/// Prints the pause beside the pause of a stop-and-copy.
 pub(crate) fn print_beside(outcomes: &[Outcome]) {
     say!("\n### Beside a plain stop-and-copy\n");
     say!(

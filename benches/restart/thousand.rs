@@ -1,5 +1,5 @@
-//! A long line of processes, each taking over from the one before under load: nothing
-//! is lost on the way, and nothing is left over.
+//! A long chain of processes, each taking over from its predecessor under load: no report
+//! is lost, and no resource leaks.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,21 +14,21 @@ use hawk_testkit::bench::load::{Client, GRACE};
 use hawk_testkit::bench::spread::{met, quantile};
 use hawk_testkit::bench::{Setup, note, process, say};
 
-/// Agents that are connected and quiet beside the load.
+/// Connected and quiet agents beside the load.
 const QUIET: usize = 300;
 
-/// How much more memory the last process may have resident than an early one: what a
-/// heap's fragments differ by.
+/// How much more resident memory the last process may have than an early one: the variation
+/// of heap fragmentation.
 const GROWTH: f64 = 1.2;
 
-/// How often it is told how far it is.
+/// Time between two progress lines.
 const TOLD: u32 = 100;
 
-/// What an upgrade may take at most on the average, with the load between two: many times
-/// what it takes, so that only a server that hangs is given up.
+/// Most average time of an upgrade, with the load between two: many times the usual, so
+/// that only a hanging server exceeds it.
 const EACH: Duration = Duration::from_millis(600);
 
-/// How long a process may take after an upgrade to let go of what it needed for that.
+/// How long a process may take after an upgrade to free the resources of the hand-over.
 const SETTLING: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 20;
 
@@ -42,27 +42,27 @@ pub(crate) struct Outcome {
     pause_max: f64,
     sent: f64,
     answered: f64,
-    /// Replies that were wrong, missing or out of order, and connections that broke.
+    /// Wrong, missing or reordered replies, and broken connections.
     errors: f64,
     told_errors: String,
-    /// Reports that were acknowledged, if all were that were sent.
+    /// Acknowledged reports; all sent reports must be.
     reports: f64,
     /// Of these in the store.
     rows: i64,
-    /// Rows that say what another one says.
+    /// Rows that repeat another row.
     repeated: i64,
-    /// Of agents that came or went.
+    /// Events of agents that came online or went offline.
     events: i64,
     agents: i64,
     /// At the end.
     processes: usize,
-    /// Of the second process and of the last: both took over.
+    /// Of the second process and of the last: both took over from another.
     early: Left,
     last: Left,
     complaints: Vec<String>,
 }
 
-/// What a process has.
+/// The resources of a process.
 #[derive(Clone, Copy, Serialize)]
 struct Left {
     resident_bytes: u64,
@@ -70,7 +70,7 @@ struct Left {
 }
 
 impl Left {
-    /// Once it has let go of what it took over with.
+    /// Measures the process once it has freed the resources of its hand-over.
     fn of(id: u32) -> anyhow::Result<Self> {
         let mut files = process::open_files(id)?;
         for _ in 0..LOOKS {
@@ -84,7 +84,7 @@ impl Left {
     }
 }
 
-/// What is demanded, and what came of it.
+/// The demands, and the results.
 struct Demand {
     what: &'static str,
     measured: String,
@@ -183,10 +183,9 @@ impl Outcome {
         }
     }
 
-    /// That nothing was lost, repeated or left over.
+    /// Checks that no report was lost or repeated, and no resource leaked.
     ///
-    /// # Errors
-    /// What was.
+    /// # Errors The demands that were missed.
     pub(crate) fn demand(&self) -> anyhow::Result<()> {
         let missed = self.demands().into_iter().filter(|demand| !demand.is_met);
         let missed = missed.map(|it| format!("{}: {}", it.what, it.measured));

@@ -1,4 +1,4 @@
-//! What the guest said, as figures.
+//! The guest's output as figures.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,18 +12,18 @@ use crate::guest::Section;
 pub(crate) struct Account {
     /// The kernel and its limits, a line each.
     pub(crate) machine: Vec<String>,
-    /// Before anybody came.
+    /// Before the first connection.
     pub(crate) start: Sample,
     /// After each stage.
     pub(crate) stages: Vec<Sample>,
     /// Before all have their second heartbeat, and after it.
     pub(crate) before: Sample,
     pub(crate) second: Sample,
-    /// When those that said nothing more were gone.
+    /// After the silent connections were closed.
     pub(crate) held: Statistics,
-    /// When all were gone.
+    /// After all connections were closed.
     pub(crate) left: Sample,
-    /// What each load client saw.
+    /// The figures of each load client.
     pub(crate) tables: Vec<Table>,
     /// How the clients and the server ended.
     pub(crate) ends: Vec<String>,
@@ -34,12 +34,12 @@ pub(crate) struct Account {
 /// The machine at one moment. Memory is in bytes.
 pub(crate) struct Sample {
     pub(crate) statistics: Statistics,
-    /// All of the server's memory, and of that its own, not the binary's or a library's.
+    /// The server's resident memory, and its own part, without the binary and libraries.
     pub(crate) resident: f64,
     pub(crate) own: f64,
     /// Nanoseconds that the event loop has run.
     pub(crate) cpu: f64,
-    /// What the kernel keeps for itself.
+    /// The kernel's memory.
     pub(crate) kernel: f64,
     pub(crate) available: f64,
     /// The kernel's objects by the name of their cache.
@@ -50,14 +50,14 @@ pub(crate) struct Sample {
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Objects {
     pub(crate) count: f64,
-    /// Bytes that one takes, its share of its page's rest included.
+    /// Bytes of one object, with its share of the unused part of its page.
     pub(crate) size: f64,
 }
 
 /// The server's statistics.
 pub(crate) struct Statistics(Vec<String>);
 
-/// What is of use here in the file that `hawk load --json` writes.
+/// The fields used here of the file that `hawk load --json` writes.
 #[derive(Deserialize)]
 pub(crate) struct Table {
     pub(crate) idle: u64,
@@ -92,10 +92,9 @@ impl fmt::Display for ErrorCount {
 }
 
 impl Account {
-    /// Takes the figures out of what was said.
+    /// Parses the figures from the guest's output.
     ///
-    /// # Errors
-    /// If a part is missing or is not what it should be.
+    /// # Errors If a part is missing or invalid.
     pub(crate) fn read(sections: &[Section]) -> anyhow::Result<Self> {
         let lines = |title: &str| {
             let section = sections.iter().find(|section| section.title == title);
@@ -180,7 +179,7 @@ fn objects(line: &str) -> Option<(String, Objects)> {
 }
 
 impl Statistics {
-    /// A number; 0 if it is not listed, as with causes that did not occur.
+    /// Returns a number; 0 if it is not listed, like causes that did not occur.
     pub(crate) fn get(&self, key: &str) -> u64 {
         let line = self.0.iter().find(|line| line.contains("] stats "));
         let words = line.into_iter().flat_map(|line| line.split(' '));
@@ -188,7 +187,7 @@ impl Statistics {
         values.find_map(|value| value.parse().ok()).unwrap_or(0)
     }
 
-    /// The same, to count with.
+    /// Returns the same as a float.
     #[allow(clippy::cast_precision_loss)] // far below 2^53
     pub(crate) fn figure(&self, key: &str) -> f64 {
         self.get(key) as f64
@@ -202,7 +201,7 @@ impl Statistics {
         values.sum()
     }
 
-    /// Agents that are known.
+    /// Known agents.
     pub(crate) fn agents(&self) -> u64 {
         let words = self.0.iter().flat_map(|line| line.split(' '));
         let mut known = words.filter_map(|word| word.strip_prefix("known="));

@@ -1,4 +1,4 @@
-//! The emulated machine: what it is given, and what it says.
+//! The emulated machine: its input, and its output.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -11,34 +11,34 @@ use anyhow::{Context as _, ensure};
 use hawk_testkit::bench::note;
 use hawk_testkit::emulated::{Initramfs, KERNEL_LINE, MACHINE, kernel};
 
-/// What the guest is to do.
+/// The guest's task.
 pub(crate) struct Plan {
-    /// Connections of each stage, and from how many addresses.
+    /// Connections of each stage, and their number of addresses.
     pub(crate) stages: Vec<(u64, u64)>,
-    /// Connections that say nothing after their first heartbeat.
+    /// Connections that are silent after their first heartbeat.
     pub(crate) silent: u64,
     /// Seconds between two heartbeats of a connection.
     pub(crate) interval: u64,
-    /// Seconds after which the server closes a connection without any.
+    /// Seconds after which the server closes a silent connection.
     pub(crate) idle_timeout: u64,
-    /// Mebibytes of memory that the machine has.
+    /// The machine's memory in mebibytes.
     pub(crate) memory: u64,
 }
 
 impl Plan {
-    /// Connections that stay.
+    /// Returns the number of connections that stay.
     pub(crate) fn connections(&self) -> u64 {
         self.stages.iter().map(|(count, _)| count).sum()
     }
 
-    /// As the guest's script reads it.
+    /// Returns the plan in the format of the guest's script.
     fn text(&self) -> String {
         let stages: Vec<_> = self
             .stages
             .iter()
             .map(|(count, sources)| format!("{count}:{sources}"))
             .collect();
-        // Those that the server and its clients need besides.
+        // Further files of the server and its clients.
         let files = self.connections() + self.silent + 1024;
         format!(
             "stages=\"{}\" silent={} interval={} idle_timeout={} files={files}\n",
@@ -50,19 +50,18 @@ impl Plan {
     }
 }
 
-/// A part of what the guest says: a line that begins with `= `, and those behind it.
+/// A section of the guest's output: a line that begins with `= `, and the lines after it.
 pub(crate) struct Section {
     pub(crate) title: String,
     pub(crate) lines: Vec<String>,
 }
 
-/// Lets `hawk` do what `plan` says, and returns all that the guest said. The guest
-/// waits for nothing longer than some hours of its own clock, so this comes to an end.
+/// Runs `plan` with `hawk`, and returns the guest's output. The guest waits for at most
+/// some hours of its own clock, so this ends.
 ///
-/// # Errors
-/// If the guest could not be made or started, or did not come to its end.
+/// # Errors If the guest could not be made or started, or did not finish.
 pub(crate) fn run(hawk: &Path, plan: &Plan, scratch: &Path) -> anyhow::Result<Vec<Section>> {
-    // Whatever an interrupted run has left.
+    // Files of an interrupted run.
     fs::remove_dir_all(scratch).ok();
     fs::create_dir_all(scratch)?;
     let init = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/scale/init");
@@ -89,10 +88,9 @@ pub(crate) fn run(hawk: &Path, plan: &Plan, scratch: &Path) -> anyhow::Result<Ve
     sections(all)
 }
 
-/// The sections of all lines that a guest said.
+/// Returns the sections of a guest's output.
 ///
-/// # Errors
-/// If it did not come to its end.
+/// # Errors If the guest did not finish.
 pub(crate) fn sections(lines: Vec<String>) -> anyhow::Result<Vec<Section>> {
     let (title, none) = ("boot".to_owned(), Vec::new());
     let mut sections = vec![Section { title, lines: none }];
@@ -114,14 +112,14 @@ pub(crate) fn sections(lines: Vec<String>) -> anyhow::Result<Vec<Section>> {
     Ok(sections)
 }
 
-/// One processor whose clock moves on by a nanosecond with each instruction, and that
-/// skips the time in which it has nothing to do: whatever else this machine has to do
-/// changes nothing, and a timeout of minutes costs none.
+/// One processor, with a clock that advances by a nanosecond for each instruction and skips
+/// idle time: other work of this machine changes nothing, and a timeout of minutes takes no
+/// time.
 const CLOCK: &str = "shift=0,sleep=off";
 
 fn command(kernel: &Path, initramfs: &Path, mebibytes: u64) -> Command {
-    // setpriv becomes qemu in the end, which then ends with this process. It makes way
-    // for all others, as its own clock does not notice.
+    // setpriv becomes qemu, which ends with this process. It runs at low priority, because
+    // its own clock does not notice.
     let mut command = Command::new("setpriv");
     command.args([
         "--pdeathsig",
@@ -136,7 +134,7 @@ fn command(kernel: &Path, initramfs: &Path, mebibytes: u64) -> Command {
     command.args(["-m", &format!("{mebibytes}M")]);
     command.arg("-kernel").arg(kernel);
     command.arg("-initrd").arg(initramfs);
-    // Each kind of object in a cache of its own, to be told from others of its size.
+    // Each kind of object has its own cache, to tell it from others of its size.
     command.args(["-append", &format!("{KERNEL_LINE} slab_nomerge")]);
     command.args(["-serial", "stdio"]);
     command.stdin(Stdio::null()).stdout(Stdio::piped());

@@ -4,13 +4,13 @@
 //! make bench-scale ARGS="--connections 300000"
 //! ```
 //!
-//! An emulated machine has its own limits, however few files this one lets a process
-//! open. Stage after stage of agents connects there, each sends a heartbeat, has its
-//! reply, and is idle; the memory of the server and of the kernel is read after each
-//! stage. All then have a second heartbeat, while some that say nothing more are closed
-//! by the server's deadline. docs/scale.md has the figures as this prints them.
+//! An emulated machine has its own limits, independent of this machine's limit of open
+//! files. Agents connect there in stages; each sends a heartbeat, gets its reply, and is
+//! idle. The memory of the server and of the kernel is read after each stage. Then all send
+//! a second heartbeat, and the server closes some silent agents at their deadline.
+//! docs/scale.md has the figures as printed here.
 
-// A benchmark speaks to whoever started it, in Markdown on standard output.
+// A benchmark prints its report, in Markdown, on standard output.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod account;
@@ -38,40 +38,40 @@ struct Options {
     /// Mebibytes of memory of the emulated machine [default: enough]
     #[arg(long, value_name = "MIB")]
     memory: Option<u64>,
-    /// Print the tables of an earlier run with as many connections, from what its guest said
+    /// Print the tables of an earlier run with as many connections, from its guest's output
     #[arg(long, value_name = "FILE")]
     console: Option<PathBuf>,
-    /// The build of hawk that serves and is the load
+    /// The build of hawk to run as server and load
     #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_hawk"))]
     server: PathBuf,
-    /// Given by `cargo bench`, and not by `cargo test`
+    /// Set by `cargo bench`, and not by `cargo test`
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// After so many connections the memory is read, as far as there are as many.
+/// Numbers of connections after which the memory is read, up to the total.
 const STAGES: [u64; 8] = [
     10_000, 50_000, 100_000, 200_000, 300_000, 450_000, 600_000, 800_000,
 ];
 
-/// Addresses that the connections of these stages come from: few, so that what they
-/// cost is seen without the agents that they stand for.
+/// Addresses of the connections of these stages: few, to measure connections without
+/// agents.
 const FEW_ADDRESSES: u64 = 64;
 
-/// Connections that say nothing more.
+/// Silent connections.
 const SILENT: u64 = 1_000;
 
-/// Kibibytes of memory for each connection: its two ends, the client, and some to spare.
-/// Only what is used is taken from this machine.
+/// Kibibytes of memory for each connection: its two ends, the client, and a reserve. This
+/// machine provides only the used part.
 const KIBIBYTES_EACH: u64 = 11;
 
-/// Mebibytes of memory that the guest needs whatever it does.
+/// Mebibytes of memory that the guest always needs.
 const MEBIBYTES: u64 = 768;
 
 impl Options {
     fn plan(&self) -> Plan {
         let all = self.connections;
-        // The last sixth comes from an address each, as agents do.
+        // The last sixth has an address for each connection, like real agents.
         let own = all / 6;
         let few = all - own;
         let mut totals: Vec<_> = STAGES.into_iter().filter(|total| *total < few).collect();
@@ -83,8 +83,8 @@ impl Options {
             .map(|(total, before)| total - before);
         let mut stages: Vec<_> = counts.map(|count| (count, FEW_ADDRESSES)).collect();
         stages.push((own, own));
-        // Longer than it takes to open all of them, so that nobody has a second
-        // heartbeat before all have had their first.
+        // Longer than the time to open all connections, so that no second heartbeat is sent
+        // before the last first one.
         let interval = 150 + all / 1000;
         Plan {
             stages,

@@ -9,7 +9,7 @@ use hawk_testkit::bench::say;
 const MEBIBYTE: f64 = 1024.0 * 1024.0;
 const MILLION: f64 = 1e6;
 
-/// Objects that not even one connection in so many has are not told.
+/// Objects rarer than one in so many connections are left out.
 const RARE: f64 = 0.05;
 
 #[allow(clippy::cast_precision_loss)] // bytes and connections are far below 2^53
@@ -134,7 +134,7 @@ pub(crate) fn print(plan: &Plan, account: &Account) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Heartbeats that the clients have had answered after all connections were open.
+/// Returns the heartbeats that were answered after all connections were open.
 #[allow(clippy::cast_precision_loss)] // far below 2^53
 fn second(account: &Account) -> f64 {
     account
@@ -167,18 +167,18 @@ fn work(what: &str, connections: &str, before: &Sample, after: &Sample) {
     say!("| {what} | {connections} | {} |", grouped(each));
 }
 
-/// Objects that come with connections.
+/// Kernel objects of connections.
 struct Kind {
     name: String,
-    /// Bytes that one takes.
+    /// Bytes of one object.
     size: f64,
-    /// How many there are for each connection, at both ends together.
+    /// Objects for each connection, at both ends together.
     each: f64,
 }
 
 impl Kind {
-    /// Bytes of them for the server's end of a connection: half of what both ends have.
-    /// What there is but once is the client's, which has a port to itself.
+    /// Returns their bytes for the server's end of a connection: half of both ends. An
+    /// object that exists once is the client's, which has its own port.
     fn of_the_server(&self) -> f64 {
         match self.each > 1.5 {
             true => self.size * self.each / 2.0,
@@ -203,7 +203,7 @@ fn kinds(first: &Sample, last: &Sample) -> Vec<Kind> {
     kinds
 }
 
-/// A whole number with its thousands apart.
+/// Formats a whole number with separated thousands.
 fn grouped(number: f64) -> String {
     let digits = format!("{number:.0}");
     let groups = digits.as_bytes().rchunks(3).rev();

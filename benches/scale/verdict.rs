@@ -1,9 +1,9 @@
-//! Whether the run was what it claims to be.
+//! Checks that the run was as planned.
 
 use crate::account::{Account, ErrorCount};
 use crate::guest::Plan;
 
-/// All that is not as it must be.
+/// Returns all deviations.
 pub(crate) fn wrong(plan: &Plan, account: &Account) -> Vec<String> {
     let all = plan.connections();
     let mut wrong = Vec::new();
@@ -71,7 +71,7 @@ pub(crate) fn wrong(plan: &Plan, account: &Account) -> Vec<String> {
     );
     for table in &account.tables {
         let of = format!("of the client with {}:", table.idle);
-        // Exactly one in the interval that it ran at least; a third has begun for some.
+        // At least one for each in its interval; some connections have sent a third.
         let least = table.sent.heartbeats.min(table.idle);
         expect(format!("{of} second heartbeats"), least, table.idle);
         expect(

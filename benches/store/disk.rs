@@ -1,4 +1,4 @@
-//! What the disk can do: how long a small write takes until it is there to stay.
+//! The disk's speed: how long a small write takes until it is durable.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -13,21 +13,20 @@ const WRITES: u64 = 300;
 /// Bytes of each write: a page of memory, the least that a file system writes.
 const PIECE: u64 = 4096;
 
-/// Bytes that are written over again and again: as many as the store's log has
-/// before it begins anew.
+/// Bytes that are overwritten repeatedly: the size of the store's log before a checkpoint.
 const PREALLOCATED: u64 = 8 << 20;
 
 /// Median times of a write of 4 KiB and its `fdatasync(2)`, in seconds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Latency {
-    /// At the end of a file, which gets longer by it.
+    /// At the end of a growing file.
     pub(crate) append: f64,
-    /// In a file that has its length already. Most of what SQLite's log does is
-    /// this: after a checkpoint it is written from its start again.
+    /// Within a file of fixed length, as SQLite mostly writes its log: after a checkpoint
+    /// it starts at the beginning.
     pub(crate) overwrite: f64,
 }
 
-/// Measures it in `dir`.
+/// Measures the disk of `dir`.
 pub(crate) fn latency(dir: &Path) -> anyhow::Result<Latency> {
     let file = tempfile::tempfile_in(dir).context("cannot make a file")?;
     let append = median(&file, |write| write * PIECE)?;
@@ -42,7 +41,7 @@ fn median(file: &File, place: impl Fn(u64) -> u64) -> anyhow::Result<f64> {
     let mut piece = vec![0; usize::try_from(PIECE)?];
     let mut times = Vec::new();
     for write in 0..WRITES {
-        // Never the same bytes: no layer below is to find that nothing changed.
+        // Different bytes each time, so that no layer below skips the write.
         piece[..8].copy_from_slice(&write.to_le_bytes());
         let start = Instant::now();
         file.write_all_at(&piece, place(write))?;

@@ -1,18 +1,17 @@
-//! hawk's store on a real file, beside Redis and what the disk allows.
+//! hawk's store on a real file, beside Redis and the disk's limit.
 //!
 //! ```text
 //! cargo bench --bench store -- --rounds 5 --dir /var/tmp
 //! cargo bench --bench store -- --soak 10m
 //! ```
 //!
-//! Every report is acknowledged after its commit. The contestants take turns,
-//! each with a fresh file on the same file system, and every figure is a median
-//! over the rounds with its least and greatest value. Servers and clients run
-//! where the kernel puts them: hawk has two threads at work, and the machine may
-//! have no more than two cores. Nothing is asserted: targets are printed beside
-//! the figures.
+//! Every report is acknowledged after its commit. The contestants take turns, each with a
+//! fresh file on the same file system, and every figure is a median over the rounds with
+//! its least and greatest value. Servers and clients are not pinned: hawk has two busy
+//! threads, and the machine may have only two cores. Targets are printed beside the
+//! figures; a missed target does not fail the run.
 
-// A benchmark speaks to whoever started it, in Markdown on standard output.
+// A benchmark prints its report, in Markdown, on standard output.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod disk;
@@ -39,27 +38,27 @@ struct Options {
     /// Seconds of load in each turn
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
-    /// Instead of all that, put an even load on the store for this long, such as 10m
+    /// Instead, put an even load on the store for this long, such as 10m
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     soak: Option<Duration>,
     /// Where the files are: a folder on a disk [default: below the target directory]
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// The build of hawk that serves
+    /// The build of hawk to run as the server
     #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_hawk"))]
     server: PathBuf,
-    /// The build of hawk whose load client is used
+    /// The build of hawk to run as the load client
     #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_hawk"))]
     client: PathBuf,
     /// Write the figures to this file as well
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Given by `cargo bench`, and not by `cargo test`
+    /// Set by `cargo bench`, and not by `cargo test`
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// All figures; what was not measured is left out.
+/// All figures; parts that were not measured are empty.
 #[derive(Default, Serialize)]
 struct Outcomes {
     #[serde(skip_serializing_if = "Vec::is_empty")]

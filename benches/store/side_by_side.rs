@@ -1,5 +1,5 @@
-//! Reports a second that are acknowledged after their commit: hawk, Redis, and
-//! hawk without a store, with 50 connections each.
+//! Reports a second, acknowledged after their commit: hawk, Redis, and hawk without a
+//! store, with 50 connections each.
 
 use std::path::Path;
 
@@ -13,19 +13,18 @@ use hawk_testkit::bench::spread::{Spread, met};
 use hawk_testkit::bench::turn::{Figures, Turn, ratio};
 use hawk_testkit::bench::{Setup, load, say, servers};
 
-/// With so many frames in flight, hawk is to take this many times as many reports
-/// as Redis.
+/// With so many frames in flight, hawk's target is this many times Redis' reports.
 const DEEP: u32 = 128;
 const DEEP_TARGET: f64 = 3.5;
 
-/// With one frame in flight, this share of what the disk allows: every report
-/// waits for the commit that is under way, and for its own.
+/// With one frame in flight, hawk's target is this share of the disk's limit: every report
+/// waits for the current commit, and for its own.
 const SHALLOW_TARGET: f64 = 0.8;
 
 const CONNECTIONS: u32 = 50;
 
-/// Every request is on disk before its reply. Rewriting the file in between is
-/// left out, in Redis' favour.
+/// Redis writes every request to disk before its reply. It does not rewrite its file
+/// meanwhile, to its advantage.
 const SETTINGS: &[&str] = &[
     "--save",
     "",
@@ -37,8 +36,8 @@ const SETTINGS: &[&str] = &[
     "0",
 ];
 
-/// The same report as `hawk load` sends: 25 letters, a number, the time. hawk
-/// knows who sent it by itself, Redis is told.
+/// The same report as `hawk load` sends: 25 letters, a number, the time. Redis also gets
+/// the agent and its address, which hawk adds by itself.
 const REQUEST: &[&str] = &[
     "XADD",
     "reports",
@@ -58,7 +57,7 @@ const REQUEST: &[&str] = &[
 /// As many bytes of content as in [`REQUEST`].
 const CONTENT: &str = "25";
 
-/// One depth's figures; Redis' and the ratio only where there is a Redis.
+/// One depth's figures; Redis' and the ratio only if Redis is installed.
 #[derive(Serialize)]
 pub(crate) struct Outcome {
     depth: u32,
@@ -68,7 +67,7 @@ pub(crate) struct Outcome {
     ratio_to_redis: Option<Spread>,
     append_seconds: Spread,
     overwrite_seconds: Spread,
-    /// hawk's rate by 50 ÷ (2 × the median time of a sync), round by round.
+    /// hawk's rate divided by 50 ÷ (2 × the median time of a sync), for each round.
     of_append: Spread,
     of_overwrite: Spread,
 }
@@ -142,7 +141,7 @@ fn at_depth(
     })
 }
 
-/// Its store is in `dir`; `None`: it has none.
+/// Starts hawk with its store in `dir`; `None`: without a store.
 fn hawk_turn(setup: &Setup, dir: Option<&Path>, depth: u32) -> anyhow::Result<Turn> {
     let files = dir.map(fresh).transpose()?;
     let store = match &files {

@@ -1,5 +1,4 @@
-//! An even load for a long time on a store that may only hold so much: neither
-//! memory nor files may grow.
+//! A long even load on a store with a size limit: neither memory nor files may grow.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,27 +11,26 @@ use tempfile::TempDir;
 use hawk_testkit::bench::spread::{Spread, met};
 use hawk_testkit::bench::{Setup, load, process, say, servers};
 
-/// Reports a second, and what the store may hold: it is full after some three
-/// minutes.
+/// Reports a second, and the store's size limit: it is reached after some three minutes.
 const RATE: &str = "20000";
 const RETAIN: &str = "256MiB";
 
 /// Most memory that hawk may need, in bytes.
 const MEMORY: f64 = 64.0 * MIB;
 
-/// What is flat: in the later half the greatest value is at most so many times
+/// The definition of flat: in the later half the greatest value is at most so many times
 /// the least.
 const FLAT: f64 = 1.05;
 
-/// Looks at the sizes are so far apart.
+/// The time between two samples of the sizes.
 const SAMPLE: Duration = Duration::from_secs(1);
 
-/// Lines that are printed, in all.
+/// Number of printed lines.
 const LINES: u32 = 20;
 
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// Sizes are of the later half, but for the peak.
+/// Sizes of the later half, and the peak of the whole run.
 #[derive(Serialize)]
 pub(crate) struct Outcome {
     per_second: f64,

@@ -1,8 +1,8 @@
-//! What the decoder costs in instructions, counted by valgrind's callgrind: the
-//! worst that can be sent, against valid frames of the same size.
+//! Instructions of the decoder, counted by valgrind's callgrind: the worst streams, against
+//! valid frames of the same size.
 //!
-//! This program runs itself under callgrind, with `--decode`, and there drives
-//! nothing but the decoder. Only what [`call_of_decode`] executes is counted.
+//! This program runs itself under callgrind, with `--decode`, and then runs only the
+//! decoder. Only instructions of [`call_of_decode`] are counted.
 
 mod search;
 pub(crate) mod streams;
@@ -19,14 +19,14 @@ use self::streams::{LENGTH, SIZES, Stream, valid, worst};
 use hawk_testkit::bench::spread::met;
 use hawk_testkit::bench::{Setup, callgrind, say};
 
-/// Most instructions for the worst stream, by those for valid frames.
+/// Most instructions for the worst stream, relative to valid frames.
 const TARGET: f64 = 2.0;
 
 /// Instructions for each byte of a stream.
 #[derive(Serialize)]
 pub(crate) struct Outcome {
     stream: &'static str,
-    /// Bytes of each of the valid frames that it is compared with.
+    /// Bytes of each valid frame of the comparison.
     frame: usize,
     whole: Cost,
     byte_a_read: Cost,
@@ -72,7 +72,7 @@ pub(crate) fn run(setup: &Setup) -> anyhow::Result<Vec<Outcome>> {
     Ok(outcomes)
 }
 
-/// Instructions of the decoder for each byte, when `bytes` come in pieces.
+/// Returns the decoder's instructions for each byte, when `bytes` arrive in pieces.
 #[allow(clippy::cast_precision_loss)] // far below 2^53
 fn count(setup: &Setup, bytes: &[u8], piece: usize) -> anyhow::Result<f64> {
     let file = setup.scratch.join("stream");
@@ -87,14 +87,14 @@ fn count(setup: &Setup, bytes: &[u8], piece: usize) -> anyhow::Result<f64> {
     Ok(total as f64 / bytes.len() as f64)
 }
 
-/// What the run under callgrind does.
+/// Decodes the stream: the run under callgrind.
 pub(crate) fn drive(input: &Path, piece: usize) -> anyhow::Result<()> {
     let bytes = fs::read(input)?;
     say!("{} frames", decode_in_pieces(&bytes, piece));
     Ok(())
 }
 
-/// Frames, good or not, that are found in `stream` when it comes in pieces.
+/// Returns the number of frames, valid or not, found in `stream` when it arrives in pieces.
 fn decode_in_pieces(stream: &[u8], piece: usize) -> u32 {
     let mut decoder = Decoder::default();
     let mut found = 0;
@@ -114,7 +114,7 @@ fn decode_in_pieces(stream: &[u8], piece: usize) -> u32 {
     found
 }
 
-/// A function of its own, so that callgrind knows where to count.
+/// A separate function, so that callgrind can count it.
 #[inline(never)]
 fn call_of_decode<'a>(decoder: &mut Decoder, window: &'a [u8]) -> Decoded<'a> {
     decoder.decode(window, Input::Open)

@@ -1,5 +1,5 @@
-//! Looks for streams that are hard on the decoder: every short sequence of the
-//! bytes that mean something to it, repeated.
+//! Searches for streams that are expensive to decode: every short sequence of the bytes
+//! with a meaning, repeated.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use super::decode_in_pieces;
 use super::streams::repeated;
 use hawk_testkit::bench::say;
 
-/// The bytes that mean something, two small lengths, and one that means nothing.
+/// The bytes with a meaning, two small lengths, and one without a meaning.
 const ALPHABET: [u8; 6] = [0xFF, 0xFE, 0, 1, 4, b'x'];
 
 /// Sequences of up to so many bytes: there are 55,986 of them.
@@ -16,15 +16,14 @@ const LONGEST: usize = 6;
 /// Bytes of each trial.
 const TRIAL: usize = 8 * 1024;
 
-/// The quickest of so many is what a trial takes: whatever disturbs it makes it
-/// slower.
+/// A trial takes the fastest of so many runs, because disturbances only slow it down.
 const ATTEMPTS: usize = 5;
 
-/// How many to tell of.
+/// Number of sequences printed.
 const DEAREST: usize = 12;
 
-/// Prints the sequences that take the decoder longest, at once and at a byte a
-/// read. These are times, not instructions: they say what is worth counting.
+/// Prints the sequences that take the decoder longest, at once and at a byte a read. These
+/// are times, not instructions: they show which streams to count.
 pub(crate) fn search() {
     for piece in [TRIAL, 1] {
         let mut found: Vec<(Duration, Vec<u8>)> = sequences()

@@ -1,21 +1,20 @@
-//! Bytes for the decoder: valid frames of several sizes, and the worst that can
-//! be sent instead.
+//! Streams for the decoder: valid frames of several sizes, and the worst alternatives.
 
 use hawk_wire::{
     Encoding, FRAME_OVERHEAD, MAX_DATA, MAX_FRAME, Packet, Report, encode_frame, encode_packet,
 };
 
-/// Bytes of each stream: two frames of the longest kind, and less than the junk
-/// limit, at which the decoder stops to work.
+/// Bytes of each stream: two of the longest frames, and less than the junk limit, at which
+/// the decoder stops.
 pub(crate) const LENGTH: usize = 2 * MAX_FRAME;
 
-/// Bytes of a frame that a report of the usual kind takes.
+/// Bytes of the frame of a usual report.
 pub(crate) const USUAL: usize = 160;
 
-/// What is sent over and over, until the stream has its length.
+/// The bytes that are repeated until the stream has its length.
 pub(crate) struct Stream {
     pub(crate) name: &'static str,
-    /// What it is compared with: valid frames of this many bytes each.
+    /// The comparison: valid frames of this many bytes each.
     pub(crate) like: usize,
     piece: Vec<u8>,
 }
@@ -26,24 +25,24 @@ impl Stream {
         Self { name, like, piece }
     }
 
-    /// All its bytes.
+    /// Returns all its bytes.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         repeated(&self.piece)
     }
 }
 
-/// `piece`, over and over.
+/// Repeats `piece`.
 pub(crate) fn repeated(piece: &[u8]) -> Vec<u8> {
     piece.iter().copied().cycle().take(LENGTH).collect()
 }
 
-/// Valid frames that are `size` bytes long.
+/// Returns valid frames of `size` bytes.
 pub(crate) fn valid(size: usize) -> Vec<u8> {
     repeated(&frame(size))
 }
 
-/// Good reports as the original sends them, in whole frames of about this many
-/// bytes; a frame without data has room for none.
+/// Returns reports of the original's form, in frames of about this many bytes; a frame
+/// without data contains no report.
 pub(crate) fn valid_reports(size: usize) -> Vec<u8> {
     let room = size.saturating_sub(USUAL - USUAL_CONTENT) / 4 * 3;
     let content = if size > USUAL { room } else { USUAL_CONTENT };
@@ -61,14 +60,14 @@ pub(crate) fn valid_reports(size: usize) -> Vec<u8> {
     frame.repeat(LENGTH / frame.len())
 }
 
-/// Bytes of content with which a report makes a frame of [`USUAL`] bytes.
+/// Bytes of content of a report in a frame of [`USUAL`] bytes.
 const USUAL_CONTENT: usize = 24;
 
-/// Sizes of valid frames: without data, as usual, and the longest.
+/// Sizes of valid frames: without data, usual, and longest.
 pub(crate) const SIZES: [usize; 3] = [FRAME_OVERHEAD, USUAL, MAX_FRAME];
 
-/// What is hard on the decoder. The short ones are the dearest of all periodic
-/// streams that `--search` tries.
+/// Returns streams that are expensive to decode. The short ones are the most expensive
+/// periodic streams of `--search`.
 pub(crate) fn worst() -> Vec<Stream> {
     let [shortest, usual, longest] = SIZES;
     vec![
@@ -102,7 +101,7 @@ pub(crate) fn worst() -> Vec<Stream> {
     ]
 }
 
-/// A valid frame of `size` bytes.
+/// Returns a valid frame of `size` bytes.
 fn frame(size: usize) -> Vec<u8> {
     let mut out = Vec::new();
     let data = vec![b'x'; size - FRAME_OVERHEAD];
@@ -122,7 +121,7 @@ fn wrong_end(size: usize) -> Vec<u8> {
     frame
 }
 
-/// A frame that claims `more` bytes of data than it has, or as many as it can.
+/// Returns a frame with a length `more` bytes too large, or the largest length.
 fn wrong_length(size: usize, more: usize) -> Vec<u8> {
     let mut frame = frame(size);
     let claimed = (size - FRAME_OVERHEAD).saturating_add(more).min(MAX_DATA);
@@ -131,8 +130,8 @@ fn wrong_length(size: usize, more: usize) -> Vec<u8> {
     frame
 }
 
-/// Two candidates, one byte apart, whose claimed lengths end at one marker: both
-/// have all their bytes summed.
+/// Returns two candidates, one byte apart, with claimed lengths that end at the same
+/// marker: all bytes of both are summed.
 fn twice_summed() -> Vec<u8> {
     let mut piece = vec![0xFF, 0xFF, 0xFF, 0xFF, 0xFE];
     piece.resize(MAX_FRAME - 2, b'x');

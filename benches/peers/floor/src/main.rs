@@ -1,11 +1,10 @@
-//! The floor: what a server of hawk's protocol has to do at the least. It reads,
-//! finds frames, checks them and answers each with a line, and that is all: no
-//! JSON, no deadlines, no bounds of memory, no search after damage.
+//! The floor: the least work of a server of hawk's protocol. It reads, finds frames, checks
+//! them and answers each with a line, without JSON, deadlines, bounds of memory, or search
+//! after damage.
 //!
-//! One thread, one read of up to 64 KiB and one write for each event, the writes of up
-//! to 16 connections behind their reads, sockets registered once: the floor's way with
-//! the kernel is hawk's, so that what hawk takes beyond it is what hawk does with the
-//! packets and their senders.
+//! One thread, one read of up to 64 KiB and one write for each event, the writes of up to
+//! 16 connections after their reads, sockets registered once: the floor makes the same
+//! system calls as hawk, so that hawk's additional time is its work on packets and agents.
 //!
 //! ```text
 //! hawk-peer-floor 127.0.0.1:0
@@ -21,16 +20,15 @@ use mio::{Events, Interest, Poll, Token};
 /// Bytes of one read.
 const ROOM: usize = 64 * 1024;
 
-/// Bytes of a frame before its data, and behind it.
+/// Bytes of a frame before and after its data.
 const HEADER: usize = 4;
 const TRAILER: usize = 4;
 
-/// Connections that are read from before their replies are written, and bytes of
-/// replies that are put off, as in hawk.
+/// Most connections and bytes of replies that are written together, as in hawk.
 const MOST_PUT_OFF: usize = 16;
 const MOST_BYTES_PUT_OFF: usize = 32 * 1024;
 
-/// Of the listener; connections have their place in the table.
+/// The listener's token; a connection's token is its place in the table.
 const LISTENER: Token = Token(usize::MAX);
 
 fn main() -> anyhow::Result<()> {
@@ -68,17 +66,17 @@ fn main() -> anyhow::Result<()> {
 
 struct Server {
     listener: TcpListener,
-    /// Never reused: there are as many as have ever connected.
+    /// Places are never reused: there is one for each connection so far.
     agents: Vec<Option<Agent>>,
     buffer: Box<[u8]>,
     replies: Vec<u8>,
-    /// Whose they are, and where they end.
+    /// The connection of each reply, and its end.
     put_off: Vec<(usize, usize)>,
 }
 
 struct Agent {
     stream: TcpStream,
-    /// The beginning of a frame whose end has not come.
+    /// A partial frame.
     begun: Vec<u8>,
     /// Replies that the socket did not take.
     unsent: Vec<u8>,
@@ -104,7 +102,7 @@ impl Server {
         }
     }
 
-    /// Whatever a connection has for us; drops it at its end.
+    /// Serves a ready connection, and drops it at its end.
     fn serve(&mut self, place: usize) {
         let Some(agent) = &mut self.agents[place] else {
             return;
@@ -118,7 +116,7 @@ impl Server {
         }
     }
 
-    /// Writes the replies that were put off.
+    /// Writes the delayed replies.
     fn deliver(&mut self) {
         let mut start = 0;
         for (place, end) in self.put_off.drain(..) {
@@ -134,7 +132,7 @@ impl Server {
 }
 
 impl Agent {
-    /// Appends the replies to all that is there; false at the end of the stream.
+    /// Appends the replies to all available frames. Returns false at the end of the stream.
     fn serve(&mut self, buffer: &mut [u8], replies: &mut Vec<u8>) -> anyhow::Result<bool> {
         self.flush()?;
         loop {
@@ -154,7 +152,7 @@ impl Agent {
                 let consumed = answer(&self.begun, replies)?;
                 self.begun.drain(..consumed);
             }
-            // A short read has drained the socket; what comes now is an event.
+            // A short read has drained the socket; further bytes cause an event.
             if read < buffer.len() {
                 return Ok(true);
             }
@@ -179,7 +177,7 @@ impl Agent {
     }
 }
 
-/// As much as the socket takes.
+/// Writes as much as the socket takes.
 fn write(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
     let mut sent = 0;
     while sent < bytes.len() {
@@ -193,11 +191,9 @@ fn write(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
     Ok(sent)
 }
 
-/// Appends a reply for each whole frame at the front of `bytes`; tells how many
-/// bytes those are.
+/// Appends a reply for each whole frame at the front of `bytes`, and returns their bytes.
 ///
-/// # Errors
-/// At whatever is no frame: the load that measures sends nothing else.
+/// # Errors At bytes that are no frame: the measured load sends only frames.
 fn answer(bytes: &[u8], replies: &mut Vec<u8>) -> anyhow::Result<usize> {
     let mut at = 0;
     while let Some([0xFF, 0xFF, high, low]) = bytes.get(at..at + HEADER) {

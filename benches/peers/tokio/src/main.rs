@@ -1,12 +1,11 @@
 //! hawk's protocol on tokio, for comparison: a task for each connection and a
 //! tokio-util codec, on a runtime of one thread.
 //!
-//! Frames and packets are decoded by hawk's own `wire` module, so that what
-//! differs is what carries the bytes. It is written to be fast: packets are
-//! decoded where they lie in the receive buffer, reads have room for 64 KiB,
-//! replies are fed and flushed once for all that a read brought, and Nagle's
-//! algorithm is off. What hawk does besides (deadlines, bounds of memory, who is
-//! alive) is left out, in tokio's favour.
+//! hawk's own `wire` crate decodes frames and packets, so that the servers differ in how
+//! they move bytes. It is written to be fast: packets are decoded in place in the receive
+//! buffer, reads have room for 64 KiB, replies to all frames of a read are flushed once,
+//! and Nagle's algorithm is off. It has no deadlines, bounds of memory and roster, to
+//! tokio's advantage.
 //!
 //! ```text
 //! hawk-peer-tokio 127.0.0.1:0
@@ -26,7 +25,7 @@ use tokio_util::codec::{Decoder, Encoder, Framed};
 /// Room for a read, and the reply bytes that make a write due.
 const ROOM: usize = 64 * 1024;
 
-/// As hawk: enough for all agents to connect at once.
+/// As in hawk: enough for all agents to connect at once.
 const BACKLOG: u32 = 4096;
 
 fn main() -> anyhow::Result<()> {
@@ -49,7 +48,7 @@ async fn serve(address: SocketAddr) -> anyhow::Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        // How a conversation ends is of no interest here.
+        // The end of a conversation is ignored.
         tokio::spawn(async move { converse(stream).await.ok() });
     }
 }
@@ -60,7 +59,7 @@ async fn converse(stream: TcpStream) -> io::Result<()> {
     agent.set_backpressure_boundary(ROOM);
     while let Some(reply) = agent.next().await {
         agent.feed(reply?).await?;
-        // All else that is there already, before anything is written.
+        // First all other frames that have arrived, then the write.
         while let Some(Some(reply)) = agent.next().now_or_never() {
             agent.feed(reply?).await?;
         }
@@ -76,7 +75,7 @@ struct Codec {
 }
 
 thread_local! {
-    /// Its scratch space is shared by all connections, as it is in hawk.
+    /// All connections share its scratch space, as in hawk.
     static PACKETS: RefCell<PacketDecoder> = RefCell::default();
 }
 
@@ -109,8 +108,8 @@ impl Decoder for Codec {
     fn decode(&mut self, window: &mut BytesMut) -> io::Result<Option<Reply>> {
         let reply = self.next(window, Input::Open)?;
         if reply.is_none() {
-            // Takes up the room in front again. Without it reads would get
-            // shorter and shorter until the buffer is full.
+            // Reclaims the space at the front. Otherwise reads would get shorter until the
+            // buffer is full.
             window.reserve(ROOM.saturating_sub(window.len()).max(ROOM / 4));
         }
         Ok(reply)
