@@ -475,12 +475,8 @@ impl Roster {
             return None;
         }
         if self.due.is_empty() {
-            let looked_at = std::mem::replace(&mut self.looked_at, now);
-            let next = self.wheel.next().unwrap_or(now);
-            let late = now.since(next.max(looked_at));
-            if late > LATE {
-                self.stood_still_for(late, now);
-            }
+            self.detect_standstill(now);
+            self.looked_at = now;
             self.wheel.expire(now, &mut self.due);
             let entries = &self.entries;
             let is_other = |slot: &mut u32| {
@@ -552,11 +548,28 @@ impl Roster {
             // once and pass for late.
             self.wheel.expire(now, &mut self.due);
         }
-        let Some(since) = self.held_since.take() else {
+        match self.held_since.take() {
+            Some(since) => {
+                self.looked_at = now;
+                self.stood_still_for(now.since(since), now);
+            }
+            // Before the packets of this turn: their moments are on the clock that stood still.
+            None => self.detect_standstill(now),
+        }
+    }
+
+    /// Stops the roster's clock for the time by which this turn is late for the next alarm:
+    /// the process did not run in that time.
+    fn detect_standstill(&mut self, now: Moment) {
+        if !self.due.is_empty() {
             return;
-        };
-        self.looked_at = now;
-        self.stood_still_for(now.since(since), now);
+        }
+        let next = self.wheel.next().unwrap_or(now);
+        let late = now.since(next.max(self.looked_at));
+        if late > LATE {
+            self.looked_at = now;
+            self.stood_still_for(late, now);
+        }
     }
 
     /// What is known of an agent.

@@ -244,6 +244,32 @@ fn a_process_that_stood_still_declares_nobody_offline_for_that() {
 }
 
 #[test]
+fn packets_in_the_turn_after_a_standstill_are_on_the_clock_that_stood_still() {
+    let mut roster = Roster::new(config(), at(0));
+    let [gone, live] = ["a", "b"].map(|name| add(&mut roster, Identity::Name(name), 0));
+    for second in 0..4 {
+        for key in [gone, live] {
+            beat(&mut roster, key, 1000 * second);
+        }
+        assert_eq!(expired(&mut roster, 1000 * second), []);
+    }
+    // A turn begins, reads what came meanwhile, and then looks for silent agents.
+    let back = 7_200_000;
+    roster.resume(at(back));
+    for key in [gone, live] {
+        beat(&mut roster, key, back);
+    }
+    assert_eq!(expired(&mut roster, back), []);
+    let mut found = Vec::new();
+    for second in 1..60 {
+        let now = back + 1000 * second;
+        beat(&mut roster, live, now);
+        found.extend(expired(&mut roster, now));
+    }
+    assert_eq!(found, [gone]);
+}
+
+#[test]
 fn a_roster_that_had_no_agent_to_watch_for_long_did_not_stand_still() {
     let mut roster = Roster::new(config(), at(0));
     let key = add(&mut roster, Identity::Name("web-01"), 0);
