@@ -315,7 +315,14 @@ impl Books {
     fn enter_waiting(&mut self, roster: &Roster, waiting: Waiting) {
         match waiting {
             Waiting::Event(waiting) => {
+                let identity = match &waiting.name {
+                    Some(name) => Identity::Name(name),
+                    None => Identity::Address(waiting.address),
+                };
+                // An agent of the same name may have come after it was removed: then the row
+                // is that agent's.
                 let key = roster.resolve(waiting.reference);
+                let key = key.or_else(|| roster.find(identity));
                 let index = key.and_then(|key| self.row(roster, key));
                 let batch = self.producer.batch();
                 batch.add_event(waiting.reference, index, &waiting.event());

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
+use super::surplus::ESTABLISHED_HOURS;
 use hawk_time::UnixNanos;
 
 /// Reports of a batch, at most: a commit of so many takes some 20 ms, of which
@@ -434,6 +435,24 @@ impl Batch {
             self.add_event(reference, index, &event);
         }
         (lost_events, lost_changes)
+    }
+
+    /// Returns the event that made the state of the agent's row at this place, unless the batch
+    /// has an event of that agent.
+    pub(super) fn missing_event(&self, at: usize) -> Option<BatchEvent> {
+        let (row, agent) = (&self.agents[at], AgentIndex(place(at)));
+        let has_event = self.events.iter().any(|event| event.agent == Some(agent));
+        (!has_event).then_some(BatchEvent {
+            agent: Some(agent),
+            reference: row.reference,
+            name: row.name,
+            address: row.address,
+            version: row.version,
+            last_seen: row.last_seen,
+            at: row.changed_at,
+            online: row.online,
+            established: row.hours >= Some(ESTABLISHED_HOURS),
+        })
     }
 
     /// Notes the sequence number of each agent's last report, given that of the first

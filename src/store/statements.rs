@@ -64,6 +64,7 @@ pub(super) struct Statements<'c> {
     insert_agent: Statement<'c>,
     remove_named: Statement<'c>,
     remove_unnamed: Statement<'c>,
+    update_state: Statement<'c>,
     event: Statement<'c>,
     other_event: Statement<'c>,
     pages: Pages<'c>,
@@ -85,6 +86,9 @@ pub(super) struct Statements<'c> {
     /// The agents' rows, by the lower half of their references, counted from 1.
     rows: Vec<AgentRowId>,
     /// Changes of `rows` that hold once the transaction is committed.
+    /// Agents of the batch whose rows had the other state before, as places in the batch. Only
+    /// rows that this process has not written yet are compared.
+    corrected: Vec<usize>,
     learnt: Vec<(u64, AgentRowId)>,
     order: Order,
     /// The order once the transaction is committed.
@@ -200,14 +204,16 @@ impl<'c> Statements<'c> {
             update_agent: connection.prepare(UPDATE_AGENT)?,
             update_address: connection.prepare(UPDATE_ADDRESS)?,
             named_agent: connection
-                .prepare("SELECT id, last_report FROM agents WHERE name = ?1")?,
+                .prepare("SELECT id, last_report, state FROM agents WHERE name = ?1")?,
             unnamed_agent: connection.prepare(
-                "SELECT id, last_report FROM agents WHERE address = ?1 AND name IS NULL",
+                "SELECT id, last_report, state FROM agents WHERE address = ?1 AND name IS NULL",
             )?,
             insert_agent: connection.prepare(INSERT_AGENT)?,
             remove_named: connection.prepare("DELETE FROM agents WHERE name = ?1")?,
             remove_unnamed: connection
                 .prepare("DELETE FROM agents WHERE address = ?1 AND name IS NULL")?,
+            update_state: connection
+                .prepare("UPDATE agents SET state = ?2, changed_at = ?3 WHERE id = ?1")?,
             event: connection.prepare(INSERT_EVENT)?,
             other_event: connection
                 .prepare("INSERT INTO other_events VALUES (last_insert_rowid())")?,
@@ -223,6 +229,7 @@ impl<'c> Statements<'c> {
             peer: Peer::default(),
             runs: 0,
             rows: Vec::new(),
+            corrected: Vec::new(),
             learnt: Vec::new(),
             order,
             next_order: order,
@@ -231,6 +238,7 @@ impl<'c> Statements<'c> {
 
     pub(super) fn begin(&mut self) -> rusqlite::Result<()> {
         self.learnt.clear();
+        self.corrected.clear();
         self.report_pages = 0;
         self.next_order = self.order;
         self.begin.raw_execute().map(drop)
@@ -291,6 +299,7 @@ impl<'c> Statements<'c> {
             self.report_pages += self.pages.in_use()? - before;
         }
         self.write_times(batch, first.number())?;
+        self.write_corrections(batch)?;
         for event in &batch.events {
             self.write_event(event, batch)?;
         }
@@ -359,9 +368,12 @@ impl<'c> Statements<'c> {
             }
             // Its row is not known, or was removed as silent for too long.
             _ => match self.find_agent(row.name.map(|name| batch.read(name)))? {
-                Some((id, before)) => {
-                    self.update_agent(id, &row, batch)?;
-                    (id, before)
+                Some(found) => {
+                    self.update_agent(found.id, &row, batch)?;
+                    if found.online != row.online {
+                        self.corrected.push(at);
+                    }
+                    (found.id, found.last_report)
                 }
                 None => (self.insert_agent(&row, batch)?, 0),
             },
@@ -399,12 +411,16 @@ impl<'c> Statements<'c> {
         row.get(0)
     }
 
-    /// The number of the row of the agent with this name, or without one at the address
-    /// at hand, and the number of its last report, or 0.
-    fn find_agent(&mut self, name: Option<&str>) -> rusqlite::Result<Option<(i64, i64)>> {
+    /// Returns the row of the agent with this name, or of the agent without a name at the
+    /// address at hand.
+    fn find_agent(&mut self, name: Option<&str>) -> rusqlite::Result<Option<FoundAgent>> {
         let found = |row: &Row<'_>| {
             let last_report: Option<i64> = row.get(1)?;
-            Ok((row.get(0)?, last_report.unwrap_or(0)))
+            Ok(FoundAgent {
+                id: row.get(0)?,
+                last_report: last_report.unwrap_or(0),
+                online: row.get_ref(2)?.as_str()? == state(true),
+            })
         };
         match name {
             Some(name) => self.named_agent.query_row([name], found),
@@ -424,13 +440,25 @@ impl<'c> Statements<'c> {
         .map(drop)
     }
 
+    /// Writes events that the file lacks: a restored backup has agents in the states of its
+    /// time, and the events since then are in another file.
+    fn write_corrections(&mut self, batch: &Batch) -> rusqlite::Result<()> {
+        let corrected = std::mem::take(&mut self.corrected);
+        for event in corrected
+            .into_iter()
+            .filter_map(|at| batch.missing_event(at))
+        {
+            self.write_event(&event, batch)?;
+        }
+        Ok(())
+    }
+
     fn write_event(&mut self, event: &BatchEvent, batch: &Batch) -> rusqlite::Result<()> {
         let name = event.name.map(|name| batch.read(name));
         put(&mut self.address, &event.address);
         let agent = match event.agent {
             Some(index) => batch.agents[index.get()].id,
-            // 0: the agent's row was removed before.
-            None => self.find_agent(name)?.map_or(0, |(id, _)| id),
+            None => self.correct_state(event, name, batch)?,
         };
         let established = match &mut self.deliveries {
             Some(deliveries) => {
@@ -460,6 +488,27 @@ impl<'c> Statements<'c> {
             deliveries.listed(name.unwrap_or(&self.address), seq);
         }
         Ok(())
+    }
+}
+
+impl Statements<'_> {
+    /// Gives the row of an agent that the server has removed the state of this event, its last
+    /// one; returns the row's number, or 0 if the agent has none.
+    fn correct_state(
+        &mut self,
+        event: &BatchEvent,
+        name: Option<&str>,
+        batch: &Batch,
+    ) -> rusqlite::Result<i64> {
+        let Some(found) = self.find_agent(name)? else {
+            return Ok(0);
+        };
+        // A row in this batch is that of a later agent of the same name.
+        if found.online != event.online && batch.agents.iter().all(|row| row.id != found.id) {
+            let values = params![found.id, state(event.online), event.at];
+            self.update_state.execute(values)?;
+        }
+        Ok(found.id)
     }
 }
 
@@ -534,6 +583,14 @@ fn bind_agent(
         statement.raw_bind_parameter(at, value)?;
     }
     Ok(())
+}
+
+/// An agent's row that is in the file.
+struct FoundAgent {
+    id: i64,
+    /// The sequence number of its last report, or 0.
+    last_report: i64,
+    online: bool,
 }
 
 /// The sequence number of a batch's first report.

@@ -402,3 +402,70 @@ fn a_store_whose_last_number_is_taken_refuses_reports() {
     let error = statements.write(&mut batch).unwrap_err().to_string();
     assert!(error.contains("no sequence number is left"), "{error}");
 }
+
+#[test]
+fn a_row_in_another_state_than_its_agent_gets_the_event_that_it_lacks() {
+    let connection = open();
+    let event = |online: bool| EventRecord {
+        name: Some("web-01"),
+        address: [10, 0, 0, 7].into(),
+        version: "1.0",
+        last_seen: UnixNanos::from_nanos(2),
+        at: UnixNanos::from_nanos(3),
+        online,
+        established: false,
+    };
+    let write = |statements: &mut Statements<'_>, online: bool, has_event: bool| {
+        let mut batch = Batch::default();
+        let agent = AgentRecord {
+            online,
+            ..agent(Some("web-01"))
+        };
+        let index = batch.add_agent(reference(0, 1), &agent);
+        if has_event {
+            batch.add_event(reference(0, 1), Some(index), &event(online));
+        }
+        commit(statements, &mut batch);
+    };
+    let offline = "SELECT state = 'offline' FROM events ORDER BY seq";
+    write(&mut Statements::prepare(&connection).unwrap(), true, true);
+    // A backup was restored: the event of this state is in another file.
+    let mut statements = Statements::prepare(&connection).unwrap();
+    write(&mut statements, false, false);
+    assert_eq!(numbers(&connection, offline), [0, 1]);
+    write(&mut statements, false, false);
+    write(&mut statements, true, true);
+    assert_eq!(numbers(&connection, offline), [0, 1, 0]);
+    // As after a restart: the event is in the batch.
+    write(&mut Statements::prepare(&connection).unwrap(), false, true);
+    assert_eq!(numbers(&connection, offline), [0, 1, 0, 1]);
+}
+
+#[test]
+fn an_event_without_a_row_in_its_batch_sets_the_state_of_the_row() {
+    let connection = open();
+    let mut statements = Statements::prepare(&connection).unwrap();
+    let event = EventRecord {
+        name: Some("web-01"),
+        address: [10, 0, 0, 7].into(),
+        version: "1.0",
+        last_seen: UnixNanos::from_nanos(2),
+        at: UnixNanos::from_nanos(3),
+        online: false,
+        established: false,
+    };
+    let mut batch = Batch::default();
+    batch.add_agent(reference(0, 1), &agent(Some("web-01")));
+    commit(&mut statements, &mut batch);
+    batch.reset(2);
+    batch.add_event(reference(0, 1), None, &event);
+    commit(&mut statements, &mut batch);
+    let state = "SELECT state = 'offline' AND changed_at = 3 FROM agents";
+    assert_eq!(numbers(&connection, state), [1]);
+    // An agent of the same name has come since, and is online.
+    batch.reset(3);
+    batch.add_agent(reference(0, 2), &agent(Some("web-01")));
+    batch.add_event(reference(0, 1), None, &event);
+    commit(&mut statements, &mut batch);
+    assert_eq!(numbers(&connection, state), [0]);
+}
