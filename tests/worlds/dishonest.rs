@@ -29,15 +29,8 @@ fn run(seed: u64) -> Result<Counts<Event>, Broken> {
     World::new(seed).run(steps)
 }
 
-/// Events that take more steps than `make test` has, or HAWK_SIM_OPEN.
-const RARE: [Event; 6] = [
-    Event::NoPlace,
-    Event::Standstill,
-    Event::Renamed,
-    Event::Removed,
-    Event::BackedUp,
-    Event::Restored,
-];
+/// Events that take more steps than `make test` has.
+const RARE: [Event; 1] = [Event::NoPlace];
 
 /// Runs worlds in a process of its own: a full disk is a limit on the size of the files of a
 /// process, and the harness of this one may write its results to a file.

@@ -113,7 +113,14 @@ impl World {
         loop {
             self.server.files.limit(false);
             self.amnesty = self.server.now() + self.plan.start_grace;
-            match self.server.start(&self.plan) {
+            let mut started = self.server.start(&self.plan);
+            if started.is_err() && self.reading > 0 {
+                // A backup has no log yet, and cannot get one while another program reads it.
+                self.reading = 0;
+                self.server.files.read_long(false);
+                started = self.server.start(&self.plan);
+            }
+            match started {
                 Ok(writer) => writer.run(|_patience| self.proceed()),
                 Err(error) => self.breaks(&format!("the store cannot be opened: {error}")),
             }
