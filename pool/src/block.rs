@@ -11,7 +11,7 @@ pub(crate) struct Block {
     /// As many as the class has.
     pub(crate) bytes: Box<[u8]>,
     /// Which of them its user holds. Half of a `Range<usize>`; no class is longer.
-    pub(crate) held: Range<u32>,
+    pub(crate) used: Range<u32>,
     pub(crate) origin: Origin,
     /// Where it goes back to. `None` while it is there: free blocks would keep the
     /// pool alive, and the pool them.
@@ -23,7 +23,7 @@ impl Block {
     pub(crate) fn new(size: usize) -> Box<Block> {
         Box::new(Block {
             bytes: vec![0; size].into_boxed_slice(),
-            held: 0..0,
+            used: 0..0,
             origin: Origin::General,
             pool: None,
         })

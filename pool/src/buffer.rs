@@ -11,7 +11,7 @@ use crate::{Pool, block::Block, ledger::Origin};
 ///
 /// It is a slice of bytes as long as its class. What its last user wrote may still
 /// be in it. Which of the bytes are of use is for its user to say: the buffer
-/// [remembers](Self::hold) it, so that a user who has none needs no more room than
+/// [remembers](Self::set_used) it, so that a user who has none needs no more room than
 /// the pointer that a buffer is.
 ///
 /// The default has no bytes and is of no pool, as an empty `Vec` has no memory.
@@ -26,31 +26,31 @@ impl Buffer {
     pub(crate) fn new(pool: Pool, mut block: Box<Block>, origin: Origin) -> Buffer {
         block.pool = Some(pool);
         block.origin = origin;
-        block.held = 0..0;
+        block.used = 0..0;
         Buffer(Some(block))
     }
 
     /// Which bytes are held; none in a new buffer.
     #[inline]
     #[must_use]
-    pub fn held(&self) -> Range<usize> {
+    pub fn used(&self) -> Range<usize> {
         match &self.0 {
-            Some(block) => block.held.start as usize..block.held.end as usize,
+            Some(block) => block.used.start as usize..block.used.end as usize,
             None => 0..0,
         }
     }
 
     /// Remembers which bytes are held.
     #[inline]
-    pub fn hold(&mut self, held: Range<usize>) {
-        debug_assert!(held.start <= held.end && held.end <= self.len());
+    pub fn set_used(&mut self, used: Range<usize>) {
+        debug_assert!(used.start <= used.end && used.end <= self.len());
         if let Some(block) = &mut self.0 {
-            block.held = offset(held.start)..offset(held.end);
+            block.used = offset(used.start)..offset(used.end);
         }
     }
 
     /// Keeps the bytes `keep`, moved to the front, in the smallest class that holds
-    /// them, and gives the larger buffer back. They are [held](Self::held) then; the
+    /// them, and gives the larger buffer back. They are [held](Self::used) then; the
     /// bytes after them are undefined: zeroes, or anyone's leftovers.
     ///
     /// This is never refused. If the pool is full, a buffer of the general budget
@@ -70,7 +70,7 @@ impl Buffer {
         if let Some(smaller) = smaller {
             let mut small = Buffer::new(pool, smaller, Origin::General);
             small[..kept].copy_from_slice(&self[keep]);
-            small.hold(0..kept);
+            small.set_used(0..kept);
             return small;
         }
         block.bytes.copy_within(keep, 0);
@@ -78,7 +78,7 @@ impl Buffer {
             let bytes = mem::take(&mut block.bytes);
             block.bytes = pool.ledger().cut(bytes, kept);
         }
-        self.hold(0..kept);
+        self.set_used(0..kept);
         self
     }
 
@@ -174,19 +174,19 @@ mod tests {
     fn a_buffer_remembers_which_bytes_are_held() {
         let pool = pool(1024);
         let mut buffer = pool.checkout(64).unwrap();
-        assert_eq!(buffer.held(), 0..0);
-        buffer.hold(30..40);
-        assert_eq!(buffer.held(), 30..40);
-        assert_eq!(buffer.shrink(30..40).held(), 0..10);
-        assert_eq!(pool.checkout(64).unwrap().held(), 0..0);
+        assert_eq!(buffer.used(), 0..0);
+        buffer.set_used(30..40);
+        assert_eq!(buffer.used(), 30..40);
+        assert_eq!(buffer.shrink(30..40).used(), 0..10);
+        assert_eq!(pool.checkout(64).unwrap().used(), 0..0);
     }
 
     #[test]
     fn no_buffer_has_no_bytes_and_is_of_no_pool() {
         let mut none = Buffer::default();
         assert!(none.is_empty() && !none.is_reserved());
-        none.hold(0..0);
-        assert_eq!(none.shrink(0..0).held(), 0..0);
+        none.set_used(0..0);
+        assert_eq!(none.shrink(0..0).used(), 0..0);
     }
 
     #[test]

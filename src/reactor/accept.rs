@@ -1,83 +1,93 @@
-//! Newcomers: taken in, or turned away at the limit.
+//! Listeners, and connections on their way in: accepted, turned away at a limit, or closed.
 
 use std::io;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 use rustix::io::Errno;
 
 use super::Reactor;
-use super::connection::{Connection, Outcome};
+use super::connection::{Connection, ServeOutcome};
 use super::connections::ConnectionId;
-use super::kernel::{Accept, Kernel};
+use super::kernel::{Accept, Kernel, ListenerTag};
 use crate::admission::{Nearing, Share, Verdict};
 use crate::network::Network;
 use crate::session::{Handler, Session};
 use crate::stats::Cause;
-use hawk_time::Moment;
-use hawk_time::{Throttle, log_limited};
+use hawk_time::{Moment, Throttle, log_limited};
 use hawk_wire::{Busy, Reply};
 
-/// Newcomers that were turned away and still have their line to read. Each
-/// holds a descriptor out of those that
-/// [`RESERVED_DESCRIPTORS`](super::RESERVED_DESCRIPTORS) sets aside; if more
-/// come, the oldest makes room.
+/// Turned-away connections that linger until the agent has read its line. Each holds one of
+/// the [`RESERVED_DESCRIPTORS`](super::RESERVED_DESCRIPTORS); the oldest is closed to make
+/// room.
 const TURNED_AWAY: usize = 32;
 
+/// Time without an attempt to accept after a failure, unless a connection closes before.
+const RETRY: Duration = Duration::from_millis(100);
+
 impl<H: Handler, K: Kernel> Reactor<H, K> {
-    /// Takes in at most so many of those who wait.
+    /// Accepts up to `most` connections.
     pub(super) fn accept(&mut self, most: usize) {
-        let now = self.shop.now;
+        let now = self.cx.now;
         for _ in 0..most {
-            let Some(listener) = self.listener.as_mut().filter(|l| l.is_ready(now)) else {
+            let Some(listener) = self.listeners.next_ready(now) else {
                 break;
             };
+            let tag = listener.tag;
             match listener.accept(now) {
-                Accepted::Newcomer(socket, peer) => self.welcome(socket, peer),
-                Accepted::Gone => {}
-                Accepted::Failed => self.shop.counters.accept_errors += 1,
-                Accepted::Nobody => break,
+                Accepted::Connection(socket, peer) => self.accept_one(tag, socket, peer),
+                Accepted::None => {}
+                Accepted::Failed => self.cx.counters.accept_errors += 1,
             }
         }
     }
 
-    fn welcome(&mut self, mut socket: K::Socket, peer: SocketAddr) {
-        let crowded = self.is_crowded();
+    fn accept_one(&mut self, tag: ListenerTag, mut socket: K::Socket, peer: SocketAddr) {
+        let now = self.cx.now;
+        // More than half of all connections are open.
+        let crowded = self.population() > self.config.max_connections / 2;
+        let is_full = self.population() >= self.config.max_connections;
         let refused = match self.admission.judge(peer.ip(), crowded) {
             Verdict::NotAllowed => {
-                // Without a word: closing costs us nothing, and tells it enough.
-                self.log_not_allowed(peer);
-                self.shop.counters.accepted += 1;
-                self.shop.counters.closed(Cause::NotAllowed);
+                // Closed without a reply, which costs nothing and is clear enough.
+                log_limited!(warn, self.refusals.not_allowed, now, left_out =>
+                    "not allowed: closed peer={peer} left_out={left_out} (see --allow, --deny)");
+                self.cx.counters.accepted += 1;
+                self.cx.counters.closed(Cause::NotAllowed);
                 return;
             }
-            _ if self.is_full() => {
-                self.log_full(peer);
+            _ if is_full => {
+                log_limited!(warn, self.refusals.full, now, left_out =>
+                    "too many connections: turned away peer={peer} limit={} left_out={left_out} \
+                     (raise --max-connections, or the limit of open files that bounds it)",
+                    self.config.max_connections);
                 Some(Busy::TooManyConnections)
             }
             Verdict::TooMany(share, limit) => {
-                self.log_too_many(peer, share, limit);
+                log_limited!(warn, self.refusals.from_address, now, left_out =>
+                    "too many connections from one address: turned away peer={peer} share={} \
+                     limit={limit} left_out={left_out} ({})",
+                    share.name(),
+                    remedy(share));
                 Some(Busy::TooManyFromAddress)
             }
             Verdict::Welcome => None,
         };
         let id = self.connections.next_id();
         if let Err(error) = self.kernel.watch(&mut socket, id.token()) {
-            // This newcomer is dropped, and connects again; others wait. It counts as
-            // a failure alone: who is accepted ends for a cause that is counted.
-            self.shop.counters.accept_errors += 1;
-            if let Some(listener) = &mut self.listener {
-                listener.back_off(self.shop.now, &error);
+            // The agent connects again; the backlog waits. The connection does not count as
+            // accepted, because it is not closed for any cause that is counted.
+            self.cx.counters.accept_errors += 1;
+            if let Some(listener) = self.listeners.get_mut(tag) {
+                listener.back_off(now, &error);
             }
             return;
         }
-        self.shop.counters.accepted += 1;
-        let mut session = Session::new(peer, self.shop.now);
-        if refused.is_none() && self.shop.limits.rate.is_some() {
-            session.begin_rate(self.shop.now, &self.shop.limits);
-            let now = self.shop.now;
-            self.shop.rates.opened(Network::of(peer.ip()), now);
+        self.cx.counters.accepted += 1;
+        let mut session = Session::new(peer, now);
+        if refused.is_none() && self.cx.limits.rate.is_some() {
+            session.begin_rate(now, &self.cx.limits);
+            self.cx.rates.opened(Network::of(peer.ip()), now);
         }
         self.connections
             .insert(|generation| Connection::new(socket, session, generation));
@@ -91,26 +101,18 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
                 if let Some(nearing) = self.admission.enter(peer.ip(), crowded) {
                     self.log_nearing(&nearing);
                 }
-                self.conclude(id, Outcome::Idle);
+                self.after_serve(id, ServeOutcome::Idle);
             }
         }
     }
 
-    /// Connections that count for the limit: those who are being turned away do not.
+    /// Returns how many connections count for the limit: all that were not turned away.
     #[must_use]
     pub fn population(&self) -> usize {
         self.connections.len() - self.turned_away.len()
     }
 
-    fn is_full(&self) -> bool {
-        self.population() >= self.config.max_connections
-    }
-
-    /// Whether more than half of all connections are in use.
-    fn is_crowded(&self) -> bool {
-        self.population() > self.config.max_connections / 2
-    }
-
+    /// Replies that the server is busy, and closes the connection.
     fn turn_away(&mut self, id: ConnectionId, why: Busy) {
         let cause = match why {
             Busy::TooManyFromAddress => Cause::TooManyFromAddress,
@@ -122,30 +124,11 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             self.reap(oldest, cause);
         }
         self.turned_away.push_back((id, cause));
-        if let Some(connection) = self.connections.get(id) {
-            let outcome = connection.turn_away(Reply::Busy(why), cause, &mut self.shop);
-            self.conclude(id, outcome);
+        if let Some(connection) = self.connections.get_mut(id) {
+            self.cx.sessions.answer(Reply::Busy(why));
+            let outcome = connection.close(cause, &mut self.cx);
+            self.after_serve(id, outcome);
         }
-    }
-
-    fn log_not_allowed(&mut self, peer: SocketAddr) {
-        log_limited!(warn, self.refusals.not_allowed, self.shop.now, left_out =>
-            "not allowed: closed peer={peer} left_out={left_out} (see --allow, --deny)");
-    }
-
-    fn log_full(&mut self, peer: SocketAddr) {
-        log_limited!(warn, self.refusals.full, self.shop.now, left_out =>
-            "too many connections: turned away peer={peer} limit={} left_out={left_out} (raise \
-             --max-connections, or the limit of open files that bounds it)",
-            self.config.max_connections);
-    }
-
-    fn log_too_many(&mut self, peer: SocketAddr, share: Share, limit: NonZeroU32) {
-        log_limited!(warn, self.refusals.from_address, self.shop.now, left_out =>
-            "too many connections from one address: turned away peer={peer} share={} \
-             limit={limit} left_out={left_out} ({})",
-            share.name(),
-            remedy(share));
     }
 
     fn log_nearing(&mut self, nearing: &Nearing) {
@@ -155,7 +138,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             used,
             limit,
         } = nearing;
-        log_limited!(warn, self.refusals.nearing, self.shop.now, left_out =>
+        log_limited!(warn, self.refusals.nearing, self.cx.now, left_out =>
             "an address has 80 % of its share: address={whose} share={} used={used} \
              limit={limit} left_out={left_out} ({})",
             share.name(),
@@ -163,7 +146,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     }
 }
 
-/// What an operator can do about a share that is too small.
+/// Returns what an operator can do about a share that is too small.
 const fn remedy(share: Share) -> &'static str {
     match share {
         Share::Connections => "raise --max-connections-per-ip if these are agents behind one NAT",
@@ -175,110 +158,152 @@ const fn remedy(share: Share) -> &'static str {
     }
 }
 
-/// What is logged of connections that were refused, at a limited rate each, and of
-/// addresses that come near one of their shares.
+/// Rate limits of log lines about refused connections, and about addresses and networks that
+/// have reached 80 % of a share.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     full: Throttle,
     from_address: Throttle,
     not_allowed: Throttle,
     nearing: Throttle,
-    /// Of networks that come near their share of the buffer pool.
     pub(super) nearing_pool: Throttle,
 }
 
-/// How long to leave the listener alone when there was no descriptor for a
-/// newcomer, unless a connection ends before.
-const RETRY: Duration = Duration::from_millis(100);
+/// The listeners, each with its own tag. Empty once the server stops.
+#[derive(Debug)]
+pub(super) struct Listeners<L>(Vec<Listener<L>>);
 
-/// A listening socket with readiness kept in software.
+impl<L> Default for Listeners<L> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<L: Accept> Listeners<L> {
+    pub(super) fn push(&mut self, listener: Listener<L>) {
+        self.0.push(listener);
+    }
+
+    /// Closes all listeners, which resets the connections in their backlogs.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    pub(super) fn get(&self, tag: ListenerTag) -> Option<&L> {
+        let listener = self.0.iter().find(|listener| listener.tag == tag);
+        listener.map(|listener| &listener.socket)
+    }
+
+    pub(super) fn get_mut(&mut self, tag: ListenerTag) -> Option<&mut Listener<L>> {
+        self.0.iter_mut().find(|listener| listener.tag == tag)
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Listener<L>> {
+        self.0.iter_mut()
+    }
+
+    /// Returns whether any listener is ready.
+    pub(super) fn is_ready(&self, now: Moment) -> bool {
+        self.0.iter().any(|listener| listener.is_ready(now))
+    }
+
+    /// Returns a listener that is ready; they take turns.
+    fn next_ready(&mut self, now: Moment) -> Option<&mut Listener<L>> {
+        let ready = self.0.iter().position(|listener| listener.is_ready(now))?;
+        self.0[ready..].rotate_left(1);
+        self.0.last_mut()
+    }
+
+    /// Returns when the first listener tries again after a failure.
+    pub(super) fn retry_at(&self) -> Option<Moment> {
+        self.0.iter().filter_map(Listener::retry_at).min()
+    }
+
+    /// Ends the wait after a failure: a descriptor was freed.
+    pub(super) fn retry_now(&mut self) {
+        for listener in &mut self.0 {
+            listener.retry_at = None;
+        }
+    }
+}
+
+/// A listening socket with its readiness.
 #[derive(Debug)]
 pub(super) struct Listener<L> {
+    tag: ListenerTag,
     socket: L,
+    /// Whether the backlog may contain connections.
     ready: bool,
+    /// When to try again; `None` unless the last attempt failed.
     retry_at: Option<Moment>,
     log: Throttle,
 }
 
-/// What became of an attempt to accept.
+/// The result of an attempt to accept.
 #[derive(Debug)]
-pub(super) enum Accepted<S> {
-    /// A newcomer.
-    Newcomer(S, SocketAddr),
-    /// This newcomer was gone again; there may be others.
-    Gone,
-    /// Nobody waits, or nobody can be taken now.
-    Nobody,
-    /// There is no descriptor or memory for a newcomer, who goes on waiting.
+enum Accepted<S> {
+    Connection(S, SocketAddr),
+    /// The backlog is empty, or its first connection was aborted.
+    None,
+    /// There is no descriptor or memory; the connection stays in the backlog.
     Failed,
 }
 
 impl<L: Accept> Listener<L> {
-    pub(super) fn new(socket: L) -> Self {
+    /// A listener that may have a backlog: its event may have gone to another process.
+    pub(super) fn new(tag: ListenerTag, socket: L) -> Self {
         Self {
+            tag,
             socket,
-            ready: false,
+            ready: true,
             retry_at: None,
             log: Throttle::default(),
         }
-    }
-
-    pub(super) const fn socket(&self) -> &L {
-        &self.socket
-    }
-
-    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
     }
 
     pub(super) fn mark_ready(&mut self) {
         self.ready = true;
     }
 
-    /// Whether [`accept`](Self::accept) is worth calling.
-    pub(super) fn is_ready(&self, now: Moment) -> bool {
+    /// Returns whether [`accept`](Self::accept) is worth calling.
+    fn is_ready(&self, now: Moment) -> bool {
         self.ready && self.retry_at.is_none_or(|retry_at| retry_at <= now)
     }
 
-    /// When to try again after a failure.
-    pub(super) fn retry_at(&self) -> Option<Moment> {
+    /// Returns when to try again after a failure.
+    fn retry_at(&self) -> Option<Moment> {
         self.retry_at.filter(|_| self.ready)
     }
 
-    /// A descriptor was freed: a newcomer may fit now.
-    pub(super) fn retry_now(&mut self) {
-        self.retry_at = None;
-    }
-
-    /// Leaves those who wait alone for a while, after a failure of ours.
-    pub(super) fn back_off(&mut self, now: Moment, error: &io::Error) {
+    /// Waits for a while after a failure of this machine.
+    fn back_off(&mut self, now: Moment, error: &io::Error) {
         self.retry_at = Some(now.after(RETRY));
         log_limited!(error, self.log, now, left_out =>
             "cannot accept connections: {error}; those that wait are tried again (for want of \
              open files, raise their limit or lower --max-connections) left_out={left_out}");
     }
 
-    /// Takes one newcomer. After a failure it stays ready: the kernel reports
-    /// a connection that waits only once.
-    pub(super) fn accept(&mut self, now: Moment) -> Accepted<L::Socket> {
+    /// Accepts one connection. Stays ready after a failure, as the kernel reports a waiting
+    /// connection only once.
+    fn accept(&mut self, now: Moment) -> Accepted<L::Socket> {
         match self.socket.accept() {
-            Ok((socket, peer)) => Accepted::Newcomer(socket, peer),
+            Ok((socket, peer)) => Accepted::Connection(socket, peer),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.ready = false;
-                Accepted::Nobody
+                Accepted::None
             }
-            Err(error) if !is_the_newcomers(&error) => {
+            Err(error) if is_peer_error(&error) => Accepted::None,
+            Err(error) => {
                 self.back_off(now, &error);
                 Accepted::Failed
             }
-            Err(_) => Accepted::Gone,
         }
     }
 }
 
-/// Whether it is this newcomer's own trouble, after which accept(2) says to go
-/// on with the next. All else may last, so that going on at once would spin.
-fn is_the_newcomers(error: &io::Error) -> bool {
+/// Returns whether an error belongs to one connection, after which accept(2) says to continue
+/// with the next. All other errors may last, so that continuing at once would spin.
+fn is_peer_error(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
         Some(
@@ -301,10 +326,10 @@ fn is_the_newcomers(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
-    /// A backlog into which nobody ever comes.
-    struct Nobody;
+    /// An empty backlog.
+    struct Empty;
 
-    impl Accept for Nobody {
+    impl Accept for Empty {
         type Socket = ();
 
         fn accept(&mut self) -> io::Result<((), SocketAddr)> {
@@ -316,27 +341,51 @@ mod tests {
         }
     }
 
+    const NOW: Moment = Moment::from_nanos(1_000_000_000);
+
     #[test]
-    fn after_a_failure_it_rests_until_it_is_time_or_a_descriptor_is_freed() {
-        let mut listener = Listener::new(Nobody);
-        let now = Moment::from_nanos(1_000_000_000);
+    fn after_a_failure_a_listener_waits_for_its_time_or_for_a_descriptor() {
+        let mut listeners = Listeners::default();
+        listeners.push(Listener::new(ListenerTag::AGENTS, Empty));
         let failure = io::Error::from(Errno::MFILE);
-        assert!(!listener.is_ready(now), "nobody has come");
+        let listener = listeners.next_ready(NOW).unwrap();
+        assert!(matches!(listener.accept(NOW), Accepted::None));
+        assert!(!listener.is_ready(NOW), "its backlog is empty");
         listener.mark_ready();
-        assert!(listener.is_ready(now));
-        listener.back_off(now, &failure);
-        assert!(!listener.is_ready(now));
-        // Another newcomer changes nothing.
+        assert!(listener.is_ready(NOW));
+        listener.back_off(NOW, &failure);
+        assert!(!listener.is_ready(NOW));
+        // Another connection in the backlog changes nothing.
         listener.mark_ready();
-        assert!(!listener.is_ready(now));
-        let later = now.after(RETRY);
+        assert!(!listener.is_ready(NOW));
+        let later = NOW.after(RETRY);
         assert_eq!(listener.retry_at(), Some(later));
         assert!(listener.is_ready(later));
 
         listener.back_off(later, &failure);
-        assert!(!listener.is_ready(later));
-        listener.retry_now();
-        assert!(listener.is_ready(later));
-        assert_eq!(listener.retry_at(), None);
+        assert!(!listeners.is_ready(later));
+        listeners.retry_now();
+        assert!(listeners.is_ready(later));
+        assert_eq!(listeners.retry_at(), None);
+    }
+
+    #[test]
+    fn listeners_take_turns() {
+        let mut listeners = Listeners::default();
+        for tag in [0, 1, 2].map(ListenerTag) {
+            listeners.push(Listener::new(tag, Empty));
+        }
+        listeners.get_mut(ListenerTag(1)).unwrap().ready = false;
+        let mut next = || listeners.next_ready(NOW).map(|listener| listener.tag.0);
+        let first = next();
+        let second = next();
+        assert_eq!([first, second, next()], [Some(0), Some(2), Some(0)]);
+        let listener = listeners.get_mut(ListenerTag(1)).unwrap();
+        listener.mark_ready();
+        let mut served: Vec<_> = (0..3)
+            .filter_map(|_| listeners.next_ready(NOW).map(|listener| listener.tag.0))
+            .collect();
+        served.sort_unstable();
+        assert_eq!(served, [0, 1, 2]);
     }
 }

@@ -1,4 +1,10 @@
-//! Receive buffers: the input of a connection, the share of each network, and the queues.
+//! Receive buffers: the input of a connection, the share of each network, and the queues of
+//! connections that wait for a buffer.
+//!
+//! A connection takes a buffer of the longest class for a read and returns it at the end of
+//! its turn, or keeps the smallest that holds its partial frame. A connection without a buffer
+//! waits in one of two queues: with the others, or, if its network or site holds its share of
+//! the pool, with those of its network in [`Capped`].
 
 use std::collections::{HashMap, VecDeque};
 use std::mem;
@@ -7,7 +13,7 @@ use std::net::IpAddr;
 use hawk_pool::{Buffer, From, Pool};
 
 use super::Reactor;
-use super::connection::{Connection, Outcome};
+use super::connection::{Connection, ServeOutcome};
 use super::connections::ConnectionId;
 use super::kernel::Kernel;
 use crate::network::{Network, Site};
@@ -17,65 +23,62 @@ use hawk_wire::MAX_FRAME;
 
 /// Sizes of the pool's buffers, in bytes, each four times the one before.
 ///
-/// The smallest holds the partial frame that a busy agent's read usually ends
-/// in (the original's reports are 131 to 195 bytes). The longest holds a full
-/// read of 64 KiB behind a partial frame of [`COPY_LIMIT`], and so also the
-/// longest frame, in whole pages.
+/// The smallest holds the partial frame in which a busy agent's read usually ends (the
+/// original's reports are 131 to 195 bytes). The longest holds a full read of 64 KiB behind a
+/// partial frame of [`COPY_LIMIT`], and so also the longest frame, in whole pages.
 pub(crate) const CLASSES: [usize; 5] = [256, 1024, 4096, 16 * 1024, LONGEST];
 
 pub(super) const LONGEST: usize = 64 * 1024 + COPY_LIMIT;
 const _: () = assert!(LONGEST >= MAX_FRAME);
 
-/// Up to this many held bytes are copied in front of the next read, so that
-/// one large read takes everything the kernel has. Longer ones are appended to
-/// where they lie until their buffer is full: a long frame that trickles in byte
-/// by byte would otherwise be copied whole for every byte.
+/// The longest input that is copied in front of the next read, so that one large read takes
+/// all that the kernel has. Longer input is appended to in place until its buffer is full: a
+/// long frame that arrives byte by byte would be copied whole for every byte.
 const COPY_LIMIT: usize = 4096;
 
-/// What was received and not yet consumed; holds a buffer only while there is
-/// something, or while a read is under way.
+/// The bytes that a connection has received and not consumed. Has a buffer only while there
+/// are any, or while a read is in progress.
 ///
-/// There is one in every connection: where the window begins and ends is kept with
-/// the buffer.
+/// Every connection has one; the buffer itself stores where the window begins and ends.
 #[derive(Debug, Default)]
 pub(super) struct Input {
     buffer: Buffer,
 }
 
 impl Input {
-    /// The bytes received and not yet consumed.
+    /// Returns the bytes received and not consumed.
     pub(super) fn window(&self) -> &[u8] {
-        &self.buffer[self.buffer.held()]
+        &self.buffer[self.buffer.used()]
     }
 
-    /// Whether it holds the pool's reserve.
+    /// Returns whether the buffer is the pool's reserve.
     pub(super) fn has_reserve(&self) -> bool {
         self.buffer.is_reserved()
     }
 
-    /// Bytes of the buffer that it holds.
+    /// Returns the size of the buffer, in bytes; 0 without one.
     pub(super) fn capacity(&self) -> usize {
         self.buffer.len()
     }
 
-    /// Marks the first `bytes` of the window as done with.
+    /// Consumes the first `bytes` of the window.
     pub(super) fn consume(&mut self, bytes: usize) {
         debug_assert!(bytes <= self.window().len());
-        let held = self.buffer.held();
-        let left = held.start + bytes..held.end;
-        self.buffer.hold(if left.is_empty() { 0..0 } else { left });
+        let used = self.buffer.used();
+        let left = used.start + bytes..used.end;
+        self.buffer
+            .set_used(if left.is_empty() { 0..0 } else { left });
     }
 
-    /// Begins with these bytes, which were received elsewhere and fit into `buffer`.
+    /// Begins with `bytes` from another process, which fit into `buffer`.
     pub(super) fn begin_with(&mut self, mut buffer: Buffer, bytes: &[u8]) {
         buffer[..bytes.len()].copy_from_slice(bytes);
-        buffer.hold(0..bytes.len());
+        buffer.set_used(0..bytes.len());
         self.buffer = buffer;
     }
 
-    /// Makes sure that [`space`](Self::space) is not empty, with the `granted`
-    /// buffer if there is one, else from the pool if there is one to take from. Returns
-    /// false when there is no buffer.
+    /// Makes room in [`space`](Self::space): with the `granted` buffer, else in place, else
+    /// with a buffer from `pool`. Returns false if there is no buffer.
     pub(super) fn make_room(&mut self, pool: Option<&Pool>, granted: Option<Buffer>) -> bool {
         if granted.is_none() && self.fits_in_place() {
             return true;
@@ -93,36 +96,37 @@ impl Input {
         }
     }
 
-    /// Where the next read may write.
+    /// Returns the space for the next read.
     pub(super) fn space(&mut self) -> &mut [u8] {
-        let end = self.buffer.held().end;
+        let end = self.buffer.used().end;
         &mut self.buffer[end..]
     }
 
-    /// Notes that a read wrote `bytes` into [`space`](Self::space).
+    /// Appends the first `bytes` of [`space`](Self::space) to the window.
     pub(super) fn filled(&mut self, bytes: usize) {
-        let held = self.buffer.held();
-        self.buffer.hold(held.start..held.end + bytes);
+        let used = self.buffer.used();
+        self.buffer.set_used(used.start..used.end + bytes);
     }
 
-    /// Ends a turn: nothing held, no buffer; else the smallest that holds it.
-    pub(super) fn settle(&mut self) {
+    /// Moves the window to the smallest buffer that holds it; returns the buffer to the pool
+    /// if the window is empty.
+    pub(super) fn shrink(&mut self) {
         if self.buffer.is_empty() {
             return;
         }
         let buffer = mem::take(&mut self.buffer);
-        let held = buffer.held();
-        if !held.is_empty() {
-            self.buffer = buffer.shrink(held);
+        let used = buffer.used();
+        if !used.is_empty() {
+            self.buffer = buffer.shrink(used);
         }
     }
 
-    /// Gives everything up.
+    /// Drops the window and returns the buffer to the pool.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// Whether the buffer at hand is the right one to read into.
+    /// Returns whether the present buffer is to be read into.
     fn fits_in_place(&mut self) -> bool {
         if self.buffer.is_empty() {
             return false;
@@ -134,21 +138,21 @@ impl Input {
         (longest || self.window().len() > COPY_LIMIT) && !self.space().is_empty()
     }
 
-    /// Moves what is held to the front of its buffer.
+    /// Moves the window to the front of its buffer.
     fn compact(&mut self) {
-        let held = self.buffer.held();
-        if held.start > 0 {
-            self.buffer.hold(0..held.len());
-            self.buffer.copy_within(held, 0);
+        let used = self.buffer.used();
+        if used.start > 0 {
+            self.buffer.set_used(0..used.len());
+            self.buffer.copy_within(used, 0);
         }
     }
 
-    /// Moves what is held into a longer buffer.
+    /// Moves the window into a longer buffer.
     pub(super) fn move_to(&mut self, mut longer: Buffer) {
-        let held = self.window();
-        if !held.is_empty() {
-            longer[..held.len()].copy_from_slice(held);
-            longer.hold(0..held.len());
+        let window = self.window();
+        if !window.is_empty() {
+            longer[..window.len()].copy_from_slice(window);
+            longer.set_used(0..window.len());
         }
         self.buffer = longer;
     }
@@ -158,20 +162,18 @@ impl Input {
 /// the reserve.
 const TURNS: u32 = 4;
 
-/// Bytes of receive buffers that are held between turns, by network. The pool's reserve does
-/// not count: it is for one connection at a time.
+/// Bytes of receive buffers in use between turns, by network, without the pool's reserve.
 ///
-/// A network may hold half of what the pool has besides the reserve and an IPv6 site three
-/// quarters, at least one buffer of the longest class. Beyond that its connections take no
-/// buffer of that class from the pool but wait for the reserve, after the connections of
-/// others.
+/// A network may use half of the pool without the reserve and an IPv6 site three quarters, and
+/// at least one buffer of the longest class. Beyond that its connections take no buffer of
+/// that class from the pool but wait for the reserve, behind the connections of others.
 #[derive(Debug)]
 pub(super) struct BufferShares {
-    /// What a network may hold.
+    /// What a network may use.
     share: usize,
-    /// What a site may hold.
+    /// What a site may use.
     site_share: usize,
-    /// What all networks hold.
+    /// What all networks use.
     total: usize,
     networks: HashMap<Network, usize>,
     sites: HashMap<Site, usize>,
@@ -180,9 +182,9 @@ pub(super) struct BufferShares {
 /// A network that has just reached 80 % of its share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NearingShare {
-    pub(super) network: Network,
-    pub(super) used: usize,
-    pub(super) limit: usize,
+    network: Network,
+    used: usize,
+    limit: usize,
 }
 
 impl BufferShares {
@@ -199,46 +201,42 @@ impl BufferShares {
         }
     }
 
-    /// Whether the network of `address` may hold another buffer of the longest class, if a
-    /// connection gives one of `instead_of` bytes back.
+    /// Returns whether the network of `address` may use another buffer of the longest class,
+    /// in place of one of `instead_of` bytes.
     pub(super) fn has_room(&self, address: impl Fn() -> IpAddr, instead_of: usize) -> bool {
         let more = LONGEST - instead_of.min(LONGEST);
-        // All together hold little, as a rule: then no network holds much.
-        if self.total + more <= self.share {
-            return true;
-        }
-        self.network_has_room(Network::of(address()), instead_of)
+        // The common case: all networks together use less than one may.
+        self.total + more <= self.share || self.network_has_room(Network::of(address()), more)
     }
 
-    /// The same of a network.
-    pub(super) fn network_has_room(&self, network: Network, instead_of: usize) -> bool {
-        let more = LONGEST - instead_of.min(LONGEST);
-        let held = self.networks.get(&network).copied().unwrap_or(0);
+    /// Returns whether `network` may use `more` bytes.
+    fn network_has_room(&self, network: Network, more: usize) -> bool {
+        let used = self.networks.get(&network).copied().unwrap_or(0);
         let of_site = network.site().and_then(|site| self.sites.get(&site));
-        held + more <= self.share && of_site.copied().unwrap_or(0) + more <= self.site_share
+        used + more <= self.share && of_site.copied().unwrap_or(0) + more <= self.site_share
     }
 
-    /// A connection of `network` holds a buffer of `now` bytes instead of one of `before`.
-    /// Returns a share if this change makes its use reach 80 %.
+    /// Counts a buffer of `now` bytes instead of one of `before` for `network`. Returns its
+    /// share if this change makes its use reach 80 %.
     pub(super) fn change(
         &mut self,
         network: Network,
         before: usize,
         now: usize,
     ) -> Option<NearingShare> {
-        let replace = |held: usize| (held + now).saturating_sub(before);
+        let replace = |used: usize| (used + now).saturating_sub(before);
         self.total = replace(self.total);
-        let held = self.networks.entry(network).or_insert(0);
-        let old = *held;
-        *held = replace(*held);
-        let used = *held;
+        let used = self.networks.entry(network).or_insert(0);
+        let old = *used;
+        *used = replace(*used);
+        let used = *used;
         if used == 0 {
             self.networks.remove(&network);
         }
         if let Some(site) = network.site() {
-            let held = self.sites.entry(site).or_insert(0);
-            *held = replace(*held);
-            if *held == 0 {
+            let used = self.sites.entry(site).or_insert(0);
+            *used = replace(*used);
+            if *used == 0 {
                 self.sites.remove(&site);
             }
         }
@@ -252,48 +250,43 @@ impl BufferShares {
     }
 }
 
-/// Connections that wait for a buffer although their network or site holds all that it may.
-/// Each network has its own queue; the networks take turns.
+/// Connections that wait for a buffer while their network or site uses all of its share. Each
+/// network has its own queue; the networks take turns.
 #[derive(Debug, Default)]
 pub(super) struct Capped {
     queues: HashMap<Network, VecDeque<ConnectionId>>,
     /// The networks that have a queue.
     order: VecDeque<Network>,
     len: usize,
-    /// Connections that were put into a queue, so far.
+    /// Connections put into a queue, so far.
     pushed: u64,
-    /// Buffers that others were given since one of these had one.
+    /// Buffers granted to other connections since one of these had one.
     passed_over: u32,
 }
 
 impl Capped {
-    /// How many were put into a queue so far.
+    /// Returns how many connections were put into a queue so far.
     pub(super) const fn pushed(&self) -> u64 {
         self.pushed
     }
 
-    /// How many wait, some of which may have ended.
+    /// Returns how many connections wait, closed ones included.
     pub(super) const fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether connections of `network` wait here.
-    pub(super) fn has_queue(&self, network: Network) -> bool {
-        self.queues.contains_key(&network)
-    }
-
-    /// Whether enough others were given a buffer.
-    pub(super) const fn is_due(&self) -> bool {
+    /// Returns whether enough other connections were granted a buffer.
+    const fn is_due(&self) -> bool {
         self.len > 0 && self.passed_over >= TURNS
     }
 
-    /// Another connection was given a buffer.
-    pub(super) const fn pass_over(&mut self) {
+    /// Counts a buffer granted to another connection.
+    const fn pass_over(&mut self) {
         self.passed_over = self.passed_over.saturating_add(1);
     }
 
-    /// Puts a connection of `network` at the end of its queue.
-    pub(super) fn push(&mut self, network: Network, id: ConnectionId) {
+    /// Appends a connection of `network` to its queue.
+    fn push(&mut self, network: Network, id: ConnectionId) {
         let queue = self.queues.entry(network).or_insert_with(|| {
             self.order.push_back(network);
             VecDeque::new()
@@ -304,20 +297,20 @@ impl Capped {
     }
 
     /// Moves the first network that has room to the front.
-    pub(super) fn prefer(&mut self, has_room: impl Fn(Network) -> bool) {
+    fn prefer(&mut self, has_room: impl Fn(Network) -> bool) {
         let first = self.order.iter().position(|network| has_room(*network));
         self.order.rotate_left(first.unwrap_or(0));
     }
 
     /// Returns the first connection of the network at the front.
-    pub(super) fn front(&self) -> Option<ConnectionId> {
+    fn front(&self) -> Option<ConnectionId> {
         let queue = self.queues.get(self.order.front()?)?;
         queue.front().copied()
     }
 
-    /// Removes [`front`](Self::front), which was given a buffer or has ended; the next
+    /// Removes [`front`](Self::front), which was granted a buffer or has closed; the next
     /// network has its turn.
-    pub(super) fn pop(&mut self) {
+    fn pop(&mut self) {
         self.passed_over = 0;
         let Some(network) = self.order.pop_front() else {
             return;
@@ -333,7 +326,7 @@ impl Capped {
         }
     }
 
-    /// All that wait, network by network.
+    /// Yields all connections that wait, network by network.
     pub(super) fn ids(&self) -> impl Iterator<Item = ConnectionId> {
         self.order
             .iter()
@@ -342,7 +335,7 @@ impl Capped {
     }
 
     /// Removes all connections for which `keep` is false.
-    pub(super) fn retain(&mut self, keep: impl Fn(ConnectionId) -> bool) {
+    fn retain(&mut self, keep: impl Fn(ConnectionId) -> bool) {
         self.queues.retain(|_, queue| {
             queue.retain(|id| keep(*id));
             !queue.is_empty()
@@ -353,22 +346,22 @@ impl Capped {
     }
 }
 
+/// The queues for a buffer.
 impl<H: Handler, K: Kernel> Reactor<H, K> {
-    /// Gives buffers that came back to the connections that wait, in their order. As each
-    /// gives its own back before the next has it, one buffer may do for all of them.
+    /// Serves the connections that wait, in FIFO order, as long as there are buffers. As each
+    /// returns its buffer before the next one takes it, one buffer may do for all of them.
     ///
-    /// Connections of a network that has used up its share of the pool wait in separate queues:
-    /// they get the reserve only, when no other connection waits, and after every few buffers
-    /// for other connections.
+    /// Connections of a network that has used up its share are served with the reserve only,
+    /// when no other connection waits, and after every few buffers for other connections.
     pub(super) fn serve_waiters(&mut self) {
-        self.shop.work.begin(self.waiters.len() + self.capped.len());
-        self.waiters_go_on = false;
+        self.cx.work.begin(self.waiters.len() + self.capped.len());
+        self.more_waiters = false;
         while !self.waiters.is_empty() || self.capped.len() > 0 {
-            if !self.shop.work.goes_on() {
-                self.waiters_go_on = true;
+            if !self.cx.work.allows_turn() {
+                self.more_waiters = true;
                 break;
             }
-            self.set_capped_aside();
+            self.move_capped_waiters();
             let capped_is_due = self.capped.is_due();
             let waiter = self.waiters.front().copied();
             let from = match capped_is_due {
@@ -380,13 +373,13 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             {
                 self.waiters.pop_front();
                 self.capped.pass_over();
-                self.conclude(id, outcome);
+                self.after_serve(id, outcome);
                 continue;
             }
             if waiter.is_none() || capped_is_due {
-                let buffers = &self.shop.buffers;
+                let buffers = &self.cx.buffers;
                 self.capped
-                    .prefer(|network| buffers.network_has_room(network, 0));
+                    .prefer(|network| buffers.network_has_room(network, LONGEST));
                 if let Some(id) = self.capped.front() {
                     let from = match self.has_room(id) {
                         true => From::Either,
@@ -394,7 +387,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
                     };
                     if let Some(outcome) = self.serve_waiting(id, from) {
                         self.capped.pop();
-                        self.conclude(id, outcome);
+                        self.after_serve(id, outcome);
                         continue;
                     }
                 }
@@ -406,18 +399,17 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         self.deliver();
     }
 
-    /// Serves the connection that waits, if there is a buffer for it where it may have one
-    /// from.
-    fn serve_waiting(&mut self, id: ConnectionId, from: From) -> Option<Outcome> {
-        match self.connections.get(id) {
-            Some(connection) => connection.serve_waiting(from, &mut self.shop),
-            None => Some(Outcome::Idle),
+    /// Serves a connection that waits; returns `None` if there is no buffer for it.
+    fn serve_waiting(&mut self, id: ConnectionId, from: From) -> Option<ServeOutcome> {
+        match self.connections.get_mut(id) {
+            Some(connection) => connection.serve_waiting(from, &mut self.cx),
+            None => Some(ServeOutcome::Idle),
         }
     }
 
-    /// Moves connections at the front of the queue whose network has used up its share since
-    /// they came.
-    fn set_capped_aside(&mut self) {
+    /// Moves the connections at the front of the queue whose network has used up its share
+    /// since they came.
+    fn move_capped_waiters(&mut self) {
         while let Some(&id) = self.waiters.front()
             && !self.has_room(id)
         {
@@ -426,64 +418,58 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
     }
 
-    /// Whether the network of a connection may hold another buffer; of a connection that has
-    /// ended there is nothing to be said against it.
+    /// Returns whether the network of a connection may use another buffer; true for a closed
+    /// connection.
     fn has_room(&self, id: ConnectionId) -> bool {
-        self.connections.look(id).is_none_or(|connection| {
-            let address = || connection.sender().peer.ip();
-            let buffers = &self.shop.buffers;
+        self.connections.get(id).is_none_or(|connection| {
+            let address = || connection.address();
+            let buffers = &self.cx.buffers;
             buffers.has_room(address, connection.counted.buffer())
         })
     }
 
     fn push_capped(&mut self, id: ConnectionId) {
-        if let Some(connection) = self.connections.look(id) {
-            let network = Network::of(connection.sender().peer.ip());
-            self.capped.push(network, id);
+        if let Some(connection) = self.connections.get(id) {
+            self.capped.push(connection.network(), id);
         }
     }
 
-    /// The connection that has the reserve may need less, and have found no room for a
-    /// smaller buffer when its turn ended. It may have none before its agent reads; returns
-    /// whether there is room now.
+    /// Shrinks the buffer of the connection that has the reserve: there may have been no room
+    /// for a smaller one when its turn ended. Returns whether the reserve is free now.
     fn free_reserve(&mut self) -> bool {
         let holder = self.reserve_with;
-        let connection = holder.and_then(|id| self.connections.get(id));
-        let freed = connection.is_some_and(Connection::give_reserve_back);
+        let connection = holder.and_then(|id| self.connections.get_mut(id));
+        let freed = connection.is_some_and(Connection::return_reserve);
         if let Some(id) = holder.filter(|_| freed) {
             self.count_buffer(id);
         }
         freed
     }
 
-    /// Puts a connection at the end of its queue for a buffer. Removes ended connections from
-    /// the queues now and then: otherwise the queues would grow with each connection that
+    /// Appends a connection to its queue for a buffer. Removes closed connections from the
+    /// queues if they are many: otherwise the queues would grow with each connection that
     /// comes and goes while the first one waits.
-    pub(super) fn line_up(&mut self, id: ConnectionId) {
-        if self.waiters.len() + self.capped.len() >= 2 * self.connections.len() {
-            let connections = &self.connections;
-            self.waiters.retain(|&id| connections.look(id).is_some());
-            self.capped.retain(|id| connections.look(id).is_some());
+    pub(super) fn queue_for_buffer(&mut self, id: ConnectionId) {
+        let connections = &self.connections;
+        if self.waiters.len() + self.capped.len() >= 2 * connections.len() {
+            self.waiters.retain(|&id| connections.get(id).is_some());
+            self.capped.retain(|id| connections.get(id).is_some());
         }
-        if self.has_room(id) && !self.has_capped_neighbours(id) {
+        // Connections of the same network that wait for its share came before.
+        let has_capped_neighbours = self.capped.len() > 0
+            && connections
+                .get(id)
+                .is_some_and(|new| self.capped.queues.contains_key(&new.network()));
+        if self.has_room(id) && !has_capped_neighbours {
             self.waiters.push_back(id);
         } else {
             self.push_capped(id);
         }
     }
 
-    /// Whether other connections of the same network wait for its share: they came before.
-    fn has_capped_neighbours(&self, id: ConnectionId) -> bool {
-        self.capped.len() > 0
-            && self.connections.look(id).is_some_and(|connection| {
-                let network = Network::of(connection.sender().peer.ip());
-                self.capped.has_queue(network)
-            })
-    }
-
-    /// Counts the buffer that a connection holds after its turn for its network.
+    /// Counts the buffer that a connection has after its turn for its network.
     pub(super) fn count_buffer(&mut self, id: ConnectionId) {
-        let Some(connection) = self.connections.get(id) else {
+        let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
         let (before, now) = (connection.counted.buffer(), connection.general_capacity());
@@ -491,22 +477,16 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             return;
         }
         connection.counted.set_buffer(now);
-        let network = Network::of(connection.sender().peer.ip());
-        if let Some(nearing) = self.shop.buffers.change(network, before, now) {
-            self.log_nearing_pool(nearing);
+        let network = connection.network();
+        if let Some(nearing) = self.cx.buffers.change(network, before, now) {
+            log_limited!(warn, self.refusals.nearing_pool, self.cx.now, left_out =>
+                "an address has 80 % of its share: address={} share=buffers used={} limit={} \
+                 left_out={left_out} (raise --pool-limit if these are agents that send long \
+                 frames)",
+                nearing.network,
+                nearing.used,
+                nearing.limit);
         }
-    }
-
-    fn log_nearing_pool(&mut self, nearing: NearingShare) {
-        let NearingShare {
-            network,
-            used,
-            limit,
-        } = nearing;
-        log_limited!(warn, self.refusals.nearing_pool, self.shop.now, left_out =>
-            "an address has 80 % of its share: address={network} share=buffers used={used} \
-             limit={limit} left_out={left_out} (raise --pool-limit if these are agents that \
-             send long frames)");
     }
 }
 
@@ -540,7 +520,7 @@ mod tests {
         read(&mut input, &pool, b"abc");
         assert_eq!(input.window(), b"abc");
         input.consume(3);
-        input.settle();
+        input.shrink();
         assert_eq!(in_use(&pool), [0; 5]);
     }
 
@@ -550,7 +530,7 @@ mod tests {
         let mut input = Input::default();
         read(&mut input, &pool, &[7; 1000]);
         input.consume(900);
-        input.settle();
+        input.shrink();
         assert_eq!(in_use(&pool), [1, 0, 0, 0, 0]);
         assert_eq!(input.window(), [7; 100]);
         read(&mut input, &pool, &[8; 200]);
@@ -563,7 +543,7 @@ mod tests {
         let pool = pool();
         let mut input = Input::default();
         read(&mut input, &pool, &[7; 5000]);
-        input.settle();
+        input.shrink();
         assert_eq!(in_use(&pool), [0, 0, 0, 1, 0]);
         assert!(input.make_room(Some(&pool), None));
         assert_eq!(in_use(&pool), [0, 0, 0, 1, 0]);
@@ -579,7 +559,7 @@ mod tests {
         let pool = pool();
         let mut input = Input::default();
         read(&mut input, &pool, &[7; 200]);
-        input.settle();
+        input.shrink();
         let all: Vec<Buffer> = std::iter::from_fn(|| pool.checkout(LONGEST).ok()).collect();
         assert!(!all.is_empty());
         assert!(input.make_room(Some(&pool), None));
@@ -598,7 +578,7 @@ mod tests {
         let pool = pool();
         let mut input = Input::default();
         read(&mut input, &pool, &[7; 200]);
-        input.settle();
+        input.shrink();
         let _all: Vec<Buffer> = std::iter::from_fn(|| pool.checkout(LONGEST).ok()).collect();
         assert!(input.make_room(Some(&pool), None));
         input.filled(56);
@@ -618,7 +598,7 @@ mod tests {
                 let bytes = chunk.min(input.space().len()).min(MAX_FRAME - received);
                 input.filled(bytes);
                 received += bytes;
-                input.settle();
+                input.shrink();
             }
             assert_eq!(input.window().len(), MAX_FRAME);
         }

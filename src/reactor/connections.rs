@@ -1,12 +1,11 @@
-//! All connections, by slot and generation.
+//! The table of connections, by slot and generation.
 
 use slab::Slab;
 
 use super::connection::Connection;
 use super::kernel::SocketToken;
 
-/// Names one connection for its whole life and no other one ever after: a slot
-/// that is filled again has another generation.
+/// The id of a connection, never used again: a slot that is reused has another generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ConnectionId {
     pub(super) slot: u32,
@@ -15,7 +14,7 @@ pub(super) struct ConnectionId {
 
 impl ConnectionId {
     pub(super) fn from_token(SocketToken(token): SocketToken) -> Self {
-        // Each half is meant to be cut out.
+        // Each cast takes one half.
         #[allow(clippy::cast_possible_truncation)]
         Self {
             slot: token as u32,
@@ -28,8 +27,7 @@ impl ConnectionId {
     }
 }
 
-/// The connections there are. Their number is the slab's length: there is no
-/// other counter that could disagree.
+/// The open connections.
 #[derive(Debug)]
 pub(super) struct Connections<S> {
     slab: Slab<Connection<S>>,
@@ -52,7 +50,7 @@ impl<S> Connections<S> {
         self.slab.is_empty()
     }
 
-    /// The name that the next connection inserted will have.
+    /// Returns the id of the connection that is inserted next.
     pub(super) fn next_id(&self) -> ConnectionId {
         ConnectionId {
             slot: slot(self.slab.vacant_key()),
@@ -60,25 +58,25 @@ impl<S> Connections<S> {
         }
     }
 
-    /// Adds a connection under [`next_id`](Self::next_id).
+    /// Inserts a connection under [`next_id`](Self::next_id).
     pub(super) fn insert(&mut self, connection: impl FnOnce(u32) -> Connection<S>) {
         self.slab.insert(connection(self.generation));
         self.generation = self.generation.wrapping_add(1);
     }
 
-    pub(super) fn get(&mut self, id: ConnectionId) -> Option<&mut Connection<S>> {
+    pub(super) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection<S>> {
         self.slab
             .get_mut(id.slot as usize)
             .filter(|connection| connection.generation == id.generation)
     }
 
-    pub(super) fn look(&self, id: ConnectionId) -> Option<&Connection<S>> {
+    pub(super) fn get(&self, id: ConnectionId) -> Option<&Connection<S>> {
         self.slab
             .get(id.slot as usize)
             .filter(|connection| connection.generation == id.generation)
     }
 
-    /// The connection in `slot`, whatever its generation.
+    /// Returns the id of the connection in `slot`.
     pub(super) fn at(&self, slot: u32) -> Option<ConnectionId> {
         let connection = self.slab.get(slot as usize)?;
         Some(ConnectionId {
@@ -88,11 +86,11 @@ impl<S> Connections<S> {
     }
 
     pub(super) fn remove(&mut self, id: ConnectionId) -> Option<Connection<S>> {
-        self.get(id)?;
+        self.get_mut(id)?;
         self.slab.try_remove(id.slot as usize)
     }
 
-    /// Every connection's name.
+    /// Returns the ids of all connections.
     pub(super) fn ids(&self) -> Vec<ConnectionId> {
         let slots = self.slab.iter();
         slots
@@ -112,7 +110,7 @@ impl<S> Connections<S> {
     }
 }
 
-/// A slab's key as a slot: each has a descriptor, and those are fewer than 2^31.
+/// Converts a key of the slab. Each connection has a descriptor, and there are fewer than 2^31.
 #[allow(clippy::cast_possible_truncation)]
 fn slot(key: usize) -> u32 {
     key as u32
@@ -124,7 +122,7 @@ mod tests {
     use crate::session::Session;
     use hawk_time::Moment;
 
-    /// A connection without a socket: none of this touches it.
+    /// A connection without a socket: the table does not use it.
     fn connection(generation: u32) -> Connection<()> {
         let peer = "127.0.0.1:9876".parse().unwrap();
         let session = Session::new(peer, Moment::from_nanos(1));
@@ -132,24 +130,24 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_filled_again_is_another_connection() {
+    fn a_reused_slot_is_another_connection() {
         let mut connections = Connections::new();
         let first = connections.next_id();
         connections.insert(connection);
-        assert!(connections.get(first).is_some());
+        assert!(connections.get_mut(first).is_some());
         assert!(connections.remove(first).is_some());
 
         let second = connections.next_id();
         connections.insert(connection);
         assert_eq!(first.slot, second.slot);
-        assert!(connections.get(first).is_none());
+        assert!(connections.get_mut(first).is_none());
         assert!(connections.remove(first).is_none());
         assert_eq!(connections.len(), 1);
         assert_eq!(connections.at(second.slot), Some(second));
     }
 
     #[test]
-    fn ids_survive_the_trip_through_a_token() {
+    fn an_id_converts_to_a_token_and_back() {
         for (slot, generation) in [(0, 0), (7, 9), (u32::MAX - 1, u32::MAX)] {
             let id = ConnectionId { slot, generation };
             assert_eq!(ConnectionId::from_token(id.token()), id);

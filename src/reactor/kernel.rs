@@ -1,9 +1,8 @@
-//! What the event loop asks of the operating system.
+//! The operating system, as the event loop sees it.
 //!
-//! The rest of this folder decides; what it decides on comes through these
-//! traits. [`Linux`](super::Linux) is the machine that the server runs on;
-//! the simulator in `tests/sim` is another one, in which a seed decides what
-//! happens, and when.
+//! All input of the event loop but the handler's comes through these traits.
+//! [`Linux`](super::Linux) implements them with mio; the simulator in `tests/sim` implements
+//! them with sockets whose events and errors a seed decides.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,65 +11,67 @@ use std::time::Duration;
 use crate::session::Wake;
 use hawk_time::Moment;
 
-/// Connections that may wait to be accepted. When a fleet reconnects at once,
-/// each beyond the backlog loses its SYN and waits a second or more; 4,096 is
-/// what Linux clips it to unless `net.core.somaxconn` says otherwise.
+/// The most connections that wait to be accepted. When a fleet reconnects at once, each
+/// connection beyond the backlog loses its SYN and waits a second or more. Linux limits the
+/// backlog to 4,096 by default (`net.core.somaxconn`).
 pub const BACKLOG: u16 = 4096;
 
-/// An operating system, as far as an event loop needs one.
+/// An operating system.
 pub trait Kernel {
-    /// A connection's socket. Dropping it closes the connection, unless another process
-    /// has it open too.
+    /// The socket of a connection. Dropping it closes the connection, unless another process
+    /// has it open.
     type Socket: Socket;
-    /// A listening socket. Dropping it resets those who wait in its backlog, likewise.
+    /// A listening socket. Dropping it resets the connections in its backlog, likewise.
     type Listener: Accept<Socket = Self::Socket>;
 
-    /// The time.
+    /// Returns the time.
     fn now(&self) -> Moment;
 
-    /// Listens on `address` with a backlog of [`BACKLOG`], port 0 for any free one.
+    /// Listens on `address` with a backlog of [`BACKLOG`]; port 0 picks a free one.
     ///
     /// # Errors
-    /// Whatever bind(2) and its like have to say.
+    /// As socket(2), bind(2) and listen(2).
     fn listen(&mut self, address: SocketAddr) -> io::Result<Self::Listener>;
 
-    /// From now on tells of those who come to `listener`, as [`Event::Newcomers`].
+    /// Reports new connections in the backlog of `listener` from now on, as
+    /// [`Event::Incoming`] with this tag.
     ///
     /// # Errors
-    /// Whatever `epoll_ctl(2)` has to say.
-    fn watch_listener(&mut self, listener: &mut Self::Listener) -> io::Result<()>;
+    /// As `epoll_ctl(2)`.
+    fn watch_listener(&mut self, listener: &mut Self::Listener, tag: ListenerTag)
+    -> io::Result<()>;
 
-    /// What ends a [`wait`](Self::wait) from another thread. To be asked for once.
+    /// Makes a waker that ends a [`wait`](Self::wait) from another thread. Called once.
     ///
     /// # Errors
-    /// Whatever `eventfd(2)` and `epoll_ctl(2)` have to say.
+    /// As `eventfd(2)` and `epoll_ctl(2)`.
     fn waker(&mut self) -> io::Result<Wake>;
 
-    /// From now on tells of `socket`, under this token, whenever it becomes ready
-    /// for something that it was not ready for before.
+    /// Reports changes in the readiness of `socket` from now on, under this token:
+    /// edge-triggered.
     ///
     /// # Errors
-    /// Whatever `epoll_ctl(2)` has to say.
+    /// As `epoll_ctl(2)`.
     fn watch(&mut self, socket: &mut Self::Socket, token: SocketToken) -> io::Result<()>;
 
-    /// Waits until something happens, or `timeout` is over. A signal ends the wait,
-    /// and what there is to tell by then is told all the same.
+    /// Waits for events, until `timeout` at most. A signal ends the wait, but does not lose
+    /// events.
     ///
     /// # Errors
-    /// Whatever `epoll_wait(2)` has to say, interruptions apart.
+    /// As `epoll_wait(2)`, without `EINTR`.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// What happened during the last [`wait`](Self::wait).
+    /// Yields the events of the last [`wait`](Self::wait).
     fn events(&self) -> impl Iterator<Item = Event>;
 
-    /// The signals that have come since the last call.
+    /// Returns the signals received since the last call.
     fn signals(&mut self) -> Vec<Signal>;
 }
 
-/// A connection's socket, which never blocks.
+/// The non-blocking socket of a connection.
 pub trait Socket {
-    /// read(2). Fewer bytes than `space` takes mean that no more were there, or
-    /// that end of file or urgent data follow.
+    /// read(2). A short read means that there was no more data, or that the end of file or
+    /// urgent data follows.
     ///
     /// # Errors
     /// As read(2).
@@ -82,93 +83,102 @@ pub trait Socket {
     /// As write(2).
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
 
-    /// Sends our end of file behind what was written: shutdown(2).
+    /// Sends the end of file behind what was written: shutdown(2).
     ///
     /// # Errors
     /// As shutdown(2).
     fn end_output(&mut self) -> io::Result<()>;
 
-    /// Ends both directions at once, whoever else has the socket open: shutdown(2).
+    /// Ends both directions at once, for every process that has the socket: shutdown(2).
     ///
     /// # Errors
     /// As shutdown(2).
     fn end_both(&mut self) -> io::Result<()>;
 
-    /// Bytes that a read would find now: `FIONREAD`, see tcp(7).
+    /// Returns how many bytes there are to read now: `FIONREAD`, see tcp(7).
     ///
     /// # Errors
     /// As ioctl(2).
     fn arrived(&self) -> io::Result<u64>;
 }
 
-/// A listening socket, which never blocks.
+/// A non-blocking listening socket.
 pub trait Accept {
-    /// What is accepted.
+    /// The socket of an accepted connection.
     type Socket;
 
-    /// Takes one out of the backlog: accept(2).
+    /// Takes a connection out of the backlog: accept(2).
     ///
     /// # Errors
     /// As accept(2).
     fn accept(&mut self) -> io::Result<(Self::Socket, SocketAddr)>;
 
-    /// The address that was really bound.
+    /// Returns the address that was bound.
     ///
     /// # Errors
     /// As getsockname(2).
     fn local_addr(&self) -> io::Result<SocketAddr>;
 }
 
-/// Something that happened.
+/// An event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Somebody came into the empty backlog.
-    Newcomers,
+    /// A connection came into the empty backlog of this listener.
+    Incoming(ListenerTag),
     /// There are [`signals`](Kernel::signals).
     Signals,
     /// Another thread called the waker.
     Woken,
-    /// Something that is no connection became ready, see
+    /// A descriptor of the driver became ready, see
     /// [`watch_other`](super::Linux::watch_other).
     Other(OtherToken),
-    /// A socket became ready.
+    /// The socket of a connection became ready.
     Ready(SocketToken, Readiness),
 }
 
-/// The name under which a socket is watched.
+/// The name of a listener in the reactor's table and in events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenerTag(pub u8);
+
+impl ListenerTag {
+    /// The listener for agents.
+    pub const AGENTS: Self = Self(0);
+}
+
+/// The name of a socket in events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketToken(pub u64);
 
-/// The name under which something that is no connection is watched.
+/// The name of a descriptor of the driver in events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OtherToken(pub u8);
 
-/// What a socket is ready for.
+/// The readiness of a socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Readiness {
-    /// A read would bring something, be it the end of file or an error.
+    /// There is data, the end of file or an error to read.
     pub readable: bool,
-    /// A write would take something.
+    /// There is room to write.
     pub writable: bool,
-    /// The other side's end of file is in, behind what there is to be read.
+    /// The agent's end of file has arrived, behind the data.
     pub end_of_file: bool,
-    /// Urgent data is in (tcp(7)).
+    /// Urgent data has arrived (tcp(7)).
     pub urgent: bool,
     /// The connection is broken.
     pub broken: bool,
 }
 
-/// A request to the whole server.
+/// The meaning of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// Stop gently; for the second time, at once.
+    /// Drain and stop; the second one stops at once.
     Stop,
     /// Log all statistics.
     Statistics,
-    /// Hand everything over to a new process.
+    /// Hand over to a new process.
     Upgrade,
-    /// Read the configuration again. There is none yet.
+    /// Read the configuration again; there is none yet.
     Reload,
-    /// None: a signal of this number, which would otherwise end the process.
+    /// No meaning: a signal with this number, which would end the process if not caught.
     Meaningless(i32),
 }

@@ -1,4 +1,4 @@
-//! The operating system, by way of mio.
+//! Linux, through mio: the poll, sockets, listeners and signals.
 //!
 //! # Signals
 //!
@@ -40,27 +40,30 @@ use signal_hook_mio::v1_0::Signals;
 use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 
 use super::kernel::{
-    Accept, BACKLOG, Event, Kernel, OtherToken, Readiness, Signal, Socket, SocketToken,
+    Accept, BACKLOG, Event, Kernel, ListenerTag, OtherToken, Readiness, Signal, Socket, SocketToken,
 };
 use crate::session::Wake;
 use hawk_time::Moment;
 
-/// Events taken from the kernel at once.
+/// The most events of one call of `epoll_wait(2)`.
 const EVENTS: usize = 1024;
 
-const LISTENER: Token = Token(usize::MAX);
-const SIGNALS: Token = Token(usize::MAX - 1);
-const WAKER: Token = Token(usize::MAX - 2);
+// The highest tokens are not for connections: no slot is as high (see `SocketToken`).
+const SIGNALS: Token = Token(usize::MAX);
+const WAKER: Token = Token(usize::MAX - 1);
 
-/// The first of those for what is no connection: 256 of them, below the ones above. No
-/// socket has one of these, for no slot is as high (see [`SocketToken`]).
-const OTHERS: usize = usize::MAX - 2 - 256;
+/// The token of the first [`ListenerTag`], below the tokens above.
+const LISTENERS: usize = usize::MAX - 1 - 256;
+const LAST_LISTENER: usize = LISTENERS + u8::MAX as usize;
+
+/// The token of the first [`OtherToken`], below the tokens above.
+const OTHERS: usize = LISTENERS - 256;
 const LAST_OTHER: usize = OTHERS + u8::MAX as usize;
 
 // A socket's token must fit mio's.
 const _: () = assert!(usize::BITS == u64::BITS, "hawk is for 64-bit machines");
 
-/// The machine that the server runs on.
+/// The operating system that the server runs on.
 pub struct Linux {
     poll: Poll,
     events: Events,
@@ -68,10 +71,10 @@ pub struct Linux {
 }
 
 impl Linux {
-    /// Makes what there is to wait with, and takes over the signals.
+    /// Makes a poll and catches the signals.
     ///
     /// # Errors
-    /// Whatever `epoll_create(2)` and sigaction(2) have to say.
+    /// As `epoll_create(2)` and sigaction(2).
     pub fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut signals = catch()?;
@@ -84,7 +87,7 @@ impl Linux {
         })
     }
 
-    /// The connection of this descriptor, which does not block.
+    /// Returns the socket of this non-blocking descriptor.
     #[must_use]
     pub fn connection(descriptor: OwnedFd) -> TcpStream {
         TcpStream::from_std(descriptor.into())
@@ -100,13 +103,12 @@ impl Linux {
         TcpListener::from_std(descriptor.into())
     }
 
-    /// From now on tells of `descriptor`, as [`Event::Other`] under this token, whenever it
-    /// becomes ready for reading or writing and was not before: edge-triggered, so
-    /// whoever is told goes on until it would block. It is to be
-    /// [unwatched](Self::unwatch_other) before it is closed if a duplicate of it lives on.
+    /// Reports changes in the readiness of `descriptor` from now on, as [`Event::Other`] with
+    /// this token: edge-triggered. [Unwatch](Self::unwatch_other) it before closing it, if a
+    /// duplicate of it stays open.
     ///
     /// # Errors
-    /// Whatever `epoll_ctl(2)` has to say.
+    /// As `epoll_ctl(2)`.
     pub fn watch_other(
         &mut self,
         descriptor: BorrowedFd<'_>,
@@ -118,19 +120,19 @@ impl Linux {
         self.poll.registry().register(&mut source, token, both)
     }
 
-    /// Tells of `descriptor` no more.
+    /// Stops reporting `descriptor`.
     ///
     /// # Errors
-    /// Whatever `epoll_ctl(2)` has to say.
+    /// As `epoll_ctl(2)`.
     pub fn unwatch_other(&mut self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
         let mut source = SourceFd(&descriptor.as_raw_fd());
         self.poll.registry().deregister(&mut source)
     }
 
-    /// Finds out whether `address` could be listened on at this moment.
+    /// Checks that `address` can be bound at this moment.
     ///
     /// # Errors
-    /// Whatever bind(2) has to say, if it could not.
+    /// As bind(2).
     pub fn try_bind(address: SocketAddr) -> io::Result<()> {
         bind(address).map(drop)
     }
@@ -148,15 +150,16 @@ impl Kernel for Linux {
         Ok(TcpListener::from_std(listen(address)?.into()))
     }
 
-    fn watch_listener(&mut self, listener: &mut TcpListener) -> io::Result<()> {
-        let newcomers = Interest::READABLE;
-        self.poll.registry().register(listener, LISTENER, newcomers)
+    fn watch_listener(&mut self, listener: &mut TcpListener, tag: ListenerTag) -> io::Result<()> {
+        let token = Token(LISTENERS + usize::from(tag.0));
+        let incoming = Interest::READABLE;
+        self.poll.registry().register(listener, token, incoming)
     }
 
     fn waker(&mut self) -> io::Result<Wake> {
         let waker = Waker::new(self.poll.registry(), WAKER)?;
         Ok(Wake::new(move || {
-            // It fails only for want of memory in the kernel; the next one tells.
+            // It fails only if the kernel is out of memory; the next call has the same effect.
             let _missed = waker.wake();
         }))
     }
@@ -169,15 +172,15 @@ impl Kernel for Linux {
     }
 
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        // The kernel counts milliseconds, rounded up by mio: never too early.
+        // mio rounds up to whole milliseconds: the wait never ends early.
         let mut timeout = timeout;
         while let Err(error) = self.poll.poll(&mut self.events, timeout) {
             if error.kind() != io::ErrorKind::Interrupted {
                 return Err(error);
             }
-            // A signal came, or the process stood still for a while. What the
-            // kernel had to say is still to be heard: otherwise agents that
-            // have sent in time are found late, and a stop overlooks newcomers.
+            // A signal came, or the process was stopped for a while. Take the events all the
+            // same: otherwise input that arrived in time is read late, and a stop misses new
+            // connections.
             timeout = Some(Duration::ZERO);
         }
         Ok(())
@@ -185,10 +188,13 @@ impl Kernel for Linux {
 
     fn events(&self) -> impl Iterator<Item = Event> {
         self.events.iter().map(|event| match event.token() {
-            LISTENER => Event::Newcomers,
             SIGNALS => Event::Signals,
             WAKER => Event::Woken,
-            // What is cut off is zero: there are 256.
+            // There are 256 of each.
+            #[allow(clippy::cast_possible_truncation)]
+            Token(token @ LISTENERS..=LAST_LISTENER) => {
+                Event::Incoming(ListenerTag((token - LISTENERS) as u8))
+            }
             #[allow(clippy::cast_possible_truncation)]
             Token(token @ OTHERS..=LAST_OTHER) => Event::Other(OtherToken((token - OTHERS) as u8)),
             Token(token) => Event::Ready(SocketToken(token as u64), readiness(event)),
@@ -232,8 +238,8 @@ impl Socket for TcpStream {
     }
 }
 
-/// The one form of an address: over a listening socket for both families, Linux gives IPv4
-/// addresses inside IPv6 ones.
+/// Returns the IPv4 address of an IPv4-mapped IPv6 address, which Linux reports on a listener
+/// for both families; any other address unchanged.
 fn canonical(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {
         ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
@@ -260,32 +266,30 @@ impl fmt::Debug for Linux {
     }
 }
 
-/// When a silent peer's host is asked whether it is still there, how often
-/// again, and how many times: a dead host is noticed within two minutes, a
-/// healthy one is bothered with a packet a minute.
+/// Finds a dead host within two minutes, and costs a healthy one a packet a minute.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(60))
     .with_interval(Duration::from_secs(15))
     .with_retries(4);
 
-/// The receive and the send buffer of a connection, in bytes. The kernel takes twice as much,
-/// for its own books, and without these limits several megabytes: 3,000 agents that never
-/// read would fill its memory for all TCP connections of the machine.
+/// The receive and the send buffer of a connection, in bytes. The kernel allocates twice as
+/// much, for its own bookkeeping, and several megabytes without these limits: 3,000 agents that
+/// never read would use up its memory for all TCP connections of the machine.
 ///
-/// Half of the receive buffer is the window that an agent is offered: 64 KiB in flight are
-/// 640 kB a second over a path of 100 ms, some 4,000 reports. Replies are shorter.
+/// Half of the receive buffer is the window offered to the agent: 64 KiB in flight are 640 kB/s
+/// over a path of 100 ms, some 4,000 reports. Replies are shorter.
 const RECEIVE_BUFFER: usize = 64 * 1024;
 const SEND_BUFFER: usize = 32 * 1024;
 
-/// Limits the buffers of the sockets that `listener` accepts from now on.
+/// Limits the buffers of the sockets that `listener` accepts.
 fn limit_buffers(listener: &impl AsFd) -> io::Result<()> {
     let listener = SockRef::from(listener);
     listener.set_recv_buffer_size(RECEIVE_BUFFER)?;
     listener.set_send_buffer_size(SEND_BUFFER)
 }
 
-/// Accepted sockets inherit no-delay, keepalive and the sizes of their buffers from the
-/// listener on Linux, which saves six system calls for each; a test below holds it to that.
+/// Makes a listener. Accepted sockets inherit no-delay, keepalive and the sizes of their buffers
+/// from it, which saves six system calls each; a test checks it.
 fn listen(address: SocketAddr) -> io::Result<socket2::Socket> {
     let socket = bind(address)?;
     socket.set_tcp_nodelay(true)?;
@@ -295,7 +299,7 @@ fn listen(address: SocketAddr) -> io::Result<socket2::Socket> {
     Ok(socket)
 }
 
-/// A socket that has the address, which nobody else listens on.
+/// Makes a socket and binds it to `address`.
 fn bind(address: SocketAddr) -> io::Result<socket2::Socket> {
     let socket = socket2::Socket::new(
         Domain::for_address(address),
@@ -305,7 +309,7 @@ fn bind(address: SocketAddr) -> io::Result<socket2::Socket> {
     // A restarted server may bind while its old connections are in TIME_WAIT.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        // `[::]` means every address of the machine, as people expect.
+        // `[::]` means every address of the machine, IPv4 included.
         socket.set_only_v6(false)?;
     }
     socket.bind(&address.into())?;
@@ -315,10 +319,10 @@ fn bind(address: SocketAddr) -> io::Result<socket2::Socket> {
 /// Signals that stop the server.
 const STOP: [i32; 3] = [SIGTERM, SIGINT, SIGQUIT];
 
-/// Signals that ask for something else.
+/// Signals with another meaning.
 const REQUESTS: [i32; 3] = [SIGUSR1, SIGUSR2, SIGHUP];
 
-/// Signals that ask for nothing and would end the process.
+/// Signals without a meaning that would end the process if not caught.
 const MEANINGLESS: [i32; 8] = [
     SIGALRM,
     SIGVTALRM,
@@ -330,27 +334,27 @@ const MEANINGLESS: [i32; 8] = [
     Number::POWER.as_raw(),
 ];
 
-/// Real-time signals. The C library keeps the first two or three for itself.
+/// Real-time signals. The C library reserves the first two or three.
 const REAL_TIME: RangeInclusive<i32> = 34..=64;
 
-/// Catches and discards every signal except the signals that stop the server. From now on
-/// no caught signal ends the process, however long the start takes.
+/// Catches and discards every signal except those that stop the server, until a [`Linux`]
+/// catches all of them. So none of these ends the process during a long start.
 ///
 /// # Errors
-/// Errors of sigaction(2).
+/// As sigaction(2).
 pub fn catch_signals() -> io::Result<()> {
     let discard = Arc::new(AtomicBool::new(false));
     for signal in REQUESTS.into_iter().chain(MEANINGLESS) {
         flag::register(signal, Arc::clone(&discard))?;
     }
     for signal in REAL_TIME {
-        // Fails for a signal that the C library keeps for itself.
+        // Fails for a signal that the C library reserves.
         let _kept = flag::register(signal, Arc::clone(&discard));
     }
     Ok(())
 }
 
-/// Catches every signal, to be read from the result.
+/// Catches every signal.
 fn catch() -> io::Result<Signals> {
     let signals = Signals::new(STOP.into_iter().chain(REQUESTS).chain(MEANINGLESS))?;
     for signal in REAL_TIME {
@@ -359,7 +363,7 @@ fn catch() -> io::Result<Signals> {
     Ok(signals)
 }
 
-/// What the signal of this number asks for.
+/// Returns the meaning of a signal.
 const fn meaning(number: i32) -> Signal {
     match number {
         SIGTERM | SIGINT | SIGQUIT => Signal::Stop,
@@ -370,9 +374,9 @@ const fn meaning(number: i32) -> Signal {
     }
 }
 
-/// Logs a signal that asks for nothing.
+/// Logs a signal without a meaning.
 pub(super) fn log_meaningless(number: i32) {
-    // The store logs a file that has reached its limit.
+    // The store logs that a file has reached its limit.
     let level = if number == SIGXFSZ {
         log::Level::Debug
     } else {
@@ -393,23 +397,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_connection_is_told_of_under_its_token_until_it_is_watched_no_more() {
+    fn other_descriptors_are_reported_until_they_are_unwatched() {
         let mut linux = Linux::new().unwrap();
-        let told = |linux: &mut Linux, timeout| {
+        let events = |linux: &mut Linux, timeout| {
             linux.wait(Some(timeout)).unwrap();
             linux.events().collect::<Vec<_>>()
         };
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         for token in [0, 7, u8::MAX].map(OtherToken) {
             linux.watch_other(ours.as_fd(), token).unwrap();
-            assert_eq!(told(&mut linux, Duration::ZERO), [Event::Other(token)]);
-            assert_eq!(told(&mut linux, Duration::ZERO), []);
+            assert_eq!(events(&mut linux, Duration::ZERO), [Event::Other(token)]);
+            assert_eq!(events(&mut linux, Duration::ZERO), []);
             theirs.write_all(b"x").unwrap();
             let patience = Duration::from_secs(20);
-            assert_eq!(told(&mut linux, patience), [Event::Other(token)]);
+            assert_eq!(events(&mut linux, patience), [Event::Other(token)]);
             linux.unwatch_other(ours.as_fd()).unwrap();
             theirs.write_all(b"x").unwrap();
-            assert_eq!(told(&mut linux, Duration::ZERO), []);
+            assert_eq!(events(&mut linux, Duration::ZERO), []);
         }
     }
 
@@ -442,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn the_buffers_of_a_listener_that_is_passed_are_limited() {
+    fn the_buffers_of_a_passed_listener_are_limited() {
         let passed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = passed.local_addr().unwrap();
         let listener = Linux::listener(passed.into());

@@ -1,14 +1,32 @@
 //! The event loop: one thread, all connections.
 //!
-//! A [turn](Reactor::turn) goes through the same phases every time; each is
-//! a function below. Sockets are registered once for reading and writing,
-//! edge-triggered, and what the kernel says is kept in the connections. The run
-//! queue, not the kernel, remembers who still has something to do.
+//! **Owns** the listeners, the connections with their sockets and sessions, the receive
+//! buffers, the timer wheel, and the replies on their way out. **Must not know** packets,
+//! agents, the store or JSON: a [`Handler`] takes the packets, and a [`Kernel`] is the
+//! operating system. **Start reading** at [`Reactor::turn`], then `Connection::serve` in
+//! `connection.rs`: one report goes from `read(2)` to its reply through these two files and
+//! `replies.rs`.
+//!
+//! A turn goes through the same phases every time; each is a function below. Sockets are
+//! registered once for reading and writing, edge-triggered, and the connections remember
+//! their readiness. The run queue, not the kernel, remembers which connections have work.
 //!
 //! ```text
-//! wait → settle commits → mark readiness → run the queue → timers → waiters → accept
-//!      → hand over → housekeeping → control
+//! wait → complete commits → mark readiness → run the queue → timers → waiters → accept
+//!      → resume paused → housekeeping → signals
 //! ```
+//!
+//! | file | |
+//! |---|---|
+//! | `accept.rs` | listeners, and new connections |
+//! | `connection.rs`, `phase.rs` | one connection |
+//! | `connections.rs` | the table of connections |
+//! | `buffers.rs` | receive buffers: input, shares, queues |
+//! | `replies.rs` | pending, batched and unsent replies |
+//! | `network_rates.rs` | the rate limit of a network |
+//! | `handover.rs` | connections on their way to another process |
+//! | `stop.rs` | signals and the drain |
+//! | `kernel.rs`, `linux.rs` | the operating system: interface, implementation |
 
 mod accept;
 mod buffers;
@@ -29,149 +47,298 @@ use std::time::Duration;
 
 use hawk_pool::Pool;
 
-use self::accept::{Listener, Refusals};
+use self::accept::{Listener, Listeners, Refusals};
 use self::buffers::{BufferShares, Capped};
 pub use self::connection::ConnectionView;
-use self::connection::{Connection, Counted, Outcome, Shop};
+use self::connection::{Connection, Counted, ServeOutcome};
 use self::connections::{ConnectionId, Connections};
 pub use self::handover::{AdoptError, AdoptedId, Change, ConnectionState, MovedId};
 use self::handover::{Adoption, Copying};
-use self::kernel::{Event, Kernel, OtherToken, Signal};
+use self::kernel::{Event, Kernel, ListenerTag, OtherToken, Signal};
 pub use self::linux::{Linux, catch_signals};
 use self::network_rates::NetworkRates;
 pub use self::phase::ConnectionPhase;
-use self::replies::{Ledger, Outbox, OutputLimit};
+use self::replies::{Outbox, OutputLimit, PendingReplies};
 use self::stop::InheritedStop;
 
 use crate::admission::{self, Admission};
 use crate::log_sink::LeftOut;
 use crate::network::Network;
-use crate::session::{Handler, Limits, SessionContext};
+use crate::session::{Handler, Limits, OutputRoom, SessionContext};
 use crate::stats::{self, Cause, Counters, Figures, Statistics, StatsLog};
-use hawk_time::Moment;
-use hawk_time::Throttle;
-use hawk_time::{self, TimerWheel};
+use hawk_time::{Moment, Throttle, TimerWheel};
 
-/// Newcomers taken in a turn: enough to empty the backlog in some thirty
-/// turns, and few enough that those who are connected hardly notice.
+/// Connections accepted in a turn: enough to empty the backlog in some thirty turns, and few
+/// enough not to delay the other connections noticeably.
 const ACCEPTS: usize = 128;
 
-/// Descriptors that are not for connections: the standard streams, the poll,
-/// signals, the listener, those turned away, and some to spare.
+/// Descriptors that are not for connections: the standard streams, the poll, signals, the
+/// listeners, connections that are turned away, and some to spare.
 pub const RESERVED_DESCRIPTORS: usize = 64;
 
-/// The least pool: a buffer of the longest class to work with, and the reserve.
+/// The smallest pool: one buffer of the longest class, and the reserve.
 pub const MIN_POOL_LIMIT: usize = 2 * buffers::LONGEST;
 
-/// How often buffers that were not needed go back to the allocator.
+/// Time between two returns of unused buffers to the allocator.
 const TRIM_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Unwanted input is read in pieces of this many bytes.
+/// Bytes of one read of discarded input.
 const DISCARD: usize = 16 * 1024;
 
-/// How the server is to run.
+/// The settings of a reactor.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to listen; port 0 picks a free one.
+    /// The address to listen on; port 0 picks a free one.
     pub listen: SocketAddr,
-    /// Connections beyond this many are turned away.
+    /// The most connections; further ones are turned away.
     pub max_connections: usize,
-    /// Who may connect.
+    /// Which addresses may connect, and how often.
     pub admission: admission::Rules,
-    /// Bytes of memory that receive buffers may take.
+    /// Bytes of memory for receive buffers.
     pub pool_limit: usize,
-    /// Bytes of replies that all agents together may leave unread before only those
-    /// are read from that have read all of theirs.
+    /// Bytes of unread replies, over all connections, above which connections with unread
+    /// replies are paused.
     pub output_limit: usize,
-    /// What each phase of a turn may do before the next has its turn.
+    /// The work that each phase of a turn may do.
     pub phase_budget: PhaseBudget,
-    /// How long sessions may take over what.
+    /// Timeouts and the rate limit of a session.
     pub limits: Limits,
-    /// How long a stop may take.
+    /// The longest time that a stop may take.
     pub drain_timeout: Duration,
-    /// Time between two looks at the statistics.
+    /// Time between two statistics lines.
     pub stats_interval: Duration,
-    /// How many log lines were left out, to be told with them.
+    /// The number of log lines that were left out, for the statistics.
     pub log_left_out: LeftOut,
 }
 
-/// Why a reactor could not be made or could not go on.
+/// Why a reactor cannot be made or cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The listening socket could not be had.
+    /// The listening socket cannot be made.
     #[error("cannot listen on {0}")]
     Listen(SocketAddr, #[source] io::Error),
     /// The pool's limit is too low.
     #[error("cannot make the buffer pool")]
     Pool(#[from] hawk_pool::ConfigError),
-    /// The kernel refused what every event loop needs.
+    /// A system call failed that every event loop needs.
     #[error("cannot run the event loop")]
     EventLoop(#[from] io::Error),
 }
 
-/// How a server that was told to stop came to its end.
+/// How a stop ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// Everyone was answered and gone, or the drain timeout was over.
+    /// All connections have closed, or the drain timeout is over.
     Drained,
-    /// A second signal ended it at once.
+    /// A second signal ended the stop at once.
     Interrupted,
 }
 
-/// The event loop and all that it drives.
+/// The work that one phase of a turn may do before the next phase begins. No field may be 0:
+/// then no connection would ever be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PhaseBudget {
+    /// Bytes read.
+    pub bytes: usize,
+    /// Frames decoded; each turn of a connection counts as [`TURN_COST`] more.
+    pub frames: u32,
+    /// Expired timers.
+    pub alarms: u32,
+}
+
+impl Default for PhaseBudget {
+    fn default() -> Self {
+        Self {
+            // Some 4 ms with the usual reports (0.5 µs each, see docs/performance.md), so that
+            // new connections, commits and deadlines are served soon.
+            bytes: 1 << 20,
+            // Likewise for short frames: some 8 ms.
+            frames: 16 * 1024,
+            // Connections that opened together expire together, and each may have to be
+            // closed, which takes some 15 µs, most of it in the kernel: 1 ms in all.
+            alarms: 64,
+        }
+    }
+}
+
+/// Frames that a connection's turn counts as, for its system calls: 4 µs with one frame, when
+/// each of sixteen takes 0.5 µs.
+const TURN_COST: u32 = 8;
+
+/// Bytes that all connections in the queue may read between two turns of any of them, if that
+/// leaves each a fair share. So 64 connections with hundreds of frames each need one read and
+/// one write. A round takes some 8 ms with the usual reports.
+const ROUND_BYTES: usize = 8 << 20;
+
+/// The most bytes that a connection may read in its turn: four of the longest frames. With
+/// one, frames of 64 KiB took twice the kernel time, because the agent was woken for each.
+/// A turn with the usual reports ends earlier, at its limit of frames.
+const MAX_SHARE: usize = 256 * 1024;
+
+/// The fewest bytes that a connection may read in its turn. With 1,500 agents that had sent
+/// 300 kB each, new connections waited 0.2 to 0.4 s for their first reply, instead of 1.5 s
+/// with [`MAX_SHARE`], for a third more CPU. With 4 KiB they waited 0.1 s, for 2.4 times the
+/// CPU: each share ends with a write.
+const MIN_SHARE: usize = 16 * 1024;
+
+/// What is left of a phase's budget. Counted and not timed, so that the same input has the
+/// same effect.
+#[derive(Debug)]
+struct Work {
+    budget: PhaseBudget,
+    left: PhaseBudget,
+    /// Bytes that each connection may read in its turn.
+    share: usize,
+}
+
+impl Work {
+    const fn new(budget: PhaseBudget) -> Self {
+        Self {
+            budget,
+            left: budget,
+            share: MAX_SHARE,
+        }
+    }
+
+    /// Begins a phase with so many connections to serve.
+    fn begin(&mut self, connections: usize) {
+        self.left = self.budget;
+        self.share = (ROUND_BYTES / connections.max(1)).clamp(MIN_SHARE, MAX_SHARE);
+    }
+
+    /// Returns whether another connection may be served in this phase, and counts its turn.
+    fn allows_turn(&mut self) -> bool {
+        let allows = self.left.bytes > 0 && self.left.frames > 0;
+        self.left.frames = self.left.frames.saturating_sub(TURN_COST);
+        allows
+    }
+
+    /// Like [`allows_turn`](Self::allows_turn), for a connection whose timer has expired.
+    fn allows_alarm(&mut self) -> bool {
+        let allows = self.left.alarms > 0 && self.allows_turn();
+        self.left.alarms = self.left.alarms.saturating_sub(1);
+        allows
+    }
+
+    /// Counts bytes that were read.
+    fn read(&mut self, bytes: usize) {
+        self.left.bytes = self.left.bytes.saturating_sub(bytes);
+    }
+
+    /// Counts frames that were decoded.
+    fn decoded(&mut self, frames: u32) {
+        self.left.frames = self.left.frames.saturating_sub(frames);
+    }
+}
+
+/// What a connection uses in its turn, shared by all.
+#[derive(Debug)]
+struct LoopContext<H> {
+    sessions: SessionContext<H>,
+    pool: Pool,
+    /// Bytes of the pool that the connections of each network hold.
+    buffers: BufferShares,
+    limits: Limits,
+    /// The rate limit of each network.
+    rates: NetworkRates,
+    counters: Counters,
+    /// Replies that wait for a commit.
+    pending: PendingReplies,
+    output_limit: OutputLimit,
+    /// What is left of this phase's budget.
+    work: Work,
+    junk_log: Throttle,
+    rate_log: Throttle,
+    /// The time of this turn, read once.
+    now: Moment,
+    /// Scratch space for discarded input.
+    discard: Box<[u8]>,
+}
+
+impl<H> LoopContext<H> {
+    fn new(config: &Config, handler: H, now: Moment) -> Result<Self, hawk_pool::ConfigError> {
+        let pool = Pool::new(&hawk_pool::Config {
+            classes: buffers::CLASSES.to_vec(),
+            limit: config.pool_limit,
+        })?;
+        Ok(Self {
+            sessions: SessionContext::new(handler),
+            pool,
+            buffers: BufferShares::new(config.pool_limit),
+            limits: config.limits,
+            rates: NetworkRates::default(),
+            counters: Counters::default(),
+            pending: PendingReplies::default(),
+            output_limit: OutputLimit::new(config.output_limit),
+            work: Work::new(config.phase_budget),
+            junk_log: Throttle::default(),
+            rate_log: Throttle::default(),
+            now,
+            discard: vec![0; DISCARD].into_boxed_slice(),
+        })
+    }
+
+    /// Returns whether connections may leave more replies unread.
+    fn output_room(&mut self) -> OutputRoom {
+        let (unsent, pending) = (self.sessions.unsent.get(), self.pending.len());
+        self.output_limit
+            .check(unsent, pending, self.now, &mut self.counters)
+    }
+}
+
+/// The event loop.
 ///
-/// When it is dropped, the kernel's half goes first: a poll tells of a socket as long as
-/// anybody has it open.
+/// The field `kernel` is dropped first: the poll reports events of a socket as long as any
+/// process has it open.
 pub struct Reactor<H, K: Kernel> {
     kernel: K,
-    /// Gone once the server stops.
-    listener: Option<Listener<K::Listener>>,
+    /// Empty once the server stops.
+    listeners: Listeners<K::Listener>,
     connections: Connections<K::Socket>,
-    /// Who has something to do, first come first served.
+    /// Connections with work, in FIFO order.
     run_queue: VecDeque<ConnectionId>,
-    /// Who waits for a receive buffer, first come first served.
+    /// Connections that wait for a receive buffer, in FIFO order; may contain closed ids.
     waiters: VecDeque<ConnectionId>,
-    /// Connections that wait for a receive buffer while their network has used up its share.
+    /// Likewise, of networks that have used up their share.
     capped: Capped,
-    /// Whether there may be a buffer for the first of them.
-    waiters_go_on: bool,
-    /// Who had the pool's reserve last when a turn ended.
+    /// Whether the last phase ended before all waiters were tried.
+    more_waiters: bool,
+    /// The connection that had the pool's reserve when its turn ended; may have closed.
     reserve_with: Option<ConnectionId>,
-    /// Who is not read from before the handler takes packets again, first come
-    /// first served.
-    held: VecDeque<ConnectionId>,
-    /// Who was turned away and lingers, oldest first, and why.
+    /// Connections paused by store back-pressure, in FIFO order; may contain closed ids.
+    paused: VecDeque<ConnectionId>,
+    /// Connections that were turned away and linger, oldest first.
     turned_away: VecDeque<(ConnectionId, Cause)>,
     admission: Admission,
     wheel: TimerWheel,
-    /// Slots whose alarms have rung and were not seen to.
+    /// Slots whose timers have expired and were not handled yet.
     due: Vec<u32>,
-    shop: Shop<H>,
-    /// Replies that are written before the phase ends.
+    cx: LoopContext<H>,
+    /// Replies to be written before the phase ends.
     outbox: Outbox,
     config: Config,
     housekeeping: Housekeeping,
     refusals: Refusals,
-    /// What whoever drives the loop has to tell with the statistics.
+    /// A line that the driver of the loop adds to the statistics.
     driver_line: Option<String>,
-    /// What is no connection and became ready, for whoever drives the loop.
+    /// Descriptors of the driver of the loop that became ready.
     others: Vec<OtherToken>,
-    /// Whether signals wait to be obeyed; looking for them costs system calls.
+    /// Whether signals may be waiting; looking for them costs system calls.
     signalled: bool,
-    /// Some that came already.
+    /// Signals received and not yet handled.
     signals: Vec<Signal>,
     /// Whether a signal asked for a new process.
     upgrade_wanted: bool,
     /// Progress of the copy to a successor; `None` while there is none.
     copying: Option<Box<Copying>>,
     adoption: Adoption,
-    /// The end of the drain timeout, once the server was told to stop.
+    /// The end of the drain timeout; `None` unless the server stops.
     stop_at: Option<Moment>,
     inherited_stop: InheritedStop,
     interrupted: bool,
 }
 
-/// What is done now and then.
+/// Periodic work.
 #[derive(Debug)]
 struct Housekeeping {
     stats: StatsLog,
@@ -180,70 +347,55 @@ struct Housekeeping {
 }
 
 impl<H: Handler, K: Kernel> Reactor<H, K> {
-    /// Listens, but takes no one yet.
+    /// Makes a reactor that listens on the configured address. Connections are accepted from
+    /// the first turn on.
     ///
     /// # Errors
-    /// [`Error`] if the address cannot be had, the pool's limit is too low, or
-    /// the kernel refuses what it is asked for.
+    /// [`Error`] if the address cannot be bound, the pool's limit is too low, or a system
+    /// call fails.
     pub fn new(config: Config, handler: H, mut kernel: K) -> Result<Self, Error> {
         let listener = kernel
             .listen(config.listen)
             .map_err(|error| Error::Listen(config.listen, error))?;
-        Self::with_listener(config, handler, kernel, listener)
+        Self::with_listeners(config, handler, kernel, [(ListenerTag::AGENTS, listener)])
     }
 
-    /// Takes those who come to `listener`, whoever has made it; who is in its backlog is
-    /// found in the first turn.
+    /// Makes a reactor that accepts connections from `listeners`, which may have been made by
+    /// another process and may have a backlog.
     ///
     /// # Errors
-    /// [`Error`] if the pool's limit is too low, or the kernel refuses what it is asked
-    /// for.
-    pub fn with_listener(
+    /// [`Error`] if the pool's limit is too low, or a system call fails.
+    pub fn with_listeners(
         config: Config,
-        mut handler: H,
+        handler: H,
         mut kernel: K,
-        mut listener: K::Listener,
+        listeners: impl IntoIterator<Item = (ListenerTag, K::Listener)>,
     ) -> Result<Self, Error> {
         let now = kernel.now();
-        let pool = Pool::new(&hawk_pool::Config {
-            classes: buffers::CLASSES.to_vec(),
-            limit: config.pool_limit,
-        })?;
-        kernel.watch_listener(&mut listener)?;
-        // The kernel tells once that somebody has come, and may have told another.
-        let mut listener = Listener::new(listener);
-        listener.mark_ready();
-        handler.start(kernel.waker()?);
+        let waker = kernel.waker()?;
+        let mut cx = LoopContext::new(&config, handler, now)?;
+        let mut table = Listeners::default();
+        for (tag, mut listener) in listeners {
+            kernel.watch_listener(&mut listener, tag)?;
+            table.push(Listener::new(tag, listener));
+        }
+        cx.sessions.handler.start(waker);
         Ok(Self {
             kernel,
-            listener: Some(listener),
+            listeners: table,
             connections: Connections::new(),
             run_queue: VecDeque::new(),
             waiters: VecDeque::new(),
             capped: Capped::default(),
-            waiters_go_on: false,
+            more_waiters: false,
             reserve_with: None,
-            held: VecDeque::new(),
+            paused: VecDeque::new(),
             turned_away: VecDeque::new(),
             admission: Admission::new(config.admission.clone()),
-            // What is over already when it is adopted rings in the first turn.
+            // Deadlines of adopted connections that are over expire in the first turn.
             wheel: TimerWheel::new(now.before(hawk_time::TICK)),
             due: Vec::new(),
-            shop: Shop {
-                sessions: SessionContext::new(handler),
-                pool,
-                buffers: BufferShares::new(config.pool_limit),
-                limits: config.limits,
-                rates: NetworkRates::default(),
-                counters: Counters::default(),
-                ledger: Ledger::default(),
-                output_limit: OutputLimit::new(config.output_limit),
-                work: Work::new(config.phase_budget),
-                junk_log: Throttle::default(),
-                rate_log: Throttle::default(),
-                now,
-                discard: vec![0; DISCARD].into_boxed_slice(),
-            },
+            cx,
             housekeeping: Housekeeping {
                 stats: StatsLog::new(now),
                 next_stats: now.after(config.stats_interval),
@@ -265,95 +417,47 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         })
     }
 
-    /// The address that was really bound.
+    /// Runs one turn, which waits for events until `until` at most; returns how the loop
+    /// ended, if it did. The driver of the loop does its own work between two turns, and
+    /// delays all connections meanwhile.
     ///
     /// # Errors
-    /// Whatever `getsockname(2)` says.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        match &self.listener {
-            Some(listener) => listener.local_addr(),
-            None => Err(io::ErrorKind::NotConnected.into()),
-        }
-    }
-
-    /// One turn of the event loop, which waits for events no longer than `until`; how
-    /// the loop ended, if it did. Between two turns whoever drives the loop does its own
-    /// work, and everybody else waits meanwhile.
-    ///
-    /// # Errors
-    /// Only what makes going on impossible: a broken poll.
+    /// [`Error::EventLoop`] if the poll is broken.
     pub fn turn(&mut self, until: Option<Moment>) -> Result<Option<Stop>, Error> {
-        debug_assert!(self.adoption.is_over(), "those adopted are not settled in");
-        self.wait(until)?;
-        self.shop.sessions.handler.begin_turn(self.shop.now);
-        self.settle_commits();
+        debug_assert!(self.adoption.is_over(), "the adoption is not complete");
+        self.kernel.wait(self.timeout(until))?;
+        self.cx.now = self.kernel.now();
+        self.cx.sessions.handler.begin_turn(self.cx.now);
+        self.complete_commits();
         self.mark_readiness();
         self.run_queue();
         self.run_timers();
         self.serve_waiters();
         self.accept(ACCEPTS);
-        self.shop.sessions.handler.end_turn();
-        self.release_held();
-        self.keep_house();
-        self.obey_signals();
+        self.cx.sessions.handler.end_turn();
+        self.resume_paused();
+        self.run_housekeeping();
+        self.handle_signals();
         Ok(self.stopped())
     }
 
-    /// What the sockets live on, to have it watch something that is no connection.
-    pub fn kernel(&mut self) -> &mut K {
-        &mut self.kernel
-    }
-
-    /// What takes the packets.
-    pub const fn handler(&self) -> &H {
-        &self.shop.sessions.handler
-    }
-
-    /// The same, for its own work between two turns.
-    pub const fn handler_mut(&mut self) -> &mut H {
-        &mut self.shop.sessions.handler
-    }
-
-    /// What is no connection and became ready since the last call, each once.
-    pub fn take_others(&mut self) -> Vec<OtherToken> {
-        std::mem::take(&mut self.others)
-    }
-
-    /// What was served so far, as `key=value` pairs.
-    #[must_use]
-    pub fn served(&self) -> String {
-        stats::server_line(&self.figures())
-    }
-
-    /// The handler, to see to its own end once everybody is gone.
-    #[must_use]
-    pub fn into_handler(self) -> H {
-        self.shop.sessions.handler
-    }
-
-    fn wait(&mut self, until: Option<Moment>) -> io::Result<()> {
-        self.kernel.wait(self.timeout(until))?;
-        self.shop.now = self.kernel.now();
-        Ok(())
-    }
-
-    /// Zero only while there is something to do at once.
+    /// Returns zero only while there is work.
     fn timeout(&self, until: Option<Moment>) -> Option<Duration> {
-        // Fresh, because a turn with much to do takes a while.
+        // Read again, because a turn with much work takes a while.
         let now = self.kernel.now();
-        let accepts = self.listener.as_ref().is_some_and(|l| l.is_ready(now));
-        let work = !self.run_queue.is_empty() || !self.due.is_empty() || self.waiters_go_on;
-        // Whoever drives the loop may have had the handler stop to take packets, and go on.
-        let goes_on = !self.held.is_empty() && self.shop.sessions.handler.is_ready();
-        if accepts || work || goes_on || self.signalled {
+        let accepts = self.listeners.is_ready(now);
+        let work = !self.run_queue.is_empty() || !self.due.is_empty() || self.more_waiters;
+        // The driver of the loop may have made the handler ready since the last turn.
+        let resumes = !self.paused.is_empty() && self.cx.sessions.handler.is_ready();
+        if accepts || work || resumes || self.signalled {
             return Some(Duration::ZERO);
         }
         let next = [
             until,
             self.wheel.next(),
-            self.listener.as_ref().and_then(Listener::retry_at),
+            self.listeners.retry_at(),
             self.stop_at,
-            self.shop.sessions.handler.deadline(),
+            self.cx.sessions.handler.deadline(),
             Some(self.housekeeping.next_stats),
             Some(self.housekeeping.next_trim),
         ];
@@ -363,13 +467,13 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     fn mark_readiness(&mut self) {
         for event in self.kernel.events() {
             match event {
-                Event::Newcomers => {
-                    if let Some(listener) = &mut self.listener {
+                Event::Incoming(tag) => {
+                    if let Some(listener) = self.listeners.get_mut(tag) {
                         listener.mark_ready();
                     }
                 }
                 Event::Signals => self.signalled = true,
-                // What it tells of is looked for in every turn.
+                // Every turn looks for ended commits.
                 Event::Woken => {}
                 Event::Other(token) => {
                     if !self.others.contains(&token) {
@@ -378,7 +482,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
                 }
                 Event::Ready(token, readiness) => {
                     let id = ConnectionId::from_token(token);
-                    if let Some(connection) = self.connections.get(id)
+                    if let Some(connection) = self.connections.get_mut(id)
                         && connection.mark_ready(readiness)
                         && !connection.queued
                     {
@@ -390,82 +494,75 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
     }
 
-    /// Gives those in the queue one turn each; who wants another goes to its back.
-    /// Those that this phase does not come to keep their places, before all that
-    /// become ready meanwhile.
+    /// Serves each connection in the queue once; a connection that wants another turn goes to
+    /// the back. Connections beyond the budget keep their places.
     fn run_queue(&mut self) {
-        self.shop.work.begin(self.run_queue.len());
+        self.cx.work.begin(self.run_queue.len());
         for _ in 0..self.run_queue.len() {
-            if !self.shop.work.goes_on() {
+            if !self.cx.work.allows_turn() {
                 break;
             }
             let Some(id) = self.run_queue.pop_front() else {
                 break;
             };
-            if let Some(connection) = self.connections.get(id) {
+            if let Some(connection) = self.connections.get_mut(id) {
                 connection.queued = false;
-                let outcome = connection.serve(&mut self.shop);
-                self.conclude(id, outcome);
+                let outcome = connection.serve(&mut self.cx);
+                self.after_serve(id, outcome);
             }
         }
         self.deliver();
     }
 
-    /// Sees to the alarms that ring. Each may have its connection read once more; those
-    /// that this phase does not come to are seen to before any others ring.
+    /// Handles expired timers. Each may read from its connection once more; timers beyond
+    /// the budget are handled before any others expire.
     fn run_timers(&mut self) {
         if self.due.is_empty() {
-            self.wheel.expire(self.shop.now, &mut self.due);
+            self.wheel.expire(self.cx.now, &mut self.due);
         }
-        self.shop.work.begin(self.due.len());
-        while self.shop.work.sees_to_alarm() {
+        self.cx.work.begin(self.due.len());
+        while self.cx.work.allows_alarm() {
             let Some(slot) = self.due.pop() else {
                 break;
             };
-            let Some(id) = self.connections.at(slot) else {
-                continue;
-            };
-            let Some(connection) = self.connections.get(id) else {
-                continue;
-            };
-            let outcome = connection.expire(&mut self.shop);
-            self.conclude(id, outcome);
+            if let Some(id) = self.connections.at(slot)
+                && let Some(connection) = self.connections.get_mut(id)
+            {
+                let outcome = connection.expire(&mut self.cx);
+                self.after_serve(id, outcome);
+            }
         }
         self.deliver();
     }
 
-    /// Sees to what a connection wants after its turn.
-    fn conclude(&mut self, id: ConnectionId, outcome: Outcome) {
-        let Shop {
-            ledger, sessions, ..
-        } = &mut self.shop;
-        ledger.enter(id, &mut sessions.pending);
-        self.outbox.enter(id, &mut sessions.replies);
+    /// Updates the queues, the timer and the counts after a turn of a connection.
+    fn after_serve(&mut self, id: ConnectionId, outcome: ServeOutcome) {
+        self.collect_replies(id);
         match outcome {
-            Outcome::Ended(cause) => return self.reap(id, cause),
-            Outcome::WaitForBuffer => self.line_up(id),
-            Outcome::WaitForStore => self.hold(id),
-            Outcome::Idle | Outcome::Again => {}
+            ServeOutcome::Ended(cause) => return self.reap(id, cause),
+            ServeOutcome::WaitForBuffer => self.queue_for_buffer(id),
+            ServeOutcome::WaitForStore => self.pause(id),
+            ServeOutcome::Idle | ServeOutcome::Again => {}
         }
-        let Some(connection) = self.connections.get(id) else {
+        let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
         if connection.has_reserve() {
             self.reserve_with = Some(id);
         }
-        if connection.counted.is_newcomer() && connection.session().frames() > 0 {
-            connection.counted.heard();
-            self.admission.heard(connection.sender().peer.ip());
+        if connection.counted.is_new() && connection.session().frames() > 0 {
+            connection.counted.mark_seen();
+            self.admission.heard(connection.address());
         }
         let recount = connection.counted.buffer() != connection.general_capacity();
         if let Some(copying) = &mut self.copying {
             // Live connections only: the slot may have been reused.
             copying.touched(id);
         }
-        if let Some(deadline) = connection.deadline(&self.shop.limits) {
+        if let Some(deadline) = connection.deadline(&self.cx.limits) {
             self.wheel.arm(id.slot, deadline);
         }
-        if matches!(outcome, Outcome::Again) && !connection.queued {
+        if matches!(outcome, ServeOutcome::Again) && !connection.queued {
             connection.queued = true;
             self.run_queue.push_back(id);
         }
@@ -477,49 +574,54 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
     }
 
-    /// Writes the replies that were put off. None are at the end of a phase.
-    fn deliver(&mut self) {
-        if self.outbox.is_empty() {
-            return;
+    /// Pauses a connection until the handler takes packets again.
+    fn pause(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(id)
+            && !connection.paused
+        {
+            connection.paused = true;
+            self.paused.push_back(id);
+            self.cx.counters.held += 1;
         }
-        let mut outbox = std::mem::take(&mut self.outbox);
-        for (id, replies) in outbox.iter() {
-            if let Some(connection) = self.connections.get(id)
-                && !connection.deliver(replies, &mut self.shop)
-            {
-                self.conclude(id, Outcome::Again);
-            }
-        }
-        outbox.clear();
-        self.outbox = outbox;
     }
 
-    /// The one way by which a connection leaves.
+    /// Puts the paused connections into the run queue once the handler takes packets again.
+    /// Those beyond its capacity come back in the same order.
+    fn resume_paused(&mut self) {
+        if self.paused.is_empty() || !self.cx.sessions.handler.is_ready() {
+            return;
+        }
+        for id in std::mem::take(&mut self.paused) {
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.paused = false;
+                self.after_serve(id, ServeOutcome::Again);
+            }
+        }
+    }
+
+    /// Removes and closes a connection. No other function does.
     fn reap(&mut self, id: ConnectionId, cause: Cause) {
         let Some(mut connection) = self.connections.remove(id) else {
             return;
         };
-        let is_shown = self
+        let was_copied = self
             .copying
             .as_mut()
             .is_some_and(|copying| copying.ended(id));
-        if is_shown || self.adoption.is_shared(self.shop.now) {
+        if was_copied || self.adoption.is_shared(self.cx.now) {
             connection.shut_down();
         }
         self.wheel.disarm(id.slot);
         if let Some(tag) = connection.session().tag() {
-            let handler = &mut self.shop.sessions.handler;
+            let handler = &mut self.cx.sessions.handler;
             if connection.session().stopped().is_some() {
                 handler.resumed(tag);
             }
             handler.detach(tag);
         }
-        let address = connection.sender().peer.ip();
-        self.leave(id, address, connection.counted);
-        self.shop.counters.closed(cause);
-        if let Some(listener) = &mut self.listener {
-            listener.retry_now();
-        }
+        self.uncount(id, connection.address(), connection.counted);
+        self.cx.counters.closed(cause);
+        self.listeners.retry_now();
         if log::log_enabled!(log::Level::Debug) {
             let session = connection.session();
             log::debug!(
@@ -532,54 +634,106 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
     }
 
-    /// A connection from `address` makes room for another.
-    fn leave(&mut self, id: ConnectionId, address: IpAddr, counted: Counted) {
+    /// Subtracts a closed connection from all counts that its address takes part in.
+    fn uncount(&mut self, id: ConnectionId, address: IpAddr, counted: Counted) {
+        let network = Network::of(address);
         if counted.buffer() > 0 {
-            let network = Network::of(address);
-            self.shop.buffers.change(network, counted.buffer(), 0);
+            self.cx.buffers.change(network, counted.buffer(), 0);
         }
         let turned_away = self.turned_away.iter().position(|(other, _)| *other == id);
         match turned_away {
             Some(place) => drop(self.turned_away.remove(place)),
             None => {
-                self.admission.leave(address, counted.is_newcomer());
-                if self.shop.limits.rate.is_some() {
-                    let now = self.shop.now;
-                    self.shop.rates.closed(Network::of(address), now);
+                self.admission.leave(address, counted.is_new());
+                if self.cx.limits.rate.is_some() {
+                    self.cx.rates.closed(network, self.cx.now);
                 }
             }
         }
     }
 
-    fn keep_house(&mut self) {
-        let now = self.shop.now;
+    fn run_housekeeping(&mut self) {
+        let now = self.cx.now;
         if now >= self.housekeeping.next_stats {
             self.housekeeping.next_stats = now.after(self.config.stats_interval);
             self.log_stats(false);
         }
         if now >= self.housekeeping.next_trim {
             self.housekeeping.next_trim = now.after(TRIM_INTERVAL);
-            self.shop.pool.trim();
-            self.shop.rates.tidy(now);
+            self.cx.pool.trim();
+            self.cx.rates.tidy(now);
         }
     }
 
     fn log_stats(&mut self, all: bool) {
         let handler_lines = self.handler_lines();
-        let figures = figures(&self.connections, &self.shop, &self.config);
+        let figures = figures(&self.connections, &self.cx, &self.config);
         let stats = &mut self.housekeeping.stats;
-        stats.log(self.shop.now, all, &figures, handler_lines);
+        stats.log(self.cx.now, all, &figures, handler_lines);
+    }
+
+    /// The lines of the handler and of the driver of the loop.
+    fn handler_lines(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        self.cx.sessions.handler.statistics(&mut lines);
+        lines.extend(self.driver_line.clone());
+        lines
     }
 }
 
+/// For the driver of the loop, between two turns.
 impl<H: Handler, K: Kernel> Reactor<H, K> {
-    /// What it has counted so far.
-    #[must_use]
-    pub fn figures(&self) -> Figures<'_> {
-        figures(&self.connections, &self.shop, &self.config)
+    /// Returns the address of the listener for agents.
+    ///
+    /// # Errors
+    /// The error of `getsockname(2)`, or [`io::ErrorKind::NotConnected`] once the server stops.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self.listener(ListenerTag::AGENTS) {
+            Some(listener) => kernel::Accept::local_addr(listener),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
 
-    /// The statistics now, as they are logged. The log is not changed by it.
+    /// The kernel, to watch descriptors that are not connections.
+    pub fn kernel(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
+    /// The handler.
+    pub const fn handler(&self) -> &H {
+        &self.cx.sessions.handler
+    }
+
+    /// The handler, to be changed.
+    pub const fn handler_mut(&mut self) -> &mut H {
+        &mut self.cx.sessions.handler
+    }
+
+    /// Takes the descriptors that became ready since the last call and are not connections,
+    /// each once.
+    pub fn take_others(&mut self) -> Vec<OtherToken> {
+        std::mem::take(&mut self.others)
+    }
+
+    /// Returns the counts so far, as `key=value` pairs.
+    #[must_use]
+    pub fn served(&self) -> String {
+        stats::server_line(&self.figures())
+    }
+
+    /// Returns the handler, once all connections are closed.
+    #[must_use]
+    pub fn into_handler(self) -> H {
+        self.cx.sessions.handler
+    }
+
+    /// Returns the counts so far.
+    #[must_use]
+    pub fn figures(&self) -> Figures<'_> {
+        figures(&self.connections, &self.cx, &self.config)
+    }
+
+    /// Returns the statistics as they would be logged now. Does not change the log.
     pub fn statistics(&mut self) -> Statistics {
         let handler_lines = self.handler_lines();
         let now = self.kernel.now();
@@ -587,34 +741,26 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         stats.look(now, &self.figures(), handler_lines)
     }
 
-    /// From now on tells `line` as well: what whoever drives the loop has counted.
-    pub fn tell_with_statistics(&mut self, line: String) {
+    /// Adds `line` to the statistics from now on, in place of the line before.
+    pub fn append_to_statistics(&mut self, line: String) {
         self.driver_line = Some(line);
     }
 
-    /// The lines of the handler, and of whoever drives the loop.
-    fn handler_lines(&mut self) -> Vec<String> {
-        let mut lines = Vec::new();
-        self.shop.sessions.handler.statistics(&mut lines);
-        lines.extend(self.driver_line.clone());
-        lines
-    }
-
-    /// Every connection, in no particular order.
+    /// Yields a view of every connection, in no particular order.
     pub fn connections(&self) -> impl Iterator<Item = ConnectionView> {
         self.connections.iter().map(Connection::view)
     }
 
-    /// Connections that wait for a receive buffer, in their order; connections of networks that
-    /// have used up their share come last, by network.
+    /// Yields the connections that wait for a receive buffer, in FIFO order; those of networks
+    /// that have used up their share come last, by network.
     pub fn waiters(&self) -> impl Iterator<Item = SocketAddr> {
         let ids = self.waiters.iter().copied().chain(self.capped.ids());
-        let present = ids.filter_map(|id| self.connections.look(id));
+        let present = ids.filter_map(|id| self.connections.get(id));
         present.map(|connection| connection.view().peer)
     }
 
-    /// How many of them wait behind the others because their network has used up its share,
-    /// some of which may have ended; and how many have, so far.
+    /// Returns how many connections wait for a buffer in the queues of networks that have used
+    /// up their share, closed ones included; and how many have been put there so far.
     pub const fn capped(&self) -> (usize, u64) {
         (self.capped.len(), self.capped.pushed())
     }
@@ -622,127 +768,25 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
 
 fn figures<'a, H, S>(
     connections: &Connections<S>,
-    shop: &'a Shop<H>,
+    cx: &'a LoopContext<H>,
     config: &Config,
 ) -> Figures<'a> {
     debug_assert_eq!(
-        connections.iter().map(Connection::unsent).sum::<usize>(),
-        shop.sessions.unsent.get(),
-        "replies that are nobody's"
+        connections
+            .iter()
+            .map(|connection| connection.session().unsent().len())
+            .sum::<usize>(),
+        cx.sessions.unsent.get(),
+        "unsent replies without a connection"
     );
     Figures {
         connections: connections.len(),
-        unsent: shop.sessions.unsent.get(),
-        owed: shop.ledger.owed(),
+        unsent: cx.sessions.unsent.get(),
+        owed: cx.pending.len(),
         log_left_out: config.log_left_out.get(),
-        counters: &shop.counters,
-        tally: &shop.sessions.tally,
-        pool: &shop.pool,
-    }
-}
-
-/// What the connections of a phase may do before the others wait for the next turn.
-/// Nothing of it may be 0, or nobody ever had a turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PhaseBudget {
-    /// Bytes that they may read.
-    pub bytes: usize,
-    /// Frames that may be recognised; a turn counts as some by itself.
-    pub frames: u32,
-    /// Alarms that may be seen to.
-    pub alarms: u32,
-}
-
-impl Default for PhaseBudget {
-    fn default() -> Self {
-        Self {
-            // Some 4 ms of work with the usual reports (0.5 µs each, see
-            // docs/performance.md), so that newcomers, commits and deadlines never
-            // wait long.
-            bytes: 1 << 20,
-            // Likewise, for where they are short: some 8 ms.
-            frames: 16 * 1024,
-            // Of a crowd that came together all ring together, and each may close its
-            // connection: some 15 µs, most of it in the kernel, so that others wait a
-            // millisecond and not a tenth of a second.
-            alarms: 64,
-        }
-    }
-}
-
-/// Frames that a connection's turn counts as, for its calls to the kernel: 4 µs in all
-/// with one frame in it, where each of sixteen takes 0.5 µs.
-const TURN_COST: u32 = 8;
-
-/// Bytes that all who are in the queue may read between two turns of any of them, if
-/// that leaves each a fair share: 64 who answer hundreds of frames in one go still
-/// have one read and one write for all of them. A round is some 8 ms with the usual
-/// reports.
-const ROUND_BYTES: usize = 8 << 20;
-
-/// Bytes that a connection may read in its turn: four of the longest frames. With
-/// shares of one, frames of 64 KiB took the kernel twice the time: each time the agent was
-/// woken to send one more. A turn with the usual reports ends sooner, after as many frames
-/// as it may answer.
-const MOST_SHARE: usize = 256 * 1024;
-
-/// Where many want theirs, they are fewer, down to these. When 1,500 agents had 300 kB
-/// each to be read, newcomers then waited 0.2 to 0.4 s for their first reply, where it
-/// had been 1.5 s, and the whole took a third more CPU. With 4 KiB it was 0.1 s, but 2.4
-/// times the CPU: each share ends with a write.
-const LEAST_SHARE: usize = 16 * 1024;
-
-/// What the phase at hand may still do. It is counted and not timed, so that the same
-/// input always does the same.
-#[derive(Debug)]
-struct Work {
-    budget: PhaseBudget,
-    left: PhaseBudget,
-    share: usize,
-}
-
-impl Work {
-    const fn new(budget: PhaseBudget) -> Self {
-        Self {
-            budget,
-            left: budget,
-            share: MOST_SHARE,
-        }
-    }
-
-    /// A phase begins, in which so many connections want a turn.
-    fn begin(&mut self, connections: usize) {
-        self.left = self.budget;
-        self.share = (ROUND_BYTES / connections.max(1)).clamp(LEAST_SHARE, MOST_SHARE);
-    }
-
-    /// Whether the next connection has its turn in this phase, and if so, counts it.
-    fn goes_on(&mut self) -> bool {
-        let goes_on = self.left.bytes > 0 && self.left.frames > 0;
-        self.left.frames = self.left.frames.saturating_sub(TURN_COST);
-        goes_on
-    }
-
-    /// As [`goes_on`](Self::goes_on), for a connection whose alarm rings.
-    fn sees_to_alarm(&mut self) -> bool {
-        let sees_to_it = self.left.alarms > 0 && self.goes_on();
-        self.left.alarms = self.left.alarms.saturating_sub(1);
-        sees_to_it
-    }
-
-    /// Bytes that a connection may read in its turn.
-    const fn share(&self) -> usize {
-        self.share
-    }
-
-    /// So many bytes were read.
-    fn read(&mut self, bytes: usize) {
-        self.left.bytes = self.left.bytes.saturating_sub(bytes);
-    }
-
-    /// So many frames were recognised.
-    fn recognised(&mut self, frames: u32) {
-        self.left.frames = self.left.frames.saturating_sub(frames);
+        counters: &cx.counters,
+        tally: &cx.sessions.tally,
+        pool: &cx.pool,
     }
 }
 

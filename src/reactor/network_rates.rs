@@ -1,7 +1,10 @@
-//! The frames that all connections of one network may send together.
+//! The rate limit of all connections of one network together.
 //!
-//! `--rate-limit` holds for each connection. Without a limit for their network, an agent
-//! that reconnects for every frame would not be limited at all.
+//! `--rate-limit` applies to each connection. Without a limit for the network, an agent that
+//! reconnects for every frame would not be limited at all.
+//!
+//! These rates do not move with a hand-over: the new process counts the connections that it
+//! adopts and begins with full buckets.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,7 +13,7 @@ use crate::network::Network;
 use crate::session::{Bucket, Rate};
 use hawk_time::Moment;
 
-/// Half of the time for which a connection that has ended still counts.
+/// Half of the time for which a closed connection still counts.
 const SLOT: Duration = Duration::from_secs(5);
 
 /// Networks with live or recently ended connections. Empty while there is no limit.
@@ -19,13 +22,13 @@ pub(super) struct NetworkRates(HashMap<Network, Entry>);
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    /// Connections that are open.
+    /// Open connections.
     open: u32,
-    /// The most that were open at the same time in this slot.
+    /// The most open connections in this slot.
     peak: u32,
-    /// The most in the slot before.
+    /// The most open connections in the slot before.
     last_peak: u32,
-    /// When this slot began.
+    /// The beginning of this slot.
     since: Moment,
     bucket: Bucket,
 }
@@ -41,8 +44,8 @@ impl Entry {
         }
     }
 
-    /// Begins a new slot if this one is over. Within a slot that went by unseen, as many
-    /// were open as are now.
+    /// Begins a new slot if this one is over. The connections open now were open in any slot
+    /// since.
     fn pass(&mut self, now: Moment) {
         let passed = now.since(self.since);
         if passed >= SLOT {
@@ -56,8 +59,8 @@ impl Entry {
         }
     }
 
-    /// What its connections may send together: the limit for each of the most connections
-    /// that were open at the same time in the last 5 to 10 s.
+    /// Returns the limit of the network: `rate` for each of the most connections that were open
+    /// at the same time in the last 5 to 10 s.
     fn rate(&mut self, rate: Rate, now: Moment) -> Rate {
         self.pass(now);
         rate.times(self.peak.max(self.last_peak))
@@ -65,7 +68,7 @@ impl Entry {
 }
 
 impl NetworkRates {
-    /// A connection was accepted, or adopted.
+    /// Counts a connection that was accepted or adopted.
     pub(super) fn opened(&mut self, network: Network, now: Moment) {
         let entry = self.0.entry(network).or_insert_with(|| Entry::new(now));
         entry.pass(now);
@@ -73,7 +76,7 @@ impl NetworkRates {
         entry.peak = entry.peak.max(entry.open);
     }
 
-    /// A connection has ended.
+    /// Counts a connection that was closed.
     pub(super) fn closed(&mut self, network: Network, now: Moment) {
         if let Some(entry) = self.0.get_mut(&network) {
             entry.pass(now);
@@ -81,7 +84,7 @@ impl NetworkRates {
         }
     }
 
-    /// How many frames the connections of `network` may still send now.
+    /// Returns how many frames the connections of `network` may send now.
     pub(super) fn left(&mut self, network: Network, rate: Rate, now: Moment) -> u32 {
         self.0.get_mut(&network).map_or(u32::MAX, |entry| {
             let rate = entry.rate(rate, now);
@@ -89,7 +92,7 @@ impl NetworkRates {
         })
     }
 
-    /// They have sent `frames`.
+    /// Subtracts `frames` that they have sent.
     pub(super) fn take(&mut self, network: Network, frames: u32, rate: Rate, now: Moment) {
         if let Some(entry) = self.0.get_mut(&network) {
             let rate = entry.rate(rate, now);
@@ -97,14 +100,14 @@ impl NetworkRates {
         }
     }
 
-    /// When they may send the next frame, once none is left.
+    /// Returns when they may send the next frame, once none is left.
     pub(super) fn next(&mut self, network: Network, rate: Rate, now: Moment) -> Option<Moment> {
         let entry = self.0.get_mut(&network)?;
         let rate = entry.rate(rate, now);
         entry.bucket.next(rate)
     }
 
-    /// Removes networks that have had no connection for a while.
+    /// Removes networks without a connection in the last 10 s whose bucket is full.
     pub(super) fn tidy(&mut self, now: Moment) {
         self.0.retain(|_, entry| {
             entry.pass(now);
@@ -171,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_of_a_network_that_left() {
+    fn a_network_without_connections_is_removed() {
         let (mut rates, rate) = (NetworkRates::default(), rate(1));
         assert_eq!(rates.left(ONE, rate, at(0)), u32::MAX);
         rates.opened(ONE, at(0));

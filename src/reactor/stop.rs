@@ -1,8 +1,8 @@
-//! Signals, and the way to a gentle end.
+//! Signals, and the drain at the end.
 
 use std::time::Duration;
 
-use super::connection::Outcome;
+use super::connection::ServeOutcome;
 use super::kernel::{BACKLOG, Kernel, Signal};
 use super::linux::log_meaningless;
 use super::{Reactor, Stop};
@@ -10,24 +10,23 @@ use crate::session::Handler;
 use crate::stats::Cause;
 use hawk_time::Moment;
 
-/// How far apart two processes are told of one stop, at most. They are told one right
-/// after the other; who has a server stop at once has seen it take its time.
+/// The longest time between two signals of one stop, sent to two processes one right after
+/// the other. A second stop within this time cannot be meant to end the first at once.
 const SAME_STOP: Duration = Duration::from_secs(1);
 
-/// A stop of which the process was told that served before this one.
+/// A stop that the process before this one was signalled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum InheritedStop {
-    /// There is none.
     #[default]
     None,
-    /// It is to be obeyed.
+    /// To be begun in the next turn.
     Due,
-    /// It was. Until then this process may be told as well.
-    Obeyed(Moment),
+    /// Begun. A stop signal until this moment belongs to the same stop.
+    Begun(Moment),
 }
 
 impl<H: Handler, K: Kernel> Reactor<H, K> {
-    /// What is left of the drain timeout; all of it before a stop.
+    /// Returns what is left of the drain timeout; all of it before a stop.
     #[must_use]
     pub fn drain_left(&self) -> Duration {
         match self.stop_at {
@@ -36,31 +35,30 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
     }
 
-    /// Whether it was told to stop.
+    /// Returns whether the server stops.
     #[must_use]
     pub const fn is_stopping(&self) -> bool {
         self.stop_at.is_some()
     }
 
-    /// Whether a signal to stop has come since the last turn or call: for whoever drives
-    /// the loop, if there will be no turn any more, or was none yet. Other signals are kept
-    /// for the next turn.
-    pub fn stop_came(&mut self) -> bool {
-        let mut stop_came = false;
+    /// Takes a stop signal received since the last turn or call; returns whether there was
+    /// one. For the driver of the loop, before the first turn and after the last. Other
+    /// signals are kept for the next turn.
+    pub fn take_stop_signal(&mut self) -> bool {
+        let mut has_stop = false;
         for signal in self.kernel.signals() {
             match signal {
-                Signal::Stop => stop_came = true,
+                Signal::Stop => has_stop = true,
                 other if self.signals.contains(&other) => {}
                 other => self.signals.push(other),
             }
         }
         self.signalled |= !self.signals.is_empty();
-        stop_came
+        has_stop
     }
 
-    /// Stops in the next turn, because the process that served before this one was told
-    /// to. A signal that both got is not taken for a second one here: within a second, the
-    /// first that comes is the same.
+    /// Stops in the next turn, because the process before this one was signalled to. The first
+    /// stop signal within a second belongs to the same stop.
     pub fn inherit_stop(&mut self) {
         if self.stop_at.is_none() {
             self.inherited_stop = InheritedStop::Due;
@@ -68,17 +66,17 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
     }
 
-    /// Whether a signal asked for a new process since the last call.
+    /// Returns whether a signal asked for a new process since the last call.
     pub fn upgrade_wanted(&mut self) -> bool {
         std::mem::take(&mut self.upgrade_wanted)
     }
 
-    pub(super) fn obey_signals(&mut self) {
+    pub(super) fn handle_signals(&mut self) {
         if !std::mem::take(&mut self.signalled) {
             return;
         }
         if self.inherited_stop == InheritedStop::Due {
-            self.inherited_stop = InheritedStop::Obeyed(self.shop.now.after(SAME_STOP));
+            self.inherited_stop = InheritedStop::Begun(self.cx.now.after(SAME_STOP));
             self.begin_stop();
         }
         let mut signals = std::mem::take(&mut self.signals);
@@ -98,40 +96,43 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
     }
 
-    /// Whether a signal to stop is the one of which the process before was told, too.
+    /// Returns whether a stop signal belongs to the inherited stop.
     fn is_inherited_stop(&mut self) -> bool {
         let inherited = std::mem::take(&mut self.inherited_stop);
-        matches!(inherited, InheritedStop::Obeyed(until) if self.shop.now < until)
+        matches!(inherited, InheritedStop::Begun(until) if self.cx.now < until)
     }
 
-    /// No newcomers from now on; those connected have a last turn each. That
-    /// goes for those in the backlog too: they connected in time, and closing
-    /// the listener would reset them, with what they have sent.
+    /// Closes the listeners and gives each connection a last turn. Accepts the connections in
+    /// the backlog first: they connected in time, and closing a listener would reset them and
+    /// lose what they have sent.
     fn begin_stop(&mut self) {
-        if let Some(listener) = &mut self.listener {
+        let mut backlog = 0;
+        for listener in self.listeners.iter_mut() {
             listener.mark_ready();
-            listener.retry_now();
+            backlog += usize::from(BACKLOG);
         }
-        self.accept(usize::from(BACKLOG));
-        self.listener = None;
+        self.listeners.retry_now();
+        self.accept(backlog);
+        self.listeners.clear();
         let connections = self.connections.len();
         let timeout = humantime::format_duration(self.config.drain_timeout);
         log::info!("stopping: {connections} connections have {timeout} to take their replies");
-        self.stop_at = Some(self.shop.now.after(self.config.drain_timeout));
+        self.stop_at = Some(self.cx.now.after(self.config.drain_timeout));
         for id in self.connections.ids() {
-            if let Some(connection) = self.connections.get(id) {
+            if let Some(connection) = self.connections.get_mut(id) {
                 connection.finish_arrived();
-                self.conclude(id, Outcome::Again);
+                self.after_serve(id, ServeOutcome::Again);
             }
         }
     }
 
+    /// Returns how the stop ended, if it did. Closes all connections after the drain timeout.
     pub(super) fn stopped(&mut self) -> Option<Stop> {
         let stop_at = self.stop_at?;
         if self.interrupted {
             return Some(Stop::Interrupted);
         }
-        if self.shop.now < stop_at && !self.connections.is_empty() {
+        if self.cx.now < stop_at && !self.connections.is_empty() {
             return None;
         }
         let left = self.connections.len();

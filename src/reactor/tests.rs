@@ -136,7 +136,7 @@ impl Kernel for Fake {
         Ok(self.backlog.clone())
     }
 
-    fn watch_listener(&mut self, _: &mut Backlog) -> io::Result<()> {
+    fn watch_listener(&mut self, _: &mut Backlog, _: ListenerTag) -> io::Result<()> {
         Ok(())
     }
 
@@ -176,8 +176,8 @@ impl Handler for Nurse {
 
 const IDLE: Duration = Duration::from_secs(90);
 
-fn reactor(pool_limit: usize) -> Reactor<Nurse, Fake> {
-    let config = Config {
+pub(super) fn config(pool_limit: usize) -> Config {
+    Config {
         listen: (Ipv4Addr::LOCALHOST, 0).into(),
         max_connections: 10_000,
         admission: Rules::default(),
@@ -192,8 +192,11 @@ fn reactor(pool_limit: usize) -> Reactor<Nurse, Fake> {
         drain_timeout: IDLE,
         stats_interval: Duration::from_secs(3600),
         log_left_out: LeftOut::default(),
-    };
-    Reactor::new(config, Nurse, Fake::default()).unwrap()
+    }
+}
+
+fn reactor(pool_limit: usize) -> Reactor<Nurse, Fake> {
+    Reactor::new(config(pool_limit), Nurse, Fake::default()).unwrap()
 }
 
 /// A heartbeat of about so many bytes.
@@ -212,7 +215,7 @@ fn arrive(reactor: &mut Reactor<Nurse, Fake>, count: usize, sent: &[u8]) -> Vec<
     let ends: Vec<_> = (0..count).map(|_| End::holding(sent)).collect();
     let fake = &mut reactor.kernel;
     fake.backlog.0.borrow_mut().extend(ends.iter().cloned());
-    fake.coming.push(Event::Newcomers);
+    fake.coming.push(Event::Incoming(ListenerTag::AGENTS));
     ends
 }
 
@@ -298,7 +301,7 @@ fn a_stop_of_the_process_before_and_of_this_one_is_the_same_for_a_moment() {
 }
 
 /// More than a phase may do, with all that is read beyond it by who is the last.
-const MOST_OF_A_TURN: u64 = (1 << 20) + MOST_SHARE as u64;
+const MOST_OF_A_TURN: u64 = (1 << 20) + MAX_SHARE as u64;
 
 #[test]
 fn a_turn_is_bounded_however_many_have_much_to_say() {
@@ -333,7 +336,7 @@ fn a_turn_is_bounded_however_many_have_much_to_say() {
     assert!(turns > 2, "one turn was enough: {round}");
     // The turn in which it came, and the rest of that in which it was answered, count
     // as well.
-    assert!(round <= (AGENTS * LEAST_SHARE) as u64 + 2 * MOST_OF_A_TURN);
+    assert!(round <= (AGENTS * MIN_SHARE) as u64 + 2 * MOST_OF_A_TURN);
 
     // Nobody is more than a share ahead of anybody else.
     for _ in 0..10 {
@@ -341,7 +344,7 @@ fn a_turn_is_bounded_however_many_have_much_to_say() {
     }
     let rests: Vec<_> = ends[500..].iter().map(End::left).collect();
     let (least, most) = (rests.iter().min().unwrap(), rests.iter().max().unwrap());
-    assert!(*least > 0 && most - least <= 2 * LEAST_SHARE, "{rests:?}");
+    assert!(*least > 0 && most - least <= 2 * MIN_SHARE, "{rests:?}");
 
     while left(&ends) > 0 {
         turn(&mut reactor);

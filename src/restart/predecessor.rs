@@ -21,6 +21,7 @@ use self::freeze::FREEZE;
 use super::fault::{self, Point};
 use super::{HandOverFailure, Progress, ServerReactor};
 use crate::reactor::RESERVED_DESCRIPTORS;
+use crate::reactor::kernel::ListenerTag;
 use crate::restart::channel::{
     Binary, Hello, Line, LineError, MAX_SOCKETS, Predecessor, Process, ReceiveError, Sealed,
     SendError, Sending, Step, ToPredecessor, ToSuccessor,
@@ -229,7 +230,10 @@ impl HandOver {
             let is_quiet = is_quiet || self.becomes_quiet(server)?;
             let none_is_under_way = self.line.next_batch().is_some();
             // Even if it is late: it would take as long to give up.
-            if is_quiet && none_is_under_way && server.unseen() <= self.room_for_newcomers(server) {
+            if is_quiet
+                && none_is_under_way
+                && server.never_copied() <= self.room_for_newcomers(server)
+            {
                 return self.freeze(server, begun).map(Some);
             }
         }
@@ -262,7 +266,7 @@ impl HandOver {
                 let begun = Moment::now();
                 self.until = begun.after(fault::deadline(Step::PreCopy, PRE_COPY));
                 self.stage = Stage::PreCopy(Copying::new(begun));
-                let listener = server.listener().map(AsFd::as_fd);
+                let listener = server.listener(ListenerTag::AGENTS).map(AsFd::as_fd);
                 let lock = server.handler().store_lock().map(Lock::share);
                 self.say(&ToSuccessor::Shared {
                     lock: lock.as_ref().map(AsFd::as_fd),

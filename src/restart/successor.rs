@@ -230,7 +230,7 @@ impl TakeOver {
         freeze: Freeze,
         length: u64,
     ) -> Result<TakeOverFigures, TakeOverError> {
-        server.settle_in()?;
+        server.complete_adoption()?;
         fault::at(Point::SuccessorCommit, &self.line);
         expect_no_stop(server)?;
         let Taken::Ours(ownership) = token.take()? else {
@@ -359,7 +359,7 @@ impl TakeOver {
 
 /// A process that serves would stop for that: nobody is to be served by this one.
 fn expect_no_stop(server: &mut ServerReactor) -> Result<(), TakeOverError> {
-    match server.stop_came() {
+    match server.take_stop_signal() {
         true => Err(TakeOverError::ToldToStop),
         false => Ok(()),
     }

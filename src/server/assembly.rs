@@ -16,6 +16,7 @@ use crate::descriptors;
 use crate::handler::PacketHandler;
 use crate::log_sink::LeftOut;
 use crate::notify::{self, Notifier, Predecessor};
+use crate::reactor::kernel::ListenerTag;
 use crate::reactor::{Config, Error, Linux, Reactor, Stop, catch_signals};
 use crate::restart::channel::{BUILD, SUCCESSOR};
 use crate::restart::{ServerReactor, SharedDescriptors, TakeOver, TakeOverFigures, lower_priority};
@@ -151,7 +152,8 @@ impl Assembly<'_> {
             .context("the predecessor does not listen")?;
         let control = self.inherited_control(listeners.next())?;
         let listener = Linux::listener(listener);
-        let reactor = Reactor::with_listener(config, handler, kernel, listener)?;
+        let listeners = [(ListenerTag::AGENTS, listener)];
+        let reactor = Reactor::with_listeners(config, handler, kernel, listeners)?;
         let address = reactor.local_addr().context("cannot tell the address")?;
         self.effective.resolve("listen", &address);
         if let Some(control) = &control {
@@ -332,7 +334,8 @@ fn reactor(
         None => Reactor::new(config, handler, kernel),
         Some(listener) => {
             listener.set_nonblocking(true)?;
-            Reactor::with_listener(config, handler, kernel, Linux::listener(listener.into()))
+            let listeners = [(ListenerTag::AGENTS, Linux::listener(listener.into()))];
+            Reactor::with_listeners(config, handler, kernel, listeners)
         }
     }
 }

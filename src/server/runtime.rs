@@ -69,7 +69,7 @@ impl Runtime {
             reactor.kernel().watch_other(control.as_fd(), CONTROL)?;
         }
         let upgrades = Upgrades::new(descriptors);
-        reactor.tell_with_statistics(upgrades.statistics());
+        reactor.append_to_statistics(upgrades.statistics());
         let now = Moment::now();
         Ok(Self {
             reactor,
@@ -106,7 +106,7 @@ impl Runtime {
     ) {
         self.upgrades.took_over(figures, take_over, effective);
         self.reactor
-            .tell_with_statistics(self.upgrades.statistics());
+            .append_to_statistics(self.upgrades.statistics());
     }
 
     /// Runs until the server has stopped or a successor has taken over.
@@ -202,13 +202,15 @@ impl Runtime {
                 self.answer_last(now, &Answer::Done(vec![format!("upgraded {figures}")]));
                 // After the service manager's notification: from now on it accepts messages
                 // of the successor.
-                self.upgrades.release_successor(self.reactor.stop_came());
+                self.upgrades
+                    .release_successor(self.reactor.take_stop_signal());
                 Some(End::HandedOver)
             }
             Progress::Lost(failure) => {
                 self.answer_last(now, &Answer::Failed(format!("lost: {failure}")));
                 // A successor that only hangs may still receive it.
-                self.upgrades.release_successor(self.reactor.stop_came());
+                self.upgrades
+                    .release_successor(self.reactor.take_stop_signal());
                 Some(End::Lost(failure))
             }
         }
@@ -230,7 +232,7 @@ impl Runtime {
             control.answer(client, now, answer);
         }
         let line = self.upgrades.statistics();
-        self.reactor.tell_with_statistics(line);
+        self.reactor.append_to_statistics(line);
         self.notify_ready();
     }
 

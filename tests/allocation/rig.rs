@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use allocation_counter::measure;
-use hawk::reactor::kernel::{Event, Kernel, Signal, SocketToken};
+use hawk::reactor::kernel::{Event, Kernel, ListenerTag, Signal, SocketToken};
 use hawk::reactor::{Linux, Reactor};
 use hawk::session::{Handler, Wake};
 use hawk_time::Moment;
@@ -179,8 +179,12 @@ impl Kernel for Paced {
         self.linux.listen(address)
     }
 
-    fn watch_listener(&mut self, listener: &mut Self::Listener) -> io::Result<()> {
-        self.linux.watch_listener(listener)
+    fn watch_listener(
+        &mut self,
+        listener: &mut Self::Listener,
+        tag: ListenerTag,
+    ) -> io::Result<()> {
+        self.linux.watch_listener(listener, tag)
     }
 
     fn waker(&mut self) -> io::Result<Wake> {

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hawk::reactor::kernel::{
-    Accept, Event as Said, Kernel, Readiness, Signal, Socket, SocketToken,
+    Accept, Event as Said, Kernel, ListenerTag, Readiness, Signal, Socket, SocketToken,
 };
 use hawk::session::Wake;
 use hawk::stats::Cause;
@@ -79,7 +79,7 @@ impl Kernel for SimKernel {
         Ok(SimListener::new(self.machine.clone(), self.process))
     }
 
-    fn watch_listener(&mut self, _: &mut SimListener) -> io::Result<()> {
+    fn watch_listener(&mut self, _: &mut SimListener, _: ListenerTag) -> io::Result<()> {
         Ok(())
     }
 
@@ -158,7 +158,7 @@ impl Machine {
     fn collect(&mut self) {
         self.events.clear();
         if self.listens && std::mem::take(&mut self.newcomers) {
-            self.events.push(Said::Newcomers);
+            self.events.push(Said::Incoming(ListenerTag::AGENTS));
         }
         if std::mem::take(&mut self.signalled) {
             self.events.push(Said::Signals);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 
-use hawk::reactor::kernel::SocketToken;
+use hawk::reactor::kernel::{ListenerTag, SocketToken};
 use hawk::reactor::{
     AdoptError, AdoptedId, Change, Config, ConnectionState, MIN_POOL_LIMIT, MovedId, Reactor,
 };
@@ -40,10 +40,11 @@ impl Successor {
         let kernel = SimKernel::new(machine.clone(), process);
         let counter = Counter::new(machine.clone(), process);
         let listener = SimListener::new(machine.clone(), process);
+        let listeners = [(ListenerTag::AGENTS, listener)];
         Self {
             process,
             machine: machine.clone(),
-            reactor: Reactor::with_listener(config.clone(), counter, kernel, listener).unwrap(),
+            reactor: Reactor::with_listeners(config.clone(), counter, kernel, listeners).unwrap(),
             config,
             ids: HashMap::new(),
             failed: None,
@@ -181,7 +182,7 @@ impl World {
         };
         self.machine.borrow_mut().now += pause;
         if successor.failed.is_none() {
-            successor.failed = successor.reactor.settle_in().err();
+            successor.failed = successor.reactor.complete_adoption().err();
         }
         Ok(self.succeeds(successor) && !self.dice.one_in(8))
     }
@@ -207,7 +208,7 @@ impl World {
     fn roll_back(&mut self, successor: Successor) -> Result<(), Broken> {
         drop(successor.reactor);
         self.reactor.end_copy();
-        let somebody_is_held = self.reactor.connections().any(|view| view.held);
+        let somebody_is_held = self.reactor.connections().any(|view| view.paused);
         self.machine.borrow_mut().roll_back(somebody_is_held);
         self.tell_if_broken()
     }

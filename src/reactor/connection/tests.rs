@@ -1,4 +1,4 @@
-//! A connection over a real socket, in made-up time.
+//! A connection over a real socket, in simulated time.
 
 use std::time::Duration;
 
@@ -6,22 +6,22 @@ use mio::net::TcpStream;
 
 use super::*;
 use crate::handler::{Ack, Config, PacketHandler};
-use crate::reactor::PhaseBudget;
+use crate::reactor::replies::OutputLimit;
 use crate::roster;
 use crate::session::OUTPUT_HIGH_WATER;
 
 #[test]
-fn who_did_not_read_in_time_gets_no_second_term() {
-    let (mut connection, mut shop, _agent) = connected();
+fn a_connection_that_timed_out_with_unread_replies_is_closed_once() {
+    let (mut connection, mut cx, _agent) = connected();
     let replies = [b'x'; OUTPUT_HIGH_WATER + 1];
-    connection.session.queue(&replies, &shop.sessions.unsent);
+    connection.session.queue(&replies, &cx.sessions.unsent);
     connection.writable = false;
-    assert!(matches!(connection.serve(&mut shop), Outcome::Idle));
-    let deadline = connection.deadline(&shop.limits).unwrap();
-    assert_eq!(deadline, shop.now.after(shop.limits.idle));
+    assert!(matches!(connection.serve(&mut cx), ServeOutcome::Idle));
+    let deadline = connection.deadline(&cx.limits).unwrap();
+    assert_eq!(deadline, cx.now.after(cx.limits.idle));
 
-    shop.now = deadline;
-    assert!(matches!(connection.expire(&mut shop), Outcome::Idle));
+    cx.now = deadline;
+    assert!(matches!(connection.expire(&mut cx), ServeOutcome::Idle));
     assert!(matches!(
         connection.phase.get(),
         ConnectionPhase::Closing {
@@ -29,76 +29,79 @@ fn who_did_not_read_in_time_gets_no_second_term() {
             ..
         }
     ));
-    shop.now = shop.now.after(LINGER);
+    cx.now = cx.now.after(LINGER);
     assert!(matches!(
-        connection.expire(&mut shop),
-        Outcome::Ended(Cause::OutputTimeout)
+        connection.expire(&mut cx),
+        ServeOutcome::Ended(Cause::OutputTimeout)
     ));
 }
 
 #[test]
-fn who_waited_for_the_store_and_then_does_not_read_is_given_a_deadline() {
-    let (mut connection, mut shop, _agent) = connected();
-    connection.session.stop_reading(StopReason::Store, shop.now);
-    shop.now = shop.now.after(Duration::from_secs(5));
+fn a_connection_with_unread_replies_has_a_deadline_after_it_waited_for_the_store() {
+    let (mut connection, mut cx, _agent) = connected();
+    connection.session.stop_reading(StopReason::Store, cx.now);
+    cx.now = cx.now.after(Duration::from_secs(5));
     let replies = [b'x'; OUTPUT_HIGH_WATER + 1];
-    connection.session.queue(&replies, &shop.sessions.unsent);
+    connection.session.queue(&replies, &cx.sessions.unsent);
     connection.writable = false;
-    assert!(matches!(connection.serve(&mut shop), Outcome::Idle));
-    let deadline = connection.deadline(&shop.limits);
-    assert_eq!(deadline, Some(shop.now.after(shop.limits.idle)));
+    assert!(matches!(connection.serve(&mut cx), ServeOutcome::Idle));
+    let deadline = connection.deadline(&cx.limits);
+    assert_eq!(deadline, Some(cx.now.after(cx.limits.idle)));
 }
 
 #[test]
-fn who_has_nothing_unsent_is_read_from_in_small_pieces_while_there_is_no_room() {
-    let (mut connection, mut shop, mut agent) = connected();
+fn a_connection_without_unsent_replies_is_read_in_small_pieces_above_the_output_limit() {
+    let (mut connection, mut cx, mut agent) = connected();
     let (mut other, ..) = connected();
-    shop.output_limit = OutputLimit::new(10);
-    other.session.queue(&[b'x'; 11], &shop.sessions.unsent);
-    let junk = vec![b'x'; 5 * LEAST_READ];
+    cx.output_limit = OutputLimit::new(10);
+    other.session.queue(&[b'x'; 11], &cx.sessions.unsent);
+    let junk = vec![b'x'; 5 * MIN_READ];
     std::io::Write::write_all(&mut agent, &junk).unwrap();
     connection.readable = true;
-    assert!(matches!(connection.serve(&mut shop), Outcome::Idle));
-    assert_eq!(shop.counters.bytes_in, junk.len() as u64);
-    assert!(shop.counters.reads >= 5, "{}", shop.counters.reads);
-    assert_eq!(shop.counters.output_limited, 1);
+    assert!(matches!(connection.serve(&mut cx), ServeOutcome::Idle));
+    assert_eq!(cx.counters.bytes_in, junk.len() as u64);
+    assert!(cx.counters.reads >= 5, "{}", cx.counters.reads);
+    assert_eq!(cx.counters.output_limited, 1);
 }
 
 #[test]
-fn who_is_broken_already_does_not_wait_for_a_buffer() {
-    let (mut connection, mut shop, _agent) = connected();
-    let longest = shop.pool.longest();
-    let _taken: Vec<_> = std::iter::from_fn(|| shop.pool.checkout(longest).ok()).collect();
+fn a_broken_connection_does_not_wait_for_a_buffer() {
+    let (mut connection, mut cx, _agent) = connected();
+    let longest = cx.pool.longest();
+    let _taken: Vec<_> = std::iter::from_fn(|| cx.pool.checkout(longest).ok()).collect();
     connection.mark_ready(Readiness {
         readable: true,
         end_of_file: true,
         broken: true,
         ..Readiness::default()
     });
-    let outcome = connection.serve(&mut shop);
+    let outcome = connection.serve(&mut cx);
     assert!(
-        matches!(outcome, Outcome::Ended(Cause::ConnectionLost)),
+        matches!(outcome, ServeOutcome::Ended(Cause::ConnectionLost)),
         "{outcome:?}"
     );
-    assert!(!shop.pool.has_waiters());
+    assert!(!cx.pool.has_waiters());
 }
 
 #[test]
-fn a_deadline_outlives_the_wait_for_a_buffer_to_look_with() {
-    let (mut connection, mut shop, _agent) = connected();
-    let longest = shop.pool.longest();
-    let mut taken: Vec<_> = std::iter::from_fn(|| shop.pool.checkout(longest).ok()).collect();
-    let mut reserve = shop.pool.wait().redeem().ok();
+fn a_deadline_is_enforced_after_the_wait_for_a_buffer() {
+    let (mut connection, mut cx, _agent) = connected();
+    let longest = cx.pool.longest();
+    let mut taken: Vec<_> = std::iter::from_fn(|| cx.pool.checkout(longest).ok()).collect();
+    let mut reserve = cx.pool.wait().redeem().ok();
     assert!(reserve.is_some());
 
-    shop.now = connection.deadline(&shop.limits).unwrap();
-    let outcome = connection.expire(&mut shop);
-    assert!(matches!(outcome, Outcome::WaitForBuffer), "{outcome:?}");
-    assert!(connection.serve_waiting(From::Either, &mut shop).is_none());
+    cx.now = connection.deadline(&cx.limits).unwrap();
+    let outcome = connection.expire(&mut cx);
+    assert!(
+        matches!(outcome, ServeOutcome::WaitForBuffer),
+        "{outcome:?}"
+    );
+    assert!(connection.serve_waiting(From::Either, &mut cx).is_none());
     reserve.take();
     taken.clear();
-    let outcome = connection.serve_waiting(From::Either, &mut shop);
-    assert!(matches!(outcome, Some(Outcome::Idle)), "{outcome:?}");
+    let outcome = connection.serve_waiting(From::Either, &mut cx);
+    assert!(matches!(outcome, Some(ServeOutcome::Idle)), "{outcome:?}");
     assert!(matches!(
         connection.phase.get(),
         ConnectionPhase::Closing {
@@ -124,10 +127,10 @@ fn packet_handler() -> PacketHandler {
     })
 }
 
-/// A connection, what it needs, and the agent's end of it.
+/// A connection, its context, and the agent's socket.
 fn connected() -> (
     Connection<TcpStream>,
-    Shop<PacketHandler>,
+    LoopContext<PacketHandler>,
     std::net::TcpStream,
 ) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -135,31 +138,18 @@ fn connected() -> (
     let (socket, peer) = listener.accept().unwrap();
     socket.set_nonblocking(true).unwrap();
     let now = Moment::from_nanos(1_000_000_000);
-    let pool = Pool::new(&hawk_pool::Config {
-        classes: CLASSES.to_vec(),
-        limit: 1 << 20,
-    });
-    let mut shop = Shop {
-        sessions: SessionContext::new(packet_handler()),
-        pool: pool.unwrap(),
-        buffers: BufferShares::new(1 << 20),
+    let config = crate::reactor::Config {
+        output_limit: 64 << 20,
         limits: Limits {
             idle: Duration::from_secs(90),
             frame: Duration::from_secs(10),
             rate: None,
         },
-        rates: NetworkRates::default(),
-        counters: Counters::default(),
-        ledger: Ledger::default(),
-        output_limit: OutputLimit::new(64 << 20),
-        work: Work::new(PhaseBudget::default()),
-        junk_log: Throttle::default(),
-        rate_log: Throttle::default(),
-        now,
-        discard: vec![0; 1024].into_boxed_slice(),
+        ..crate::reactor::tests::config(1 << 20)
     };
-    shop.work.begin(1);
+    let mut cx = LoopContext::new(&config, packet_handler(), now).unwrap();
+    cx.work.begin(1);
     let socket = TcpStream::from_std(socket);
     let connection = Connection::new(socket, Session::new(peer, now), 0);
-    (connection, shop, agent)
+    (connection, cx, agent)
 }

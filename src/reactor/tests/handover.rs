@@ -100,9 +100,10 @@ impl Heir {
             backlog: other.kernel.backlog.clone(),
             ..Fake::default()
         };
-        let listener = other.listener().unwrap().clone();
+        let listener = other.listener(ListenerTag::AGENTS).unwrap().clone();
         let config = other.config.clone();
-        let reactor = Reactor::with_listener(config, Nurse, kernel, listener);
+        let reactor =
+            Reactor::with_listeners(config, Nurse, kernel, [(ListenerTag::AGENTS, listener)]);
         Self {
             reactor: reactor.unwrap(),
             ids: Vec::new(),
@@ -138,7 +139,7 @@ impl Place {
             frame: FRAME,
             rate: rate.and_then(NonZeroU32::new).map(Rate::per_second),
         };
-        (reactor.shop.limits, reactor.config.limits) = (limits, limits);
+        (reactor.cx.limits, reactor.config.limits) = (limits, limits);
         let ends = arrive(&mut reactor, AGENTS, b"");
         for end in &ends {
             end.0.borrow_mut().room = Some(0);
@@ -155,7 +156,7 @@ impl Place {
     /// Turns until there is nothing left to be done.
     fn turns(&mut self) {
         for id in self.reactor.connections.ids() {
-            let end = self.reactor.connections.look(id).unwrap().socket();
+            let end = self.reactor.connections.get(id).unwrap().socket();
             let event = Event::Ready(id.token(), end.readiness());
             self.reactor.kernel.coming.push(event);
         }
@@ -192,7 +193,7 @@ impl Place {
         if let Some(mut heir) = self.heir.take() {
             let (counters, tally) = self.reactor.counts();
             heir.reactor.resume_counts(counters, tally);
-            heir.reactor.settle_in().unwrap();
+            heir.reactor.complete_adoption().unwrap();
             self.reactor = heir.reactor;
         }
     }
@@ -219,7 +220,7 @@ impl Place {
             .map(|c| {
                 let mut state = c.export();
                 stand_still(&mut state, now);
-                (state, c.deadline(&self.reactor.shop.limits))
+                (state, c.deadline(&self.reactor.cx.limits))
             })
             .collect();
         let Counters {
@@ -258,7 +259,7 @@ fn wait(stays: &mut Place, moves: &mut Place, ticks: u32) {
     let mut now = stays.reactor.kernel.later;
     while now < until {
         let connections = stays.reactor.connections.iter();
-        let deadlines = connections.filter_map(|c| c.deadline(&stays.reactor.shop.limits));
+        let deadlines = connections.filter_map(|c| c.deadline(&stays.reactor.cx.limits));
         let next = deadlines.min().map_or(until, |next| next.since(BEGIN));
         let rings = TICK * u32::try_from(next.as_nanos() / TICK.as_nanos() + 1).unwrap();
         now = until.min(rings.max(now + TICK));

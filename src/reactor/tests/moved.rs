@@ -45,9 +45,10 @@ fn what_lies_in_the_socket_and_what_was_read_goes_on_and_what_is_ended_is_ended(
         old.figures().connections == 2 && old.figures().counters.bytes_in == 7
     });
 
-    let listener = Linux::listener(duplicate(old.listener().unwrap()));
+    let listener = Linux::listener(duplicate(old.listener(ListenerTag::AGENTS).unwrap()));
     let kernel = Linux::new().unwrap();
-    let mut new = Reactor::with_listener(config, Nurse, kernel, listener).unwrap();
+    let mut new =
+        Reactor::with_listeners(config, Nurse, kernel, [(ListenerTag::AGENTS, listener)]).unwrap();
     old.begin_copy();
     let mut ids = Vec::new();
     let all = old.copy_some(9, &mut |id, socket, state| {
@@ -81,7 +82,7 @@ fn what_lies_in_the_socket_and_what_was_read_goes_on_and_what_is_ended_is_ended(
     assert_eq!(old.changes(), 0);
     let (counters, tally) = old.counts();
     new.resume_counts(counters, tally);
-    new.settle_in().unwrap();
+    new.complete_adoption().unwrap();
     drop(old);
 
     turn_until(&mut new, |new| new.figures().tally.heartbeats == 3);

@@ -123,8 +123,8 @@ impl HandOver {
     /// How many sockets a message may bring: the successor has those open that it was sent,
     /// until it is told that they have ended.
     pub(super) fn room_for_newcomers(&self, server: &ServerReactor) -> usize {
-        let open = server.population() + server.closed_untold();
-        let open = open.saturating_sub(server.unseen());
+        let open = server.population() + server.closed_since_copy();
+        let open = open.saturating_sub(server.never_copied());
         let room = usize::try_from(self.room).unwrap_or(usize::MAX);
         let room = room.saturating_sub(RESERVED_DESCRIPTORS - SPARE_DESCRIPTORS);
         room.saturating_sub(open).min(self.batch)
@@ -160,7 +160,7 @@ impl HandOver {
 fn amount(server: &ServerReactor) -> Amount {
     Amount {
         population: server.population(),
-        unseen: server.unseen(),
+        unseen: server.never_copied(),
         changes: server.changes() + server.handler().changes(),
     }
 }

@@ -9,7 +9,7 @@ use hawk_time::Moment;
 layout! { ConnectionState {
     0x81 session: must,
     0x82 phase: must,
-    0x83 unheard: may,
+    0x83 write_failed: may,
     0x84 undecoded: may,
 } }
 

@@ -49,13 +49,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "hand-over: the end of file that was read is forgotten",
         CONNECTION,
-        "phase: self.phase.get(),\n            unheard",
+        "phase: self.phase.get(),\n            write_failed",
         Text(
             "phase: match self.phase.get() {
                 ConnectionPhase::Finishing if MUTANT => ConnectionPhase::Open,
                 phase => phase,
             },
-            unheard",
+            write_failed",
         ),
     ),
     mutant(
@@ -74,7 +74,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "hand-over: that nobody hears the replies is forgotten",
         CONNECTION,
-        "self.unheard = state.unheard;",
+        "self.write_failed = state.write_failed;",
         Statement(""),
     ),
     mutant(
@@ -86,8 +86,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "hand-over: who has something to do gets no turn",
         CONNECTION,
-        "waits || goes_on || !self.phase.is_open()",
-        Expression("{ let _ = (waits, goes_on); false }"),
+        "waits || unfinished || !self.phase.is_open()",
+        Expression("{ let _ = (waits, unfinished); false }"),
     ),
     mutant(
         "hand-over: who waited gets no turn",
@@ -134,7 +134,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "hand-over: the reserve is for whoever comes",
         HANDOVER,
-        "(longest.window() > bytes).then_some(longest)",
+        "(longest.buffered() > bytes).then_some(longest)",
         Expression("{ let _ = bytes; None::<&mut Connection<K::Socket>> }"),
     ),
     mutant(
@@ -152,9 +152,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "hand-over: what changes is noted once and never again",
         HANDOVER,
-        "see(moved(id), Change::Changed(connection.export()));\n                copying.copied(id, connection.session().has_pending_replies());",
+        "visit(moved(id), Change::Changed(connection.export()));\n                copying.copied(id, connection.session().has_pending_replies());",
         Text(
-            "see(moved(id), Change::Changed(connection.export()));
+            "visit(moved(id), Change::Changed(connection.export()));
                 if !MUTANT { copying.copied(id, connection.session().has_pending_replies()); }",
         ),
     ),
@@ -190,20 +190,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "hand-over: the successor does not look who waits to be accepted",
-        REACTOR,
-        "listener.mark_ready();\n        handler.start",
-        Text("if !MUTANT { listener.mark_ready(); }\n        handler.start"),
+        "src/reactor/accept.rs",
+        "ready: true,",
+        Text("ready: !MUTANT,"),
     ),
     mutant(
         "hand-over: those who are let on wait for something to happen",
         REACTOR,
-        "accepts || work || goes_on",
-        Expression("{ let _ = goes_on; accepts || work }"),
+        "accepts || work || resumes",
+        Expression("{ let _ = resumes; accepts || work }"),
     ),
     mutant(
         "hand-over: the counts begin anew",
         HANDOVER,
-        "self.shop.counters = counters;",
+        "self.cx.counters = counters;",
         Statement("let _ = counters;"),
     ),
 ];

@@ -247,10 +247,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "reactor: the last to wait for a buffer is the first",
         REACTOR,
-        "Outcome::WaitForBuffer => self.line_up(id),",
+        "ServeOutcome::WaitForBuffer => self.queue_for_buffer(id),",
         Text(
-            "Outcome::WaitForBuffer if MUTANT => self.waiters.push_front(id),
-             Outcome::WaitForBuffer => self.line_up(id),",
+            "ServeOutcome::WaitForBuffer if MUTANT => self.waiters.push_front(id),
+             ServeOutcome::WaitForBuffer => self.queue_for_buffer(id),",
         ),
     ),
     mutant(
@@ -262,7 +262,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "reactor: whose budget is spent is forgotten",
         REACTOR,
-        "matches!(outcome, Outcome::Again) && !connection.queued",
+        "matches!(outcome, ServeOutcome::Again) && !connection.queued",
         Expression("false"),
     ),
     mutant(
@@ -299,7 +299,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "reactor: it sleeps although somebody who waits could have a buffer",
         BUFFERS,
-        "self.waiters_go_on = true;",
+        "self.more_waiters = true;",
         Statement(""),
     ),
     mutant(
@@ -320,14 +320,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "ledger: what was owed is owed for ever",
         REPLIES,
-        "self.owed -= page.as_ref().map_or(0, |page| page.replies.len());",
+        "self.len -= ended.as_ref().map_or(0, |ended| ended.replies.len());",
         Statement(""),
     ),
     mutant(
         "output limit: replies that wait for a commit do not count",
         REPLIES,
-        "unsent + owed * MAX_REPLY_LINE",
-        Expression("{ let _ = owed; unsent }"),
+        "unsent + pending * MAX_REPLY_LINE",
+        Expression("{ let _ = pending; unsent }"),
     ),
     mutant(
         "output limit: once reached, it is so until all is read",
@@ -337,15 +337,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "settle: a report that was lost is acknowledged",
-        CONNECTION,
+        REPLIES,
         "(Reply::Report, Fate::Discarded) =>",
         Text("(Reply::Report, Fate::Discarded) if !MUTANT =>"),
     ),
     mutant(
         "settle: who waited for the store is let on and has no turn",
-        REPLIES,
-        "self.conclude(id, Outcome::Again);",
-        Statement("self.conclude(id, Outcome::Idle);"),
+        REACTOR,
+        "self.after_serve(id, ServeOutcome::Again);",
+        Statement("self.after_serve(id, ServeOutcome::Idle);"),
     ),
     mutant(
         "accept: one connection too many",
@@ -356,10 +356,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "accept: a newcomer that cannot be watched is counted",
         "src/reactor/accept.rs",
-        "self.shop.counters.accept_errors += 1;\n            if let Some(listener)",
+        "self.cx.counters.accept_errors += 1;\n            if let Some(listener)",
         Text(
-            "self.shop.counters.accept_errors += 1;
-            if MUTANT { self.shop.counters.accepted += 1; }
+            "self.cx.counters.accept_errors += 1;
+            if MUTANT { self.cx.counters.accepted += 1; }
             if let Some(listener)",
         ),
     ),
@@ -391,13 +391,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "connection: it keeps more buffer than it needs",
         CONNECTION,
-        "self.input.settle();\n        outcome",
+        "self.input.shrink();\n        outcome",
         Expression("outcome"),
     ),
     mutant(
         "connection: a look that had to wait saves from the deadline",
         CONNECTION,
-        "Some(self.enforce(outcome, shop))",
+        "Some(self.enforce_deadline(outcome, cx))",
         Expression("Some(outcome)"),
     ),
     mutant(
@@ -411,14 +411,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "connection: who has ended its frame keeps the buffer while others wait",
         CONNECTION,
-        "to_its_end && self.input.window().is_empty()",
+        "frame_only && self.input.window().is_empty()",
         Expression("false"),
     ),
     mutant(
         "intake: much is read although there is no room for replies",
         CONNECTION,
-        "OutputRoom::None => LEAST_READ,",
-        Text("OutputRoom::None => if MUTANT { usize::MAX } else { LEAST_READ },"),
+        "OutputRoom::None => MIN_READ,",
+        Text("OutputRoom::None => if MUTANT { usize::MAX } else { MIN_READ },"),
     ),
     mutant(
         "intake: a short read has drained the socket, end of file or not",
@@ -441,8 +441,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "closing: nobody is heard out",
         CONNECTION,
-        "shop.now.after(LINGER)",
-        Expression("shop.now"),
+        "cx.now.after(LINGER)",
+        Expression("cx.now"),
     ),
     mutant(
         "closing: a frame hidden by an unfinished one is not looked for",

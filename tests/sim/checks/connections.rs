@@ -54,7 +54,7 @@ pub(super) fn look_at(slot: usize, view: &ConnectionView, machine: &mut Machine)
     // Who has read to the end has no use for the error that may follow.
     let readable = link.is_readable() && !link.edge && view.phase != ConnectionPhase::Finishing;
     let reads = view.stopped.is_some() || view.queued;
-    let rightly_held = !view.held || !ready || view.queued;
+    let rightly_held = !view.paused || !ready || view.queued;
     let seen = view.undecoded && view.stopped.is_none() && !view.queued;
     let consumed = link.conversation.reference.known() - view.buffered as u64;
     if link.read_now || consumed != link.last.consumed {

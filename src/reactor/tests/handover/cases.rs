@@ -151,7 +151,7 @@ fn frames_begun_fit_into_the_same_pool_in_any_order_and_into_a_smaller_one_or_no
             for state in &order {
                 adopted.push(heir.adopt(End::default(), state.clone()).unwrap());
             }
-            match heir.settle_in() {
+            match heir.complete_adoption() {
                 Ok(()) => assert!(fits),
                 Err(AdoptError::PoolTooSmall { limit: told }) => {
                     assert!(!fits && told == limit);
@@ -162,14 +162,14 @@ fn frames_begun_fit_into_the_same_pool_in_any_order_and_into_a_smaller_one_or_no
                     for (id, state) in adopted.iter().zip(&order) {
                         heir.replace(*id, state.clone()).unwrap();
                     }
-                    heir.settle_in().unwrap();
+                    heir.complete_adoption().unwrap();
                 }
                 Err(other) => panic!("{other}"),
             }
             let ids = heir.connections.ids();
             let now: Vec<_> = ids
                 .iter()
-                .map(|id| heir.connections.look(*id).unwrap().export())
+                .map(|id| heir.connections.get(*id).unwrap().export())
                 .collect();
             assert_eq!(now, order);
         }
@@ -190,7 +190,7 @@ fn bytes_for_which_there_was_no_room_go_with_the_state_that_had_them() {
     };
     let (mut heir, _) = full();
     assert!(matches!(
-        heir.settle_in(),
+        heir.complete_adoption(),
         Err(AdoptError::PoolTooSmall { .. })
     ));
 
@@ -200,13 +200,13 @@ fn bytes_for_which_there_was_no_room_go_with_the_state_that_had_them() {
     refilled.discard(last);
     refilled.adopt(End::default(), shown[3].clone()).unwrap();
     for mut heir in [replaced, refilled] {
-        heir.settle_in().unwrap();
+        heir.complete_adoption().unwrap();
         let ids = heir.connections.ids();
         let held: Vec<_> = ids
             .iter()
             .map(|id| {
                 heir.connections
-                    .look(*id)
+                    .get(*id)
                     .unwrap()
                     .export()
                     .session
@@ -271,7 +271,7 @@ fn those_who_waited_are_served_as_they_came_and_before_the_others() {
     for state in shown {
         heir.adopt(End::default(), state).unwrap();
     }
-    heir.settle_in().unwrap();
+    heir.complete_adoption().unwrap();
     let slots: Vec<_> = heir.run_queue.iter().map(|id| id.slot).collect();
     assert_eq!(slots, [2, 3, 1, 0]);
 }
@@ -282,7 +282,7 @@ fn who_has_nothing_to_do_any_more_has_no_turn() {
     let mut state = states(64 << 20, &[b"".to_vec()]).remove(0);
     let rate = Rate::per_second(NonZeroU32::MIN);
     let mut heir = reactor(64 << 20);
-    heir.shop.limits.rate = Some(rate);
+    heir.cx.limits.rate = Some(rate);
     state.undecoded = true;
     let id = heir.adopt(End::default(), state.clone()).unwrap();
     let gone = heir.adopt(End::default(), state.clone()).unwrap();
@@ -292,7 +292,7 @@ fn who_has_nothing_to_do_any_more_has_no_turn() {
     state.undecoded = false;
     heir.replace(id, state).unwrap();
     heir.discard(gone);
-    heir.settle_in().unwrap();
+    heir.complete_adoption().unwrap();
     assert_eq!(heir.run_queue.len(), 0);
     turn(&mut heir);
     assert_eq!(heir.figures().counters.rate_limited, 0);

@@ -90,9 +90,9 @@ prop_compose! {
     pub(super) fn connection()(
         session in session(),
         phase in phase(),
-        [unheard, undecoded] in any::<[bool; 2]>(),
+        [write_failed, undecoded] in any::<[bool; 2]>(),
     ) -> ConnectionState {
-        ConnectionState { session, phase, unheard, undecoded }
+        ConnectionState { session, phase, write_failed, undecoded }
     }
 }
 

@@ -69,7 +69,7 @@ pub(super) fn open(session: SessionState) -> ConnectionState {
     ConnectionState {
         session,
         phase: ConnectionPhase::Open,
-        unheard: false,
+        write_failed: false,
         undecoded: false,
     }
 }
@@ -138,7 +138,7 @@ pub(super) fn samples() -> Vec<Record> {
                     cause: Cause::OutputTimeout,
                     until: at(9_000_000_000),
                 },
-                unheard: true,
+                write_failed: true,
                 undecoded: true,
                 ..open(busy_session())
             },
