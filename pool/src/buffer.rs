@@ -5,21 +5,19 @@ use std::{
     ops::{Deref, DerefMut, Range},
 };
 
-use crate::{Pool, block::Block, ledger::Origin};
+use crate::{Pool, state::Origin};
 
 /// A buffer checked out of a [`Pool`]; dropping it gives it back.
 ///
-/// It is a slice of bytes as long as its class. What its last user wrote may still
-/// be in it. Which of the bytes are of use is for its user to say: the buffer
-/// [remembers](Self::set_used) it, so that a user who has none needs no more room than
-/// the pointer that a buffer is.
+/// It is a slice of bytes as long as its class, and may contain old data. It stores the
+/// [range in use](Self::set_used), so that a user without a buffer needs only one pointer.
 ///
-/// The default has no bytes and is of no pool, as an empty `Vec` has no memory.
+/// The default has no bytes and no pool, as an empty `Vec` has no memory.
 #[derive(Default)]
 #[must_use = "dropping a buffer gives it back"]
 pub struct Buffer(Option<Box<Block>>);
 
-/// It sits in every connection, and few of them have bytes in it.
+// Every connection has one, and few have bytes in it.
 const _: () = assert!(size_of::<Buffer>() == size_of::<usize>());
 
 impl Buffer {
@@ -30,7 +28,7 @@ impl Buffer {
         Buffer(Some(block))
     }
 
-    /// Which bytes are held; none in a new buffer.
+    /// Returns the range in use; empty in a new buffer.
     #[inline]
     #[must_use]
     pub fn used(&self) -> Range<usize> {
@@ -40,7 +38,7 @@ impl Buffer {
         }
     }
 
-    /// Remembers which bytes are held.
+    /// Sets the range in use.
     #[inline]
     pub fn set_used(&mut self, used: Range<usize>) {
         debug_assert!(used.start <= used.end && used.end <= self.len());
@@ -49,24 +47,23 @@ impl Buffer {
         }
     }
 
-    /// Keeps the bytes `keep`, moved to the front, in the smallest class that holds
-    /// them, and gives the larger buffer back. They are [held](Self::used) then; the
-    /// bytes after them are undefined: zeroes, or anyone's leftovers.
+    /// Moves the bytes `keep` to the front of a buffer of the smallest class that holds them,
+    /// and gives the larger buffer back. They are [in use](Self::used) then; the bytes after
+    /// them are zeroes or old data.
     ///
-    /// This is never refused. If the pool is full, a buffer of the general budget
-    /// is cut down where it is; the reserve stays as long as it is, until a later
-    /// `shrink` finds room for the smaller one.
+    /// Never refused. If the pool is full, a buffer of the general budget is cut in place; the
+    /// reserve stays as long as it is, until a later `shrink` finds room for a smaller buffer.
     ///
     /// # Panics
     ///
     /// If `keep` is not a range within the buffer, as when slicing.
     pub fn shrink(mut self, keep: Range<usize>) -> Buffer {
-        // Slicing up front, so that a wrong range panics before anything moves.
+        // Slice first, so that a wrong range panics before anything moves.
         let kept = self[keep.clone()].len();
         let Some((block, pool)) = self.in_use() else {
             return self;
         };
-        let smaller = pool.ledger().take_smaller(block.bytes.len(), kept);
+        let smaller = pool.state().take_smaller(block.bytes.len(), kept);
         if let Some(smaller) = smaller {
             let mut small = Buffer::new(pool, smaller, Origin::General);
             small[..kept].copy_from_slice(&self[keep]);
@@ -76,20 +73,20 @@ impl Buffer {
         block.bytes.copy_within(keep, 0);
         if block.origin == Origin::General {
             let bytes = mem::take(&mut block.bytes);
-            block.bytes = pool.ledger().cut(bytes, kept);
+            block.bytes = pool.state().cut(bytes, kept);
         }
         self.set_used(0..kept);
         self
     }
 
-    /// Whether this is the pool's reserve, which the next in the queue may need.
+    /// Returns whether this is the pool's reserve, which the head of the queue may need.
     #[must_use]
     pub fn is_reserved(&self) -> bool {
         let block = self.0.as_ref();
         block.is_some_and(|block| block.origin == Origin::Reserve)
     }
 
-    /// What it has, and of which pool.
+    /// Returns its block and its pool.
     fn in_use(&mut self) -> Option<(&mut Block, Pool)> {
         let block = self.0.as_mut()?;
         let pool = block.pool.clone()?;
@@ -97,7 +94,31 @@ impl Buffer {
     }
 }
 
-/// An offset as it is remembered: `Config::check` refuses classes that are longer.
+/// The memory of a buffer, in use or free: its bytes and its fields, behind one pointer.
+pub(crate) struct Block {
+    /// As long as the class.
+    pub(crate) bytes: Box<[u8]>,
+    /// The range in use.
+    pub(crate) used: Range<u32>,
+    pub(crate) origin: Origin,
+    /// The pool that it returns to. `None` while it is free: the pool owns free blocks, and
+    /// must not own itself.
+    pub(crate) pool: Option<Pool>,
+}
+
+impl Block {
+    /// A free block of `size` zeroes.
+    pub(crate) fn new(size: usize) -> Box<Block> {
+        Box::new(Block {
+            bytes: vec![0; size].into_boxed_slice(),
+            used: 0..0,
+            origin: Origin::General,
+            pool: None,
+        })
+    }
+}
+
+/// Converts an offset: `Config::check` refuses longer classes.
 #[allow(clippy::cast_possible_truncation)]
 const fn offset(bytes: usize) -> u32 {
     bytes as u32
@@ -136,11 +157,11 @@ impl Drop for Buffer {
 
 fn give_back(mut block: Box<Block>) {
     if let Some(pool) = block.pool.take() {
-        pool.ledger().give_back(block);
+        pool.state().give_back(block);
     }
 }
 
-/// Shows the size, not the bytes: they may be confidential, or stale.
+/// Shows the size and not the bytes, which may be confidential or old.
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Buffer")
@@ -171,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_remembers_which_bytes_are_held() {
+    fn a_buffer_stores_the_range_in_use() {
         let pool = pool(1024);
         let mut buffer = pool.checkout(64).unwrap();
         assert_eq!(buffer.used(), 0..0);

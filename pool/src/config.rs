@@ -1,15 +1,15 @@
-//! What a pool is made from, and what can be wrong with it.
+//! The settings of a pool, and their errors.
 
 use std::{error::Error, fmt};
 
-/// The sizes and the bound of a pool.
+/// The settings of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The sizes of the buffers in bytes: strictly ascending, none zero. A handful;
-    /// they are searched one after the other.
+    /// The sizes of the buffers in bytes: strictly ascending, none zero. A handful, as the
+    /// search is linear.
     pub classes: Vec<usize>,
-    /// The most bytes all buffers may take together, in use and free: at least two
-    /// of the longest class, the reserve and one for everybody else.
+    /// The most bytes of all buffers together, in use and free: at least two buffers of the
+    /// longest class, of which one is the reserve.
     pub limit: usize,
 }
 
@@ -30,7 +30,7 @@ impl Config {
             let limit = self.limit;
             return Err(ConfigError::LimitTooLow { limit, longest });
         }
-        // Buffers remember offsets as `u32`.
+        // Buffers store offsets as `u32`.
         if u32::try_from(longest).is_err() {
             return Err(ConfigError::ClassTooLong { class: longest });
         }
@@ -38,7 +38,7 @@ impl Config {
     }
 }
 
-/// Why no pool can be made from a [`Config`]. Its text says what to do.
+/// Why a [`Config`] is refused. The text says what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigError {
     /// There is no class.
@@ -70,7 +70,7 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoClasses => f.write_str("the pool has no buffer class: name at least one size"),
-            Self::ZeroClass => f.write_str("a buffer class of 0 bytes holds nothing: leave it out"),
+            Self::ZeroClass => f.write_str("a buffer class of 0 bytes holds nothing: omit it"),
             Self::NotAscending { class, next } => write!(
                 f,
                 "buffer class {next} follows class {class}: \
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_says_what_to_do() {
+    fn the_error_text_says_what_to_do() {
         let text = check(&[64], 100).unwrap_err().to_string();
         assert_eq!(
             text,

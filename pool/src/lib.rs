@@ -1,19 +1,20 @@
 //! A bounded, single-threaded pool of reusable byte buffers in size classes.
 //!
-//! It is made for a server with many connections of which few have bytes in
-//! flight: a connection checks a buffer out when bytes arrive, and holds none
-//! while it is idle. The pool keeps three promises:
+//! It suits a server with many connections of which few have bytes in flight: a connection
+//! checks a buffer out when bytes arrive, and has none while it is idle. Guarantees:
 //!
-//! * **Bounded.** [`Config::limit`] bounds the bytes of all buffers together,
-//!   in use and free. (The pool's own books come on top, some 60 bytes a buffer.)
-//!   Past the limit a checkout is refused; it never panics, never blocks.
-//! * **Fair, and never stuck.** Whoever was refused takes a place in a queue with
-//!   [`Pool::wait`]. While anyone waits, no checkout of the longest class
-//!   overtakes, and one buffer of that class, the *reserve*, is set aside for the
-//!   queue alone.
-//! * **Cheap.** Checking out a free buffer and giving it back allocates nothing
-//!   and costs some ten nanoseconds for the two. After a peak, [`Pool::trim`]
-//!   hands the memory back step by step.
+//! * **Bounded.** [`Config::limit`] bounds the bytes of all buffers together, in use and
+//!   free, without the pool's own state of some 60 bytes a buffer. Above the limit a checkout
+//!   is refused; it never panics and never blocks.
+//! * **Fair and free of starvation.** A refused caller joins a queue with [`Pool::wait`].
+//!   While the queue is not empty, no checkout of the longest class overtakes it, and one
+//!   buffer of that class, the *reserve*, is only for the queue.
+//! * **Cheap.** Checking out a free buffer and giving it back allocates nothing and takes
+//!   some ten nanoseconds together. After a peak, [`Pool::trim`] releases the memory step by
+//!   step.
+//!
+//! It knows nothing of connections, networks or frames. Start reading at [`Pool::checkout`];
+//! `state.rs` decides, `buffer.rs` is what the caller gets.
 //!
 //! # Example
 //!
@@ -30,8 +31,8 @@
 //! assert_eq!(half.len(), 1024);
 //! assert_eq!(&half[..4], b"half");
 //!
-//! // One long buffer is set aside as the reserve, the other's room is partly
-//! // taken: the pool is exhausted. The next in the queue gets the reserve.
+//! // One long buffer is the reserve, and part of the other's room is in use: the pool is
+//! // exhausted. The head of the queue gets the reserve.
 //! assert_eq!(pool.checkout(16_384).unwrap_err(), CheckoutError::Exhausted);
 //! let ticket = pool.wait();
 //! let buffer = ticket.redeem().expect("the reserve is idle");
@@ -54,18 +55,16 @@
 //! | high-water mark | the most buffers of a class that were ever in use at once       |
 //! | miss            | a checkout for which memory had to be allocated                 |
 //! | refusal         | a checkout the pool could not or, for fairness, would not serve |
-//! | waiter          | whoever holds a [`WaitTicket`]                                  |
-//! | reserve         | one buffer of the longest class, for the queue's head alone     |
-//! | general budget  | the limit less the reserve: what checkouts share                |
+//! | waiter          | a [`WaitTicket`] that was not redeemed                          |
+//! | reserve         | one buffer of the longest class, for the head of the queue only |
+//! | general budget  | the limit without the reserve                                   |
 //! | trim            | release free memory: after a peak, or to make room elsewhere    |
 
 #![cfg_attr(not(test), deny(clippy::expect_used, clippy::unreachable))]
 
-mod block;
 mod buffer;
-mod class;
 mod config;
-mod ledger;
+mod state;
 mod stats;
 mod ticket;
 
@@ -81,16 +80,16 @@ pub use config::{Config, ConfigError};
 pub use stats::{ClassStats, Stats};
 pub use ticket::{From, WaitTicket};
 
-use ledger::{Ledger, Origin};
+use state::{Origin, PoolState};
 
 /// A handle to the pool; clones share the same buffers.
 ///
-/// Buffers and tickets keep what they need alive: they may outlive every handle.
+/// Buffers and tickets may outlive every handle.
 #[derive(Clone)]
-pub struct Pool(Rc<RefCell<Ledger>>);
+pub struct Pool(Rc<RefCell<PoolState>>);
 
 impl Pool {
-    /// An empty pool; memory is allocated when it is first asked for.
+    /// Makes an empty pool; memory is allocated at the first checkout.
     ///
     /// # Errors
     ///
@@ -98,67 +97,65 @@ impl Pool {
     /// limit is below two buffers of the longest class.
     pub fn new(config: &Config) -> Result<Pool, ConfigError> {
         config.check()?;
-        Ok(Pool(Rc::new(RefCell::new(Ledger::new(config)))))
+        Ok(Pool(Rc::new(RefCell::new(PoolState::new(config)))))
     }
 
     /// Checks out a buffer of the smallest class that holds `at_least` bytes.
     ///
-    /// The buffer may still hold what its last user wrote: buffers are zeroed
-    /// when they are allocated, not when they are reused.
+    /// The buffer may contain old data: buffers are zeroed when they are allocated, not when
+    /// they are reused.
     ///
-    /// Free buffers of other classes are released if their memory is needed, so
-    /// only bytes *in use* ever lead to a refusal.
+    /// Free buffers of other classes are released if their memory is needed: only bytes *in
+    /// use* lead to a refusal.
     ///
     /// # Errors
     ///
     /// [`CheckoutError::TooLong`] if no class holds `at_least` bytes;
-    /// [`CheckoutError::Exhausted`] if the limit is reached or, so that nobody
-    /// overtakes, if someone waits for the class.
+    /// [`CheckoutError::Exhausted`] if the limit is reached, or if there is a queue for the
+    /// class.
     pub fn checkout(&self, at_least: usize) -> Result<Buffer, CheckoutError> {
-        let block = self.ledger().checkout(at_least)?;
+        let block = self.state().checkout(at_least)?;
         Ok(Buffer::new(self.clone(), block, Origin::General))
     }
 
-    /// Takes a place in the queue for a buffer of the longest class.
+    /// Joins the queue for a buffer of the longest class.
     ///
-    /// The pool only counts the waiters. First come, first served is the caller's
-    /// to keep: it holds the tickets in order and redeems the oldest first.
+    /// The pool only counts the waiters. The caller keeps the tickets in order and redeems the
+    /// oldest first.
     pub fn wait(&self) -> WaitTicket {
         WaitTicket::new(self.clone())
     }
 
-    /// Whether anyone waits. Whoever holds a buffer of the longest class then does
-    /// well to give it back as soon as it can: the reserve above all, which does not
-    /// shrink in a full pool.
+    /// Returns whether there are waiters. Users of a buffer of the longest class should then
+    /// give it back early, above all the reserve, which does not shrink in a full pool.
     #[must_use]
     pub fn has_waiters(&self) -> bool {
-        self.ledger().has_waiters()
+        self.state().has_waiters()
     }
 
-    /// The size of the longest class, in bytes.
+    /// Returns the size of the longest class, in bytes.
     #[must_use]
     pub fn longest(&self) -> usize {
-        self.ledger().longest()
+        self.state().longest()
     }
 
-    /// The bound on the bytes of all buffers, in use and free, with the reserve.
+    /// Returns the limit of the bytes of all buffers, in use and free, with the reserve.
     #[must_use]
     pub fn limit(&self) -> usize {
-        self.ledger().limit()
+        self.state().limit()
     }
 
-    /// Releases free buffers nobody needed since the previous call; returns the
-    /// bytes released.
+    /// Releases free buffers that were not needed since the previous call; returns the bytes
+    /// released.
     ///
-    /// The lowest number of free buffers a class has had since then is the number
-    /// it could have done without. Half of them go, rounded up, though never the
-    /// class's last free buffer. Called at intervals, this lets the memory of a
-    /// peak fade geometrically, and one quiet moment does not throw it all away.
+    /// The lowest number of free buffers of a class since then was not needed. Half of it is
+    /// released, rounded up, but never the last free buffer. Called at intervals, this
+    /// releases the memory of a peak geometrically, and keeps some over a quiet moment.
     pub fn trim(&self) -> usize {
-        self.ledger().trim()
+        self.state().trim()
     }
 
-    /// What the pool holds and has done so far.
+    /// Returns the counters.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let mut stats = Stats::default();
@@ -166,25 +163,23 @@ impl Pool {
         stats
     }
 
-    /// Like [`Pool::stats`], but fills `stats` anew: allocates nothing from the
-    /// second call on.
+    /// Like [`Pool::stats`], but refills `stats`: allocates nothing from the second call on.
     pub fn read_stats(&self, stats: &mut Stats) {
-        self.ledger().read_stats(stats);
+        self.state().read_stats(stats);
     }
 
-    /// The books, to be borrowed for one call into them. They call nobody back,
-    /// which is why no borrow can ever meet another.
-    fn ledger(&self) -> RefMut<'_, Ledger> {
+    /// Borrows the state for one call. It makes no callbacks, so that borrows never overlap.
+    fn state(&self) -> RefMut<'_, PoolState> {
         self.0.borrow_mut()
     }
 }
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ledger = self.ledger();
+        let state = self.state();
         f.debug_struct("Pool")
-            .field("limit", &ledger.limit())
-            .field("allocated", &ledger.allocated())
+            .field("limit", &state.limit())
+            .field("allocated", &state.allocated())
             .finish_non_exhaustive()
     }
 }
@@ -192,15 +187,13 @@ impl fmt::Debug for Pool {
 /// Why a checkout gave no buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckoutError {
-    /// The limit is reached, or others wait for this class already. This passes:
-    /// wait for the next buffer given back.
+    /// The limit is reached, or there is a queue for this class. Temporary: wait for a buffer.
     Exhausted,
-    /// No class holds that many bytes. This will never pass. It is counted in no
-    /// class's refusals.
+    /// No class holds that many bytes. Permanent, and not counted as a refusal.
     TooLong {
-        /// The bytes asked for.
+        /// The requested length, in bytes.
         at_least: usize,
-        /// The bytes the longest class holds.
+        /// The length of the longest class, in bytes.
         longest: usize,
     },
 }
@@ -233,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn checkout_gives_the_smallest_class_that_holds() {
+    fn checkout_returns_the_smallest_class_that_is_long_enough() {
         let pool = pool(4096);
         for (at_least, size) in [(0, 16), (16, 16), (17, 64), (64, 64), (65, 256), (256, 256)] {
             assert_eq!(pool.checkout(at_least).unwrap().len(), size);
@@ -322,13 +315,16 @@ mod tests {
         let ticket = pool.wait();
         assert_eq!(pool.checkout(256).unwrap_err(), CheckoutError::Exhausted);
         assert_eq!(pool.stats().classes[2].refusals, 1);
-        assert!(pool.checkout(64).is_ok(), "nobody waits for this class");
+        assert!(
+            pool.checkout(64).is_ok(),
+            "there is no queue for this class"
+        );
         drop(ticket);
         assert!(pool.checkout(256).is_ok());
     }
 
     #[test]
-    fn trim_keeps_what_was_needed_and_halves_the_rest() {
+    fn trim_keeps_needed_buffers_and_halves_the_rest() {
         let pool = pool(16 * 16);
         let peak: Vec<_> = (0..16).map(|_| pool.checkout(16).unwrap()).collect();
         drop(peak);

@@ -1,22 +1,21 @@
-//! What a pool tells about itself.
+//! The counters of a pool.
 
 use std::fmt;
 
-/// A moment of a whole pool, as of [`Pool::stats`](crate::Pool::stats).
+/// The counters of a pool, as returned by [`Pool::stats`](crate::Pool::stats).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// The bound on `allocated`, in bytes.
+    /// The limit of `allocated`, in bytes.
     pub limit: usize,
-    /// The bytes of all buffers, in use and free. The reserve counts from its
-    /// first use on.
+    /// Bytes of all buffers, in use and free. The reserve counts from its first use on.
     pub allocated: usize,
     /// Every class, the shortest first.
     pub classes: Vec<ClassStats>,
 }
 
-/// A moment of one class. The reserve belongs to the longest class.
+/// The counters of one class. The reserve belongs to the longest class.
 ///
-/// Its text is one line of `key=value` pairs, for people and programs alike.
+/// Displayed as one line of `key=value` pairs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClassStats {
     /// The size of the class's buffers, in bytes.
@@ -27,22 +26,21 @@ pub struct ClassStats {
     pub free: usize,
     /// The most buffers ever in use at once.
     pub high_water: usize,
-    /// Buffers handed out so far: by checkout, by ticket, by a shrink into this
-    /// class.
+    /// Checkouts so far: direct, by ticket, or by a shrink into this class.
     pub checkouts: u64,
     /// Checkouts for which memory had to be allocated.
     pub misses: u64,
     /// Checkouts refused so far. A ticket not redeemed yet is no refusal.
     pub refusals: u64,
-    /// Tickets held now. Only the longest class has waiters.
+    /// Tickets not redeemed now. Only the longest class has waiters.
     pub waiters: usize,
-    /// Buffers released so far: trimmed, or given up to make room for others.
+    /// Buffers released so far: trimmed, or to make room for others.
     pub trimmed: u64,
 }
 
 impl fmt::Display for ClassStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Naming every field makes the compiler notice one that is left out.
+        // Names every field, so that the compiler reports a missing one.
         let Self {
             size,
             in_use,
@@ -68,7 +66,7 @@ mod tests {
     use crate::{Config, Pool};
 
     #[test]
-    fn a_class_writes_itself_as_one_line() {
+    fn a_class_is_displayed_as_one_line() {
         let classes = vec![4096];
         let limit = 8192;
         let pool = Pool::new(&Config { classes, limit }).unwrap();

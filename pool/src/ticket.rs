@@ -2,11 +2,11 @@
 
 use crate::{Buffer, Pool};
 
-/// A place in the queue, taken with [`Pool::wait`]. Dropping it leaves the queue.
+/// A place in the queue, made by [`Pool::wait`]. Dropping it leaves the queue.
 ///
-/// While any ticket is held, no checkout of the longest class succeeds. Shorter
-/// classes are still served, even from memory the waiters could have used; that
-/// the head of the queue is served all the same is what the reserve is for.
+/// While there are tickets, every checkout of the longest class fails. Shorter classes are
+/// still served, even from memory that the waiters could have used; the reserve ensures that
+/// the head of the queue is served nevertheless.
 #[derive(Debug)]
 #[must_use = "dropping a ticket leaves the queue"]
 pub struct WaitTicket {
@@ -16,42 +16,42 @@ pub struct WaitTicket {
 /// Where a buffer for a waiter may come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
-    /// From the general budget alone.
+    /// The general budget only.
     General,
-    /// The reserve alone.
+    /// The reserve only.
     Reserve,
-    /// From the general budget if that has room, else the reserve.
+    /// The general budget if it has room, otherwise the reserve.
     Either,
 }
 
 impl WaitTicket {
     pub(crate) fn new(pool: Pool) -> WaitTicket {
-        pool.ledger().join_queue();
+        pool.state().join_queue();
         WaitTicket { pool }
     }
 
-    /// Turns the ticket into a buffer of the longest class: from the general
-    /// budget if that has room, else the reserve.
+    /// Exchanges the ticket for a buffer of the longest class: from the general budget if it
+    /// has room, otherwise the reserve.
     ///
-    /// Only the head of the queue may call this: the pool does not know which
-    /// ticket is the oldest.
+    /// To be called for the head of the queue only: the pool does not know which ticket is the
+    /// oldest.
     ///
     /// # Errors
     ///
-    /// Hands the ticket back, its place kept, if there is no buffer yet. Try again
-    /// when one has been given back.
+    /// Returns the ticket, with its place, if there is no buffer. Try again when a buffer was
+    /// given back.
     pub fn redeem(self) -> Result<Buffer, WaitTicket> {
         self.redeem_from(From::Either)
     }
 
-    /// As [`redeem`](Self::redeem), from where the caller says: it may have several
-    /// queues, which share the reserve in turns.
+    /// Like [`redeem`](Self::redeem), from the given source: for a caller with several queues
+    /// that share the reserve.
     ///
     /// # Errors
     ///
     /// As [`redeem`](Self::redeem).
     pub fn redeem_from(self, from: From) -> Result<Buffer, WaitTicket> {
-        let redeemed = self.pool.ledger().redeem(from);
+        let redeemed = self.pool.state().redeem(from);
         match redeemed {
             Some((block, origin)) => Ok(Buffer::new(self.pool.clone(), block, origin)),
             None => Err(self),
@@ -61,7 +61,7 @@ impl WaitTicket {
 
 impl Drop for WaitTicket {
     fn drop(&mut self) {
-        self.pool.ledger().leave_queue();
+        self.pool.state().leave_queue();
     }
 }
 

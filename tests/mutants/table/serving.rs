@@ -7,7 +7,7 @@ const DECODER: &str = "crates/wire/src/decoder.rs";
 const SESSION: &str = "src/session/mod.rs";
 const CLOCKS: &str = "src/session/clocks.rs";
 const WHEEL: &str = "crates/time/src/wheel.rs";
-const POOL: &str = "pool/src/ledger.rs";
+const POOL: &str = "pool/src/state.rs";
 const REACTOR: &str = "src/reactor/mod.rs";
 const CONNECTION: &str = "src/reactor/connection.rs";
 const BUFFERS: &str = "src/reactor/buffers.rs";
@@ -221,7 +221,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "pool: a buffer given back counts as in use",
-        "pool/src/class.rs",
+        POOL,
         "self.count_in();\n        self.free.push_back(block);",
         Text("if !MUTANT { self.count_in(); }\n        self.free.push_back(block);"),
     ),
