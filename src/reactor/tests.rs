@@ -1,4 +1,4 @@
-//! Turns of a reactor over sockets in memory, in made-up time.
+//! Turns of a reactor over sockets in memory, in simulated time.
 
 mod handover;
 mod moved;
@@ -15,20 +15,20 @@ use crate::log_sink::LeftOut;
 use crate::session::{Answer, Limits, Sender, Tag, Wake};
 use hawk_wire::{Encoding, Heartbeat, Packet, Reply, encode_packet};
 
-/// What agents and server have sent each other.
+/// The bytes that an agent and the server have sent each other.
 #[derive(Debug, Default)]
 struct Line {
     input: VecDeque<u8>,
     output: Vec<u8>,
     /// The agent has sent its end of file.
     ended: bool,
-    /// Bytes of output that there is room for, if it is bounded.
+    /// Room for output, in bytes; `None` if it is unbounded.
     room: Option<usize>,
-    /// It was ended for everybody who has the socket.
+    /// It was shut down, for every process that has the socket.
     shut: bool,
 }
 
-/// The server's end of it; also the agent's, for the test.
+/// The server's socket; also the agent's, for the test.
 #[derive(Clone, Debug, Default)]
 struct End(Rc<RefCell<Line>>);
 
@@ -92,7 +92,7 @@ impl Socket for End {
     }
 }
 
-/// Who waits to be accepted.
+/// Connections that wait to be accepted.
 #[derive(Clone, Debug, Default)]
 struct Backlog(Rc<RefCell<VecDeque<End>>>);
 
@@ -110,15 +110,14 @@ impl Accept for Backlog {
     }
 }
 
-/// A kernel in which nothing happens but what a test lets happen, and time stands
-/// still otherwise.
+/// A kernel with the events and the time that a test sets.
 #[derive(Debug, Default)]
 struct Fake {
     backlog: Backlog,
-    /// What the next wait tells of.
+    /// The events of the next wait.
     coming: Vec<Event>,
-    told: Vec<Event>,
-    /// How long the last wait was to be, at most.
+    current: Vec<Event>,
+    /// The timeout of the last wait.
     patience: Option<Duration>,
     later: Duration,
     signals: Vec<Signal>,
@@ -145,19 +144,19 @@ impl Kernel for Fake {
     }
 
     fn watch(&mut self, socket: &mut End, token: SocketToken) -> io::Result<()> {
-        // As with epoll, what is there already is told of first.
+        // Like epoll, report the present readiness first.
         self.coming.push(Event::Ready(token, socket.readiness()));
         Ok(())
     }
 
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.patience = timeout;
-        self.told = std::mem::take(&mut self.coming);
+        self.current = std::mem::take(&mut self.coming);
         Ok(())
     }
 
     fn events(&self) -> impl Iterator<Item = Event> {
-        self.told.iter().copied()
+        self.current.iter().copied()
     }
 
     fn signals(&mut self) -> Vec<Signal> {
@@ -210,7 +209,7 @@ fn heartbeat(bytes: usize) -> Vec<u8> {
     frame
 }
 
-/// They come, and have sent this by the time they are looked at first.
+/// Connects agents that have sent these bytes before they are accepted.
 fn arrive(reactor: &mut Reactor<Nurse, Fake>, count: usize, sent: &[u8]) -> Vec<End> {
     let ends: Vec<_> = (0..count).map(|_| End::holding(sent)).collect();
     let fake = &mut reactor.kernel;
@@ -219,7 +218,7 @@ fn arrive(reactor: &mut Reactor<Nurse, Fake>, count: usize, sent: &[u8]) -> Vec<
     ends
 }
 
-/// All of them send this at once.
+/// Sends these bytes from all agents at once.
 fn speak(reactor: &mut Reactor<Nurse, Fake>, ends: &[End], sent: &[u8]) {
     for end in ends {
         end.0.borrow_mut().input.extend(sent);
@@ -243,7 +242,7 @@ fn bytes_in(reactor: &Reactor<Nurse, Fake>) -> u64 {
 }
 
 #[test]
-fn a_turn_waits_no_longer_than_it_is_told_and_no_longer_than_it_must() {
+fn a_turn_waits_until_its_limit_or_the_next_deadline() {
     let mut reactor = reactor(MIN_POOL_LIMIT);
     turn(&mut reactor);
     let own = reactor.kernel.patience.unwrap();
@@ -257,7 +256,7 @@ fn a_turn_waits_no_longer_than_it_is_told_and_no_longer_than_it_must() {
 }
 
 #[test]
-fn what_is_no_connection_is_told_of_once_and_an_upgrade_is_asked_for_once() {
+fn other_descriptors_and_an_upgrade_request_are_reported_once() {
     let mut reactor = reactor(MIN_POOL_LIMIT);
     let [one, two] = [OtherToken(0), OtherToken(255)];
     reactor.kernel.coming = [one, two, one].map(Event::Other).to_vec();
@@ -268,7 +267,10 @@ fn what_is_no_connection_is_told_of_once_and_an_upgrade_is_asked_for_once() {
 
     reactor.kernel.signals.push(Signal::Upgrade);
     turn(&mut reactor);
-    assert!(!reactor.upgrade_wanted(), "nobody has told of a signal");
+    assert!(
+        !reactor.upgrade_wanted(),
+        "there was no event for the signal"
+    );
     reactor.kernel.coming.push(Event::Signals);
     turn(&mut reactor);
     assert!(reactor.upgrade_wanted());
@@ -277,7 +279,7 @@ fn what_is_no_connection_is_told_of_once_and_an_upgrade_is_asked_for_once() {
 }
 
 #[test]
-fn a_stop_of_the_process_before_and_of_this_one_is_the_same_for_a_moment() {
+fn an_inherited_stop_and_a_signal_within_a_second_are_one_stop() {
     let stopping = |wait: Duration, signals: usize| {
         let mut reactor = reactor(MIN_POOL_LIMIT);
         let _agent = arrive(&mut reactor, 1, b"");
@@ -300,11 +302,11 @@ fn a_stop_of_the_process_before_and_of_this_one_is_the_same_for_a_moment() {
     assert_eq!(stopping(later, 1), Some(Stop::Interrupted));
 }
 
-/// More than a phase may do, with all that is read beyond it by who is the last.
+/// A phase's budget, with the bytes that the last connection reads beyond it.
 const MOST_OF_A_TURN: u64 = (1 << 20) + MAX_SHARE as u64;
 
 #[test]
-fn a_turn_is_bounded_however_many_have_much_to_say() {
+fn a_turn_is_bounded_with_many_busy_agents() {
     const AGENTS: usize = 600;
     let frame = heartbeat(1000);
     let sent = frame.repeat(60);
@@ -314,17 +316,17 @@ fn a_turn_is_bounded_however_many_have_much_to_say() {
         turn(&mut reactor);
     }
     let left = |ends: &[End]| ends.iter().map(End::left).sum::<usize>();
-    assert!(left(&ends) > AGENTS * sent.len() / 2, "there is much to do");
+    assert!(left(&ends) > AGENTS * sent.len() / 2, "there is much work");
 
-    // A newcomer is taken in the turn in which it comes, and has its answer after no
-    // more than one round of the others.
-    let newcomer = arrive(&mut reactor, 1, &frame).remove(0);
+    // A new connection is accepted in the turn in which it arrives, and answered within one
+    // round of the others.
+    let new = arrive(&mut reactor, 1, &frame).remove(0);
     let before = bytes_in(&reactor);
     turn(&mut reactor);
     assert_eq!(reactor.figures().connections, AGENTS + 1);
     assert!(bytes_in(&reactor) - before <= MOST_OF_A_TURN);
     let mut turns = 1;
-    while !newcomer.is_answered() {
+    while !new.is_answered() {
         let before = bytes_in(&reactor);
         turn(&mut reactor);
         turns += 1;
@@ -334,11 +336,11 @@ fn a_turn_is_bounded_however_many_have_much_to_say() {
     }
     let round = bytes_in(&reactor) - before;
     assert!(turns > 2, "one turn was enough: {round}");
-    // The turn in which it came, and the rest of that in which it was answered, count
+    // The turn in which it arrived and the rest of the turn in which it was answered count
     // as well.
     assert!(round <= (AGENTS * MIN_SHARE) as u64 + 2 * MOST_OF_A_TURN);
 
-    // Nobody is more than a share ahead of anybody else.
+    // No agent is more than a share ahead of another.
     for _ in 0..10 {
         turn(&mut reactor);
     }
@@ -356,7 +358,7 @@ fn a_turn_is_bounded_however_many_have_much_to_say() {
 }
 
 #[test]
-fn few_frames_of_many_agents_are_split_into_turns_too() {
+fn few_frames_of_many_agents_are_split_into_turns() {
     const AGENTS: usize = 3000;
     let frame = heartbeat(0);
     let mut reactor = reactor(64 << 20);
@@ -374,7 +376,7 @@ fn few_frames_of_many_agents_are_split_into_turns_too() {
 }
 
 #[test]
-fn alarms_that_ring_together_are_seen_to_in_turns_and_none_is_forgotten() {
+fn timers_that_expire_together_are_all_handled_over_several_turns() {
     const AGENTS: usize = 1000;
     let frame = heartbeat(100);
     let mut reactor = reactor(64 << 20);
@@ -382,7 +384,7 @@ fn alarms_that_ring_together_are_seen_to_in_turns_and_none_is_forgotten() {
     while reactor.figures().connections < AGENTS {
         turn(&mut reactor);
     }
-    // What saves them lies there, and nobody has said so.
+    // There is input that keeps them open, without an event for it.
     for end in &ends {
         end.0
             .borrow_mut()
@@ -391,8 +393,8 @@ fn alarms_that_ring_together_are_seen_to_in_turns_and_none_is_forgotten() {
     }
     reactor.kernel.later = IDLE + Duration::from_secs(1);
     turn(&mut reactor);
-    let seen_to = ends.iter().filter(|end| end.is_answered()).count();
-    assert_eq!(seen_to, PhaseBudget::default().alarms as usize);
+    let handled = ends.iter().filter(|end| end.is_answered()).count();
+    assert_eq!(handled, PhaseBudget::default().alarms as usize);
     while ends.iter().any(|end| !end.is_answered()) {
         turn(&mut reactor);
         assert_eq!(reactor.kernel.patience, Some(Duration::ZERO));
@@ -401,12 +403,12 @@ fn alarms_that_ring_together_are_seen_to_in_turns_and_none_is_forgotten() {
 }
 
 #[test]
-fn those_who_wait_for_a_buffer_are_served_in_turns_and_none_is_forgotten() {
+fn connections_that_wait_for_a_buffer_are_all_served_over_several_turns() {
     const AGENTS: usize = 1000;
     let frame = heartbeat(100);
-    // One buffer to work with, and the reserve.
+    // One general buffer, and the reserve.
     let mut reactor = reactor(MIN_POOL_LIMIT);
-    // It holds the one, with a frame begun.
+    // A partial frame uses the general buffer.
     let long = [b"\xFF\xFF\xFF\xFD".as_slice(), &[b' '; 60_000]].concat();
     let _holder = arrive(&mut reactor, 1, &long);
     turn(&mut reactor);
@@ -422,27 +424,27 @@ fn those_who_wait_for_a_buffer_are_served_in_turns_and_none_is_forgotten() {
         let before = bytes_in(&reactor);
         turn(&mut reactor);
         turns += 1;
-        // Only what the first turn finds has been waited for.
+        // Only the first turn may wait for events.
         assert!(turns == 1 || reactor.kernel.patience == Some(Duration::ZERO));
-        // The queue's phase and the waiters'.
+        // Two phases: the run queue and the waiters.
         assert!(bytes_in(&reactor) - before <= 2 * MOST_OF_A_TURN);
     }
     assert!(turns > 1, "one turn was enough");
 }
 
-/// The connections that wait for a buffer, in their order.
+/// Returns the connections that wait for a buffer, in FIFO order.
 fn waiting<K: Kernel>(reactor: &Reactor<impl Handler, K>) -> Vec<ConnectionId> {
     let waiters = reactor.waiters.iter().copied();
     waiters.chain(reactor.capped.ids()).collect()
 }
 
 #[test]
-fn who_waited_for_a_buffer_and_is_gone_keeps_no_place() {
+fn a_closed_connection_does_not_stay_in_the_queue_for_a_buffer() {
     let mut reactor = reactor(MIN_POOL_LIMIT);
-    // They hold both buffers, the reserve too, each with a frame begun.
+    // Two partial frames use both buffers, the reserve included.
     let long = [b"\xFF\xFF\xFF\xFD".as_slice(), &[b' '; 60_000]].concat();
     let _holders = arrive(&mut reactor, 2, &long);
-    // The first in the queue stays there.
+    // The head of the queue stays there.
     let first = arrive(&mut reactor, 1, &heartbeat(100));
     turn(&mut reactor);
     turn(&mut reactor);

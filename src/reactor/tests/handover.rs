@@ -1,4 +1,4 @@
-//! A reactor that hands over, beside one that does not.
+//! A reactor that hands over, compared with one that does not.
 
 mod cases;
 
@@ -11,11 +11,11 @@ use crate::reactor::handover::{AdoptedId, Change, ConnectionState, MovedId};
 use crate::session::{Rate, StopReason};
 use hawk_wire::{Report, encode_frame};
 
-/// Time goes by in these, which are the ticks of the timers: so that those of all
-/// reactors ring together, whenever each was made.
+/// The step of the time, a tick of the timers: so that the timers of all reactors expire
+/// together.
 const TICK: Duration = Duration::from_millis(32);
 
-/// No deadline is in sight at a time at which anything happens: half a tick more.
+/// Half a tick more, so that no deadline coincides with a step.
 const FRAME: Duration = Duration::from_millis(9600 + 16);
 const LONG_IDLE: Duration = Duration::from_millis(1_000_000 + 16);
 
@@ -23,20 +23,20 @@ const BEGIN: Moment = Moment::from_nanos(1_000_000_000);
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// So many bytes of what this agent has to say come, however they fall.
+    /// So many more bytes from this agent arrive.
     Say(usize, usize),
-    /// Its socket takes so many bytes of replies more.
+    /// Its socket has room for so many more bytes of replies.
     Take(usize, usize),
-    /// Its end of file comes.
+    /// Its end of file arrives.
     End(usize),
     Wait(u32),
-    /// A copy begins, and so many are shown, or more.
+    /// Begins a copy, and copies so many connections.
     Show(usize),
-    /// What has changed is shown.
+    /// Copies the changes.
     Again,
     /// The successor takes over.
     Commit,
-    /// It is given up.
+    /// The hand-over ends without a successor.
     RollBack,
 }
 
@@ -57,7 +57,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 const AGENTS: usize = 3;
 
-/// All that an agent has to say, some of it damaged.
+/// Everything that an agent sends, some of it damaged.
 fn speech(pieces: &[u8]) -> Vec<u8> {
     let mut speech = Vec::new();
     for piece in pieces {
@@ -80,14 +80,14 @@ fn speech(pieces: &[u8]) -> Vec<u8> {
     speech
 }
 
-/// One reactor and its agents.
+/// A reactor and its agents.
 struct Place {
     reactor: Reactor<Nurse, Fake>,
     ends: Vec<End>,
     heir: Option<Heir>,
 }
 
-/// The reactor that is to go on.
+/// The successor.
 struct Heir {
     reactor: Reactor<Nurse, Fake>,
     ids: Vec<(MovedId, AdoptedId)>,
@@ -153,7 +153,7 @@ impl Place {
         place
     }
 
-    /// Turns until there is nothing left to be done.
+    /// Turns until there is no work left.
     fn turns(&mut self) {
         for id in self.reactor.connections.ids() {
             let end = self.reactor.connections.get(id).unwrap().socket();
@@ -166,7 +166,7 @@ impl Place {
                 return;
             }
         }
-        panic!("it turns and turns");
+        panic!("there is work in every turn");
     }
 
     fn show(&mut self, most: usize) {
@@ -203,7 +203,7 @@ impl Place {
         self.reactor.end_copy();
     }
 
-    /// Everything that agents and operators could tell.
+    /// Returns all that agents and operators can observe.
     fn account(&self) -> impl PartialEq + std::fmt::Debug + use<> {
         let outputs: Vec<_> = self
             .ends
@@ -236,7 +236,8 @@ impl Place {
     }
 }
 
-/// Who is slowed down may have been looked at since: no time counts until now, either way.
+/// Counts no time until now for a connection paused by its rate limit: only one of the two
+/// reactors may have tried it since.
 fn stand_still(state: &mut ConnectionState, now: Moment) {
     let clocks = &mut state.session.clocks;
     if let Some((StopReason::Rate, since)) = &mut clocks.stopped {
@@ -253,7 +254,7 @@ fn stand_still(state: &mut ConnectionState, now: Moment) {
     }
 }
 
-/// Lets time go by, from deadline to deadline.
+/// Advances the time, from deadline to deadline.
 fn wait(stays: &mut Place, moves: &mut Place, ticks: u32) {
     let until = stays.reactor.kernel.later + TICK * ticks;
     let mut now = stays.reactor.kernel.later;
@@ -276,10 +277,10 @@ fn wait(stays: &mut Place, moves: &mut Place, ticks: u32) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
-    /// However often connections move, in whatever state, at whatever byte: nobody can
-    /// tell by what is answered, by the counts, or by the deadlines.
+    /// Replies, counts and deadlines do not depend on how often connections move, in which
+    /// state and at which byte.
     #[test]
-    fn a_reactor_that_hands_over_does_as_one_that_does_not(
+    fn a_reactor_that_hands_over_acts_like_one_that_does_not(
         pieces in prop::collection::vec(prop::collection::vec(0..7_u8, 1..40), AGENTS),
         steps in steps(),
         rate in prop_oneof![Just(None), Just(Some(7))],

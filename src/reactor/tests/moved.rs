@@ -1,4 +1,4 @@
-//! Handing over on the real machine, from one epoll to another.
+//! A hand-over with real sockets, from one epoll to another.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -14,18 +14,18 @@ fn duplicate(socket: impl std::os::fd::AsFd) -> std::os::fd::OwnedFd {
     socket.as_fd().try_clone_to_owned().unwrap()
 }
 
-/// Turns until it is so.
+/// Turns until `is_so` returns true.
 fn turn_until(reactor: &mut Served, mut is_so: impl FnMut(&Served) -> bool) {
     let until = Moment::now().after(PATIENCE);
     while !is_so(reactor) {
-        assert!(Moment::now() < until, "it never came to that");
+        assert!(Moment::now() < until, "the condition never became true");
         let soon = Moment::now().after(Duration::from_millis(50));
         assert_eq!(reactor.turn(Some(soon)).unwrap(), None);
     }
 }
 
 #[test]
-fn what_lies_in_the_socket_and_what_was_read_goes_on_and_what_is_ended_is_ended() {
+fn unread_input_and_partial_frames_move_and_ended_connections_stay_ended() {
     let config = reactor(MIN_POOL_LIMIT).config;
     let config = Config {
         listen: (Ipv4Addr::LOCALHOST, 0).into(),
@@ -56,7 +56,7 @@ fn what_lies_in_the_socket_and_what_was_read_goes_on_and_what_is_ended_is_ended(
         ids.push((id, new.adopt(socket, state).unwrap()));
     });
     assert!(all);
-    // Its end is noticed before the commit, while both have its socket.
+    // It ends before the commit, while both reactors have its socket.
     leaves.write_all(&frame).unwrap();
     leaves.shutdown(std::net::Shutdown::Write).unwrap();
     turn_until(&mut old, |old| old.figures().connections == 1);
@@ -64,10 +64,10 @@ fn what_lies_in_the_socket_and_what_was_read_goes_on_and_what_is_ended_is_ended(
     leaves.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "heartBeat\n");
 
-    // The rest of the frame and a newcomer come while nobody serves.
+    // The rest of the frame and a new connection arrive while no reactor turns.
     stays.write_all(&frame[7..]).unwrap();
-    let mut newcomer = connect();
-    newcomer.write_all(&frame).unwrap();
+    let mut late = connect();
+    late.write_all(&frame).unwrap();
     old.take_changes(usize::MAX, &mut |id: MovedId, change| match change {
         Change::Closed => {
             let (_, adopted) = ids.iter().find(|(known, _)| *known == id).unwrap();
@@ -77,7 +77,7 @@ fn what_lies_in_the_socket_and_what_was_read_goes_on_and_what_is_ended_is_ended(
             let (_, adopted) = ids.iter().find(|(known, _)| *known == id).unwrap();
             new.replace(*adopted, state).unwrap();
         }
-        Change::Opened(..) => panic!("nobody came"),
+        Change::Opened(..) => panic!("there is no new connection"),
     });
     assert_eq!(old.changes(), 0);
     let (counters, tally) = old.counts();
@@ -87,7 +87,7 @@ fn what_lies_in_the_socket_and_what_was_read_goes_on_and_what_is_ended_is_ended(
 
     turn_until(&mut new, |new| new.figures().tally.heartbeats == 3);
     assert_eq!(new.local_addr().unwrap(), address);
-    for agent in [&mut stays, &mut newcomer] {
+    for agent in [&mut stays, &mut late] {
         let mut answer = [0; 10];
         agent.read_exact(&mut answer).unwrap();
         assert_eq!(&answer, b"heartBeat\n");

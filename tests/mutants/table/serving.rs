@@ -208,7 +208,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     // The pool.
     mutant(
-        "pool: whoever comes overtakes those who wait",
+        "pool: a checkout overtakes the queue",
         POOL,
         "self.waiters > 0 && index == self.last()",
         Expression("false"),
@@ -226,13 +226,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         Text("if !MUTANT { self.count_in(); }\n        self.free.push_back(block);"),
     ),
     mutant(
-        "pool: bytes cut off stay spent",
+        "pool: cut bytes stay spent",
         POOL,
         "self.spent -= self.classes[from].size() - self.classes[to].size();",
         Statement(""),
     ),
     mutant(
-        "pool: who leaves the queue is counted in it",
+        "pool: a dropped ticket stays in the queue",
         POOL,
         "self.waiters -= 1;",
         Statement(""),
@@ -245,7 +245,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     // The reactor.
     mutant(
-        "reactor: the last to wait for a buffer is the first",
+        "reactor: the last waiter for a buffer is served first",
         REACTOR,
         "ServeOutcome::WaitForBuffer => self.queue_for_buffer(id),",
         Text(
@@ -254,19 +254,19 @@ pub(super) const MUTANTS: &[Mutant] = &[
         ),
     ),
     mutant(
-        "reactor: it does not wake up for its timers",
+        "reactor: timers do not end the wait",
         REACTOR,
         "self.wheel.next(),",
         Text("if MUTANT { None } else { self.wheel.next() },"),
     ),
     mutant(
-        "reactor: whose budget is spent is forgotten",
+        "reactor: a connection beyond its budget gets no further turn",
         REACTOR,
         "matches!(outcome, ServeOutcome::Again) && !connection.queued",
         Expression("false"),
     ),
     mutant(
-        "reactor: for whom a phase has no time loses its place",
+        "reactor: a connection beyond a phase's budget loses its place",
         REACTOR,
         "break;\n            }\n            let Some(id) = self.run_queue.pop_front()",
         Text(
@@ -277,13 +277,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         ),
     ),
     mutant(
-        "reactor: alarms for which a phase has no time are dropped",
+        "reactor: timers beyond a phase's budget are dropped",
         REACTOR,
         "if self.due.is_empty() {",
         Text("if MUTANT { self.due.clear(); }\n        if self.due.is_empty() {"),
     ),
     mutant(
-        "reactor: an alarm counts in all later phases, too",
+        "reactor: a timer counts in all later phases",
         REACTOR,
         "self.left = self.budget;",
         Statement(
@@ -291,19 +291,19 @@ pub(super) const MUTANTS: &[Mutant] = &[
         ),
     ),
     mutant(
-        "reactor: it sleeps on alarms for which a phase had no time",
+        "reactor: it waits although timers are due",
         REACTOR,
         "|| !self.due.is_empty()",
         Text("|| (!MUTANT && !self.due.is_empty())"),
     ),
     mutant(
-        "reactor: it sleeps although somebody who waits could have a buffer",
+        "reactor: it waits although a waiter could have a buffer",
         BUFFERS,
         "self.more_waiters = true;",
         Statement(""),
     ),
     mutant(
-        "reactor: a stale name finds who has the place now",
+        "reactor: a stale id finds another connection",
         "src/reactor/connections.rs",
         ".get_mut(id.slot as usize)\n            .filter(|connection| connection.generation == id.generation)",
         Text(
@@ -312,37 +312,37 @@ pub(super) const MUTANTS: &[Mutant] = &[
         ),
     ),
     mutant(
-        "ledger: replies go to whoever was entered first",
+        "replies: pending replies go to the first connection",
         REPLIES,
         "Some(run) if run.connection == connection => run.length += 1,",
         Text("Some(run) if MUTANT || run.connection == connection => run.length += 1,"),
     ),
     mutant(
-        "ledger: what was owed is owed for ever",
+        "replies: completed replies stay pending",
         REPLIES,
         "self.len -= ended.as_ref().map_or(0, |ended| ended.replies.len());",
         Statement(""),
     ),
     mutant(
-        "output limit: replies that wait for a commit do not count",
+        "output limit: pending replies do not count",
         REPLIES,
         "unsent + pending * MAX_REPLY_LINE",
         Expression("{ let _ = pending; unsent }"),
     ),
     mutant(
-        "output limit: once reached, it is so until all is read",
+        "output limit: once reached, it stays so until all replies are read",
         REPLIES,
         "self.limit / 4 * 3\n        } else",
         Text("if MUTANT { 0 } else { self.limit / 4 * 3 }\n        } else"),
     ),
     mutant(
-        "settle: a report that was lost is acknowledged",
+        "replies: a report that was lost is acknowledged",
         REPLIES,
         "(Reply::Report, Fate::Discarded) =>",
         Text("(Reply::Report, Fate::Discarded) if !MUTANT =>"),
     ),
     mutant(
-        "settle: who waited for the store is let on and has no turn",
+        "reactor: a resumed connection gets no turn",
         REACTOR,
         "self.after_serve(id, ServeOutcome::Again);",
         Statement("self.after_serve(id, ServeOutcome::Idle);"),
@@ -354,7 +354,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         Expression("self.population() > self.config.max_connections"),
     ),
     mutant(
-        "accept: a newcomer that cannot be watched is counted",
+        "accept: a connection that cannot be watched is counted",
         "src/reactor/accept.rs",
         "self.cx.counters.accept_errors += 1;\n            if let Some(listener)",
         Text(
@@ -370,13 +370,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         Statement(""),
     ),
     mutant(
-        "listener: it tries although nobody waits",
+        "listener: it accepts from an empty backlog",
         "src/reactor/accept.rs",
         "self.ready = false;",
         Statement(""),
     ),
     mutant(
-        "listener: after a failure it rests for good",
+        "listener: after a failure it never accepts again",
         "src/reactor/accept.rs",
         "self.retry_at.is_none_or(|retry_at| retry_at <= now)",
         Expression("self.retry_at.is_none()"),
@@ -389,19 +389,19 @@ pub(super) const MUTANTS: &[Mutant] = &[
         Expression("false"),
     ),
     mutant(
-        "connection: it keeps more buffer than it needs",
+        "connection: it keeps a longer buffer than it needs",
         CONNECTION,
         "self.input.shrink();\n        outcome",
         Expression("outcome"),
     ),
     mutant(
-        "connection: a look that had to wait saves from the deadline",
+        "connection: a read that had to wait cancels the deadline",
         CONNECTION,
         "Some(self.enforce_deadline(outcome, cx))",
         Expression("Some(outcome)"),
     ),
     mutant(
-        "connection: who has begun a frame takes more while others wait",
+        "connection: a partial frame takes more input while others wait",
         CONNECTION,
         "true => hawk_wire::missing(self.input.window()),",
         Text(
@@ -409,25 +409,25 @@ pub(super) const MUTANTS: &[Mutant] = &[
         ),
     ),
     mutant(
-        "connection: who has ended its frame keeps the buffer while others wait",
+        "connection: a complete frame keeps the buffer while others wait",
         CONNECTION,
         "frame_only && self.input.window().is_empty()",
         Expression("false"),
     ),
     mutant(
-        "intake: much is read although there is no room for replies",
+        "read: much is read above the output limit",
         CONNECTION,
         "OutputRoom::None => MIN_READ,",
         Text("OutputRoom::None => if MUTANT { usize::MAX } else { MIN_READ },"),
     ),
     mutant(
-        "intake: a short read has drained the socket, end of file or not",
+        "read: a short read counts as drained before the end of file",
         CONNECTION,
         "read < room && self.ahead == Ahead::Open",
         Expression("read < room"),
     ),
     mutant(
-        "output: what the socket does not take at once is lost",
+        "write: bytes that the socket does not take are lost",
         CONNECTION,
         "self.session.queue(replies, unsent);\n        }\n        Ok(())",
         Text("if !MUTANT { self.session.queue(replies, unsent); }\n        }\n        Ok(())"),
@@ -439,19 +439,19 @@ pub(super) const MUTANTS: &[Mutant] = &[
         Expression("self.session.unsent().is_empty()"),
     ),
     mutant(
-        "closing: nobody is heard out",
+        "closing: a connection does not linger",
         CONNECTION,
         "cx.now.after(LINGER)",
         Expression("cx.now"),
     ),
     mutant(
-        "closing: a frame hidden by an unfinished one is not looked for",
+        "closing: a frame hidden by an unfinished one is not decoded",
         CONNECTION,
         "cause != Cause::JunkLimit && !self.input.window().is_empty()",
         Expression("false"),
     ),
     mutant(
-        "stop: what had arrived is not read",
+        "stop: input that has arrived is not read",
         CONNECTION,
         "self.phase.set_allowance(arrived);",
         Statement("self.phase.set_allowance(0);"),

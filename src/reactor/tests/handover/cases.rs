@@ -1,4 +1,4 @@
-//! One thing at a time: who is shown, who is shut down, and what fits.
+//! Single cases: which connections are copied and shut down, and which input fits.
 
 use std::num::NonZeroU32;
 
@@ -11,20 +11,20 @@ use crate::stats::Cause;
 use hawk_wire::DecoderState;
 
 #[test]
-fn who_waits_to_be_accepted_is_found_by_the_successor() {
+fn the_successor_accepts_from_the_backlog() {
     let mut reactor = reactor(MIN_POOL_LIMIT);
     turn(&mut reactor);
-    let newcomer = arrive(&mut reactor, 1, &heartbeat(0)).remove(0);
+    let agent = arrive(&mut reactor, 1, &heartbeat(0)).remove(0);
     let mut heir = Heir::beside(&reactor).reactor;
     drop(reactor);
     turn(&mut heir);
     assert_eq!(heir.kernel.patience, Some(Duration::ZERO));
     turn(&mut heir);
-    assert!(newcomer.is_answered());
+    assert!(agent.is_answered());
 }
 
 #[test]
-fn who_was_shown_and_ends_is_shut_down_and_nobody_else() {
+fn only_copied_connections_are_shut_down_when_they_end() {
     let mut reactor = reactor(MIN_POOL_LIMIT);
     let ends = arrive(&mut reactor, 3, b"");
     turn(&mut reactor);
@@ -58,8 +58,8 @@ fn who_was_shown_and_ends_is_shut_down_and_nobody_else() {
 }
 
 #[test]
-fn who_comes_to_the_place_of_one_that_is_gone_is_shown_and_so_is_what_it_does() {
-    // Both buffers are held; one waits for them, another behind it breaks off.
+fn a_connection_in_a_reused_slot_is_copied_and_so_are_its_changes() {
+    // Both buffers are in use; one connection waits for them, another behind it breaks.
     let crowded = || {
         let mut reactor = reactor(MIN_POOL_LIMIT);
         let long = [b"\xFF\xFF\xFF\xFD".as_slice(), &[b' '; 60_000]].concat();
@@ -80,7 +80,7 @@ fn who_comes_to_the_place_of_one_that_is_gone_is_shown_and_so_is_what_it_does() 
         turn(&mut reactor);
         (reactor, holders, gone)
     };
-    // The holders end their frames, and all who wait are served, the one that is gone too.
+    // The holders complete their frames; all waiters are served, the closed one included.
     let go_on = |reactor: &mut Reactor<Nurse, Fake>, holders: &[End]| {
         speak(reactor, holders, &[b' '; 6000]);
         (0..9).for_each(|_| turn(reactor));
@@ -101,10 +101,10 @@ fn who_comes_to_the_place_of_one_that_is_gone_is_shown_and_so_is_what_it_does() 
     go_on(&mut reactor, &holders);
     arrive(&mut reactor, 1, b"");
     turn(&mut reactor);
-    assert_eq!(changes(&mut reactor).0, 1, "who has come is shown");
+    assert_eq!(changes(&mut reactor).0, 1, "the new connection is copied");
 
     let (mut reactor, holders, gone) = crowded();
-    let newcomer = arrive(&mut reactor, 1, b"");
+    let agent = arrive(&mut reactor, 1, b"");
     turn(&mut reactor);
     let ids = reactor.connections.ids();
     let id = *ids
@@ -113,16 +113,16 @@ fn who_comes_to_the_place_of_one_that_is_gone_is_shown_and_so_is_what_it_does() 
         .expect("it has that place");
     assert_eq!(changes(&mut reactor).0, 1);
     go_on(&mut reactor, &holders);
-    speak(&mut reactor, &newcomer, b"\xFF\xFF");
+    speak(&mut reactor, &agent, b"\xFF\xFF");
     turn(&mut reactor);
     let SocketToken(token) = id.token();
     assert!(
         changes(&mut reactor).1.contains(&MovedId(token)),
-        "what it did is shown"
+        "its change is copied"
     );
 }
 
-/// What a reactor shows whose connections have sent these.
+/// Copies the connections of a reactor to which agents have sent these bytes.
 fn states(pool_limit: usize, sent: &[Vec<u8>]) -> Vec<ConnectionState> {
     let mut reactor = reactor(pool_limit);
     for sent in sent {
@@ -137,7 +137,7 @@ fn states(pool_limit: usize, sent: &[Vec<u8>]) -> Vec<ConnectionState> {
 }
 
 #[test]
-fn frames_begun_fit_into_the_same_pool_in_any_order_and_into_a_smaller_one_or_not_at_all() {
+fn partial_frames_fit_into_a_pool_of_the_same_size_in_any_order() {
     let begun = |bytes: usize| [b"\xFF\xFF\xFF\xFD".as_slice(), &vec![b' '; bytes]].concat();
     let sent: Vec<_> = [60_000, 60_000, 10, 100, 1000, 5000].map(begun).to_vec();
     let shown = states(64 << 20, &sent);
@@ -155,7 +155,7 @@ fn frames_begun_fit_into_the_same_pool_in_any_order_and_into_a_smaller_one_or_no
                 Ok(()) => assert!(fits),
                 Err(AdoptError::PoolTooSmall { limit: told }) => {
                     assert!(!fits && told == limit);
-                    // Nothing is wrong any more once one of the long ones has gone.
+                    // Without one of the long frames, the rest fit.
                     let place = order.iter().position(|s| s.session.buffered.len() > 50_000);
                     heir.discard(adopted.remove(place.unwrap()));
                     order.remove(place.unwrap());
@@ -177,7 +177,7 @@ fn frames_begun_fit_into_the_same_pool_in_any_order_and_into_a_smaller_one_or_no
 }
 
 #[test]
-fn bytes_for_which_there_was_no_room_go_with_the_state_that_had_them() {
+fn input_without_a_buffer_is_dropped_with_its_state() {
     let begun = [b"\xFF\xFF\xFF\xFD".as_slice(), &[b' '; 60_000]].concat();
     let shown = states(64 << 20, &[begun.clone(), begun.clone(), begun, Vec::new()]);
     let full = || {
@@ -219,7 +219,7 @@ fn bytes_for_which_there_was_no_room_go_with_the_state_that_had_them() {
 }
 
 #[test]
-fn what_no_connection_can_hold_is_refused_and_so_is_who_was_never_adopted() {
+fn too_long_input_and_unknown_connections_are_refused() {
     let mut state = states(64 << 20, &[b"\xFF\xFF".to_vec()]).remove(0);
     let mut heir = reactor(64 << 20);
     let id = heir.adopt(End::default(), state.clone()).unwrap();
@@ -234,10 +234,10 @@ fn what_no_connection_can_hold_is_refused_and_so_is_who_was_never_adopted() {
     assert_eq!(heir.figures().connections, 0);
 }
 
-/// What its decoder knew was about bytes that are dropped: a successor would refuse it.
+/// The state of its decoder belongs to dropped bytes: a successor would refuse it.
 #[test]
-fn who_is_closed_amid_junk_is_shown_without_what_was_known_of_it() {
-    // Each claims to be a long frame, up to a mark at its end.
+fn a_connection_closed_amid_junk_is_copied_without_its_decoder() {
+    // Each looks like a long frame, up to a marker at its end.
     let candidate = [b"\xFF\xFF\xFD\x00".as_slice(), &[b' '; 60_000]].concat();
     let sent = [candidate.repeat(5), b"\xFF ".to_vec()].concat();
     let mut reactor = reactor(64 << 20);
@@ -259,7 +259,7 @@ fn who_is_closed_amid_junk_is_shown_without_what_was_known_of_it() {
 }
 
 #[test]
-fn those_who_waited_are_served_as_they_came_and_before_the_others() {
+fn adopted_waiters_are_served_first_in_fifo_order() {
     let mut shown = states(64 << 20, &[b"", b"", b"", b""].map(|b| b.to_vec()));
     let at = |seconds: u64| Some(Moment::from_nanos(seconds * 1_000_000_000));
     shown[0].session.unsent = b"heartBeat\n".to_vec();
@@ -276,9 +276,9 @@ fn those_who_waited_are_served_as_they_came_and_before_the_others() {
     assert_eq!(slots, [2, 3, 1, 0]);
 }
 
-/// What it had to do when it was shown first is done: it would count as slowed down twice.
+/// Its work at the first copy is done: it would count as paused by its rate twice.
 #[test]
-fn who_has_nothing_to_do_any_more_has_no_turn() {
+fn an_adopted_connection_without_work_has_no_turn() {
     let mut state = states(64 << 20, &[b"".to_vec()]).remove(0);
     let rate = Rate::per_second(NonZeroU32::MIN);
     let mut heir = reactor(64 << 20);
@@ -296,7 +296,7 @@ fn who_has_nothing_to_do_any_more_has_no_turn() {
     assert_eq!(heir.run_queue.len(), 0);
     turn(&mut heir);
     assert_eq!(heir.figures().counters.rate_limited, 0);
-    // Its next turn is that of its alarm.
+    // Its timer gives it the next turn.
     heir.kernel.later = Duration::from_secs(61);
     turn(&mut heir);
     let connection = heir.connections.iter().next().unwrap();
