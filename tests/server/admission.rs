@@ -1,4 +1,4 @@
-//! Who may connect, how many of one address, and how much each may send.
+//! Admission: addresses, connections of an address, and rates.
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,7 +15,7 @@ fn connect_from(server: &Server, address: Ipv4Addr) -> Agent {
     Agent::connect_from(IpAddr::V4(address), server.address)
 }
 
-/// It is closed without a word, whatever it sends.
+/// Expects that the server closes the connection without a reply.
 fn expect_closed(server: &Server, address: Ipv4Addr) {
     let mut stranger = connect_from(server, address);
     // It may be closed already.
@@ -24,7 +24,7 @@ fn expect_closed(server: &Server, address: Ipv4Addr) {
 }
 
 #[test]
-fn who_is_denied_is_closed_without_a_word() {
+fn a_denied_connection_is_closed_without_a_reply() {
     let server = Server::start(&["--deny", "127.0.0.2"]);
     connect_from(&server, ONE).expect_alive();
     for _ in 0..50 {
@@ -39,7 +39,7 @@ fn who_is_denied_is_closed_without_a_word() {
 }
 
 #[test]
-fn where_some_are_allowed_all_others_are_denied() {
+fn with_allowed_addresses_all_others_are_denied() {
     let server = Server::start(&["--allow", "127.0.0.0/30", "--deny", "127.0.0.2,127.0.0.3"]);
     connect_from(&server, ONE).expect_alive();
     expect_closed(&server, OTHER);
@@ -52,7 +52,7 @@ fn where_some_are_allowed_all_others_are_denied() {
     assert_eq!(exit.code, Some(2), "{exit:?}");
 }
 
-/// The address of a server that listens on `[::]`, as IPv4 has it and as IPv6 has it.
+/// The address of a server that listens on `[::]`, for IPv4 and for IPv6.
 fn both(server: &Server) -> [SocketAddr; 2] {
     let port = server.address.port();
     [
@@ -62,7 +62,7 @@ fn both(server: &Server) -> [SocketAddr; 2] {
 }
 
 #[test]
-fn on_a_socket_for_both_families_an_ipv4_address_is_what_it_is() {
+fn a_listener_for_both_families_reports_ipv4_addresses_as_such() {
     let both_families = |args: &[&str]| {
         let server = Server::start(&[&["--listen", "[::]:0"], args].concat());
         let addresses = both(&server);
@@ -105,7 +105,7 @@ fn the_addresses_of_an_ipv6_network_share_its_connections() {
     };
     let addresses = ["fd00:0:0:1::7", "fd00:0:0:1::8", "fd00:0:0:2::7"];
     for address in addresses {
-        // Nobody else can have it here: there is no need to wait and see.
+        // No other test uses this address: there is no need to wait.
         network.ip(&["address", "add", address, "dev", "lo", "nodad"]);
     }
     network.within(|| {
@@ -135,7 +135,7 @@ fn the_addresses_of_an_ipv6_network_share_its_connections() {
 }
 
 #[test]
-fn the_environment_says_who_may_connect_and_how_much() {
+fn the_environment_sets_addresses_and_rates() {
     let launch = Launch::serve(&[])
         .env("HAWK_DENY", "127.0.0.2,127.0.0.4/31")
         .env("HAWK_MAX_CONNECTIONS_PER_IP", "1")
@@ -149,7 +149,7 @@ fn the_environment_says_who_may_connect_and_how_much() {
     server
         .connect()
         .expect_line("busy: too many from one address");
-    // Whatever time has passed, there is one token at the most.
+    // At any time there is one token at most.
     agent.send(&heartbeat().repeat(2));
     server.wait_until(|stats| stats.get("rate_limited") >= 1);
     agent.expect_line(HEARTBEAT);
@@ -157,7 +157,7 @@ fn the_environment_says_who_may_connect_and_how_much() {
 }
 
 #[test]
-fn an_address_has_so_many_connections_and_others_have_theirs() {
+fn the_connections_of_an_address_are_limited_and_others_are_not_affected() {
     let server = Server::start(&["--max-connections-per-ip", "2"]);
     let mut agents = [ONE, ONE, OTHER].map(|address| connect_from(&server, address));
     agents.iter_mut().for_each(Agent::expect_alive);
@@ -188,8 +188,8 @@ fn by_default_an_address_has_half_of_all_connections() {
     newcomer.expect_eof();
     let mut others: Vec<_> = (0..5).map(|_| connect_from(&server, OTHER)).collect();
     others.iter_mut().for_each(Agent::expect_alive);
-    // The default limit is in the log, and 80 % of it were for either address: one line
-    // in 10 s.
+    // The default limit is in the log, and either address has reached 80 % of it: one line in
+    // 10 s.
     assert_eq!(server.count_logged(" max_connections_per_ip=5"), 1);
     let nearing = "an address has 80 % of its share: address=127.0.0.1 share=connections used=4 \
                    limit=5 left_out=0 (raise --max-connections-per-ip";
@@ -198,11 +198,10 @@ fn by_default_an_address_has_half_of_all_connections() {
 }
 
 #[test]
-fn silent_newcomers_of_an_address_do_not_take_the_places_of_others() {
+fn silent_new_connections_of_an_address_leave_places_to_others() {
     let args = ["--max-connections", "60", "--max-connections-per-ip", "60"];
     let server = Server::start(&args);
-    // Beyond half of all places no address has more than 16 newcomers. Those of before
-    // keep theirs.
+    // With half of all places in use, an address may have 16 new connections. Earlier ones stay.
     let silent: Vec<_> = (0..31).map(|_| connect_from(&server, ONE)).collect();
     server.wait_until(|stats| stats.get("connections") == 31);
     connect_from(&server, ONE).expect_line("busy: too many from one address");
@@ -214,7 +213,7 @@ fn silent_newcomers_of_an_address_do_not_take_the_places_of_others() {
     let third = Ipv4Addr::new(127, 0, 0, 3);
     let mut agents: Vec<_> = (0..10).map(|_| connect_from(&server, third)).collect();
     agents.iter_mut().for_each(Agent::expect_alive);
-    // A newcomer that is heard makes room for another.
+    // A new connection that sends a frame makes room for another.
     let mut others = others;
     others.iter_mut().for_each(Agent::expect_alive);
     connect_from(&server, OTHER).expect_alive();
@@ -222,7 +221,7 @@ fn silent_newcomers_of_an_address_do_not_take_the_places_of_others() {
 }
 
 #[test]
-fn who_sends_more_than_it_may_is_read_more_slowly_and_loses_nothing() {
+fn an_agent_above_its_rate_is_read_more_slowly_and_loses_nothing() {
     let server = Server::start(&["--rate-limit", "20"]);
     let (mut eager, mut other) = (server.connect(), server.connect());
     let start = Instant::now();
@@ -254,7 +253,7 @@ fn reconnecting_and_ending_ones_side_gains_nothing() {
     let most = 2 * 5 * (start.elapsed().as_secs() + 2);
     assert!((2..=most).contains(&answered), "{answered} of {most}");
 
-    // Whoever ends its side and stays is answered whole, at its rate.
+    // An agent that ends its side and stays is answered in full, at its rate.
     let mut agent = Agent::connect_as(1, server.address);
     let start = Instant::now();
     agent.send(&heartbeat().repeat(10));
@@ -265,7 +264,7 @@ fn reconnecting_and_ending_ones_side_gains_nothing() {
 }
 
 #[test]
-fn what_comes_too_fast_is_answered_whole_and_in_its_order() {
+fn frames_above_the_rate_are_all_answered_in_order() {
     let server = Server::start(&["--rate-limit", "300"]);
     let mut agent = server.connect();
     let (sent, replies) = mixture(700);
@@ -279,11 +278,11 @@ fn what_comes_too_fast_is_answered_whole_and_in_its_order() {
 }
 
 #[test]
-fn who_is_slowed_down_is_not_taken_for_idle_or_slow() {
+fn an_agent_paused_by_its_rate_does_not_time_out() {
     let limits = ["--idle-timeout", "300ms", "--frame-timeout", "300ms"];
     let server = Server::start(&[&limits[..], &["--rate-limit", "1"]].concat());
     let mut agent = server.connect();
-    // The last one comes in two parts, in time.
+    // The last one arrives in two parts, in time.
     let frames = report("slowly").repeat(3);
     let (most, rest) = frames.split_at(frames.len() - 1);
     agent.send(most);
@@ -308,7 +307,7 @@ fn when_the_server_stops_all_that_has_arrived_is_answered_at_once() {
 }
 
 #[test]
-fn those_who_are_slowed_down_hold_no_long_buffer() {
+fn connections_paused_by_their_rate_hold_no_long_buffer() {
     let server = Server::start(&["--rate-limit", "1", "--pool-limit", "139264"]);
     let much = report("much").repeat(500);
     let agents: Vec<_> = (0..50)

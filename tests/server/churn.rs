@@ -1,16 +1,16 @@
-//! Connections that come and go in all manners leave nothing behind.
+//! Connections that end in all ways leave nothing behind.
 
 use hawk_testkit::*;
 
 #[test]
-fn however_connections_end_none_is_left_and_every_end_is_counted() {
+fn every_way_to_end_a_connection_is_counted_and_leaves_none_open() {
     let server = Server::start(&[]);
     let mut stays = server.connect();
     let partial = report("never finished");
     for round in 0..600 {
         let mut agent = server.connect();
         match round % 6 {
-            // Gone before the server may have looked.
+            // Closed, perhaps before the server has accepted it.
             0 => agent.reset(),
             1 => drop(agent),
             2 => {
@@ -43,12 +43,12 @@ fn however_connections_end_none_is_left_and_every_end_is_counted() {
 }
 
 #[test]
-fn a_place_that_is_filled_again_gets_nothing_meant_for_its_last_holder() {
+fn a_reused_slot_gets_no_replies_of_the_connection_before() {
     let server = Server::start(&["--max-connections", "1"]);
     for round in 0..50 {
         let mut old = server.connect();
         old.expect_alive();
-        // Its replies, its end and the next one's frames come in one batch.
+        // Its replies, its end and the next connection's frames arrive together.
         let suspended = server.suspend();
         old.send(&mixture(20).0);
         old.reset_delivered();

@@ -2,7 +2,7 @@
 
 use hawk_testkit::*;
 
-/// Runs a client against `server` and expects that it is content.
+/// Runs a client against `server` and expects success.
 #[track_caller]
 fn content(server: &Server, command: &str, args: &[&str]) -> String {
     let address = server.address.to_string();

@@ -26,7 +26,7 @@ fn data_and_end_of_file_that_come_together_are_answered() {
     let mut early = server.connect();
     early.expect_alive();
     let suspended = server.suspend();
-    // One that is connected already, and one that the server has never seen.
+    // A connection that was served before, and a new one.
     let mut agents = [early, server.connect()];
     for agent in &mut agents {
         agent.send(&[heartbeat(), report("last words")].concat());
@@ -43,7 +43,7 @@ fn data_and_end_of_file_that_come_together_are_answered() {
 
 #[test]
 fn more_than_a_turns_work_and_an_end_of_file_that_come_together_are_answered() {
-    // More frames, and in the second case more bytes, than a turn's budget.
+    // More frames, and in the second case more bytes, than the budget of a turn.
     for (frame, reply, count) in [(frame(b""), EMPTY, 5_000), (long_report(9_000), REPORT, 10)] {
         let server = Server::start(&[]);
         let mut agent = server.connect();
@@ -86,14 +86,14 @@ fn a_frame_within_a_false_one_is_found_at_the_end_of_file() {
 fn an_agent_that_sends_junk_past_the_limit_gets_all_replies_and_a_clean_end() {
     let server = Server::start(&[]);
     let clock = Clock::of("300ms");
-    // Most of the replies are still with the server's kernel when it closes: a
-    // reset would destroy them.
+    // Most of the replies are still in the kernel when the server closes: a reset would destroy
+    // them.
     let mut agent = Agent::connect_narrow(server.address);
     let (sent, replies) = mixture(700);
     agent.send(&sent);
     agent.send(&[b'j'; 2 * JUNK_LIMIT as usize]);
     clock.wait();
-    // By now it is closing; what it does not read would reset the connection.
+    // The server closes by now; input that it does not read would reset the connection.
     agent.send(&[b'j'; JUNK_LIMIT as usize]);
     agent.widen();
     agent.expect_replies(&replies);
@@ -101,7 +101,7 @@ fn an_agent_that_sends_junk_past_the_limit_gets_all_replies_and_a_clean_end() {
 }
 
 #[test]
-fn a_reset_is_counted_and_hurts_nobody_else() {
+fn a_reset_is_counted_and_affects_no_other_connection() {
     let server = Server::start(&[]);
     let mut other = server.connect();
     let mut agent = server.connect();
@@ -118,7 +118,7 @@ fn a_reset_is_counted_and_hurts_nobody_else() {
 #[test]
 fn agents_that_never_stop_sending_are_cut_off_after_their_end_of_file() {
     let server = Server::start(&[]);
-    // Many, so that each has more waiting whenever its turn comes.
+    // Many agents, so that each has more input at each of its turns.
     let agents: Vec<_> = (0..16).map(|_| server.connect()).collect();
     let deadline = Instant::now() + PATIENCE / 2;
     let floods: Vec<_> = agents
@@ -143,11 +143,11 @@ fn agents_that_never_stop_sending_are_cut_off_after_their_end_of_file() {
 }
 
 #[test]
-fn what_an_agent_sent_before_it_left_is_taken_though_it_takes_no_reply() {
+fn input_sent_before_an_agent_left_is_handled_without_replies() {
     // More than two turns' frames in one read.
     let short = long_report(15).repeat(2_500);
-    // More than a read, because a part of the buffer is taken: what is left in
-    // the kernel lies there when the connection is already broken.
+    // More bytes than a read takes, because part of the buffer is in use: the rest is in the
+    // kernel when the connection breaks.
     let long = [long_report(60_000), long_report(15).repeat(1_400)].concat();
     for (sent, reports, before) in [(short, 2_500, 0), (long, 1_401, 40_000)] {
         let server = Server::start(&[]);

@@ -1,4 +1,4 @@
-//! However frames are cut, mixed with junk or damaged on their way.
+//! Frames in pieces, between junk, or damaged.
 
 use hawk_wire::{Encoding, JUNK_LIMIT};
 
@@ -28,7 +28,7 @@ fn a_stream_may_be_cut_at_any_offset() {
     for cut in 0..=stream.len() {
         let (head, tail) = stream.split_at(cut);
         agent.send(head);
-        // Whoever gets an answer here is served after the head was.
+        // A reply to this agent means that the head was read.
         server.connect().expect_alive();
         agent.send(tail);
         agent.expect_lines(&[EMPTY, HEARTBEAT, WRONG_SUM]);
@@ -48,7 +48,7 @@ fn a_reply_does_not_wait_for_what_follows_its_frame() {
 }
 
 #[test]
-fn a_frame_without_data_is_refused_and_hurts_nobody() {
+fn a_frame_without_data_is_refused_and_affects_no_other() {
     let server = Server::start(&[]);
     let mut agent = server.connect();
     let mut other = server.connect();
@@ -76,7 +76,7 @@ fn frames_around_the_size_of_a_read_are_answered_in_order_among_short_ones() {
     let mut agent = server.connect();
     let mut sent = Vec::new();
     let mut replies = String::new();
-    // Lengths of FE00 and more have exceptions of their own; stay below but for the last.
+    // Lengths of FE00 and more are special; stay below, except for the last.
     for data in [65_000, 20, 64_512, 4_096, 65_023, 16_384, LONGEST_DATA] {
         sent.extend_from_slice(&long_report(data));
         sent.extend_from_slice(&heartbeat());
@@ -99,13 +99,13 @@ fn junk_is_answered_with_nothing_and_costs_no_frame() {
         b"\xFF\xFE",
         b"\xFF\xFF\xFF",
         b"\x00\x00\x00\x00",
-        // A head that claims much more than follows.
+        // A head with a length beyond the input.
         b"\xFF\xFF\xF0\x00 and so on",
     ];
     for bytes in stray {
         agent.send(&[bytes, heartbeat().as_slice()].concat());
         agent.expect_line(HEARTBEAT);
-        // The same in pieces, so that the junk is decided on alone.
+        // The same in pieces, so that the junk is decoded alone.
         agent.send_in_pieces(bytes, 1);
         agent.exchange(&report("after junk"), REPORT);
     }
@@ -157,7 +157,7 @@ fn junk_up_to_the_limit_ends_the_connection_behind_its_replies() {
     let mut agent = server.connect();
     let mut other = server.connect();
     let (sent, replies) = mixture(100);
-    // The last frame of the mixture is good, so the count starts behind it.
+    // The last frame of the mixture passes, so that the count starts behind it.
     let last = heartbeat();
     agent.send(&[sent, last, junk(JUNK_LIMIT as usize)].concat());
     agent.expect_replies(&replies);
@@ -176,7 +176,7 @@ fn a_wrong_sum_is_junk_too() {
     let damaged = wrong_sum();
     let enough = JUNK_LIMIT as usize / damaged.len() + 1;
     agent.send(&damaged.repeat(enough));
-    // The limit falls into the last of them, which has come whole.
+    // The limit is in the last of them, which is complete.
     for _ in 0..enough {
         agent.expect_line(WRONG_SUM);
     }
@@ -188,13 +188,13 @@ fn a_wrong_sum_is_junk_too() {
 }
 
 #[test]
-fn urgent_data_among_frames_holds_none_of_them_up() {
-    // What is overlooked is found at the idle timeout at the latest.
+fn urgent_data_among_frames_delays_none_of_them() {
+    // A missed frame would be found at the idle timeout.
     let server = Server::start(&["--idle-timeout", "1h"]);
     let mut early = server.connect();
     early.expect_alive();
     let suspended = server.suspend();
-    // One that is connected already, and one that the server has never seen.
+    // A connection that was served before, and a new one.
     let mut agents = [early, server.connect()];
     for agent in &mut agents {
         agent.send(&heartbeat());

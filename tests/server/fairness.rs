@@ -1,4 +1,4 @@
-//! Agents that take too much or too little do not spoil it for others.
+//! Agents that use too much or read too little do not delay others.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -8,7 +8,7 @@ use hawk_wire::{FRAME_OVERHEAD, MAX_REPLY_LINE};
 
 use hawk_testkit::*;
 
-/// Short frames with long replies, so that little input makes much output.
+/// Short frames with long replies: little input with much output.
 const KINDS: [(&[u8], &str); 3] = [
     (b"", EMPTY),
     (b"\x02", "error: unknown encoding"),
@@ -25,7 +25,7 @@ pub(crate) fn verbose(rounds: usize) -> (Vec<u8>, Vec<u8>) {
 /// Bytes of the longest class of receive buffer.
 const LONGEST_BUFFER: usize = 69_632;
 
-/// Bytes of replies to [`KINDS`] that the server has but the kernel has not.
+/// Bytes of unsent replies to [`KINDS`].
 fn unsent(stats: &Stats) -> u64 {
     let names = ["error_empty", "error_unknown_encoding", "error_malformed"];
     let counts = names.map(|name| stats.get(name));
@@ -37,7 +37,7 @@ fn unsent(stats: &Stats) -> u64 {
 }
 
 #[test]
-fn a_slow_reader_is_not_read_from_costs_little_and_gets_everything_at_last() {
+fn a_slow_reader_is_paused_costs_little_and_gets_every_reply() {
     const ROUNDS: usize = 130_000;
     let server = Server::start(&[]);
     let mut slow = Agent::connect_narrow(server.address);
@@ -46,8 +46,8 @@ fn a_slow_reader_is_not_read_from_costs_little_and_gets_everything_at_last() {
     let mut sender = slow.sender();
     let sending = std::thread::spawn(move || sender.write_all(&sent).unwrap());
 
-    // It is read from until its replies back up, and no further: the replies to
-    // one window of the shortest frames are all that comes on top of the mark.
+    // It is read until its replies back up: beyond the mark there are only the replies to one
+    // window of the shortest frames.
     let most = (OUTPUT_HIGH_WATER + LONGEST_BUFFER / FRAME_OVERHEAD * MAX_REPLY_LINE) as u64;
     let stats = server.wait_until(|stats| unsent(stats) > OUTPUT_HIGH_WATER as u64);
     assert!(unsent(&stats) <= most && stats.get("bytes_in") < length);
@@ -73,7 +73,7 @@ fn a_slow_reader_is_not_read_from_costs_little_and_gets_everything_at_last() {
 }
 
 #[test]
-fn an_agent_that_never_reads_is_closed_for_that() {
+fn an_agent_that_never_reads_is_closed_at_its_output_timeout() {
     let server = Server::start(&["--idle-timeout", "300ms"]);
     let agent = Agent::connect_narrow(server.address);
     let mut sender = agent.sender();
@@ -91,7 +91,7 @@ fn an_agent_that_never_reads_is_closed_for_that() {
 #[test]
 fn an_agent_at_full_speed_does_not_starve_others() {
     let server = Server::start(&[]);
-    // Slow machines have turns of some milliseconds here: few rounds will do.
+    // A slow machine needs some milliseconds a turn here: few rounds are enough.
     let greedy: Vec<_> = (0..2).map(|_| flood(&server)).collect();
     server.wait_until(|stats| stats.get("heartbeats") > 5_000);
     let mut others: Vec<_> = (0..4).map(|_| server.connect()).collect();
@@ -103,7 +103,7 @@ fn an_agent_at_full_speed_does_not_starve_others() {
             other.expect_line(REPORT);
         }
     }
-    // It went on all the while: there was someone to be starved by.
+    // The busy agent sent all the while.
     let stats = server.stats();
     server.wait_until(|later| later.get("heartbeats") > stats.get("heartbeats"));
     for (socket, threads) in greedy {
@@ -115,7 +115,7 @@ fn an_agent_at_full_speed_does_not_starve_others() {
 }
 
 #[test]
-fn a_long_queue_of_one_agent_is_not_worked_off_in_one_go() {
+fn long_input_of_one_agent_is_handled_over_several_turns() {
     const QUEUED: usize = 3_500;
     let server = Server::start(&["--log-packets"]);
     let (mut greedy, mut other) = (server.connect(), server.connect());
@@ -130,14 +130,14 @@ fn a_long_queue_of_one_agent_is_not_worked_off_in_one_go() {
     drop(suspended);
     other.expect_line(REPORT);
     greedy.expect_replies("heartBeat\n".repeat(QUEUED).as_bytes());
-    // Packets are logged as they are taken.
+    // Packets are logged when they are handled.
     let (_, behind) = server.log().wait_for(mark, |line| line.contains("me too"));
     let before = behind - mark;
     assert!(before < QUEUED / 2, "it had to wait for {before} others");
 }
 
-/// A thread that sends without end and one that reads it all, until the socket
-/// is shut down.
+/// A thread that sends without end and one that reads all replies, until the socket is shut
+/// down.
 fn flood(server: &Server) -> (TcpStream, [std::thread::JoinHandle<()>; 2]) {
     let agent = server.connect();
     let (mut sender, mut receiver) = (agent.sender(), agent.sender());
@@ -161,16 +161,16 @@ fn slow_readers_do_not_keep_the_buffers_that_others_need() {
         let mut agent = Agent::connect_narrow(server.address);
         let before = unsent(&server.stats());
         let of_it = |stats: &Stats| unsent(stats).saturating_sub(before);
-        // How much the kernel takes of what is over the mark depends on what it has seen of
-        // other connections, `tcp_no_metrics_save` in ip-sysctl.rst.
+        // How much the kernel takes beyond the mark depends on earlier connections,
+        // `tcp_no_metrics_save` in ip-sysctl.rst.
         let over = eventually(|| {
-            // Replies back up to half of what stops the server from reading on ...
+            // Replies back up to half of the mark ...
             let (some, _) = verbose(200);
             while of_it(&server.stats()) < OUTPUT_HIGH_WATER as u64 / 2 {
                 agent.send(&some);
                 sent += some.len() as u64;
             }
-            // ... and what is over the mark comes in one read.
+            // ... and one read brings the rest.
             let suspended = server.suspend();
             let (many, _) = verbose(2_300);
             agent.send(&many);

@@ -9,7 +9,7 @@ use hawk_testkit::*;
 const BUSY: &str = "busy: too many connections";
 
 #[test]
-fn beyond_the_limit_a_newcomer_is_told_so_and_a_place_freed_is_usable() {
+fn a_connection_beyond_the_limit_is_refused_and_a_freed_place_is_usable() {
     let server = Server::start(&["--max-connections", "2"]);
     let mut agents = [0, 1].map(|number| Agent::connect_as(number, server.address));
     agents.iter_mut().for_each(Agent::expect_alive);
@@ -32,11 +32,11 @@ fn beyond_the_limit_a_newcomer_is_told_so_and_a_place_freed_is_usable() {
 }
 
 #[test]
-fn a_newcomer_that_is_turned_away_takes_nobodys_place() {
+fn a_turned_away_connection_takes_no_place() {
     let server = Server::start(&["--max-connections", "1"]);
     let agent = server.connect();
     server.wait_until(|stats| stats.get("connections") == 1);
-    // It has its line but stays connected; the place is free all the same.
+    // It has its reply but stays connected; its place is free.
     let mut lingerer = server.connect();
     lingerer.expect_line(BUSY);
     drop(agent);
@@ -45,7 +45,7 @@ fn a_newcomer_that_is_turned_away_takes_nobodys_place() {
 }
 
 #[test]
-fn newcomers_that_have_sent_frames_are_told_all_the_same() {
+fn turned_away_connections_that_have_sent_frames_get_their_reply() {
     let server = Server::start(&["--max-connections", "1"]);
     let mut agent = server.connect();
     agent.expect_alive();
@@ -61,7 +61,7 @@ fn newcomers_that_have_sent_frames_are_told_all_the_same() {
 }
 
 #[test]
-fn hundreds_of_newcomers_at_once_are_all_told_and_logged_in_few_lines() {
+fn hundreds_of_connections_beyond_the_limit_are_all_refused_and_logged_in_few_lines() {
     let start = Instant::now();
     let server = Server::start(&["--max-connections", "1"]);
     let mut agent = server.connect();
@@ -75,7 +75,7 @@ fn hundreds_of_newcomers_at_once_are_all_told_and_logged_in_few_lines() {
 }
 
 #[test]
-fn running_out_of_descriptors_is_survived_and_those_who_wait_are_served_later() {
+fn without_descriptors_connections_wait_and_are_served_later() {
     let start = Instant::now();
     let server = Server::start(&[]);
     let mut first = server.connect();
@@ -86,7 +86,7 @@ fn running_out_of_descriptors_is_survived_and_those_who_wait_are_served_later() 
     for agent in &mut agents {
         agent.send(&heartbeat());
     }
-    // Two fit; the others wait, and it tries again and again.
+    // Two fit; the others wait while the server retries.
     agents[0].expect_line(HEARTBEAT);
     agents[1].expect_line(HEARTBEAT);
     let stats = server.wait_until(|stats| stats.get("accept_errors") >= 3);
@@ -94,7 +94,7 @@ fn running_out_of_descriptors_is_survived_and_those_who_wait_are_served_later() 
     assert!(server.count_logged("cannot accept") <= lines_allowed(start));
     first.expect_alive();
 
-    // Who leaves makes room for who waits, without another newcomer.
+    // A closed connection makes room for a waiting one, without a new event.
     drop(agents.remove(0));
     agents[1].expect_line(HEARTBEAT);
 
@@ -108,7 +108,7 @@ fn running_out_of_descriptors_is_survived_and_those_who_wait_are_served_later() 
 }
 
 #[test]
-fn who_leaves_makes_room_at_once_for_who_waits_for_a_descriptor() {
+fn a_closed_connection_makes_room_at_once_for_one_that_waits_for_a_descriptor() {
     let server = Server::start(&[]);
     let mut leaves = server.connect();
     leaves.expect_alive();
@@ -117,8 +117,8 @@ fn who_leaves_makes_room_at_once_for_who_waits_for_a_descriptor() {
     newcomer.send(&heartbeat());
     wait_until_accepting_fails(&server);
 
-    // All that it finds when it goes on comes in one turn, at whose end it tells
-    // how things are. The time until it would try again is longer.
+    // All of them are accepted in one turn, and the statistics are logged at its end. The time
+    // until the next retry is longer.
     let suspended = server.suspend();
     leaves.shutdown_write();
     leaves.wait_delivered();
@@ -132,7 +132,7 @@ fn who_leaves_makes_room_at_once_for_who_waits_for_a_descriptor() {
 }
 
 #[test]
-fn who_waits_for_a_descriptor_is_answered_before_a_stop_if_there_is_one_by_then() {
+fn a_connection_that_waits_for_a_descriptor_is_answered_before_a_stop() {
     let server = Server::start(&[]);
     set_descriptor_limit(&server, limit_for(&server, 0));
     let mut agents: Vec<_> = (0..20).map(|_| server.connect()).collect();
@@ -140,7 +140,7 @@ fn who_waits_for_a_descriptor_is_answered_before_a_stop_if_there_is_one_by_then(
         agent.send(&heartbeat());
         agent.wait_delivered();
     }
-    // It has just failed, and leaves them alone for a while.
+    // Accepting has just failed, and is retried later.
     wait_until_accepting_fails(&server);
     let suspended = server.suspend();
     set_descriptor_limit(&server, most_descriptors());
@@ -150,7 +150,7 @@ fn who_waits_for_a_descriptor_is_answered_before_a_stop_if_there_is_one_by_then(
 }
 
 #[test]
-fn the_limit_stays_exact_however_those_who_were_turned_away_leave() {
+fn the_limit_stays_exact_for_all_ways_in_which_turned_away_connections_end() {
     const MOST: usize = 3;
     // More than may linger at a time.
     const NEWCOMERS: usize = 70;
@@ -166,7 +166,7 @@ fn the_limit_stays_exact_however_those_who_were_turned_away_leave() {
     };
     for number in 0..MOST {
         let round = number as u64 + 1;
-        // They read their line and go.
+        // They read their reply and close.
         for number in 0..NEWCOMERS {
             let mut newcomer = server.connect();
             newcomer.expect_line(BUSY);
@@ -179,7 +179,7 @@ fn the_limit_stays_exact_however_those_who_were_turned_away_leave() {
         accepted += NEWCOMERS;
         newcomers += NEWCOMERS;
         all_gone(newcomers);
-        // They are gone, or all but gone, before the server has seen them.
+        // They close before the server accepts them, or nearly so.
         let suspended = server.suspend();
         for number in 0..NEWCOMERS {
             let mut newcomer = server.connect();
@@ -197,14 +197,14 @@ fn the_limit_stays_exact_however_those_who_were_turned_away_leave() {
         server.wait_until(|stats| stats.get("accepted") == accepted as u64);
         all_gone(newcomers);
 
-        // A place freed is usable while they linger, and it is one place.
+        // A free place is usable while others linger, and it is one place.
         let mut lingerers: Vec<_> = (0..NEWCOMERS).map(|_| server.connect()).collect();
         lingerers
             .iter_mut()
             .for_each(|lingerer| lingerer.expect_line(BUSY));
         drop(agents.remove(0));
         server.wait_until(|stats| stats.get("closed_agent_closed") == round);
-        // From the address of the one that left.
+        // From the address of the closed connection.
         agents.push(Agent::connect_as(number, server.address));
         agents.iter_mut().for_each(Agent::expect_alive);
         let mut newcomer = server.connect();
@@ -223,7 +223,7 @@ fn wait_until_accepting_fails(server: &Server) {
     server.wait_until(|stats| stats.get("accept_errors") > before);
 }
 
-/// All newcomers are told and let go, and one agent stays.
+/// Expects that all new connections are turned away, and one agent stays.
 #[track_caller]
 fn expect_turned_away(server: &Server, mut newcomers: Vec<Agent>) -> Stats {
     for newcomer in &mut newcomers {

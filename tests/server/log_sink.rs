@@ -1,4 +1,4 @@
-//! A log that nobody reads holds nobody up.
+//! A log without a reader does not delay the server.
 
 use rustix::process::Signal;
 
@@ -7,13 +7,13 @@ use hawk_testkit::*;
 /// The text of a report that makes a log line of some 60 kB.
 const TEXT: usize = 60_000;
 
-/// A server that logs packets, and whose stderr is a pipe that is not read before
+/// A server that logs packets, with a pipe as stderr that is not read until
 /// [`Lines::go_on`].
 fn start() -> Server {
     Launch::serve(&["--log-packets"]).stderr_unread().start()
 }
 
-/// Sends reports with numbers, one after the other, each of which is answered.
+/// Sends numbered reports one after the other, and expects a reply to each.
 fn report_numbers(agent: &mut Agent, numbers: std::ops::Range<usize>) {
     for number in numbers {
         let text = format!("{number:08} {}", "x".repeat(TEXT));
@@ -24,7 +24,7 @@ fn report_numbers(agent: &mut Agent, numbers: std::ops::Range<usize>) {
     }
 }
 
-/// The numbers of the reports that a log tells of.
+/// Returns the numbers of the reports in a log.
 fn numbers(lines: &[String]) -> Vec<usize> {
     let texts = lines
         .iter()
@@ -33,8 +33,8 @@ fn numbers(lines: &[String]) -> Vec<usize> {
 }
 
 #[test]
-fn agents_are_answered_while_nobody_reads_the_log_and_what_is_missing_is_told() {
-    // More than a pipe, the queue and what is on its way take.
+fn agents_are_answered_while_the_log_is_not_read_and_missing_lines_are_counted() {
+    // More than a pipe, the queue and the line in progress take.
     const REPORTS: usize = 300;
     let server = start();
     let mut agent = server.connect();
@@ -50,20 +50,20 @@ fn agents_are_answered_while_nobody_reads_the_log_and_what_is_missing_is_told() 
     assert_eq!(notice, expected);
     assert_eq!(server.stats().get("log_left_out"), left_out as u64);
 
-    // All others are there, those before the notice in front of it.
+    // All other lines are there, in order around the notice.
     report_numbers(&mut agent, REPORTS..REPORTS + 10);
     server.signal(Signal::TERM);
     let exit = server.wait_exit();
     let before = numbers(&exit.stderr[..mark]);
     assert_eq!(before, (0..before.len()).collect::<Vec<_>>());
-    // Two lines are not of reports: the heartbeat, and the agent that it brings online.
+    // Two lines are not of reports: the heartbeat, and the agent that comes online.
     assert!((REPORTS..=REPORTS + 2).contains(&(before.len() + left_out)));
     let after = numbers(&exit.stderr[mark..]);
     assert_eq!(after, (REPORTS..REPORTS + 10).collect::<Vec<_>>());
 }
 
 #[test]
-fn a_stop_loses_no_line_that_somebody_reads() {
+fn a_stop_loses_no_line_of_a_log_that_is_read() {
     const REPORTS: usize = 50;
     let server = start();
     report_numbers(&mut server.connect(), 0..REPORTS);
@@ -77,11 +77,11 @@ fn a_stop_loses_no_line_that_somebody_reads() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_does_not_hold_up_the_stop() {
+fn a_log_that_is_not_read_does_not_delay_the_stop() {
     let server = start();
     report_numbers(&mut server.connect(), 0..10);
     server.signal(Signal::TERM);
-    // Its stdout ends with it.
+    // Its stdout ends when it exits.
     server.wait_stdout_end();
     server.log().go_on();
     assert_eq!(server.wait_exit().code, Some(0));

@@ -1,9 +1,9 @@
-//! The server as agents and operators see it: the real binary, on a port of
-//! its own, over real sockets.
+//! The server as agents and operators see it: the real binary, on a port of its own, over real
+//! sockets.
 //!
-//! Time limits under test are set small by options. That they strike is waited
-//! for with patience; that they do not strike early is measured only where no
-//! delay of the machine could make it look so.
+//! The tests set short time limits by options. They wait with patience for a limit to strike,
+//! and check that it does not strike early only where no delay of the machine could look like
+//! it.
 
 #![allow(
     clippy::unwrap_used,

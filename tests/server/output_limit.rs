@@ -1,4 +1,4 @@
-//! Agents that do not read, many of them: what that costs together is bounded.
+//! The limit of unread replies over all agents.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -11,10 +11,10 @@ use hawk_testkit::*;
 
 const LIMIT: usize = 64 * 1024;
 
-/// Enough of them to leave far more unread, if each could leave as much as one may.
+/// Enough agents to exceed the limit far, at the limit of each.
 const AGENTS: usize = 20;
 
-/// A server whose buffers, too, are as few as may be.
+/// A server with the smallest pool.
 fn launch(more: &[&str]) -> Server {
     let (limit, pool) = (LIMIT.to_string(), MIN_POOL_LIMIT.to_string());
     let args = ["--output-limit", &limit, "--pool-limit", &pool];
@@ -31,7 +31,7 @@ fn config() -> Config {
     }
 }
 
-/// Sends as much as goes; whether that was anything.
+/// Sends as much as the socket takes; returns whether that was anything.
 fn push(sockets: &mut [TcpStream], block: &[u8]) -> bool {
     let mut went = false;
     for socket in sockets {
@@ -43,7 +43,7 @@ fn push(sockets: &mut [TcpStream], block: &[u8]) -> bool {
 }
 
 #[test]
-fn all_that_nobody_reads_is_bounded_together_and_who_reads_is_answered() {
+fn unread_replies_are_bounded_over_all_agents_and_agents_that_read_are_answered() {
     let server = launch(&[]);
     let agents: Vec<_> = (0..AGENTS)
         .map(|_| Agent::connect_narrow(server.address))
@@ -55,14 +55,14 @@ fn all_that_nobody_reads_is_bounded_together_and_who_reads_is_answered() {
     let most = config().most_output() as u64;
     assert!(most < (AGENTS * OUTPUT_HIGH_WATER) as u64 * 2 / 3);
 
-    // Until everybody's writes block: nobody is read from any more.
+    // Until the writes of all agents block: no connection is read any more.
     let block = verbose(16).0;
     let mut before = server.stats();
     let blocked = eventually(|| {
         let went = push(&mut sockets, &block);
         let now = server.stats();
         assert!(now.get("unsent") <= most, "{now:?}");
-        // A server that has no core for a while stands still as well.
+        // A server without a core for a while makes no progress either.
         let full = now.get("unsent") > LIMIT as u64;
         let stands = full && !went && now.get("bytes_in") == before.get("bytes_in");
         before = now;
@@ -72,7 +72,7 @@ fn all_that_nobody_reads_is_bounded_together_and_who_reads_is_answered() {
     assert!(before.get("output_limited") >= 1);
     assert!(server.count_logged("output limit: ") >= 1);
 
-    // Those who read are served as ever, and take no more of it.
+    // Agents that read are served as before.
     let mut others: Vec<_> = (0..5).map(|_| server.connect()).collect();
     for _ in 0..50 {
         for other in &mut others {
@@ -82,22 +82,22 @@ fn all_that_nobody_reads_is_bounded_together_and_who_reads_is_answered() {
     let stats = server.stats();
     assert_eq!(stats.get("unsent"), before.get("unsent"));
 
-    // What is given up is given back.
+    // Closed connections release their share.
     drop((agents, sockets));
     server.wait_until(|stats| stats.get("connections") == 5 && stats.get("unsent") == 0);
     others.iter_mut().for_each(Agent::expect_alive);
 }
 
 #[test]
-fn who_does_not_read_under_the_limit_is_closed_and_nothing_of_it_stays() {
+fn an_agent_that_does_not_read_below_the_limit_is_closed_and_its_memory_is_released() {
     let server = launch(&["--idle-timeout", "4s"]);
     std::thread::scope(|scope| {
         let mut begun = 0;
         for enough in [1, AGENTS / 2, AGENTS] {
             let closed = eventually(|| {
                 let stats = server.stats();
-                // Where all stand still for a while, one that has not come so far as to
-                // have replies unread is idle. Another takes its place.
+                // If the machine stalls, an agent may be idle before it has unread replies.
+                // Another one takes its place.
                 while begun < AGENTS as u64 + stats.get("closed_idle_timeout") {
                     begun += 1;
                     scope.spawn(|| send_for_ever(&server));
@@ -113,7 +113,7 @@ fn who_does_not_read_under_the_limit_is_closed_and_nothing_of_it_stays() {
     server.connect().expect_alive();
 }
 
-/// Sends and reads nothing, until it is closed.
+/// Sends until the server closes, and reads nothing.
 fn send_for_ever(server: &Server) {
     let mut sender = Agent::connect_narrow(server.address).sender();
     let block = verbose(16).0;

@@ -1,4 +1,4 @@
-//! What `--log-packets` writes: one line a packet, whatever is in it.
+//! `--log-packets`: one line a packet, with any content.
 
 use hawk_wire::Encoding;
 
@@ -10,7 +10,7 @@ fn each_packet_is_one_line_with_its_fields() {
     let mut agent = server.connect();
     agent.expect_alive();
     agent.exchange(&report("some text"), REPORT);
-    // What is logged now comes behind the packets.
+    // Later lines of the log are behind the packets.
     server.stats();
     let lines = server.log().since(0);
     let packets: Vec<_> = lines
@@ -28,7 +28,7 @@ fn each_packet_is_one_line_with_its_fields() {
 }
 
 #[test]
-fn nothing_that_an_agent_sends_can_forge_a_line_or_paint_the_terminal() {
+fn no_packet_can_forge_a_line_or_control_the_terminal() {
     let server = Server::start(&["--log-packets"]);
     let mut agent = server.connect();
     let nasty = "a\nstats connections=0\r\u{1b}[31mred\u{7}\0\u{85}\u{2028}\u{202e}\u{3164}\"=b\\";
@@ -53,7 +53,7 @@ fn nothing_that_an_agent_sends_can_forge_a_line_or_paint_the_terminal() {
 }
 
 #[test]
-fn an_agents_name_sticks_to_its_connection_and_to_no_other() {
+fn an_agents_name_belongs_to_its_connection_only() {
     let server = Server::start(&["--log-packets"]);
     let mut named = server.connect();
     let mut other = server.connect();

@@ -1,8 +1,8 @@
-//! Who holds receive buffers, who waits for them, and that everyone gets one.
+//! Receive buffers: which connections have one, which wait, and that each gets one.
 
 use hawk_testkit::*;
 
-/// The least that `--pool-limit` may be: the reserve and one more long buffer.
+/// The smallest `--pool-limit`: the reserve and one more long buffer.
 const LEAST: &str = "139264";
 
 #[test]
@@ -16,12 +16,12 @@ fn idle_connections_hold_no_buffer() {
     let stats = server.stats();
     assert_eq!(stats.get("connections"), 200);
     assert_eq!(stats.in_use(), [0; 5]);
-    // One long buffer served them all.
+    // One long buffer served all of them.
     assert_eq!(stats.longest("high_water"), 1);
 }
 
 #[test]
-fn a_partial_frame_is_held_in_the_smallest_buffer_whatever_length_it_claims() {
+fn a_partial_frame_of_any_claimed_length_is_held_in_the_smallest_buffer() {
     let server = Server::start(&[]);
     let mut agent = server.connect();
     let frame = long_report(LONGEST_DATA);
@@ -38,7 +38,7 @@ fn a_partial_frame_is_held_in_the_smallest_buffer_whatever_length_it_claims() {
 }
 
 #[test]
-fn a_frame_begun_behind_whole_ones_is_all_that_is_kept() {
+fn only_the_partial_frame_behind_whole_ones_is_kept() {
     let server = Server::start(&[]);
     let mut agent = server.connect();
     let next = report("next");
@@ -103,7 +103,7 @@ fn long_frames_that_grow_in_a_small_pool_are_all_finished() {
     let frame = long_report(60_000);
     let (head, tail) = frame.split_at(20_000);
     agents.iter_mut().for_each(|agent| agent.send(head));
-    // Two have what buffers there are: one of them the reserve.
+    // Two connections have all the buffers: one of them the reserve.
     server.wait_until(|stats| stats.longest("waiters") == 38);
     std::thread::scope(|scope| {
         for agent in &mut agents {
@@ -126,8 +126,8 @@ fn short_partial_frames_that_fill_the_pool_are_all_finished() {
     let frame = long_report(2_000);
     let (head, tail) = frame.split_at(200);
     agents.iter_mut().for_each(|agent| agent.send(head));
-    // Nothing but the reserve is left for frames to grow in, and its holder too
-    // has but a part.
+    // Only the reserve is left for frames to grow in, and its connection too has only a partial
+    // frame.
     server.wait_until(|stats| stats.in_use() == [272, 0, 0, 0, 1]);
     server.wait_until(|stats| stats.longest("waiters") == 27);
     agents.iter_mut().for_each(|agent| agent.send(tail));
@@ -141,7 +141,7 @@ fn short_partial_frames_that_fill_the_pool_are_all_finished() {
 }
 
 #[test]
-fn whoever_waits_for_a_buffer_is_served_in_turn() {
+fn connections_that_wait_for_a_buffer_are_served_in_turn() {
     let server = Server::start(&["--pool-limit", LEAST, "--log-packets"]);
     let frame = long_report(60_000);
     let (head, tail) = frame.split_at(20_000);
@@ -172,11 +172,11 @@ fn whoever_waits_for_a_buffer_is_served_in_turn() {
 }
 
 #[test]
-fn who_always_has_a_frame_begun_keeps_no_buffer_that_others_wait_for() {
+fn a_connection_that_always_has_a_partial_frame_releases_its_buffer_to_others() {
     let server = Server::start(&["--pool-limit", LEAST, "--frame-timeout", "1h"]);
     let frame = long_report(60_000);
     let (head, tail) = frame.split_at(20_000);
-    // All but the reserve is held by frames that do not go on.
+    // Partial frames use all of the pool but the reserve.
     let mut holders: Vec<_> = (0..272).map(|_| server.connect()).collect();
     holders
         .iter_mut()
@@ -190,7 +190,7 @@ fn who_always_has_a_frame_begun_keeps_no_buffer_that_others_wait_for() {
     for round in 0..5 {
         other.send(&heartbeat());
         server.wait_until(|stats| stats.longest("waiters") == 1);
-        // Its frame comes to an end, and another one has begun.
+        // Its frame is completed, and the next one begins.
         endless.exchange(&next, REPORT);
         other.expect_line(HEARTBEAT);
         server.wait_until(|stats| stats.longest("in_use") == 1);
@@ -201,7 +201,7 @@ fn who_always_has_a_frame_begun_keeps_no_buffer_that_others_wait_for() {
 }
 
 #[test]
-fn the_clock_of_a_frame_stands_still_while_its_agent_waits_for_a_buffer() {
+fn the_frame_timeout_does_not_run_while_the_connection_waits_for_a_buffer() {
     let server = Server::start(&["--pool-limit", LEAST, "--frame-timeout", "3s"]);
     let clock = Clock::of("200ms");
     let frame = long_report(5_000);
@@ -217,8 +217,8 @@ fn the_clock_of_a_frame_stands_still_while_its_agent_waits_for_a_buffer() {
     let (most, last) = tail.split_at(tail.len() - 1);
     agent.send(most);
     server.wait_until(|stats| stats.longest("waiters") == 1);
-    // The other's frame times out. The first one, begun before it, has its turn
-    // then, and nearly all of its time.
+    // The other's frame times out. The first one, begun before it, has its turn then, with nearly
+    // all of its time.
     holder.expect_eof();
     server.wait_until(|stats| stats.longest("waiters") == 0);
     clock.wait();
@@ -230,7 +230,7 @@ fn the_clock_of_a_frame_stands_still_while_its_agent_waits_for_a_buffer() {
 }
 
 #[test]
-fn who_leaves_the_queue_for_buffers_leaves_no_gap() {
+fn a_connection_that_ends_in_the_queue_for_buffers_leaves_no_gap() {
     let server = Server::start(&["--pool-limit", LEAST]);
     let frame = long_report(60_000);
     let (head, tail) = frame.split_at(20_000);
@@ -240,7 +240,7 @@ fn who_leaves_the_queue_for_buffers_leaves_no_gap() {
     let mut agents: Vec<_> = (0..9).map(|_| server.connect()).collect();
     agents.iter_mut().for_each(|agent| agent.send(&heartbeat()));
     server.wait_until(|stats| stats.longest("waiters") == 9);
-    // Every third stays: the others break off or end their side.
+    // Every third stays: the others reset the connection or end their side.
     let mut stay = Vec::new();
     for (number, agent) in agents.into_iter().enumerate() {
         match number % 3 {
@@ -260,7 +260,7 @@ fn who_leaves_the_queue_for_buffers_leaves_no_gap() {
 }
 
 #[test]
-fn who_breaks_off_while_it_waits_for_a_buffer_is_gone_before_one_comes_back() {
+fn a_connection_that_breaks_while_it_waits_for_a_buffer_is_closed_at_once() {
     let server = Server::start(&["--pool-limit", LEAST, "--frame-timeout", "1h"]);
     let frame = long_report(60_000);
     let (head, tail) = frame.split_at(20_000);
@@ -285,7 +285,7 @@ fn who_breaks_off_while_it_waits_for_a_buffer_is_gone_before_one_comes_back() {
 }
 
 #[test]
-fn buffers_that_only_a_peak_needed_go_back_to_the_allocator() {
+fn buffers_of_a_peak_are_released() {
     let server = Server::start(&["--stats-interval", "100ms"]);
     let frame = long_report(60_000);
     let held = [200, 1_000, 4_000, 16_000, 30_000];
@@ -303,7 +303,7 @@ fn buffers_that_only_a_peak_needed_go_back_to_the_allocator() {
     assert_eq!(peak.in_use(), [0; 5]);
     for class in &peak.pool {
         let (size, free) = (class.get("class"), class.get("free"));
-        // Now and then the server looks what was not needed since the last time.
+        // The server trims the pool at intervals.
         server.log().wait_for(mark, |line| {
             let now = Fields::parse(line);
             let trimmed = now.get("trimmed") > class.get("trimmed");
@@ -324,8 +324,7 @@ fn an_address_that_holds_partial_frames_leaves_half_of_the_pool_to_others() {
             agent
         })
         .collect();
-    // Half of the pool takes seven of the longest buffers; an eighth connection has the
-    // reserve.
+    // Half of the pool has seven of the longest buffers; an eighth connection has the reserve.
     let stats = server.wait_until(|stats| stats.longest("waiters") == 92);
     assert_eq!(stats.longest("in_use"), 8);
     let nearing = "an address has 80 % of its share: address=127.0.0.2 share=buffers used=";
@@ -344,7 +343,7 @@ fn an_address_that_holds_partial_frames_leaves_half_of_the_pool_to_others() {
         agent.expect_alive();
     }
     assert_eq!(server.stats().longest("waiters"), 92);
-    // And when it finishes its frames, all of them are answered.
+    // When it completes its frames, all of them are answered.
     std::thread::scope(|scope| {
         for agent in &mut hoarders {
             scope.spawn(|| agent.exchange(&frame[20_000..], REPORT));

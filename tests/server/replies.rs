@@ -127,13 +127,13 @@ fn an_agents_name_of_128_bytes_is_good_and_one_of_129_is_not() {
 }
 
 #[test]
-fn thousands_of_frames_in_one_go_are_answered_in_their_order() {
+fn thousands_of_frames_at_once_are_answered_in_order() {
     let server = Server::start(&[]);
     let mut agent = server.connect();
     let (sent, replies) = mixture(7_000);
     let mut sender = agent.sender();
     std::thread::scope(|scope| {
-        // On a thread: the server need not take everything before we read.
+        // On a thread: the server need not take all input before the test reads.
         scope.spawn(move || std::io::Write::write_all(&mut sender, &sent).unwrap());
         agent.expect_replies(&replies);
     });

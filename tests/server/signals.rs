@@ -1,5 +1,4 @@
-//! Signals: which of them mean something, and that none ends the server by its default
-//! action.
+//! Signals: their meanings, and that none ends the server by its default action.
 
 use std::fs;
 use std::path::Path;
@@ -9,8 +8,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use hawk_testkit::*;
 
-/// All signals that would end a process by their default action, have no meaning to the
-/// server and report no fault: signal(7).
+/// Signals that would end a process by default, have no meaning to the server and report no
+/// fault: signal(7).
 fn meaningless() -> Vec<Signal> {
     let named = [
         Signal::ALARM,
@@ -30,7 +29,7 @@ fn send_all(pid: Pid) {
     for signal in meaningless().into_iter().chain([Signal::HUP, Signal::USR1]) {
         kill_process(pid, signal).unwrap();
     }
-    // Those without a name in rustix, first and last of the real-time signals.
+    // Signals without a name in rustix: the first and the last of the real-time signals.
     for number in ["35", "64"] {
         let pid = pid.as_raw_nonzero().to_string();
         let sent = std::process::Command::new("kill")
@@ -41,7 +40,7 @@ fn send_all(pid: Pid) {
 }
 
 #[test]
-fn no_signal_but_those_that_stop_it_ends_the_server() {
+fn only_stop_signals_end_the_server() {
     let server = Server::start(&[]);
     let mut agent = server.connect();
     send_all(server.pid());
@@ -60,7 +59,7 @@ fn no_signal_but_those_that_stop_it_ends_the_server() {
 fn no_signal_ends_a_server_that_starts() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("hawk.db");
-    // The store cannot be opened for as long as another program locks it.
+    // The store cannot be opened while another program locks it.
     let other = Connection::open(&path).unwrap();
     other.execute_batch("BEGIN EXCLUSIVE").unwrap();
     let starting = Launch::serve(&["--store", path.to_str().unwrap()]).spawn();
@@ -73,7 +72,7 @@ fn no_signal_ends_a_server_that_starts() {
         .wait_for(0, |line| line.starts_with("listening on "));
 }
 
-/// Whether a process has a handler for a signal (proc_pid_status(5)).
+/// Returns whether a process has a handler for a signal (proc_pid_status(5)).
 fn catches(pid: Pid, signal: Signal) -> bool {
     let path = Path::new("/proc")
         .join(pid.as_raw_nonzero().to_string())

@@ -1,10 +1,10 @@
-//! The command line, the environment and what is said at the start.
+//! The command line, the environment and the output at the start.
 
 use rustix::process::Signal;
 
 use hawk_testkit::*;
 
-/// Whether a line of `exit`'s stderr contains `text`.
+/// Returns whether a line of `exit`'s stderr contains `text`.
 #[track_caller]
 fn expect_told(exit: &Exit, text: &str) {
     let told = exit.stderr.iter().any(|line| line.contains(text));
@@ -40,7 +40,7 @@ fn a_port_that_is_taken_is_one_clear_line_and_code_1() {
 }
 
 #[test]
-fn values_that_make_no_sense_are_told_with_their_option_and_code_2() {
+fn invalid_values_are_reported_with_their_option_and_code_2() {
     for (option, value) in [
         ("--listen", "localhost"),
         ("--listen", "127.0.0.1:65536"),
@@ -71,7 +71,7 @@ fn an_unknown_option_and_a_missing_command_are_code_2() {
 }
 
 #[test]
-fn more_connections_than_descriptors_are_refused_with_the_way_out() {
+fn more_connections_than_descriptors_are_refused_with_a_remedy() {
     let exit = Launch::serve(&["--max-connections", "4294967295"]).run();
     assert_eq!(exit.code, Some(1));
     assert_eq!(exit.stderr.len(), 1, "{exit:?}");
@@ -80,7 +80,7 @@ fn more_connections_than_descriptors_are_refused_with_the_way_out() {
 }
 
 #[test]
-fn a_pool_too_small_for_two_long_frames_is_refused_with_the_way_out() {
+fn a_pool_too_small_for_two_long_frames_is_refused_with_a_remedy() {
     let longest = CLASSES[4];
     let (enough, too_little) = (2 * longest, 2 * longest - 1);
     let exit = Launch::serve(&["--pool-limit", &too_little.to_string()]).run();
@@ -126,20 +126,20 @@ fn packets_are_logged_or_not_as_the_environment_says() {
     for (value, lines) in [("1", 1), ("true", 1), ("0", 0), ("false", 0)] {
         let server = Launch::serve(&[]).env("HAWK_LOG_PACKETS", value).start();
         server.connect().expect_alive();
-        // These come behind it in the log.
+        // Behind the packet in the log.
         server.stats();
         assert_eq!(server.count_logged("heartbeat peer="), lines, "{value}");
     }
 }
 
 #[test]
-fn bad_values_in_the_environment_are_told_too() {
+fn invalid_values_in_the_environment_are_reported() {
     let exit = Launch::serve(&[]).env("HAWK_IDLE_TIMEOUT", "ages").run();
     assert_eq!(exit.code, Some(2));
     expect_told(&exit, "ages");
     expect_told(&exit, "--idle-timeout");
     expect_told(&exit, "environment variable HAWK_IDLE_TIMEOUT");
-    // A value on the command line is not the variable's.
+    // A value on the command line is not attributed to the variable.
     let launch = Launch::serve(&["--idle-timeout", "aeons"]);
     let exit = launch.env("HAWK_IDLE_TIMEOUT", "1m").run();
     assert_eq!(exit.code, Some(2));
@@ -239,7 +239,7 @@ fn the_line_started_has_every_option_and_its_origin() {
 }
 
 #[test]
-fn a_log_level_that_makes_no_sense_is_a_warning_and_the_default() {
+fn an_invalid_log_level_is_a_warning_and_the_default() {
     for (level, complaint) in [
         ("", None),
         ("infos", Some("\"infos\" is neither a level")),

@@ -1,4 +1,4 @@
-//! What the statistics say, and when.
+//! The contents of the statistics, and their times.
 
 use hawk_wire::JUNK_LIMIT;
 
@@ -44,7 +44,7 @@ fn a_known_exchange_is_counted_as_it_was() {
 }
 
 #[test]
-fn what_comes_after_the_end_was_decided_is_counted_as_well() {
+fn input_after_the_end_was_decided_is_counted() {
     let server = Server::start(&[]);
     let mut agent = server.connect();
     let before = JUNK_LIMIT as usize - 1;
@@ -100,13 +100,13 @@ fn statistics_come_by_themselves_at_each_interval_in_which_something_changed() {
 }
 
 #[test]
-fn a_quiet_server_does_not_repeat_itself() {
+fn an_idle_server_does_not_repeat_its_statistics() {
     let server = Server::start(&["--stats-interval", "20ms"]);
     let clock = Clock::of("500ms");
     let mut agent = server.connect();
     agent.expect_alive();
     clock.wait();
-    // Some twenty intervals are over. What is logged now is the marker.
+    // Some twenty intervals are over; the next line of the log is the marker.
     let marker = server.stats();
     let lines = server.log().since(0);
 

@@ -1,4 +1,4 @@
-//! Signals: a gentle stop, one at once, and statistics on request.
+//! Signals: a drain, a stop at once, and statistics on request.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use hawk_testkit::*;
 
 #[test]
-fn sigterm_and_sigint_answer_what_was_sent_before_and_end_well() {
+fn sigterm_and_sigint_answer_earlier_input_and_end_with_success() {
     for signal in [Signal::TERM, Signal::INT] {
         let server = Server::start(&["--drain-timeout", "1h"]);
         let mut agents: Vec<_> = (0..10).map(|_| server.connect()).collect();
@@ -84,9 +84,9 @@ fn a_frame_within_a_false_one_is_answered_before_the_stop() {
 }
 
 #[test]
-fn a_stopping_server_takes_no_newcomers() {
+fn a_stopping_server_accepts_no_connections() {
     let server = Server::start(&["--drain-timeout", "1h"]);
-    // It holds the server up until it is gone.
+    // It delays the stop until it closes.
     let _agent = never_reads(&server);
     server.signal(Signal::TERM);
     server.log().wait_for(0, |line| line.contains("stopping"));
@@ -95,7 +95,7 @@ fn a_stopping_server_takes_no_newcomers() {
 }
 
 #[test]
-fn an_agent_that_sends_without_end_cannot_hold_up_the_stop() {
+fn an_agent_that_sends_without_end_cannot_delay_the_stop() {
     let server = Server::start(&["--drain-timeout", "500ms"]);
     let mut agent = server.connect();
     agent.expect_alive();
@@ -115,7 +115,7 @@ fn an_agent_that_sends_without_end_cannot_hold_up_the_stop() {
 }
 
 #[test]
-fn an_agent_that_never_reads_cannot_hold_up_the_stop() {
+fn an_agent_that_never_reads_cannot_delay_the_stop() {
     let server = Server::start(&["--drain-timeout", "300ms"]);
     let _agent = never_reads(&server);
     server.signal(Signal::TERM);
@@ -126,7 +126,7 @@ fn an_agent_that_never_reads_cannot_hold_up_the_stop() {
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once_and_not_well() {
+fn a_second_signal_ends_the_server_at_once_with_an_error() {
     let server = Server::start(&["--drain-timeout", "1h"]);
     let _agent = never_reads(&server);
     server.signal(Signal::TERM);
@@ -145,16 +145,16 @@ fn sigusr1_logs_all_statistics_each_time() {
         let mark = server.log().count();
         let stats = server.stats();
         assert_eq!(stats.pool.len(), CLASSES.len());
-        // The line of the start may come in between.
+        // The line of the start may be among them.
         let mut lines = server.log().since(mark);
         lines.retain(|line| line.contains("hawk::stats"));
-        // One of the server's, one of agents, one of restarts, and one for each class.
+        // One line of the server, one of agents, one of restarts, and one for each class.
         assert_eq!(lines.len(), 3 + CLASSES.len(), "{lines:?}");
     }
     server.connect().expect_alive();
 }
 
-/// An agent that has made the server stop reading from it.
+/// An agent that is paused because of its unread replies.
 fn never_reads(server: &Server) -> Agent {
     let agent = Agent::connect_narrow(server.address);
     let mut sender = agent.sender();

@@ -1,9 +1,8 @@
-//! What a batch of frames costs in system calls, as strace(1) sees it, and as the
-//! statistics tell it.
+//! System calls for a batch of frames, as strace(1) sees them and as the statistics count them.
 //!
-//! Each batch is one write of less than a segment, so that it comes as a whole, and is
-//! sent when all of the one before is answered. How fast anybody is, traced or not,
-//! changes nothing in that.
+//! Each batch is one write of less than a segment, so that it arrives in one piece, and is sent
+//! when all of the one before is answered. The counts do not depend on the speed of the agent
+//! or of the server, traced or not.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,8 +19,8 @@ const BATCHES: usize = 50;
 
 const AGENTS: usize = 4;
 
-/// Calls for an agent that go by its connection and not by its frames: to be watched,
-/// to read its end of file, to close it; and one to spare.
+/// Calls for each connection, and not for its frames: to watch it, to read its end of file and to
+/// close it; and one to spare.
 const CALLS_PER_AGENT: usize = 4;
 
 #[test]
@@ -47,8 +46,8 @@ fn expect_a_read_and_a_write_each(args: &[&str], batch: &[u8], replies: &str) {
     }
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("trace");
-    // As a grandchild, so that the process is still ours; a file for each thread, so
-    // that calls are not told in halves; and nothing of the bytes.
+    // As a grandchild, so that the process is still a child of the test; a file for each
+    // thread, so that no call is split; and without the bytes.
     let strace = ["-D", "-ff", "-s", "0", "-o", file.to_str().unwrap()];
     let server = Launch::serve(args).under("strace", &strace).start();
     let mut agents: Vec<_> = (0..AGENTS).map(|_| server.connect()).collect();
@@ -70,17 +69,17 @@ fn expect_a_read_and_a_write_each(args: &[&str], batch: &[u8], replies: &str) {
     let file = file.with_extension(pid.as_raw_nonzero().to_string());
     let calls = Calls::of_connections(&file);
     assert_eq!(calls.accepted, AGENTS);
-    // What we count is what happened,
+    // The statistics agree with the trace:
     assert_eq!(calls.reads.fruitful as u64, told.get("reads"), "{calls:?}");
     assert_eq!(
         calls.writes.fruitful as u64,
         told.get("writes"),
         "{calls:?}"
     );
-    // one of each for a batch,
+    // a read and a write for each batch,
     assert_eq!(calls.reads.fruitful, AGENTS * BATCHES, "{calls:?}");
     assert_eq!(calls.writes.fruitful, AGENTS * BATCHES, "{calls:?}");
-    // and nothing besides, but for once in a connection's life.
+    // and no other calls except those for each connection.
     assert_eq!(calls.watched, AGENTS, "{calls:?}");
     let besides = calls.watched + calls.reads.vain + calls.writes.vain + calls.others;
     assert!(besides <= AGENTS * CALLS_PER_AGENT, "{calls:?}");
@@ -97,7 +96,7 @@ struct Calls {
     others: usize,
 }
 
-/// How often a call moved any bytes, and how often it did not.
+/// Calls that moved bytes, and calls that did not.
 #[derive(Debug, Default)]
 struct Outcomes {
     fruitful: usize,
@@ -105,7 +104,7 @@ struct Outcomes {
 }
 
 impl Calls {
-    /// From a file that strace has written.
+    /// Reads a file that strace has written.
     fn of_connections(file: &Path) -> Self {
         let mut calls = Self::default();
         let mut connections = BTreeSet::new();
@@ -143,7 +142,8 @@ impl Outcomes {
     }
 }
 
-/// A call's name, arguments and result; `None`: no call, or one without a result.
+/// Returns the name, arguments and result of a call; `None` if the line is no call, or has no
+/// result.
 fn parse(line: &str) -> Option<(&str, Vec<&str>, i64)> {
     let (name, rest) = line.split_once('(')?;
     let (arguments, result) = rest.rsplit_once(" = ")?;

@@ -1,11 +1,11 @@
-//! Who keeps silent, trickles or hangs is closed; who cannot help it is not.
+//! Timeouts: silent, slow and stuck connections are closed, delayed ones are not.
 
 use std::time::{Duration, Instant};
 
 use hawk_testkit::*;
 
 #[test]
-fn a_silent_agent_is_closed_at_the_idle_timeout_and_not_before() {
+fn a_silent_agent_is_closed_at_the_idle_timeout() {
     let server = Server::start(&["--idle-timeout", "300ms"]);
     let start = Instant::now();
     let mut agent = server.connect();
@@ -38,7 +38,7 @@ fn every_frame_that_passes_keeps_an_agent_alive() {
     while start.elapsed() < Duration::from_secs(4) {
         agents[0].exchange(&heartbeat(), HEARTBEAT);
         agents[1].exchange(&report("x"), REPORT);
-        // It passes the frame check, which is all that counts.
+        // It passes as a frame, which is enough.
         agents[2].exchange(&frame(b"{}"), "error: missing field");
         clock.wait();
     }
@@ -86,8 +86,7 @@ fn slow_heartbeats_stretch_the_idle_timeout_to_three_times_their_interval() {
     clock.wait();
     let second_sent = Instant::now();
     agent.expect_alive();
-    // What the server saw between the two is at least this; it counts whole
-    // milliseconds.
+    // At least the interval that the server measured, which it counts in whole milliseconds.
     let interval = second_sent - first_answered - Duration::from_millis(1);
     agent.expect_eof();
     let silence = second_sent.elapsed();
@@ -95,12 +94,12 @@ fn slow_heartbeats_stretch_the_idle_timeout_to_three_times_their_interval() {
 }
 
 #[test]
-fn a_frame_begun_and_not_finished_is_closed_at_the_frame_timeout_and_not_before() {
+fn a_partial_frame_is_closed_at_the_frame_timeout() {
     let server = Server::start(&["--frame-timeout", "300ms"]);
     let frame = heartbeat();
     let mut agents = Vec::new();
     for length in [1, 2, 4, 50, frame.len() - 1] {
-        // Right at the start of the stream, and behind a frame.
+        // At the start of the stream, and behind a frame.
         let mut pair = [server.connect(), server.connect()];
         pair[1].expect_alive();
         for mut agent in pair {
@@ -138,7 +137,7 @@ fn a_candidate_within_refused_bytes_is_dropped_and_the_connection_stays() {
     let server = Server::start(&["--frame-timeout", "200ms"]);
     let mut agent = server.connect();
     for dropped in 1..=3 {
-        // The first byte is junk, so what looks like a frame begun is suspect.
+        // The first byte is junk, so that the following partial frame is suspect.
         agent.send(b"j\xFF\xFF\x01\x00abc");
         server.wait_until(|stats| stats.get("candidates_dropped") == dropped);
         agent.expect_alive();
@@ -152,8 +151,8 @@ fn a_candidate_within_refused_bytes_is_dropped_and_the_connection_stays() {
 fn a_frame_in_the_shadow_of_a_dropped_candidate_is_answered() {
     let server = Server::start(&["--frame-timeout", "200ms"]);
     let mut agent = server.connect();
-    // The candidate's claim ends in the frame behind it, whose FF refutes it
-    // only when the frame is whole; a part of the frame waits in its shadow.
+    // The candidate's length ends in the frame behind it, whose FF refutes it only once the frame
+    // is complete; part of the frame waits behind the candidate.
     let whole = report("in the shadow");
     let (head, tail) = whole.split_at(1);
     agent.send(&[b"j\xFF\xFF\x40\x00", head].concat());
@@ -182,13 +181,13 @@ fn a_frame_within_a_false_one_is_answered_before_a_timeout_closes() {
 fn an_idle_agent_gets_the_replies_that_it_has_not_read_and_a_clean_end() {
     let server = Server::start(&["--idle-timeout", "500ms"]);
     let clock = Clock::of("700ms");
-    // Most of the replies are still with the server's kernel when it closes: a
-    // reset would destroy them.
+    // Most of the replies are still in the kernel when the server closes: a reset would destroy
+    // them.
     let mut agent = Agent::connect_narrow(server.address);
     let (sent, replies) = mixture(700);
     agent.send(&sent);
     clock.wait();
-    // By now it is closing; what it does not read would reset the connection.
+    // The server closes by now; input that it does not read would reset the connection.
     agent.send(b"junk");
     agent.widen();
     agent.expect_replies(&replies);
@@ -196,7 +195,7 @@ fn an_idle_agent_gets_the_replies_that_it_has_not_read_and_a_clean_end() {
 }
 
 #[test]
-fn a_server_that_stood_still_hears_its_agents_before_it_looks_at_the_clock() {
+fn a_server_that_was_stopped_reads_its_input_before_it_enforces_deadlines() {
     let server = Server::start(&["--idle-timeout", "500ms"]);
     let clock = Clock::of("1s");
     let mut agent = server.connect();
