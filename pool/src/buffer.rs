@@ -183,7 +183,7 @@ mod tests {
         Pool::new(&Config { classes, limit }).unwrap()
     }
 
-    /// Writes 0, 1, 2 ... into a buffer, so that moved bytes tell where they were.
+    /// Writes 0, 1, 2 ... into a buffer, so that moved bytes show their origin.
     fn numbered(mut buffer: Buffer) -> Buffer {
         for (number, byte) in (0..).zip(buffer.iter_mut()) {
             *byte = number;

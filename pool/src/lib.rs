@@ -130,7 +130,7 @@ impl Pool {
     /// give it back early, above all the reserve, which does not shrink in a full pool.
     #[must_use]
     pub fn has_waiters(&self) -> bool {
-        self.state().has_waiters()
+        self.state().waiters > 0
     }
 
     /// Returns the size of the longest class, in bytes.
@@ -142,7 +142,7 @@ impl Pool {
     /// Returns the limit of the bytes of all buffers, in use and free, with the reserve.
     #[must_use]
     pub fn limit(&self) -> usize {
-        self.state().limit()
+        self.state().limit
     }
 
     /// Releases free buffers that were not needed since the previous call; returns the bytes
@@ -178,7 +178,7 @@ impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state();
         f.debug_struct("Pool")
-            .field("limit", &state.limit())
+            .field("limit", &state.limit)
             .field("allocated", &state.allocated())
             .finish_non_exhaustive()
     }
@@ -218,7 +218,7 @@ mod tests {
 
     const CLASSES: [usize; 3] = [16, 64, 256];
 
-    /// A pool whose general budget is `budget` bytes.
+    /// A pool with a general budget of `budget` bytes.
     fn pool(budget: usize) -> Pool {
         let limit = budget + CLASSES[2];
         let classes = CLASSES.to_vec();

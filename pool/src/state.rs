@@ -7,11 +7,11 @@ use crate::{CheckoutError, ClassStats, Config, From, Stats, buffer::Block};
 pub(crate) struct PoolState {
     /// Never empty, in ascending order of size.
     classes: Box<[Class]>,
-    limit: usize,
+    pub(crate) limit: usize,
     /// Bytes allocated for everything but the reserve, in use and free.
     spent: usize,
     reserve: Reserve,
-    waiters: usize,
+    pub(crate) waiters: usize,
 }
 
 /// The buffer of the longest class that is only for the head of the queue.
@@ -116,22 +116,6 @@ impl PoolState {
         self.spent -= released;
         self.check_invariants();
         released
-    }
-
-    pub(crate) fn join_queue(&mut self) {
-        self.waiters += 1;
-    }
-
-    pub(crate) fn leave_queue(&mut self) {
-        self.waiters -= 1;
-    }
-
-    pub(crate) fn has_waiters(&self) -> bool {
-        self.waiters > 0
-    }
-
-    pub(crate) fn limit(&self) -> usize {
-        self.limit
     }
 
     pub(crate) fn longest(&self) -> usize {

@@ -26,7 +26,7 @@ pub enum From {
 
 impl WaitTicket {
     pub(crate) fn new(pool: Pool) -> WaitTicket {
-        pool.state().join_queue();
+        pool.state().waiters += 1;
         WaitTicket { pool }
     }
 
@@ -61,7 +61,7 @@ impl WaitTicket {
 
 impl Drop for WaitTicket {
     fn drop(&mut self) {
-        self.pool.state().leave_queue();
+        self.pool.state().waiters -= 1;
     }
 }
 

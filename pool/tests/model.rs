@@ -1,5 +1,5 @@
-//! Random sequences of operations, run against a pool and against a model that
-//! knows nothing of free lists: only who holds what.
+//! Random sequences of operations, run against a pool and against a model without free lists:
+//! it knows only the buffers in use.
 //!
 //! The model can be that simple because free buffers never cause a refusal: a
 //! buffer fits if the bytes *in use* leave room for it.
@@ -186,7 +186,7 @@ impl Model {
         let class = self.class_for(keep.len()).unwrap();
         let target = self.config.classes[class];
         let stays = target == held.size || held.reserved && !self.fits(target);
-        // Past what was written, a buffer's bytes are nobody's business.
+        // The bytes behind the written ones are undefined.
         let mut written = held.written;
         let known = keep.start.min(written.len())..keep.end.min(written.len());
         written = written[known].to_vec();

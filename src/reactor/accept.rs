@@ -10,7 +10,7 @@ use super::Reactor;
 use super::connection::{Connection, ServeOutcome};
 use super::connections::ConnectionId;
 use super::kernel::{Accept, Kernel, ListenerTag};
-use crate::admission::{Nearing, Share, Verdict};
+use crate::admission::{Share, Verdict};
 use crate::network::Network;
 use crate::session::{Handler, Session};
 use crate::stats::Cause;
@@ -99,7 +99,14 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             None => {
                 log::debug!("connection opened peer={peer}");
                 if let Some(nearing) = self.admission.enter(peer.ip(), crowded) {
-                    self.log_nearing(&nearing);
+                    log_limited!(warn, self.refusals.nearing, now, left_out =>
+                        "an address has 80 % of its share: address={} share={} used={} limit={} \
+                         left_out={left_out} ({})",
+                        nearing.whose,
+                        nearing.share.name(),
+                        nearing.used,
+                        nearing.limit,
+                        remedy(nearing.share));
                 }
                 self.after_serve(id, ServeOutcome::Idle);
             }
@@ -129,20 +136,6 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             let outcome = connection.close(cause, &mut self.cx);
             self.after_serve(id, outcome);
         }
-    }
-
-    fn log_nearing(&mut self, nearing: &Nearing) {
-        let Nearing {
-            share,
-            whose,
-            used,
-            limit,
-        } = nearing;
-        log_limited!(warn, self.refusals.nearing, self.cx.now, left_out =>
-            "an address has 80 % of its share: address={whose} share={} used={used} \
-             limit={limit} left_out={left_out} ({})",
-            share.name(),
-            remedy(*share));
     }
 }
 

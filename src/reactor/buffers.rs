@@ -179,14 +179,6 @@ pub(super) struct BufferShares {
     sites: HashMap<Site, usize>,
 }
 
-/// A network that has just reached 80 % of its share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NearingShare {
-    network: Network,
-    used: usize,
-    limit: usize,
-}
-
 impl BufferShares {
     /// The shares of a pool of `limit` bytes.
     pub(super) fn new(limit: usize) -> Self {
@@ -216,14 +208,14 @@ impl BufferShares {
         used + more <= self.share && of_site.copied().unwrap_or(0) + more <= self.site_share
     }
 
-    /// Counts a buffer of `now` bytes instead of one of `before` for `network`. Returns its
-    /// share if this change makes its use reach 80 %.
+    /// Counts a buffer of `now` bytes instead of one of `before` for `network`. Returns what it
+    /// uses and its share, in bytes, if this change makes its use reach 80 %.
     pub(super) fn change(
         &mut self,
         network: Network,
         before: usize,
         now: usize,
-    ) -> Option<NearingShare> {
+    ) -> Option<(usize, usize)> {
         let replace = |used: usize| (used + now).saturating_sub(before);
         self.total = replace(self.total);
         let used = self.networks.entry(network).or_insert(0);
@@ -240,13 +232,8 @@ impl BufferShares {
                 self.sites.remove(&site);
             }
         }
-        let limit = self.share;
-        let mark = limit - limit / 5;
-        (old < mark && used >= mark).then_some(NearingShare {
-            network,
-            used,
-            limit,
-        })
+        let mark = self.share - self.share / 5;
+        (old < mark && used >= mark).then_some((used, self.share))
     }
 }
 
@@ -407,7 +394,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
     }
 
-    /// Moves the connections at the front of the queue whose network has used up its share
+    /// Moves connections from the front of the queue if their network has used up its share
     /// since they came.
     fn move_capped_waiters(&mut self) {
         while let Some(&id) = self.waiters.front()
@@ -478,14 +465,11 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
         connection.counted.set_buffer(now);
         let network = connection.network();
-        if let Some(nearing) = self.cx.buffers.change(network, before, now) {
+        if let Some((used, limit)) = self.cx.buffers.change(network, before, now) {
             log_limited!(warn, self.refusals.nearing_pool, self.cx.now, left_out =>
-                "an address has 80 % of its share: address={} share=buffers used={} limit={} \
-                 left_out={left_out} (raise --pool-limit if these are agents that send long \
-                 frames)",
-                nearing.network,
-                nearing.used,
-                nearing.limit);
+                "an address has 80 % of its share: address={network} share=buffers used={used} \
+                 limit={limit} left_out={left_out} (raise --pool-limit if these are agents that \
+                 send long frames)");
         }
     }
 }

@@ -332,7 +332,7 @@ impl<S: Socket> Connection<S> {
         }
     }
 
-    /// Writes `replies`, whose commit ended as `fate` says. All other work waits for a turn of
+    /// Writes `replies` of a commit that ended as `fate` says. All other work waits for a turn of
     /// its own, so that the replies of every connection are written before any input is read.
     pub(super) fn complete<H: Handler>(
         &mut self,
@@ -484,7 +484,11 @@ impl<S: Socket> Connection<S> {
             if frame_only && self.input.window().is_empty() {
                 self.input.clear();
             }
-            let pool = self.may_take_buffer(cx).then_some(&cx.pool);
+            // A broken connection is read to its end at once, above the share of its network.
+            let address = || self.address();
+            let may_take_buffer =
+                self.is_broken() || cx.buffers.has_room(address, self.counted.buffer());
+            let pool = may_take_buffer.then_some(&cx.pool);
             if !self.input.make_room(pool, granted.take()) {
                 if self.is_broken() {
                     // No further event would end the wait.
@@ -627,13 +631,6 @@ impl<S: Socket> Connection<S> {
         {
             cx.sessions.handler.resumed(tag);
         }
-    }
-
-    /// Returns whether its network may hold another buffer of the longest class in place of
-    /// this one. A broken connection may: it is read to its end at once.
-    fn may_take_buffer<H>(&self, cx: &LoopContext<H>) -> bool {
-        let address = || self.address();
-        self.is_broken() || cx.buffers.has_room(address, self.counted.buffer())
     }
 }
 

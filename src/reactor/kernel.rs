@@ -2,7 +2,7 @@
 //!
 //! All input of the event loop but the handler's comes through these traits.
 //! [`Linux`](super::Linux) implements them with mio; the simulator in `tests/sim` implements
-//! them with sockets whose events and errors a seed decides.
+//! them with simulated sockets; a seed decides their events and errors.
 
 use std::io;
 use std::net::SocketAddr;

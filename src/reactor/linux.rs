@@ -2,7 +2,7 @@
 //!
 //! # Signals
 //!
-//! Each signal whose default action ends a process (signal(7)) is in one of these groups:
+//! Each signal that ends a process by default (signal(7)) is in one of these groups:
 //!
 //! | signals | what happens |
 //! |---|---|

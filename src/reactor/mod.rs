@@ -213,7 +213,7 @@ impl Work {
         allows
     }
 
-    /// Like [`allows_turn`](Self::allows_turn), for a connection whose timer has expired.
+    /// Like [`allows_turn`](Self::allows_turn), for an expired timer.
     fn allows_alarm(&mut self) -> bool {
         let allows = self.left.alarms > 0 && self.allows_turn();
         self.left.alarms = self.left.alarms.saturating_sub(1);
@@ -311,7 +311,7 @@ pub struct Reactor<H, K: Kernel> {
     turned_away: VecDeque<(ConnectionId, Cause)>,
     admission: Admission,
     wheel: TimerWheel,
-    /// Slots whose timers have expired and were not handled yet.
+    /// Slots with expired timers that were not handled yet.
     due: Vec<u32>,
     cx: LoopContext<H>,
     /// Replies to be written before the phase ends.
@@ -591,7 +591,10 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         if self.paused.is_empty() || !self.cx.sessions.handler.is_ready() {
             return;
         }
-        for id in std::mem::take(&mut self.paused) {
+        for _ in 0..self.paused.len() {
+            let Some(id) = self.paused.pop_front() else {
+                break;
+            };
             if let Some(connection) = self.connections.get_mut(id) {
                 connection.paused = false;
                 self.after_serve(id, ServeOutcome::Again);

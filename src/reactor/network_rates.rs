@@ -107,7 +107,7 @@ impl NetworkRates {
         entry.bucket.next(rate)
     }
 
-    /// Removes networks without a connection in the last 10 s whose bucket is full.
+    /// Removes networks with a full bucket and no connection in the last 10 s.
     pub(super) fn tidy(&mut self, now: Moment) {
         self.0.retain(|_, entry| {
             entry.pass(now);

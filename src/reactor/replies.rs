@@ -189,8 +189,8 @@ impl CommitReplies {
     }
 }
 
-/// Connections whose replies are written together: few, so that no reply waits long. 16
-/// connections gain nearly all that can be gained, see docs/performance.md.
+/// Connections in the outbox: few, so that no reply waits long. 16 connections gain nearly all
+/// that can be gained, see docs/performance.md.
 const OUTBOX_CONNECTIONS: usize = 16;
 
 /// Bytes of replies after which the outbox is written, so that they stay in the L1 cache.
@@ -198,9 +198,9 @@ const OUTBOX_BYTES: usize = 32 * 1024;
 
 /// Reply lines of several connections, to be written one after the other.
 ///
-/// A write to a socket whose reader sleeps wakes that process or the network card, which took
-/// an eighth of the server's time with 128 frames in flight. When a few replies are written
-/// in a row, all readers but the first are likely to be awake.
+/// A write wakes a sleeping reader or the network card, which took an eighth of the server's
+/// time with 128 frames in flight. When a few replies are written in a row, all readers but the
+/// first are likely to be awake.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     lines: Vec<u8>,

@@ -233,8 +233,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "pool: a dropped ticket stays in the queue",
-        POOL,
-        "self.waiters -= 1;",
+        "pool/src/ticket.rs",
+        "self.pool.state().waiters -= 1;",
         Statement(""),
     ),
     mutant(

@@ -153,8 +153,8 @@ fn partial_frames_fit_into_a_pool_of_the_same_size_in_any_order() {
             }
             match heir.complete_adoption() {
                 Ok(()) => assert!(fits),
-                Err(AdoptError::PoolTooSmall { limit: told }) => {
-                    assert!(!fits && told == limit);
+                Err(AdoptError::PoolTooSmall { limit: reported }) => {
+                    assert!(!fits && reported == limit);
                     // Without one of the long frames, the rest fit.
                     let place = order.iter().position(|s| s.session.buffered.len() > 50_000);
                     heir.discard(adopted.remove(place.unwrap()));
