@@ -272,8 +272,8 @@ impl<L: Accept> Listener<L> {
     fn back_off(&mut self, now: Moment, error: &io::Error) {
         self.retry_at = Some(now.after(RETRY));
         log_limited!(error, self.log, now, left_out =>
-            "cannot accept connections: {error}; those that wait are tried again (for want of \
-             open files, raise their limit or lower --max-connections) left_out={left_out}");
+            "cannot accept connections: {error}; waiting connections are retried (if open files \
+             are used up, raise their limit or lower --max-connections) left_out={left_out}");
     }
 
     /// Accepts one connection. Stays ready after a failure, as the kernel reports a waiting

@@ -76,15 +76,15 @@ pub enum AdoptError {
     Watch(#[source] io::Error),
     /// The pool is too small for the partial frames.
     #[error(
-        "the frames that agents have begun do not fit into a pool of {limit} bytes; give \
-         --pool-limit as much as the running server has"
+        "the partial frames do not fit into a pool of {limit} bytes; set --pool-limit to that of \
+         the running server or more"
     )]
     PoolTooSmall {
         /// The pool's limit, in bytes.
         limit: usize,
     },
     /// The input is longer than the longest buffer.
-    #[error("a connection is said to hold {0} bytes, more than any can")]
+    #[error("the input of a connection has {0} bytes, more than any buffer")]
     TooLong(usize),
     /// The connection was not adopted, or has been discarded.
     #[error("there is no such connection")]
