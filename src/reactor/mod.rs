@@ -40,6 +40,11 @@ mod phase;
 mod replies;
 mod stop;
 
+pub use self::connection::ConnectionView;
+pub use self::handover::{AdoptError, AdoptedId, Change, ConnectionState, MovedId};
+pub use self::linux::{Linux, catch_signals};
+pub use self::phase::ConnectionPhase;
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -49,15 +54,11 @@ use hawk_pool::Pool;
 
 use self::accept::{Listener, Listeners, Refusals};
 use self::buffers::{BufferShares, Capped};
-pub use self::connection::ConnectionView;
 use self::connection::{Connection, Counted, ServeOutcome};
 use self::connections::{ConnectionId, Connections};
-pub use self::handover::{AdoptError, AdoptedId, Change, ConnectionState, MovedId};
 use self::handover::{Adoption, Copying};
 use self::kernel::{Event, Kernel, ListenerTag, OtherToken, Signal};
-pub use self::linux::{Linux, catch_signals};
 use self::network_rates::NetworkRates;
-pub use self::phase::ConnectionPhase;
 use self::replies::{Outbox, OutputLimit, PendingReplies};
 use self::stop::InheritedStop;
 
