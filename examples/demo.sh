@@ -1,6 +1,5 @@
 #!/bin/sh
-# The main job, done once: the server on a free port, the default load against
-# it, and what both of them say. Exit code 0 only if every packet was answered
+# The server on a free port, the default load against it, and the figures of both. Exit code 0 only if every packet was answered
 # rightly and every report is in the store. Usage: examples/demo.sh path/to/hawk
 set -eu
 
@@ -17,8 +16,8 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
-# The server's one line on stdout says where it listens; reading it from a
-# pipe waits for just as long as it takes.
+# The server's only line on stdout is its address; reading it from a pipe waits until
+# the server is ready.
 mkfifo "$work/ready"
 "$hawk" serve --listen 127.0.0.1:0 --store "$work/hawk.db" >"$work/ready" 2>"$work/log" &
 server=$!
@@ -46,13 +45,13 @@ wait "$server" || outcome=$?
 server=
 
 echo
-echo "The server's last words:"
+echo "The server's last statistics:"
 grep ' served ' "$work/log" || true
 # A signal's lines are the last of their kind.
 grep ' pool class=' "$work/log" | tail -n 5 || true
 
 echo
-echo "What its store knows:"
+echo "The agents in its store:"
 "$hawk" agents --store "$work/hawk.db" 2>/dev/null
 kept=$("$hawk" reports --json --store "$work/hawk.db" 2>/dev/null | wc -l)
 taken=$(sed -n 's/.* served .* reports=\([0-9]*\) .*/\1/p' "$work/log")

@@ -1,7 +1,7 @@
 #!/bin/sh
-# The main job while the server is replaced: the default load, and ten times another
-# process that takes over from the one before. Exit code 0 only if all ten did, every
-# packet was answered rightly, nobody connected again, and every report is in the store.
+# The default load while ten processes take over from one another. Exit code 0 only if all
+# ten did, every packet was answered rightly, no agent reconnected, and every report is in
+# the store.
 # Usage: examples/restart.sh path/to/hawk
 set -eu
 
@@ -26,7 +26,7 @@ fail() {
     exit 1
 }
 
-# The server's one line on stdout says where it listens; its successors say nothing.
+# The server's only line on stdout is its address; its successors print none.
 mkfifo "$work/ready"
 "$hawk" serve --listen 127.0.0.1:0 --store "$work/hawk.db" >"$work/ready" 2>"$work/log" &
 server=$!
@@ -35,7 +35,7 @@ read -r _ _ address <"$work/ready" || fail "the server did not start"
 "$hawk" load "$address" >"$work/load" 2>/dev/null &
 load=$!
 
-# The load lasts ten seconds, and this some nine of them.
+# The load lasts ten seconds, the upgrades some nine.
 for _ in 1 2 3 4 5 6 7 8 9 10; do
     sleep 0.9
     "$hawk" upgrade >"$work/upgraded" || fail "no other process took over"

@@ -1,7 +1,7 @@
-// Command goroutine is the server that hawk is compared with: a goroutine for
-// each connection and one more for each packet, as in the demonstration of 2016
-// that hawk's protocol comes from. It is right for well-formed frames and no
-// more robust than that one was.
+// Command goroutine is a server to compare hawk with: a goroutine for each
+// connection and another for each packet, as in the demonstration of 2016 from
+// which hawk's protocol comes. It is correct for well-formed frames, and as
+// robust as the original.
 //
 // It says "listening on ADDRESS" on standard error, and prints a line for each
 // packet on standard output.
@@ -66,7 +66,7 @@ func serve(conn net.Conn) {
 	}
 }
 
-// check returns the data of a frame whose end marker and sum are right.
+// check returns the data of a frame with a right end marker and checksum.
 func check(frame []byte) ([]byte, bool) {
 	data, trailer := frame[4:len(frame)-4], frame[len(frame)-4:]
 	sum := uint16(crc32.ChecksumIEEE(data) >> 16)

@@ -25,7 +25,7 @@ type scenario struct {
 	send  func(*conversation, []step) error
 }
 
-// A conversation is a connection whose replies are being checked.
+// A conversation is a connection with checked replies.
 type conversation struct {
 	conn *net.TCPConn
 	// checked gets one token for each reply line that was right, and is closed
@@ -66,7 +66,7 @@ func (s scenario) run(addr string) (int, error) {
 		sendErr = conn.CloseWrite()
 	}
 	if sendErr != nil {
-		// The server may have said before what it did not like: that tells more.
+		// An earlier reply of the server may explain the failure.
 		conn.SetReadDeadline(time.Now().Add(time.Second))
 	}
 	for range c.checked {

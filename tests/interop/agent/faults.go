@@ -2,8 +2,8 @@ package main
 
 import "strings"
 
-// unusable is frames that pass the frame check and cannot be used, each
-// followed by a good one: the connection must live on.
+// unusable is frames that pass the frame check with unusable data, each
+// followed by a good frame: the connection must stay open.
 func unusable() []step {
 	list := []struct{ data, reply string }{
 		{"", "error: empty data\n"},
@@ -36,7 +36,7 @@ func unusable() []step {
 }
 
 // damaged is frames that were hurt on their way, and junk, among good ones.
-// Only a frame whose one fault is its sum is answered.
+// Only a frame with a wrong checksum and no other fault is answered.
 func damaged() []step {
 	hurt := func(change func(bytes []byte) []byte) []byte {
 		return change(heartbeat(classic, "1.0", 1475249220).bytes)

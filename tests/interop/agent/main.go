@@ -1,5 +1,5 @@
 // Command agent speaks to hawk as deployed agents do: with Go's own
-// encoding/json and hash/crc32, whose habits are the protocol.
+// encoding/json and hash/crc32, which define the protocol.
 //
 //	agent -addr 127.0.0.1:9876   talk to a server and check every reply line
 //	agent -decode                say what encoding/json makes of the inputs on

@@ -12,7 +12,7 @@ func scenarios() []scenario {
 	everything := concat(reports(classic), heartbeats(classic), reports(compact), heartbeats(compact), named())
 	small := concat(ofTheOriginal()[:5], named(), unusable())
 	return []scenario{
-		{"nothing but the end", nil, oneByOne},
+		{"only the end", nil, oneByOne},
 		{"the original's packets, one at a time", ofTheOriginal(), askAndWait},
 		{"classic reports", reports(classic), oneByOne},
 		{"classic heartbeats", heartbeats(classic), oneByOne},
@@ -116,8 +116,8 @@ func named() []step {
 	return steps
 }
 
-// long is frames up to the longest there is, and those whose length has bytes
-// that look like markers.
+// long is frames up to the longest, and frames with a length that contains
+// bytes of a marker.
 func long() []step {
 	var steps []step
 	for _, length := range []int{4096, 16384, 0xFDFF, 0xFE00, 0xFEFF, 0xFF00, 0xFFFB, 0xFFFC, 0xFFFD, 0xFFFE, 0xFFFF} {
@@ -129,7 +129,7 @@ func long() []step {
 	return steps
 }
 
-// longestClassic is the longest text whose classic data has at most length bytes.
+// longestClassic is the longest text with classic data of at most length bytes.
 func longestClassic(length int) string {
 	bare := len(toJSON(Report{"", 1, 2}))
 	envelope := len(toJSON(Packet{reportType, []byte{}}))
