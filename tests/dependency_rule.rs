@@ -34,7 +34,8 @@ const RULE: &[(&str, &[&str])] = &[
         "handler",
         &["network", "notify", "roster", "session", "store"],
     ),
-    ("store", &["rusqlite", "std::io"]),
+    // The store aborts the process if its writer's thread panics.
+    ("store", &["rusqlite", "std::io", "std::process"]),
     ("stats", &["hawk_pool", "session"]),
     (
         "reactor",
