@@ -20,6 +20,7 @@ const RULE: &[(&str, &[&str])] = &[
         "notify",
         &[
             "children",
+            "stats",
             "store",
             "std::io",
             "std::process",
@@ -28,14 +29,14 @@ const RULE: &[(&str, &[&str])] = &[
         ],
     ),
     ("log_sink", &["std::io"]),
-    ("session", &["interval"]),
+    ("session", &["interval", "stats"]),
     ("roster", &["dirty_set", "interval", "network"]),
     (
         "handler",
-        &["network", "notify", "roster", "session", "store"],
+        &["network", "notify", "roster", "session", "stats", "store"],
     ),
     // The store aborts the process if its writer's thread panics.
-    ("store", &["rusqlite", "std::io", "std::process"]),
+    ("store", &["stats", "rusqlite", "std::io", "std::process"]),
     ("stats", &["hawk_pool", "session"]),
     (
         "reactor",
@@ -98,6 +99,7 @@ const RULE: &[(&str, &[&str])] = &[
             "roster",
             "service",
             "session",
+            "stats",
             "store",
             "std::io",
             "std::net",

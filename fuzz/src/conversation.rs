@@ -131,7 +131,7 @@ impl Conversation {
     pub(crate) fn drop_candidate(&mut self, now: Moment) -> Said {
         let dropped = self
             .session
-            .drop_candidate(&self.arrived[self.start..], &mut self.context.tally);
+            .drop_candidate(&self.arrived[self.start..], &mut self.context.counters);
         self.consume(dropped);
         self.take(Input::Open, now)
     }

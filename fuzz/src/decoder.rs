@@ -115,7 +115,7 @@ fn check(conversation: &Conversation, reference: &mut Reference, said: &Said, pa
     assert_eq!(conversation.given_up, reference.has_given_up());
     assert_eq!(conversation.consumed, reference.consumed());
     assert_eq!(
-        conversation.context.tally.junk_bytes,
+        conversation.context.counters.junk_bytes,
         reference.consumed() - *passed
     );
 }

@@ -125,7 +125,7 @@ impl Pair {
             stays.session.export(stays.window()),
             moves.session.export(moves.window())
         );
-        assert_eq!(stays.context.tally, moves.context.tally);
+        assert_eq!(stays.context.counters, moves.context.counters);
         for conversation in [stays, moves] {
             let unsent = conversation.session.unsent().len();
             assert_eq!(conversation.context.unsent.get(), unsent);

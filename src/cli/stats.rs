@@ -12,14 +12,14 @@ use super::output::{self, Audience};
 use super::text::harmless;
 use super::values;
 use crate::control::{self, AskError, Request};
-use crate::stats::Mark;
+use crate::stats::Totals;
 use hawk_time::Moment;
 
 /// How long an answer may take. A server answers between two turns of its event loop,
 /// within milliseconds, unless something is wrong.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The line that is not of the log.
+/// The first word of the line with the server's monotonic clock, which the log does not have.
 const CLOCK: &str = "clock";
 
 /// Show a server's statistics, as it logs them
@@ -61,7 +61,7 @@ impl StatsArgs {
             if let Some(last) = &last {
                 told.count_rates_from(last);
             }
-            last = Some(told.mark);
+            last = Some(told.totals);
             let text = match self.json {
                 true => told.to_json() + "\n",
                 false => self.frame(is_first) + &harmless_lines(&told.text()),
@@ -98,7 +98,7 @@ impl StatsArgs {
 struct Told {
     /// All but the clock's.
     lines: Vec<String>,
-    mark: Mark,
+    totals: Totals,
 }
 
 impl Told {
@@ -108,17 +108,17 @@ impl Told {
         let clock = lines.remove(at);
         let server = lines.iter().find(|line| kind_of(line) == "stats")?;
         let number = |key| number(server, key);
-        let mark = Mark {
+        let totals = Totals {
             at: Moment::from_nanos(self::number(&clock, "monotonic_ns")?),
             packets: number("heartbeats")? + number("reports")?,
             bytes_in: number("bytes_in")?,
             bytes_out: number("bytes_out")?,
         };
-        Some(Self { lines, mark })
+        Some(Self { lines, totals })
     }
 
-    fn count_rates_from(&mut self, earlier: &Mark) {
-        let rates = self.mark.rates_since(earlier);
+    fn count_rates_from(&mut self, earlier: &Totals) {
+        let rates = self.totals.rates_since(earlier).to_string();
         for line in &mut self.lines {
             let at = line.find(" packets_per_s=");
             if let Some(at) = at.filter(|_| kind_of(line) == "stats") {
@@ -136,7 +136,7 @@ impl Told {
     /// such objects for the pool, which has several lines.
     fn to_json(&self) -> String {
         let mut all = Map::new();
-        let clock = Map::from_iter([("monotonic_ns".to_owned(), self.mark.at.as_nanos().into())]);
+        let clock = Map::from_iter([("monotonic_ns".to_owned(), self.totals.at.as_nanos().into())]);
         all.insert(CLOCK.to_owned(), Value::Object(clock));
         let mut pool = Vec::new();
         for line in &self.lines {
@@ -223,7 +223,7 @@ mod tests {
     fn rates_are_those_between_two_looks() {
         let first = told(1_000_000_000, 1);
         let mut second = told(3_000_000_000, 11);
-        second.count_rates_from(&first.mark);
+        second.count_rates_from(&first.totals);
         let server = second.lines[0].clone();
         let rates = "bytes_out=7 packets_per_s=5.0 bytes_in_per_s=0 bytes_out_per_s=0";
         assert!(server.ends_with(rates), "{server}");

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::HandlerState;
 use crate::roster::{AgentKey, Entry, Identity, Roster};
 use crate::session::{CommitId, CompletedCommit, Fate, Wake};
+use crate::stats::{StoreCounters, StoreState, StoreStatistics};
 use crate::store::{self, AgentIndex, BatchProducer, Health};
 use hawk_time::{Moment, UnixNanos};
 
@@ -58,7 +59,7 @@ pub enum StoreDown {
 pub(super) struct Books {
     producer: BatchProducer,
     /// What was done before `producer` was there.
-    before: store::Counters,
+    before: StoreCounters,
     /// What the batches have of each agent, by its slot in the roster.
     marks: Vec<Mark>,
     /// Agents whose rows were not written because the store is down.
@@ -139,7 +140,7 @@ impl Books {
     pub(super) fn new(producer: BatchProducer) -> Self {
         Self {
             producer,
-            before: store::Counters::default(),
+            before: StoreCounters::default(),
             marks: Vec::new(),
             unsaved: Vec::new(),
             waiting: VecDeque::new(),
@@ -409,7 +410,7 @@ impl Books {
     }
 
     /// What was done in all.
-    pub(super) fn counters(&self) -> store::Counters {
+    pub(super) fn counters(&self) -> StoreCounters {
         self.producer.counters().after(self.before)
     }
 
@@ -442,31 +443,15 @@ impl Books {
         }
     }
 
-    pub(super) fn statistics(&self, now: Moment) -> String {
-        let state = match self.producer.health() {
-            Health::Down => "down",
-            Health::Up if self.is_stalled(now) => "stalled",
-            Health::Up => "up",
-        };
-        let store::Counters {
-            commits,
-            reports,
-            failed,
-            discarded,
-            expired,
-            expired_early,
-            dropped_events,
-            dropped_agents,
-            bytes,
-            wal_bytes,
-            expiry_paused,
-        } = self.counters();
-        format!(
-            "store state={state} commits={commits} reports={reports} failed={failed} \
-             discarded={discarded} expired={expired} expired_early={expired_early} \
-             dropped_events={dropped_events} dropped_agents={dropped_agents} \
-             bytes={bytes} wal_bytes={wal_bytes} expiry_paused={expiry_paused}"
-        )
+    pub(super) fn statistics(&self, now: Moment) -> StoreStatistics {
+        StoreStatistics {
+            state: match self.producer.health() {
+                Health::Down => StoreState::Down,
+                Health::Up if self.is_stalled(now) => StoreState::Stalled,
+                Health::Up => StoreState::Up,
+            },
+            counters: self.counters(),
+        }
     }
 
     /// The agent's row in the batch at hand, up to date. `None`: the store is

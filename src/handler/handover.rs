@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::{PacketHandler, StoreDown};
 use crate::notify::Notifier;
 use crate::roster::{self, AgentState, StrangeSlot};
+use crate::stats::StoreCounters;
 use crate::store;
 use hawk_time::Moment;
 
@@ -28,7 +29,7 @@ pub struct HandlerState {
     /// How long the roster stood still since the first start, in milliseconds.
     pub stood_still_ms: u64,
     /// What the store has done since the first start; all zero without a store.
-    pub store: store::Counters,
+    pub store: StoreCounters,
     /// What the bound on the number of agents has caused since the first start.
     pub agents: roster::Counters,
     /// The soft limit of open files with which hawk was first started, if it is raised and

@@ -15,6 +15,7 @@ use std::time::Duration;
 use crate::notify::{self, Notifier};
 use crate::roster::{self, AgentKey, Entry, Identity, Learnt, Roster};
 use crate::session::{Answer, CommitId, CompletedCommit, Handler, Sender, Tag, Wake};
+use crate::stats::{AgentStatistics, Statistics};
 use crate::store::{self, BatchProducer};
 use books::Books;
 pub use books::{StoreDown, Unfinished};
@@ -420,23 +421,21 @@ impl Handler for PacketHandler {
         [self.roster.deadline(), books].into_iter().flatten().min()
     }
 
-    fn statistics(&mut self, lines: &mut Vec<String>) {
-        let (known, online) = (self.roster.len(), self.roster.online());
+    fn statistics(&self, statistics: &mut Statistics) {
         let roster::Counters { refused, evicted } = self.roster.counters();
-        let established = self.roster.established();
-        let unwatched = self.roster.unwatched();
-        let cloned = self.roster.clones();
-        let stood_still_ms = self.roster.stood_still().as_millis();
-        lines.push(format!(
-            "agents known={known} online={online} established={established} \
-             refused={refused} evicted={evicted} unwatched={unwatched} cloned={cloned} \
-             stood_still_ms={stood_still_ms}"
-        ));
-        if let Some(books) = &self.books {
-            lines.push(books.statistics(self.now));
-        }
+        statistics.agents = Some(AgentStatistics {
+            known: self.roster.len(),
+            online: self.roster.online(),
+            established: self.roster.established(),
+            refused,
+            evicted,
+            unwatched: self.roster.unwatched(),
+            cloned: self.roster.clones(),
+            stood_still_ms: self.roster.stood_still().as_millis(),
+        });
+        statistics.store = self.books.as_ref().map(|books| books.statistics(self.now));
         if let Some(notifier) = &self.notifier {
-            lines.extend(notifier.statistics());
+            statistics.hooks = notifier.statistics();
         }
     }
 }

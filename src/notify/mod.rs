@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::stats::{HookCounters, HookStatistics};
 use crate::store::Delivery;
 use environment::Environment;
 pub use event::{Agent, Event};
@@ -182,31 +183,15 @@ impl Notifier {
             event::word(online));
     }
 
-    /// What was done so far, as lines of the statistics: one for each consumer.
+    /// Returns the statistics of each consumer.
     #[must_use]
-    pub fn statistics(&self) -> Vec<String> {
-        let line = |(calls, counters): (&Calls, shared::Counters)| {
-            let shared::Counters {
-                running,
-                waiting,
-                run,
-                failed,
-                timed_out,
-                dropped,
-                delivered,
-                retried,
-                skipped,
-                missed,
-            } = counters;
-            format!(
-                "{} running={running} waiting={waiting} run={run} failed={failed} \
-                 timed_out={timed_out} dropped={dropped} delivered={delivered} \
-                 retried={retried} skipped={skipped} missed={missed}",
-                calls.line()
-            )
+    pub fn statistics(&self) -> Vec<HookStatistics> {
+        let statistics = |(calls, counters): (&Calls, HookCounters)| HookStatistics {
+            name: calls.line(),
+            counters,
         };
         let counters = self.shared.counters();
-        self.calls.iter().zip(counters).map(line).collect()
+        self.calls.iter().zip(counters).map(statistics).collect()
     }
 
     /// The soft limit of open files that commands get, if it is not this process's own.

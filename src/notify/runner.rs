@@ -13,9 +13,10 @@ use super::command::{Failure, Running, Shell};
 use super::environment::Environment;
 use super::event::word;
 use super::queue::{Each, Gathered, Job, Outcome, Queue, Tally};
-use super::shared::{Counters, Orders, Shared};
+use super::shared::{Orders, Shared};
 use super::source::{EventSource, Unreadable};
 use super::{Calls, Config, Predecessor};
+use crate::stats::HookCounters;
 use crate::store::{Lane, Opening, Progress};
 use hawk_time::{Moment, UnixNanos};
 use hawk_time::{Throttle, log_limited};
@@ -49,7 +50,7 @@ struct Consumer {
     before: Tally,
     /// Retries that the store had removed.
     gone: u64,
-    counters: Counters,
+    counters: HookCounters,
     complaints: Complaints,
 }
 
@@ -120,7 +121,7 @@ impl Runner {
             published: Progress::default(),
             before: Tally::default(),
             gone: 0,
-            counters: Counters::default(),
+            counters: HookCounters::default(),
             complaints: Complaints::default(),
         };
         let until = |predecessor: Predecessor| {
@@ -374,7 +375,7 @@ impl Runner {
                      none is run"
                 );
             }
-            counters.push(Counters {
+            counters.push(HookCounters {
                 running: 0,
                 ..consumer.counters
             });
@@ -478,7 +479,7 @@ impl Consumer {
 
     /// Its counters, with `behind` events that it has not read and `missed` ones. Logs what
     /// is not delivered.
-    fn count(&mut self, behind: usize, missed: u64, now: Moment) -> Counters {
+    fn count(&mut self, behind: usize, missed: u64, now: Moment) -> HookCounters {
         let Tally {
             delivered,
             retried,
@@ -498,7 +499,7 @@ impl Consumer {
                 "events were removed from the store before the {name} command was run for them: \
                  {newly_missed} left_out={left_out}");
         }
-        self.counters = Counters {
+        self.counters = HookCounters {
             running: self.running.len(),
             waiting: self.queue.waiting() + behind,
             delivered,

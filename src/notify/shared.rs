@@ -9,33 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::stats::HookCounters;
 use hawk_time::Moment;
-
-/// What a consumer has done since the start, and what there is to do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counters {
-    /// Commands that run now.
-    pub(super) running: usize,
-    /// Events that were read and wait now.
-    pub(super) waiting: usize,
-    /// Commands that have ended, however.
-    pub(super) run: u64,
-    /// Commands that could not be started, or did not end with exit
-    /// code 0.
-    pub(super) failed: u64,
-    /// Commands that were killed after their timeout.
-    pub(super) timed_out: u64,
-    /// Events dropped for lack of room in memory.
-    pub(super) dropped: u64,
-    /// Events that were delivered.
-    pub(super) delivered: u64,
-    /// Commands that repeated one that had failed.
-    pub(super) retried: u64,
-    /// Events that are not delivered any more.
-    pub(super) skipped: u64,
-    /// Events that the store removed before they were delivered.
-    pub(super) missed: u64,
-}
 
 /// What the runner is to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,14 +38,14 @@ struct Slots {
     orders: Orders,
     /// The runner has seen the order to pause, and no command runs.
     quiet: bool,
-    counters: Vec<Counters>,
+    counters: Vec<HookCounters>,
     dropped: u64,
 }
 
 impl Shared {
     pub(super) fn new(consumers: usize) -> io::Result<Self> {
         let slots = Slots {
-            counters: vec![Counters::default(); consumers],
+            counters: vec![HookCounters::default(); consumers],
             ..Slots::default()
         };
         Ok(Self {
@@ -89,9 +64,9 @@ impl Shared {
         let _heard = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
     }
 
-    pub(super) fn counters(&self) -> Vec<Counters> {
+    pub(super) fn counters(&self) -> Vec<HookCounters> {
         let slots = self.slots();
-        let with_dropped = |counters: &Counters| Counters {
+        let with_dropped = |counters: &HookCounters| HookCounters {
             dropped: slots.dropped,
             ..*counters
         };
@@ -137,7 +112,7 @@ impl Shared {
     }
 
     /// Publishes the runner's counters.
-    pub(super) fn tell(&self, counters: &[Counters]) {
+    pub(super) fn tell(&self, counters: &[HookCounters]) {
         let mut slots = self.slots();
         slots.counters.copy_from_slice(counters);
         slots.quiet = slots.orders.pause && counters.iter().all(|one| one.running == 0);

@@ -85,11 +85,11 @@ fn commands_that_end_badly_are_counted() {
     notifier.stop_within(PATIENCE);
     let shared = Arc::clone(&notifier.shared);
     notifier.finish();
-    let expected = shared::Counters {
+    let expected = HookCounters {
         run: 3,
         failed: 2,
         delivered: 1,
-        ..shared::Counters::default()
+        ..HookCounters::default()
     };
     assert_eq!(shared.counters(), [expected]);
 }
@@ -152,10 +152,12 @@ fn dropping_it_ends_it_at_once() {
 }
 
 #[test]
-fn the_line_of_the_statistics_is_key_value() {
-    let counters = "running=0 waiting=0 run=0 failed=0 timed_out=0 dropped=0 delivered=0 \
-                    retried=0 skipped=0 missed=0";
-    assert_eq!(start("true").statistics(), [format!("hook {counters}")]);
+fn the_statistics_name_the_kind_of_command() {
+    let statistics = |name| HookStatistics {
+        name,
+        counters: HookCounters::default(),
+    };
+    assert_eq!(start("true").statistics(), [statistics("hook")]);
     let gathered = start_as("true", Calls::Gathered(PATIENCE));
-    assert_eq!(gathered.statistics(), [format!("events {counters}")]);
+    assert_eq!(gathered.statistics(), [statistics("events")]);
 }

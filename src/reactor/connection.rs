@@ -24,7 +24,7 @@ use crate::session::{
     Expiry, Fate, Handler, Limits, OutputRoom, Progress, Rate, Session, SessionContext, StopReason,
     UnsentTotal,
 };
-use crate::stats::{Cause, Counters};
+use crate::stats::{Cause, ReactorCounters};
 use hawk_time::{Moment, log_limited};
 use hawk_wire::Reply;
 
@@ -387,7 +387,9 @@ impl<S: Socket> Connection<S> {
             Expiry::DropCandidate => {
                 self.flush(cx);
                 let window = self.input.window();
-                let dropped = self.session.drop_candidate(window, &mut cx.sessions.tally);
+                let dropped = self
+                    .session
+                    .drop_candidate(window, &mut cx.sessions.counters);
                 self.input.consume(dropped);
                 self.undecoded = true;
                 self.serve(cx)
@@ -664,7 +666,7 @@ impl<S: Socket> Connection<S> {
         !self.write_failed && self.session.unsent().is_empty()
     }
 
-    fn send(&mut self, replies: &[u8], unsent: &UnsentTotal, counters: &mut Counters) {
+    fn send(&mut self, replies: &[u8], unsent: &UnsentTotal, counters: &mut ReactorCounters) {
         if self.write_failed {
             return;
         }
@@ -685,7 +687,7 @@ impl<S: Socket> Connection<S> {
         &mut self,
         mut replies: &[u8],
         unsent: &UnsentTotal,
-        counters: &mut Counters,
+        counters: &mut ReactorCounters,
     ) -> io::Result<()> {
         while self.writable && !replies.is_empty() {
             let written = write(&mut self.socket, replies, &mut self.writable, counters)?;
@@ -697,7 +699,7 @@ impl<S: Socket> Connection<S> {
         Ok(())
     }
 
-    fn write_unsent(&mut self, counters: &mut Counters) -> io::Result<()> {
+    fn write_unsent(&mut self, counters: &mut ReactorCounters) -> io::Result<()> {
         while self.writable && !self.session.unsent().is_empty() {
             let unsent = self.session.unsent();
             let written = write(&mut self.socket, unsent, &mut self.writable, counters)?;
@@ -866,7 +868,7 @@ fn write<S: Socket>(
     socket: &mut S,
     bytes: &[u8],
     writable: &mut bool,
-    counters: &mut Counters,
+    counters: &mut ReactorCounters,
 ) -> io::Result<usize> {
     match socket.write(bytes) {
         Ok(0) => Err(io::ErrorKind::WriteZero.into()),

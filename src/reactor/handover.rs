@@ -32,8 +32,8 @@ use super::kernel::{Kernel, ListenerTag, SocketToken};
 use super::{ConnectionPhase, LoopContext, Reactor};
 use crate::dirty_set::DirtySet;
 use crate::network::Network;
-use crate::session::{Handler, Session, SessionState, StopReason, Tally};
-use crate::stats::{Cause, Counters};
+use crate::session::{Handler, Session, SessionState, StopReason};
+use crate::stats::{Cause, ReactorCounters, SessionCounters};
 use hawk_time::Moment;
 
 /// The name of a connection in the predecessor, never used for another one there.
@@ -265,8 +265,8 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
 
     /// Returns the counts so far, for [`resume_counts`](Self::resume_counts).
     #[must_use]
-    pub const fn counts(&self) -> (Counters, Tally) {
-        (self.cx.counters, self.cx.sessions.tally)
+    pub const fn counts(&self) -> (ReactorCounters, SessionCounters) {
+        (self.cx.counters, self.cx.sessions.counters)
     }
 
     /// Closes the listeners; returns the handler, and the poll with the connections, which
@@ -402,10 +402,10 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     }
 
     /// Continues the counts of the predecessor.
-    pub fn resume_counts(&mut self, counters: Counters, tally: Tally) {
-        self.housekeeping.stats.go_on_from(&counters, &tally);
-        self.cx.counters = counters;
-        self.cx.sessions.tally = tally;
+    pub fn resume_counts(&mut self, reactor: ReactorCounters, sessions: SessionCounters) {
+        self.housekeeping.stats.resume(&reactor, &sessions);
+        self.cx.counters = reactor;
+        self.cx.sessions.counters = sessions;
     }
 
     /// Completes the adoption, once the last changes are copied and before the predecessor

@@ -66,7 +66,9 @@ use crate::admission::{self, Admission};
 use crate::log_sink::LeftOut;
 use crate::network::Network;
 use crate::session::{Handler, Limits, OutputRoom, SessionContext};
-use crate::stats::{self, Cause, Counters, Figures, Statistics, StatsLog};
+use crate::stats::{
+    Cause, ReactorCounters, RestartStatistics, ServerStatistics, Statistics, StatsLog,
+};
 use hawk_time::{Moment, Throttle, TimerWheel};
 
 /// Connections accepted in a turn: enough to empty the backlog in some thirty turns, and few
@@ -242,7 +244,7 @@ struct LoopContext<H> {
     limits: Limits,
     /// The rate limit of each network.
     rates: NetworkRates,
-    counters: Counters,
+    counters: ReactorCounters,
     /// Replies that wait for a commit.
     pending: PendingReplies,
     output_limit: OutputLimit,
@@ -268,7 +270,7 @@ impl<H> LoopContext<H> {
             buffers: BufferShares::new(config.pool_limit),
             limits: config.limits,
             rates: NetworkRates::default(),
-            counters: Counters::default(),
+            counters: ReactorCounters::default(),
             pending: PendingReplies::default(),
             output_limit: OutputLimit::new(config.output_limit),
             work: Work::new(config.phase_budget),
@@ -320,8 +322,8 @@ pub struct Reactor<H, K: Kernel> {
     config: Config,
     housekeeping: Housekeeping,
     refusals: Refusals,
-    /// A line that the driver of the loop adds to the statistics.
-    driver_line: Option<String>,
+    /// The statistics of hand-overs, which the driver of the loop keeps.
+    restart: Option<RestartStatistics>,
     /// Descriptors of the driver of the loop that became ready.
     others: Vec<OtherToken>,
     /// Whether signals may be waiting; looking for them costs system calls.
@@ -405,7 +407,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             outbox: Outbox::default(),
             config,
             refusals: Refusals::default(),
-            driver_line: None,
+            restart: None,
             others: Vec::new(),
             signalled: false,
             signals: Vec::new(),
@@ -670,18 +672,16 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     }
 
     fn log_stats(&mut self, all: bool) {
-        let handler_lines = self.handler_lines();
-        let figures = figures(&self.connections, &self.cx, &self.config);
-        let stats = &mut self.housekeeping.stats;
-        stats.log(self.cx.now, all, &figures, handler_lines);
+        let statistics = self.statistics(self.cx.now);
+        self.housekeeping.stats.log(&statistics, all);
     }
 
-    /// The lines of the handler and of the driver of the loop.
-    fn handler_lines(&mut self) -> Vec<String> {
-        let mut lines = Vec::new();
-        self.cx.sessions.handler.statistics(&mut lines);
-        lines.extend(self.driver_line.clone());
-        lines
+    fn statistics(&self, at: Moment) -> Statistics {
+        let mut statistics = Statistics::new(at, self.figures());
+        statistics.restart = self.restart;
+        statistics.pool = self.cx.pool.stats().classes;
+        self.cx.sessions.handler.statistics(&mut statistics);
+        statistics
     }
 }
 
@@ -719,35 +719,48 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         std::mem::take(&mut self.others)
     }
 
-    /// Returns the counts so far, as `key=value` pairs.
-    #[must_use]
-    pub fn served(&self) -> String {
-        stats::server_line(&self.figures())
-    }
-
     /// Returns the handler, once all connections are closed.
     #[must_use]
     pub fn into_handler(self) -> H {
         self.cx.sessions.handler
     }
 
-    /// Returns the counts so far.
+    /// Returns the statistics of the server itself.
     #[must_use]
-    pub fn figures(&self) -> Figures<'_> {
-        figures(&self.connections, &self.cx, &self.config)
+    pub fn figures(&self) -> ServerStatistics {
+        debug_assert_eq!(
+            self.connections
+                .iter()
+                .map(|connection| connection.session().unsent().len())
+                .sum::<usize>(),
+            self.cx.sessions.unsent.get(),
+            "unsent replies without a connection"
+        );
+        ServerStatistics {
+            connections: self.connections.len(),
+            unsent: self.cx.sessions.unsent.get(),
+            pending: self.cx.pending.len(),
+            log_left_out: self.config.log_left_out.get(),
+            reactor: self.cx.counters,
+            sessions: self.cx.sessions.counters,
+        }
     }
 
-    /// Returns the statistics as they would be logged now. Does not change the log.
-    pub fn statistics(&mut self) -> Statistics {
-        let handler_lines = self.handler_lines();
-        let now = self.kernel.now();
-        let stats = &self.housekeeping.stats;
-        stats.look(now, &self.figures(), handler_lines)
+    /// Returns the lines of all statistics for a client of the control socket. Does not change
+    /// the log.
+    pub fn answer_statistics(&self) -> Vec<String> {
+        let statistics = self.statistics(self.kernel.now());
+        self.housekeeping.stats.answer(&statistics)
     }
 
-    /// Adds `line` to the statistics from now on, in place of the line before.
-    pub fn append_to_statistics(&mut self, line: String) {
-        self.driver_line = Some(line);
+    /// Replaces the statistics of hand-overs.
+    pub const fn set_restart_statistics(&mut self, restart: RestartStatistics) {
+        self.restart = Some(restart);
+    }
+
+    /// The receive buffers.
+    pub const fn pool(&self) -> &Pool {
+        &self.cx.pool
     }
 
     /// Yields a view of every connection, in no particular order.
@@ -767,30 +780,6 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// up their share, closed ones included; and how many have been put there so far.
     pub const fn capped(&self) -> (usize, u64) {
         (self.capped.len(), self.capped.pushed())
-    }
-}
-
-fn figures<'a, H, S>(
-    connections: &Connections<S>,
-    cx: &'a LoopContext<H>,
-    config: &Config,
-) -> Figures<'a> {
-    debug_assert_eq!(
-        connections
-            .iter()
-            .map(|connection| connection.session().unsent().len())
-            .sum::<usize>(),
-        cx.sessions.unsent.get(),
-        "unsent replies without a connection"
-    );
-    Figures {
-        connections: connections.len(),
-        unsent: cx.sessions.unsent.get(),
-        owed: cx.pending.len(),
-        log_left_out: config.log_left_out.get(),
-        counters: &cx.counters,
-        tally: &cx.sessions.tally,
-        pool: &cx.pool,
     }
 }
 

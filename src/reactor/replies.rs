@@ -13,7 +13,7 @@ use super::connections::ConnectionId;
 use super::kernel::Kernel;
 use super::{Config, LoopContext, Reactor};
 use crate::session::{CommitId, Fate, Handler, OutputRoom};
-use crate::stats::Counters;
+use crate::stats::ReactorCounters;
 use hawk_time::{Moment, Throttle, log_limited};
 use hawk_wire::{Busy, FRAME_OVERHEAD, MAX_REPLY_LINE, Reply};
 
@@ -34,7 +34,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
                     // The connection is closed, but the reports count all the same.
                     for reply in replies {
                         let reply = final_reply(*reply, commit.fate);
-                        self.cx.sessions.tally.answered(reply);
+                        self.cx.sessions.counters.answered(reply);
                     }
                 }
             }
@@ -286,7 +286,7 @@ impl OutputLimit {
         unsent: usize,
         pending: usize,
         now: Moment,
-        counters: &mut Counters,
+        counters: &mut ReactorCounters,
     ) -> OutputRoom {
         let mark = if self.reached {
             self.limit / 4 * 3
@@ -394,7 +394,7 @@ mod tests {
 
     #[test]
     fn the_output_limit_stays_reached_until_a_quarter_is_written() {
-        let (mut limit, mut counters) = (OutputLimit::new(4000), Counters::default());
+        let (mut limit, mut counters) = (OutputLimit::new(4000), ReactorCounters::default());
         let now = Moment::from_nanos(1);
         let mut has_room = |unsent, pending| {
             let room = limit.check(unsent, pending, now, &mut counters);

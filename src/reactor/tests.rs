@@ -238,7 +238,7 @@ fn turn(reactor: &mut Reactor<Nurse, Fake>) {
 }
 
 fn bytes_in(reactor: &Reactor<Nurse, Fake>) -> u64 {
-    reactor.figures().counters.bytes_in
+    reactor.figures().reactor.bytes_in
 }
 
 #[test]
@@ -352,7 +352,7 @@ fn a_turn_is_bounded_with_many_busy_agents() {
         turn(&mut reactor);
     }
     turn(&mut reactor);
-    let tally = reactor.figures().tally;
+    let tally = reactor.figures().sessions;
     let frames = AGENTS * sent.len() / frame.len() + 1;
     assert_eq!(tally.heartbeats, frames as u64);
 }
@@ -369,10 +369,10 @@ fn few_frames_of_many_agents_are_split_into_turns() {
     turn(&mut reactor);
     speak(&mut reactor, &ends, &frame);
     turn(&mut reactor);
-    let heartbeats = reactor.figures().tally.heartbeats;
+    let heartbeats = reactor.figures().sessions.heartbeats;
     assert!((1700..1900).contains(&heartbeats), "{heartbeats}");
     turn(&mut reactor);
-    assert_eq!(reactor.figures().tally.heartbeats, AGENTS as u64);
+    assert_eq!(reactor.figures().sessions.heartbeats, AGENTS as u64);
 }
 
 #[test]

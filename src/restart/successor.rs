@@ -4,7 +4,6 @@
 //! predecessor and for nothing else.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use crate::restart::channel::{
 };
 use crate::restart::snapshot::{Damage, Freeze, Reader, Record};
 use crate::roster::StrangeSlot;
+use crate::stats::TakeOverStatistics;
 use hawk_time::Moment;
 
 /// A predecessor says something within this time, or it hangs: longer than it gives
@@ -58,18 +58,17 @@ pub struct TakeOverFigures {
     pub bytes: u64,
 }
 
-/// `key=value` pairs, for the log and the statistics.
-impl fmt::Display for TakeOverFigures {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "connections={} state_bytes={} precopy_us={} quiesce_us={} pause_us={}",
-            self.connections,
-            self.bytes,
-            self.freeze.precopy.as_micros(),
-            self.freeze.quiesce.as_micros(),
-            self.pause.as_micros(),
-        )
+impl TakeOverFigures {
+    /// Returns them as part of the statistics.
+    #[must_use]
+    pub const fn statistics(&self) -> TakeOverStatistics {
+        TakeOverStatistics {
+            connections: self.connections,
+            state_bytes: self.bytes,
+            precopy_us: self.freeze.precopy.as_micros(),
+            quiesce_us: self.freeze.quiesce.as_micros(),
+            pause_us: self.pause.as_micros(),
+        }
     }
 }
 

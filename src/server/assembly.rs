@@ -190,7 +190,7 @@ impl Assembly<'_> {
 
     /// Commits what the store has, after a stop.
     fn finish(&self, reactor: ServerReactor, stop: Stop) -> anyhow::Result<()> {
-        log::info!("served {}", reactor.served());
+        log::info!("served {}", reactor.figures());
         match stop {
             Stop::Drained => {
                 let left = reactor.drain_left();

@@ -69,7 +69,7 @@ impl Runtime {
             reactor.kernel().watch_other(control.as_fd(), CONTROL)?;
         }
         let upgrades = Upgrades::new(descriptors);
-        reactor.append_to_statistics(upgrades.statistics());
+        reactor.set_restart_statistics(upgrades.statistics());
         let now = Moment::now();
         Ok(Self {
             reactor,
@@ -106,7 +106,7 @@ impl Runtime {
     ) {
         self.upgrades.took_over(figures, take_over, effective);
         self.reactor
-            .append_to_statistics(self.upgrades.statistics());
+            .set_restart_statistics(self.upgrades.statistics());
     }
 
     /// Runs until the server has stopped or a successor has taken over.
@@ -231,8 +231,8 @@ impl Runtime {
         if let (Some(control), Some(client)) = (&mut self.control, client) {
             control.answer(client, now, answer);
         }
-        let line = self.upgrades.statistics();
-        self.reactor.append_to_statistics(line);
+        self.reactor
+            .set_restart_statistics(self.upgrades.statistics());
         self.notify_ready();
     }
 
@@ -252,7 +252,7 @@ impl Runtime {
                     self.begin_upgrade(binary.as_deref(), Some(client), now);
                     continue;
                 }
-                Request::Statistics => Answer::Done(self.statistics(now)),
+                Request::Statistics => Answer::Done(self.reactor.answer_statistics()),
                 Request::ConfirmClock => match self.reactor.handler().confirm_clock() {
                     true => Answer::Done(Vec::new()),
                     false => Answer::Failed(
@@ -286,14 +286,6 @@ impl Runtime {
                 self.status.text = text;
             }
         }
-    }
-
-    /// The statistics as the log has them, after a line with the time, from which a client
-    /// computes its own rates.
-    fn statistics(&mut self, now: Moment) -> Vec<String> {
-        let clock = format!("clock monotonic_ns={}", now.as_nanos());
-        let lines = self.reactor.statistics().lines();
-        std::iter::once(clock).chain(lines).collect()
     }
 
     fn serving(&self) -> String {

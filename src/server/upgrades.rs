@@ -12,6 +12,7 @@ use crate::restart::{
     HandOver, HandOverFailure, Progress, ServerReactor, TakeOver, TakeOverFigures,
 };
 use crate::service;
+use crate::stats::{RestartStatistics, TakeOverStatistics};
 use hawk_time::Moment;
 
 /// The longest wait for the predecessor's end. After it the service manager is notified that
@@ -25,8 +26,8 @@ pub(super) struct Upgrades {
     descriptors: u64,
     /// The number of this process in its line of processes; the first is 1.
     generation: u32,
-    /// The figures of this process's own take-over.
-    took_over: Option<TakeOverFigures>,
+    /// The statistics of this process's own take-over.
+    took_over: Option<TakeOverStatistics>,
     /// The predecessor and the end of the wait for it, until it has named this process to the
     /// service manager.
     predecessor: Option<(TakeOver, Moment)>,
@@ -57,9 +58,10 @@ impl Upgrades {
         effective: &EffectiveSettings,
     ) {
         let generation = figures.freeze.generation;
-        log::info!("took over version={BUILD} generation={generation} {figures} {effective}");
+        let statistics = figures.statistics();
+        log::info!("took over version={BUILD} generation={generation} {statistics} {effective}");
         self.generation = generation;
-        self.took_over = Some(figures);
+        self.took_over = Some(statistics);
         self.predecessor = Some((predecessor, Moment::now().after(PREDECESSOR_END)));
     }
 
@@ -179,15 +181,14 @@ impl Upgrades {
         hand_over.or(predecessor)
     }
 
-    /// The line of the statistics about restarts.
-    pub(super) fn statistics(&self) -> String {
-        let figures = self.took_over.map(|figures| format!(" {figures}"));
-        format!(
-            "restart version={BUILD} generation={} rolled_back={}{}",
-            self.generation,
-            self.rolled_back,
-            figures.unwrap_or_default()
-        )
+    /// Returns the statistics of hand-overs.
+    pub(super) fn statistics(&self) -> RestartStatistics {
+        RestartStatistics {
+            version: BUILD,
+            generation: self.generation,
+            rolled_back: self.rolled_back,
+            take_over: self.took_over,
+        }
     }
 
     /// Counts and logs a hand-over that was rolled back. Returns it for the client.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::restraint::Stopped;
 use super::{Limits, Session};
 use crate::interval::{BURST, Interval, MOST_SILENCE, REPORT_BURST};
+use crate::stats::Cause;
 use hawk_time::Moment;
 
 /// The longest time without a frame that a learnt interval allows, in idle limits.
@@ -37,6 +38,16 @@ pub enum Timeout {
     Frame,
     /// Replies were not read.
     Output,
+}
+
+impl From<Timeout> for Cause {
+    fn from(timeout: Timeout) -> Self {
+        match timeout {
+            Timeout::Idle => Self::IdleTimeout,
+            Timeout::Frame => Self::FrameTimeout,
+            Timeout::Output => Self::OutputTimeout,
+        }
+    }
 }
 
 /// All from which a session's deadlines are counted.

@@ -7,7 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Tally, UnsentTotal};
+use super::UnsentTotal;
+use crate::stats::{SessionCounters, Statistics};
 use hawk_time::Moment;
 use hawk_wire::{Packet, PacketDecoder, Reply};
 
@@ -71,10 +72,9 @@ pub trait Handler {
         None
     }
 
-    /// Appends what it has counted, as lines of `key=value` pairs that each
-    /// begin with a word for what they are about.
-    fn statistics(&mut self, lines: &mut Vec<String>) {
-        let _unused = lines;
+    /// Fills in the statistics of the agents, the store and the commands.
+    fn statistics(&self, statistics: &mut Statistics) {
+        let _unused = statistics;
     }
 }
 
@@ -157,7 +157,7 @@ pub struct SessionContext<H> {
     /// Decodes them; holds the scratch space.
     pub packets: PacketDecoder,
     /// Counts what came in.
-    pub tally: Tally,
+    pub counters: SessionCounters,
     /// Reply lines of the batch at hand, to be written at once.
     pub replies: Vec<u8>,
     /// What of them waits for sockets.
@@ -173,7 +173,7 @@ impl<H> SessionContext<H> {
         Self {
             handler,
             packets: PacketDecoder::default(),
-            tally: Tally::default(),
+            counters: SessionCounters::default(),
             replies: Vec::new(),
             unsent: UnsentTotal::default(),
             pending: Vec::new(),
@@ -182,7 +182,7 @@ impl<H> SessionContext<H> {
 
     /// Puts a reply behind those of the batch at hand, and counts it.
     pub fn answer(&mut self, reply: Reply) {
-        self.tally.answered(reply);
+        self.counters.answered(reply);
         self.replies.extend_from_slice(reply.line());
     }
 }

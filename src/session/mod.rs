@@ -11,7 +11,6 @@ mod peer;
 mod rate;
 mod restraint;
 mod state;
-mod tally;
 mod unsent;
 
 use std::net::SocketAddr;
@@ -24,13 +23,12 @@ pub use context::{
 };
 pub use rate::{Bucket, Rate};
 pub use state::SessionState;
-pub(crate) use tally::ByRefusal;
-pub use tally::Tally;
 pub use unsent::UnsentTotal;
 
 use self::clocks::Marks;
 use self::peer::Peer;
 use self::restraint::Restraint;
+use crate::stats::SessionCounters;
 use hawk_time::Moment;
 use hawk_wire::{
     Decoder, FRAME_OVERHEAD, Heartbeat, Input, MAX_REPLY_LINE, Packet, Refusal, Reply, Step,
@@ -202,7 +200,7 @@ impl Session {
         };
         let begun = progress == Progress::NeedsInput && consumed < window.len();
         self.marks.candidate(begun, consumed > 0, now);
-        context.tally.junk_bytes += junk;
+        context.counters.junk_bytes += junk;
         Received {
             consumed,
             junk,
@@ -212,11 +210,11 @@ impl Session {
 
     /// Drops the candidate at the front of `window`; returns how many bytes are
     /// consumed. To be followed by [`receive`](Self::receive) with the rest.
-    pub fn drop_candidate(&mut self, window: &[u8], tally: &mut Tally) -> usize {
+    pub fn drop_candidate(&mut self, window: &[u8], counters: &mut SessionCounters) -> usize {
         let dropped = self.decoder.abandon(window);
         self.marks.drop_candidate();
-        tally.junk_bytes += dropped as u64;
-        tally.candidates_dropped += 1;
+        counters.junk_bytes += dropped as u64;
+        counters.candidates_dropped += 1;
         dropped
     }
 

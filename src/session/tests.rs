@@ -153,7 +153,7 @@ fn every_recognised_frame_is_answered_in_order() {
         String::from_utf8_lossy(&driver.answered),
         "Report data has recive\nheartBeat\nerror: empty data\nerror: checksum mismatch\nheartBeat\n"
     );
-    let tally = &driver.context.tally;
+    let tally = &driver.context.counters;
     assert_eq!((tally.heartbeats, tally.reports), (2, 1));
     assert_eq!(tally.refused_total(), 2);
     assert_eq!(tally.junk_bytes, 4 + wrong_sum().len() as u64);
@@ -255,12 +255,12 @@ fn an_unfinished_candidate_elsewhere_is_dropped_and_the_search_goes_on() {
     assert_eq!(driver.expire(), Expiry::DropCandidate);
     let dropped = driver
         .session
-        .drop_candidate(&driver.window, &mut driver.context.tally);
+        .drop_candidate(&driver.window, &mut driver.context.counters);
     driver.window.drain(..dropped);
     driver.receive(&heartbeat(None));
     assert_eq!(driver.answered, b"heartBeat\n");
-    assert_eq!(driver.context.tally.candidates_dropped, 1);
-    assert_eq!(driver.context.tally.junk_bytes, 15);
+    assert_eq!(driver.context.counters.candidates_dropped, 1);
+    assert_eq!(driver.context.counters.junk_bytes, 15);
     assert_eq!(driver.expire(), Expiry::NotYet);
 }
 
@@ -413,7 +413,7 @@ fn nothing_overtakes_a_reply_that_waits_for_a_commit() {
     assert_eq!(driver.context.pending, expected);
 
     // Nothing is counted as answered before it is, and nobody is idle meanwhile.
-    assert_eq!(driver.context.tally.reports, 0);
+    assert_eq!(driver.context.counters.reports, 0);
     assert_eq!(driver.session.deadline(&LIMITS), None);
     driver.session.complete_replies(4, at(1000));
     assert!(driver.session.has_pending_replies());
@@ -481,7 +481,7 @@ proptest! {
         }
         prop_assert_eq!(&stays.answered, &moved.answered);
         prop_assert_eq!(&stays.context.handler.agents, &moved.context.handler.agents);
-        prop_assert_eq!(&stays.context.tally, &moved.context.tally);
+        prop_assert_eq!(&stays.context.counters, &moved.context.counters);
         let frames = stays.session.frames();
         prop_assert_eq!(frames, moved.session.frames());
         prop_assert!(stream.len() >= FRAME_OVERHEAD || frames == 0);

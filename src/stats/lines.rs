@@ -1,280 +1,161 @@
-//! The statistics as log lines: `key=value` pairs, for people and programs.
+//! The statistics as lines of `key=value` pairs, as documented in docs/operations.md.
 
-use std::fmt::Write as _;
-use std::time::Duration;
+use std::fmt;
 
-use hawk_pool::Pool;
+use super::{
+    AgentStatistics, HookCounters, HookStatistics, RestartStatistics, ServerStatistics, Statistics,
+    StoreCounters, StoreState, StoreStatistics, TakeOverStatistics,
+};
 
-use super::Counters;
-use crate::session::Tally;
-use hawk_time::Moment;
-
-/// Under what name the lines are logged: `RUST_LOG=hawk::stats=off` silences
-/// them, wherever in the source they come from.
-const TARGET: &str = "hawk::stats";
-
-/// What the reactor knows to tell.
-#[derive(Clone, Copy, Debug)]
-pub struct Figures<'a> {
-    /// Connections there are.
-    pub connections: usize,
-    /// Bytes of replies that agents have not read.
-    pub unsent: usize,
-    /// Replies that wait for a commit.
-    pub owed: usize,
-    /// Log lines that were left out, because stderr was not read in time.
-    pub log_left_out: u64,
-    /// Its own doings.
-    pub counters: &'a Counters,
-    /// What came in.
-    pub tally: &'a Tally,
-    /// Its receive buffers.
-    pub pool: &'a Pool,
-}
-
-/// All statistics of a moment: the server's line, those of its handler, and one for
-/// each class of its pool.
-#[derive(Debug)]
-pub struct Statistics {
-    /// Without its rates, which are never the same twice.
-    server: String,
-    rates: String,
-    others: Vec<String>,
-}
-
-impl Statistics {
-    /// The lines.
-    pub fn lines(self) -> impl Iterator<Item = String> {
-        let server = format!("{} {}", self.server, self.rates);
-        std::iter::once(server).chain(self.others)
-    }
-}
-
-/// What was counted at a moment, as far as there are rates of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark {
-    /// When that was.
-    pub at: Moment,
-    /// Packets taken.
-    pub packets: u64,
-    /// Bytes read from agents.
-    pub bytes_in: u64,
-    /// Bytes written to agents.
-    pub bytes_out: u64,
-}
-
-impl Mark {
-    const fn of(at: Moment, figures: &Figures<'_>) -> Self {
-        let Figures {
-            counters, tally, ..
-        } = *figures;
-        Self {
-            at,
-            packets: tally.heartbeats + tally.reports,
-            bytes_in: counters.bytes_in,
-            bytes_out: counters.bytes_out,
-        }
-    }
-
-    /// The rates since `earlier`, as they stand at the end of the server's line.
-    #[must_use]
-    pub fn rates_since(&self, earlier: &Self) -> String {
-        let span = self.at.since(earlier.at);
-        let rate = |now: u64, then: u64| per_second(now.saturating_sub(then), span);
-        format!(
-            "packets_per_s={:.1} bytes_in_per_s={:.0} bytes_out_per_s={:.0}",
-            rate(self.packets, earlier.packets),
-            rate(self.bytes_in, earlier.bytes_in),
-            rate(self.bytes_out, earlier.bytes_out),
-        )
-    }
-}
-
-/// Makes the statistics' lines, and logs them. It remembers those it has logged last, so
-/// that a quiet server does not repeat itself.
-#[derive(Debug)]
-pub struct StatsLog {
-    /// What was counted when it last looked, and when it looked before that.
-    last: Mark,
-    last_but_one: Mark,
-    server: String,
-    others: Vec<String>,
-}
-
-impl StatsLog {
-    /// A log in which nothing has been said so far.
-    #[must_use]
-    pub const fn new(now: Moment) -> Self {
-        let nothing = Mark {
-            at: now,
-            packets: 0,
-            bytes_in: 0,
-            bytes_out: 0,
-        };
-        Self {
-            last: nothing,
-            last_but_one: nothing,
-            server: String::new(),
-            others: Vec::new(),
-        }
-    }
-
-    /// The counts begin with these, so that the next rates are of what is new.
-    pub const fn go_on_from(&mut self, counters: &Counters, tally: &Tally) {
-        self.last = Mark {
-            at: self.last.at,
-            packets: tally.heartbeats + tally.reports,
-            bytes_in: counters.bytes_in,
-            bytes_out: counters.bytes_out,
-        };
-        self.last_but_one = self.last;
-    }
-
-    /// Logs the lines: all of them if `all`, otherwise those that changed since they
-    /// were last logged. Rates count from the last call.
-    pub fn log(
-        &mut self,
-        now: Moment,
-        all: bool,
-        figures: &Figures<'_>,
-        handler_lines: Vec<String>,
-    ) {
-        let mark = Mark::of(now, figures);
-        let Statistics {
-            server,
-            rates,
-            others,
-        } = statistics(figures, handler_lines, mark.rates_since(&self.last));
-        self.last_but_one = std::mem::replace(&mut self.last, mark);
-        if all || server != self.server {
-            log::info!(target: TARGET, "{server} {rates}");
-        }
-        for (index, line) in others.iter().enumerate() {
-            if all || self.others.get(index) != Some(line) {
-                log::info!(target: TARGET, "{line}");
+/// Implements `Display` for a struct: its fields in the order given, each under its own name.
+/// A field that is left out does not compile.
+macro_rules! display_pairs {
+    ($of:ident: $first:ident $($field:ident)*) => {
+        impl fmt::Display for $of {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let Self { $first, $($field),* } = self;
+                write!(f, concat!(stringify!($first), "={}"), $first)?;
+                $(write!(f, concat!(" ", stringify!($field), "={}"), $field)?;)*
+                Ok(())
             }
         }
-        self.server = server;
-        self.others = others;
-    }
+    };
+}
 
-    /// The same lines for somebody who asks. The log is not changed by it.
-    ///
-    /// Rates count from the log's last look but one, so that they are never those of an
-    /// instant, however soon after a look somebody asks.
+display_pairs! { AgentStatistics:
+    known online established refused evicted unwatched cloned stood_still_ms
+}
+
+display_pairs! { StoreCounters:
+    commits reports failed discarded expired expired_early dropped_events dropped_agents bytes
+    wal_bytes expiry_paused
+}
+
+display_pairs! { HookCounters:
+    running waiting run failed timed_out dropped delivered retried skipped missed
+}
+
+display_pairs! { TakeOverStatistics: connections state_bytes precopy_us quiesce_us pause_us }
+
+impl Statistics {
+    /// Returns the lines, without rates. The server's is the first.
     #[must_use]
-    pub fn look(
-        &self,
-        now: Moment,
-        figures: &Figures<'_>,
-        handler_lines: Vec<String>,
-    ) -> Statistics {
-        let rates = Mark::of(now, figures).rates_since(&self.last_but_one);
-        statistics(figures, handler_lines, rates)
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = vec![format!("stats {}", self.server)];
+        lines.extend(self.agents.map(|agents| format!("agents {agents}")));
+        lines.extend(self.store.map(|StoreStatistics { state, counters }| {
+            format!("store state={} {counters}", state.name())
+        }));
+        let hook =
+            |HookStatistics { name, counters }: &HookStatistics| format!("{name} {counters}");
+        lines.extend(self.hooks.iter().map(hook));
+        lines.extend(self.restart.map(|restart| format!("restart {restart}")));
+        lines.extend(self.pool.iter().map(|class| format!("pool {class}")));
+        lines
     }
 }
 
-fn statistics(figures: &Figures<'_>, handler_lines: Vec<String>, rates: String) -> Statistics {
-    let mut others = handler_lines;
-    let mut pool = hawk_pool::Stats::default();
-    figures.pool.read_stats(&mut pool);
-    others.extend(pool.classes.iter().map(|class| format!("pool {class}")));
-    Statistics {
-        server: format!("stats {}", server_line(figures)),
-        rates,
-        others,
+impl StoreState {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Stalled => "stalled",
+            Self::Down => "down",
+        }
     }
 }
 
-/// All that was counted, without the rates.
-#[must_use]
-pub(crate) fn server_line(figures: &Figures<'_>) -> String {
-    let Figures {
-        connections,
-        unsent,
-        owed,
-        log_left_out,
-        counters,
-        tally,
-        ..
-    } = *figures;
-    let mut line = format!(
-        "connections={connections} accepted={} accept_errors={} heartbeats={} reports={} busy={} errors={}",
-        counters.accepted,
-        counters.accept_errors,
-        tally.heartbeats,
-        tally.reports,
-        tally.busy,
-        tally.refused_total(),
-    );
-    // Zeroes are left out of the long lists; what is listed happened.
-    for (refusal, count) in tally.refusals().filter(|(_, count)| *count > 0) {
-        append(&mut line, "error", refusal.name(), count);
+impl fmt::Display for RestartStatistics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            version,
+            generation,
+            rolled_back,
+            take_over,
+        } = self;
+        write!(
+            f,
+            "version={version} generation={generation} rolled_back={rolled_back}"
+        )?;
+        match take_over {
+            Some(take_over) => write!(f, " {take_over}"),
+            None => Ok(()),
+        }
     }
-    for (cause, count) in counters.closings().filter(|(_, count)| *count > 0) {
-        append(&mut line, "closed", cause.name(), count);
-    }
-    let rest = format!(
-        " junk_bytes={} candidates_dropped={} bytes_in={} bytes_out={} reads={} writes={} held={} \
-         rate_limited={} unsent={unsent} owed={owed} output_limited={} \
-         log_left_out={log_left_out}",
-        tally.junk_bytes,
-        tally.candidates_dropped,
-        counters.bytes_in,
-        counters.bytes_out,
-        counters.reads,
-        counters.writes,
-        counters.held,
-        counters.rate_limited,
-        counters.output_limited,
-    );
-    line + &rest
 }
 
-fn append(line: &mut String, group: &str, name: &str, count: u64) {
-    // Writing into a string cannot fail.
-    let _ = write!(line, " {group}_{name}={count}");
-}
-
-#[allow(clippy::cast_precision_loss)] // A rate for people to read.
-fn per_second(count: u64, span: Duration) -> f64 {
-    if span.is_zero() {
-        return 0.0;
+impl fmt::Display for ServerStatistics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            connections,
+            unsent,
+            pending,
+            log_left_out,
+            reactor,
+            sessions,
+        } = self;
+        write!(
+            f,
+            "connections={connections} accepted={} accept_errors={} heartbeats={} reports={} \
+             busy={} errors={}",
+            reactor.accepted,
+            reactor.accept_errors,
+            sessions.heartbeats,
+            sessions.reports,
+            sessions.busy,
+            sessions.refused_total(),
+        )?;
+        // The long lists omit zeros.
+        for (refusal, count) in sessions.refusals().filter(|(_, count)| *count > 0) {
+            write!(f, " error_{}={count}", refusal.name())?;
+        }
+        for (cause, count) in reactor.closings().filter(|(_, count)| *count > 0) {
+            write!(f, " closed_{}={count}", cause.name())?;
+        }
+        write!(
+            f,
+            " junk_bytes={} candidates_dropped={} bytes_in={} bytes_out={} reads={} writes={} \
+             held={} rate_limited={} unsent={unsent} owed={pending} output_limited={} \
+             log_left_out={log_left_out}",
+            sessions.junk_bytes,
+            sessions.candidates_dropped,
+            reactor.bytes_in,
+            reactor.bytes_out,
+            reactor.reads,
+            reactor.writes,
+            reactor.held,
+            reactor.rate_limited,
+            reactor.output_limited,
+        )
     }
-    count as f64 / span.as_secs_f64()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::Cause;
+    use crate::stats::{Cause, ReactorCounters, SessionCounters};
     use hawk_wire::{Refusal, Reply};
 
     #[test]
     fn the_server_line_is_key_value_and_names_causes() {
-        let mut counters = Counters {
+        let mut reactor = ReactorCounters {
             accepted: 3,
-            ..Counters::default()
+            ..ReactorCounters::default()
         };
-        counters.closed(Cause::IdleTimeout);
-        let mut tally = Tally::default();
-        tally.answered(Reply::Report);
-        tally.answered(Reply::Error(Refusal::BadBase64));
-        let pool = Pool::new(&hawk_pool::Config {
-            classes: vec![1],
-            limit: 2,
-        });
-        let line = server_line(&Figures {
+        reactor.closed(Cause::IdleTimeout);
+        let mut sessions = SessionCounters::default();
+        sessions.answered(Reply::Report);
+        sessions.answered(Reply::Error(Refusal::BadBase64));
+        let line = ServerStatistics {
             connections: 2,
             unsent: 7,
-            owed: 1,
+            pending: 1,
             log_left_out: 3,
-            counters: &counters,
-            tally: &tally,
-            pool: &pool.unwrap(),
-        });
+            reactor,
+            sessions,
+        };
         assert_eq!(
-            line,
+            line.to_string(),
             "connections=2 accepted=3 accept_errors=0 heartbeats=0 reports=1 busy=0 errors=1 \
              error_bad_base64=1 closed_idle_timeout=1 junk_bytes=0 candidates_dropped=0 \
              bytes_in=0 bytes_out=0 reads=0 writes=0 held=0 rate_limited=0 \
@@ -282,78 +163,52 @@ mod tests {
         );
     }
 
-    /// Lines of a log for somebody who asks, and their rates.
-    fn look(log: &StatsLog, now: Moment, figures: &Figures<'_>) -> (Vec<String>, String) {
-        let lines: Vec<_> = log
-            .look(now, figures, vec!["agents known=0".into()])
-            .lines()
-            .collect();
-        let (_, rates) = lines[0].split_once(" packets_per_s=").unwrap();
-        let packets = rates.split(' ').next().unwrap().to_owned();
-        (lines, packets)
-    }
-
     #[test]
-    fn rates_count_from_the_log_s_looks_which_asking_does_not_disturb() {
-        let start = Moment::from_nanos(1);
-        let mut log = StatsLog::new(start);
-        let pool = Pool::new(&hawk_pool::Config {
-            classes: vec![1, 2],
-            limit: 4,
-        });
-        let pool = pool.unwrap();
-        let counters = Counters::default();
-        let tally = |reports| {
-            let mut tally = Tally::default();
-            (0..reports).for_each(|_| tally.answered(Reply::Report));
-            tally
+    fn every_part_has_a_line() {
+        let statistics = Statistics {
+            at: hawk_time::Moment::from_nanos(1),
+            server: ServerStatistics::default(),
+            agents: Some(AgentStatistics::default()),
+            store: Some(StoreStatistics {
+                state: StoreState::Stalled,
+                counters: StoreCounters::default(),
+            }),
+            hooks: ["hook", "events"]
+                .map(|name| HookStatistics {
+                    name,
+                    counters: HookCounters::default(),
+                })
+                .to_vec(),
+            restart: Some(RestartStatistics {
+                version: "1.2.3",
+                generation: 2,
+                rolled_back: 0,
+                take_over: Some(TakeOverStatistics {
+                    connections: 9,
+                    state_bytes: 8,
+                    precopy_us: 7,
+                    quiesce_us: 6,
+                    pause_us: 5,
+                }),
+            }),
+            pool: Vec::new(),
         };
-        let figures = |tally| Figures {
-            connections: 0,
-            unsent: 0,
-            owed: 0,
-            log_left_out: 0,
-            counters: &counters,
-            tally,
-            pool: &pool,
-        };
-        let second = |second| start.after(Duration::from_secs(second));
-        let (none, some, more) = (tally(0), tally(20), tally(50));
-
-        let (lines, rate) = look(&log, second(5), &figures(&some));
-        let heads: Vec<_> = lines
-            .iter()
-            .map(|line| line.split('=').next().unwrap())
-            .collect();
+        let hook = "running=0 waiting=0 run=0 failed=0 timed_out=0 dropped=0 delivered=0 \
+                    retried=0 skipped=0 missed=0";
+        let (each, gathered) = (format!("hook {hook}"), format!("events {hook}"));
         assert_eq!(
-            heads,
+            statistics.lines()[1..],
             [
-                "stats connections",
-                "agents known",
-                "pool class",
-                "pool class"
+                "agents known=0 online=0 established=0 refused=0 evicted=0 unwatched=0 cloned=0 \
+                 stood_still_ms=0",
+                "store state=stalled commits=0 reports=0 failed=0 discarded=0 expired=0 \
+                 expired_early=0 dropped_events=0 dropped_agents=0 bytes=0 wal_bytes=0 \
+                 expiry_paused=0",
+                each.as_str(),
+                gathered.as_str(),
+                "restart version=1.2.3 generation=2 rolled_back=0 connections=9 state_bytes=8 \
+                 precopy_us=7 quiesce_us=6 pause_us=5",
             ]
         );
-        assert_eq!(rate, "4.0");
-        log.log(second(10), false, &figures(&some), Vec::new());
-        // The next line of the log has 30 reports in 10 s, and whoever asks an instant
-        // after it has not those of that instant.
-        let (_, rate) = look(&log, second(10), &figures(&some));
-        assert_eq!(rate, "2.0");
-        let mark = Mark::of(second(20), &figures(&more));
-        assert!(
-            mark.rates_since(&log.last)
-                .starts_with("packets_per_s=3.0 ")
-        );
-        log.log(second(20), false, &figures(&more), Vec::new());
-        let (_, rate) = look(&log, second(25), &figures(&more));
-        assert_eq!(
-            rate, "2.0",
-            "30 reports in the 15 s since the last look but one"
-        );
-
-        // A server that started anew in between has counted less.
-        let anew = Mark::of(second(26), &figures(&none));
-        assert!(anew.rates_since(&mark).starts_with("packets_per_s=0.0 "));
     }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::Counters;
 use super::retention::Removed;
+use crate::stats::StoreCounters;
 use hawk_time::Moment;
 use hawk_time::{Throttle, log_limited};
 
@@ -30,7 +30,7 @@ impl Default for Drops {
 
 impl Drops {
     /// Counts what a committed step of retention has removed, and logs it.
-    pub(super) fn count(&mut self, removed: Removed, counters: &mut Counters, now: Moment) {
+    pub(super) fn count(&mut self, removed: Removed, counters: &mut StoreCounters, now: Moment) {
         let Removed {
             reports,
             early,

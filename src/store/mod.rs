@@ -41,7 +41,7 @@ pub use reader::{
     JournalPage, Notice, Reader, ReportRow, Selection, State,
 };
 pub use retention::{FreeSpace, Retention};
-pub use slot::{Counters, Health};
+pub use slot::Health;
 pub use standby::StandbyStore;
 
 use hawk_time::{Clock, UnixNanos};

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::slot::{BatchSlot, Stop};
-use super::{Batch, Counters, Health, Lock};
+use super::{Batch, Health, Lock};
+use crate::stats::StoreCounters;
 use hawk_time::Moment;
 
 /// Fills one batch while the writer commits another.
@@ -147,7 +148,7 @@ impl BatchProducer {
 
     /// What the writer has done by now.
     #[must_use]
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> StoreCounters {
         self.slot.counters()
     }
 
@@ -274,7 +275,7 @@ mod tests {
     }
 
     fn give_back(slot: &BatchSlot, batch: Batch, health: Health) {
-        slot.give_back(Some(batch), health, Counters::default());
+        slot.give_back(Some(batch), health, StoreCounters::default());
     }
 
     #[test]

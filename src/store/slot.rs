@@ -9,6 +9,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Batch;
+use crate::stats::StoreCounters;
 
 /// Whether reports can be stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,58 +19,6 @@ pub enum Health {
     Up,
     /// The last attempt failed, and none has succeeded since.
     Down,
-}
-
-/// What the writer did since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Transactions that are on disk.
-    pub commits: u64,
-    /// Reports in them.
-    pub reports: u64,
-    /// Batches that were discarded.
-    pub failed: u64,
-    /// Reports in those.
-    pub discarded: u64,
-    /// Reports removed for their age or for want of room.
-    pub expired: u64,
-    /// Of these, reports that were not older than they may be.
-    pub expired_early: u64,
-    /// Events that were removed because there were too many.
-    pub dropped_events: u64,
-    /// Agents that were removed because there were too many when the file was opened.
-    pub dropped_agents: u64,
-    /// Bytes of the file that hold something.
-    pub bytes: u64,
-    /// Bytes of the log that the next checkpoint moves into the file.
-    pub wal_bytes: u64,
-    /// 1 while expiry by age is paused because the clock may be wrong, else 0.
-    pub expiry_paused: u64,
-}
-
-impl Counters {
-    /// What was done in all, after `before` was done by others.
-    #[must_use]
-    pub const fn after(self, before: Self) -> Self {
-        // The sizes are as of the last commit, whose ever it was.
-        let (bytes, wal_bytes) = match self.commits {
-            0 => (before.bytes, before.wal_bytes),
-            _ => (self.bytes, self.wal_bytes),
-        };
-        Self {
-            commits: self.commits + before.commits,
-            reports: self.reports + before.reports,
-            failed: self.failed + before.failed,
-            discarded: self.discarded + before.discarded,
-            expired: self.expired + before.expired,
-            expired_early: self.expired_early + before.expired_early,
-            dropped_events: self.dropped_events + before.dropped_events,
-            dropped_agents: self.dropped_agents + before.dropped_agents,
-            bytes,
-            wal_bytes,
-            expiry_paused: self.expiry_paused,
-        }
-    }
 }
 
 /// The slot between the two threads.
@@ -90,7 +39,7 @@ struct SlotState {
     offered: Option<Batch>,
     done: Vec<Batch>,
     health: Health,
-    counters: Counters,
+    counters: StoreCounters,
     /// The writer is waiting for the bell.
     idle: bool,
     /// The writer is to look for something else than a batch.
@@ -184,7 +133,7 @@ impl BatchSlot {
     }
 
     /// What the writer has done by now.
-    pub(super) fn counters(&self) -> Counters {
+    pub(super) fn counters(&self) -> StoreCounters {
         self.slots().counters
     }
 
@@ -240,7 +189,12 @@ impl BatchSlot {
 /// The writer's side.
 impl BatchSlot {
     /// Tells how things are, and gives back what is finished.
-    pub(super) fn give_back(&self, finished: Option<Batch>, health: Health, counters: Counters) {
+    pub(super) fn give_back(
+        &self,
+        finished: Option<Batch>,
+        health: Health,
+        counters: StoreCounters,
+    ) {
         let mut slots = self.slots();
         let news = finished.is_some() || slots.health != health;
         slots.done.extend(finished);

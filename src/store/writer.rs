@@ -18,7 +18,8 @@ use super::retention::{Added, Retainer, Retention};
 use super::schema::{self, Fitness, VERSION};
 use super::slot::{BatchSlot, Next, Stop};
 use super::statements::Statements;
-use super::{AgentIndex, Batch, BatchProducer, Counters, Health, Lock};
+use super::{AgentIndex, Batch, BatchProducer, Health, Lock};
+use crate::stats::StoreCounters;
 use hawk_time::{Clock, Throttle, UnixNanos, log_limited};
 
 /// Pages in the log at which they are moved into the file: 8 MiB. The log is
@@ -61,7 +62,7 @@ pub(super) struct Writer {
     /// The right to write, held until this ends.
     lock: Arc<Lock>,
     clock: Clock,
-    counters: Counters,
+    counters: StoreCounters,
     unwritten: Unwritten,
     drops: Drops,
     /// Agents that were heard last before this are too many.
@@ -192,7 +193,7 @@ impl Writer {
             slot: Arc::default(),
             lock,
             clock: Clock::System,
-            counters: Counters::default(),
+            counters: StoreCounters::default(),
             unwritten: Unwritten::default(),
             drops: Drops::default(),
             surplus: None,

@@ -64,7 +64,7 @@ impl<H: Handler> Rig<H> {
     }
 
     fn so_far(&self) -> Played {
-        let tally = self.reactor.figures().tally;
+        let tally = self.reactor.figures().sessions;
         let packets = tally.heartbeats + tally.reports;
         Played {
             frames: packets + tally.refused_total() + tally.busy,
@@ -105,11 +105,11 @@ impl<H: Handler> Rig<H> {
     }
 
     fn bytes_in(&self) -> u64 {
-        self.reactor.figures().counters.bytes_in
+        self.reactor.figures().reactor.bytes_in
     }
 
     fn bytes_out(&self) -> u64 {
-        self.reactor.figures().counters.bytes_out
+        self.reactor.figures().reactor.bytes_out
     }
 }
 

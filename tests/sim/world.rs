@@ -447,13 +447,13 @@ impl World {
 
     fn nothing_is_left(&self, machine: &mut Machine) {
         let figures = self.reactor.figures();
-        let classes = figures.pool.stats().classes;
+        let classes = self.reactor.pool().stats().classes;
         let free = classes
             .iter()
             .all(|class| class.in_use == 0 && class.waiters == 0);
         machine.demand(free, 0, "a buffer is left");
         let (kept, refused) = machine.store.kept();
-        let tally = figures.tally;
+        let tally = figures.sessions;
         machine.demand(tally.reports == kept, 0, "the count of reports");
         machine.demand(
             tally.heartbeats == machine.store.heartbeats,

@@ -7,8 +7,9 @@ use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use hawk::handler::StoreDown;
+use hawk::handler::{PacketHandler, StoreDown};
 use hawk::session::{Answer, Handler as _, Sender};
+use hawk::stats::{ServerStatistics, Statistics};
 use hawk::store::{Lock, Retention, Store};
 use hawk_time::Moment;
 use hawk_wire::{Busy, Packet, Reply, Report};
@@ -146,6 +147,13 @@ fn sequence_numbers_go_on_in_the_next_process_even_if_all_rows_are_gone() {
     assert!(later.len() == 1 && later[0] > 1, "{later:?}");
 }
 
+/// The lines of a handler's statistics.
+fn statistics(handler: &PacketHandler) -> Vec<String> {
+    let mut statistics = Statistics::new(Moment::now(), ServerStatistics::default());
+    handler.statistics(&mut statistics);
+    statistics.lines().split_off(1)
+}
+
 #[test]
 fn what_was_done_is_counted_on() {
     let place = Place::new();
@@ -157,8 +165,7 @@ fn what_was_done_is_counted_on() {
     to.turn();
     let commit = to.report(session, "2");
     to.until_kept(commit);
-    let mut lines = Vec::new();
-    to.keeper.statistics(&mut lines);
+    let lines = statistics(&to.keeper);
     let store = lines
         .iter()
         .find(|line| line.starts_with("store "))
@@ -356,8 +363,7 @@ fn no_agent_is_blamed_for_silence_while_nothing_is_taken() {
         turns.turn();
         turns.ahead += SILENCE / 2;
         turns.turn();
-        let mut lines = Vec::new();
-        turns.keeper.statistics(&mut lines);
+        let lines = statistics(&turns.keeper);
         assert!(lines[0].starts_with("agents known=1 online=1 established=0 refused=0 evicted=0 "));
         turns.ahead += 60 * SILENCE;
         turns.turn();
@@ -384,8 +390,7 @@ fn an_agent_whose_connection_moved_is_not_forgotten() {
     to.keeper.go_on();
     to.turn();
     let known = |turns: &mut Turns| {
-        let mut lines = Vec::new();
-        turns.keeper.statistics(&mut lines);
+        let lines = statistics(&turns.keeper);
         let (bounds, _) = lines[0].split_once(" unwatched=").unwrap();
         bounds.to_owned()
     };

@@ -223,14 +223,14 @@ impl Place {
                 (state, c.deadline(&self.reactor.cx.limits))
             })
             .collect();
-        let Counters {
+        let ReactorCounters {
             accepted,
             bytes_in,
             bytes_out,
             ..
-        } = *self.reactor.figures().counters;
-        let closings: Vec<_> = self.reactor.figures().counters.closings().collect();
-        let tally = *self.reactor.figures().tally;
+        } = self.reactor.figures().reactor;
+        let closings: Vec<_> = self.reactor.figures().reactor.closings().collect();
+        let tally = self.reactor.figures().sessions;
         let counts = (accepted, bytes_in, bytes_out, closings, tally);
         (outputs, states, counts)
     }

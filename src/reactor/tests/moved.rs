@@ -42,7 +42,7 @@ fn unread_input_and_partial_frames_move_and_ended_connections_stay_ended() {
     let frame = heartbeat(10);
     stays.write_all(&frame[..7]).unwrap();
     turn_until(&mut old, |old| {
-        old.figures().connections == 2 && old.figures().counters.bytes_in == 7
+        old.figures().connections == 2 && old.figures().reactor.bytes_in == 7
     });
 
     let listener = Linux::listener(duplicate(old.listener(ListenerTag::AGENTS).unwrap()));
@@ -85,7 +85,7 @@ fn unread_input_and_partial_frames_move_and_ended_connections_stay_ended() {
     new.complete_adoption().unwrap();
     drop(old);
 
-    turn_until(&mut new, |new| new.figures().tally.heartbeats == 3);
+    turn_until(&mut new, |new| new.figures().sessions.heartbeats == 3);
     assert_eq!(new.local_addr().unwrap(), address);
     for agent in [&mut stays, &mut late] {
         let mut answer = [0; 10];

@@ -4,7 +4,7 @@ use super::Damage;
 use super::fields::{Value, layout};
 use crate::handler::HandlerState;
 use crate::roster::{AgentState, Counters as AgentCounters, JudgedBy, MAX_VERSION, PresenceState};
-use crate::store::Counters as StoreCounters;
+use crate::stats::StoreCounters;
 use hawk_wire::AgentName;
 
 layout! { AgentState {

@@ -3,11 +3,10 @@
 
 use super::Damage;
 use super::fields::{Fields, Value, layout, put_with, skip};
-use crate::session::{ByRefusal, Tally};
-use crate::stats::{ByCause, Cause, Counters};
+use crate::stats::{Cause, CountByCause, CountByRefusal, ReactorCounters, SessionCounters};
 use hawk_wire::Refusal;
 
-layout! { Counters {
+layout! { ReactorCounters {
     0x81 accepted: may,
     0x82 accept_errors: may,
     0x83 bytes_in: may,
@@ -20,7 +19,7 @@ layout! { Counters {
     0x8A closed: may,
 } }
 
-layout! { Tally {
+layout! { SessionCounters {
     0x81 heartbeats: may,
     0x82 reports: may,
     0x83 busy: may,
@@ -42,7 +41,7 @@ impl Value for Cause {
     }
 }
 
-impl Value for ByCause {
+impl Value for CountByCause {
     fn write(&self, out: &mut Vec<u8>) {
         write_named(&Cause::ALL.map(Cause::name), &self.0, out);
     }
@@ -52,7 +51,7 @@ impl Value for ByCause {
     }
 }
 
-impl Value for ByRefusal {
+impl Value for CountByRefusal {
     fn write(&self, out: &mut Vec<u8>) {
         write_named(&Refusal::ALL.map(Refusal::name), &self.0, out);
     }

@@ -8,8 +8,7 @@ use super::{agent, session};
 use crate::handler::HandlerState;
 use crate::reactor::{ConnectionState, MovedId};
 use crate::roster::AgentState;
-use crate::session::Tally;
-use crate::stats::Counters;
+use crate::stats::{ReactorCounters, SessionCounters};
 use hawk_time::Moment;
 
 /// One piece of a process's state.
@@ -51,9 +50,9 @@ pub enum Record {
     /// What was counted.
     Counts {
         /// By the reactor.
-        counters: Counters,
+        counters: ReactorCounters,
         /// Of what came in.
-        tally: Tally,
+        tally: SessionCounters,
     },
     /// How the hand-over went until now.
     Freeze(Freeze),
@@ -121,8 +120,8 @@ layout! { Forgotten {
 } }
 
 struct Counts {
-    counters: Counters,
-    tally: Tally,
+    counters: ReactorCounters,
+    tally: SessionCounters,
 }
 
 layout! { Counts {

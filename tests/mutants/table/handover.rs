@@ -203,7 +203,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "hand-over: the counters begin anew",
         HANDOVER,
-        "self.cx.counters = counters;",
-        Statement("let _ = counters;"),
+        "self.cx.counters = reactor;",
+        Statement("let _ = reactor;"),
     ),
 ];

@@ -20,7 +20,7 @@ impl Checks {
         over: bool,
     ) {
         let mut counted = [0; Cause::ALL.len()];
-        for (cause, count) in reactor.figures().counters.closings() {
+        for (cause, count) in reactor.figures().reactor.closings() {
             counted[cause as usize] = count - self.closed[cause as usize];
             self.closed[cause as usize] = count;
             machine.counts.closed[cause as usize] += counted[cause as usize];
@@ -34,7 +34,7 @@ impl Checks {
             return;
         }
         // Who is broken and would have to wait for a buffer is not heard out.
-        let classes = reactor.figures().pool.stats().classes;
+        let classes = reactor.pool().stats().classes;
         let refusals = classes.last().map_or(0, |class| class.refusals);
         let before = self.stats.classes.last().map_or(0, |class| class.refusals);
         let was_refused = refusals > before;

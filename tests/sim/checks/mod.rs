@@ -85,7 +85,7 @@ impl Checks {
 
     /// Another process serves from now on, in another way perhaps.
     pub fn moved<H: Handler, K: Kernel>(&mut self, reactor: &Reactor<H, K>, config: &Config) {
-        reactor.figures().pool.read_stats(&mut self.stats);
+        reactor.pool().read_stats(&mut self.stats);
         self.longest = self.stats.classes.last().map_or(0, |class| class.checkouts);
         self.idle_room = 0;
         self.kept = 0;
@@ -143,7 +143,7 @@ impl Checks {
                 }
             }
         }
-        let limit = reactor.figures().pool.limit();
+        let limit = reactor.pool().limit();
         let somebody_waits = reactor.waiters().next().is_some();
         self.kept = match could_be_less(&in_use, limit, too_long) && somebody_waits {
             true => self.kept + 1,
@@ -192,7 +192,7 @@ impl Checks {
         machine: &mut Machine,
         in_use: &[usize],
     ) {
-        reactor.figures().pool.read_stats(&mut self.stats);
+        reactor.pool().read_stats(&mut self.stats);
         let stats = &self.stats;
         let same = stats
             .classes
@@ -317,16 +317,16 @@ impl Checks {
         let figures = reactor.figures();
         let same = figures.unsent == machine.unsent;
         machine.demand(same, 0, "the sum of unsent replies");
-        let nothing = machine.store.all_is_told() && figures.owed > 0;
+        let nothing = machine.store.all_is_told() && figures.pending > 0;
         machine.demand(!nothing, 0, "replies wait for a commit that is over");
-        machine.owed = figures.owed;
-        let output = figures.unsent + figures.owed * MAX_REPLY_LINE;
+        machine.owed = figures.pending;
+        let output = figures.unsent + figures.pending * MAX_REPLY_LINE;
         // As the documentation has it, for so many connections as there are.
         self.config.max_connections = machine.links.len();
         let bound = output <= self.config.most_output();
         machine.demand(bound, 0, "more replies are kept than is ever to be");
         // How many there may have been within the turn.
-        let tally = figures.tally;
+        let tally = figures.sessions;
         let lines = tally.heartbeats + tally.reports + tally.busy + tally.refused_total();
         let said = (lines - self.lines) as usize * MAX_REPLY_LINE;
         let most = self.output.max(output) + said;
@@ -345,7 +345,7 @@ impl Checks {
 
     fn counters<H: Handler, K: Kernel>(reactor: &Reactor<H, K>, machine: &mut Machine) {
         let figures = reactor.figures();
-        let counters = figures.counters;
+        let counters = figures.reactor;
         machine.demand(
             figures.connections == machine.live.len(),
             0,

@@ -295,7 +295,7 @@ fn an_adopted_connection_without_work_has_no_turn() {
     heir.complete_adoption().unwrap();
     assert_eq!(heir.run_queue.len(), 0);
     turn(&mut heir);
-    assert_eq!(heir.figures().counters.rate_limited, 0);
+    assert_eq!(heir.figures().reactor.rate_limited, 0);
     // Its timer gives it the next turn.
     heir.kernel.later = Duration::from_secs(61);
     turn(&mut heir);

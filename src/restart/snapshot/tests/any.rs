@@ -9,8 +9,8 @@ use super::super::Record;
 use super::samples::at;
 use crate::reactor::{ConnectionPhase, ConnectionState, MovedId};
 use crate::roster::{AgentState, JudgedBy, PresenceState};
-use crate::session::{Bucket, Clocks, SessionState, StopReason, Tag, Tally};
-use crate::stats::{Cause, Counters};
+use crate::session::{Bucket, Clocks, SessionState, StopReason, Tag};
+use crate::stats::{Cause, ReactorCounters, SessionCounters};
 use hawk_time::{Moment, UnixNanos};
 use hawk_wire::DecoderState;
 
@@ -170,16 +170,16 @@ pub(super) fn record() -> impl Strategy<Value = Record> {
         (any::<u32>(), agent()).prop_map(|(slot, state)| Record::Agent { slot, state }),
         any::<u32>().prop_map(|slot| Record::Forgotten { slot }),
         (any::<[u64; 10]>(), any::<[u64; 6]>()).prop_map(|(closed, numbers)| {
-            let mut counters = Counters {
+            let mut counters = ReactorCounters {
                 accepted: numbers[0],
                 reads: numbers[1],
-                ..Counters::default()
+                ..ReactorCounters::default()
             };
             counters.closed.0 = closed;
-            let mut tally = Tally {
+            let mut tally = SessionCounters {
                 heartbeats: numbers[2],
                 busy: numbers[3],
-                ..Tally::default()
+                ..SessionCounters::default()
             };
             tally.refusals.0 = closed;
             Record::Counts { counters, tally }

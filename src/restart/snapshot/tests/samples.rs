@@ -7,9 +7,8 @@ use super::super::{Freeze, Record};
 use crate::handler::HandlerState;
 use crate::reactor::{ConnectionPhase, ConnectionState, MovedId};
 use crate::roster::{self, AgentState, PresenceState};
-use crate::session::{Bucket, Clocks, SessionState, StopReason, Tag, Tally};
-use crate::stats::{Cause, Counters};
-use crate::store;
+use crate::session::{Bucket, Clocks, SessionState, StopReason, Tag};
+use crate::stats::{Cause, ReactorCounters, SessionCounters, StoreCounters};
 use hawk_time::{Moment, UnixNanos};
 use hawk_wire::{DecoderState, Refusal, Reply};
 
@@ -95,7 +94,7 @@ pub(super) fn quiet_agent() -> AgentState {
 }
 
 pub(super) fn counts() -> Record {
-    let mut counters = Counters {
+    let mut counters = ReactorCounters {
         accepted: 1,
         accept_errors: 2,
         bytes_in: 3,
@@ -105,15 +104,15 @@ pub(super) fn counts() -> Record {
         rate_limited: 7,
         output_limited: 8,
         writes: 9,
-        ..Counters::default()
+        ..ReactorCounters::default()
     };
     for (times, cause) in Cause::ALL.into_iter().enumerate() {
         (0..times).for_each(|_| counters.closed(cause));
     }
-    let mut tally = Tally {
+    let mut tally = SessionCounters {
         junk_bytes: 10,
         candidates_dropped: 11,
-        ..Tally::default()
+        ..SessionCounters::default()
     };
     tally.answered(Reply::Heartbeat);
     tally.answered(Reply::Report);
@@ -169,7 +168,7 @@ pub(super) fn samples() -> Vec<Record> {
             amnesty: at(30_000_000_000),
             held_since: Some(at(31_000_000_000)),
             stood_still_ms: 0,
-            store: store::Counters {
+            store: StoreCounters {
                 commits: 1,
                 reports: 2,
                 failed: 3,
@@ -177,7 +176,7 @@ pub(super) fn samples() -> Vec<Record> {
                 expired: 5,
                 bytes: 6,
                 wal_bytes: 7,
-                ..store::Counters::default()
+                ..StoreCounters::default()
             },
             agents: roster::Counters::default(),
             open_files: None,
