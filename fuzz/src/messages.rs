@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use hawk::restart::channel::{
-    BadMessage, Channel, Line, MAX_MESSAGE, Successor, ToPredecessor, ToSuccessor,
+    Channel, InvalidMessage, MAX_MESSAGE, MessageSocket, Successor, ToPredecessor, ToSuccessor,
 };
 
 use super::pieces::Bytes;
@@ -22,7 +22,7 @@ pub fn messages(input: &[u8]) {
 fn to_successor(bytes: &[u8], count: usize) {
     let decoded = match ToSuccessor::decode(bytes, descriptors(count)) {
         Ok(decoded) => decoded,
-        Err(BadMessage::Descriptors(told)) => return assert_eq!(told, count),
+        Err(InvalidMessage::Descriptors(told)) => return assert_eq!(told, count),
         Err(_) => return,
     };
     let (written, borrowed) = decoded.encode();
@@ -30,7 +30,7 @@ fn to_successor(bytes: &[u8], count: usize) {
     let again = ToSuccessor::decode(&written, descriptors(count)).unwrap();
     assert_eq!(again.encode().0, written);
     if let ToSuccessor::Hello(hello) = decoded {
-        let _agreed = hello.agree();
+        let _agreed = hello.negotiate_format();
     }
 }
 
@@ -53,8 +53,8 @@ fn to_predecessor(bytes: &[u8]) {
 /// Whatever a predecessor sends, its successor reads each message, or refuses one and is
 /// done with it.
 fn conversation(input: &[u8]) {
-    let (ours, theirs) = Channel::pair().unwrap();
-    let mut line: Line<Successor> = Line::new(Channel::from_socket(theirs).unwrap());
+    let (ours, theirs) = MessageSocket::pair().unwrap();
+    let mut line: Channel<Successor> = Channel::new(MessageSocket::from_socket(theirs).unwrap());
     let mut input = Bytes(input);
     for _ in 0..8 {
         if input.0.is_empty() {

@@ -32,11 +32,11 @@ fn check(bytes: &[u8]) {
 
 /// A session that was let through can be rebuilt, and takes what it has.
 fn go_on(record: Record) {
-    let (Record::Opened { state, .. } | Record::Changed { state, .. }) = record else {
+    let (Record::Opened(connection) | Record::Changed(connection)) = record else {
         return;
     };
     let mut context = SessionContext::new(Recorder::default());
-    let (mut session, window) = Session::rebuild(state.session, &mut context);
+    let (mut session, window) = Session::rebuild(connection.state.session, &mut context);
     for input in [Input::Open, Input::Ended] {
         let mut frames = u32::MAX;
         session.receive(&window, input, START, &mut frames, &mut context);

@@ -12,7 +12,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgMatches, Command, CommandFactory as _};
 
 use super::Cli;
-use crate::restart::channel::SUCCESSOR;
+use crate::restart::SUCCESSOR;
 
 /// What the name of each of hawk's variables begins with.
 const PREFIX: &str = "HAWK_";

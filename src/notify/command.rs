@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::environment::Environment;
 use crate::children::Child;
@@ -30,8 +30,6 @@ pub(super) struct Shell {
 /// A command that runs, or has ended and was not asked about it yet.
 pub(super) struct Running {
     child: Child,
-    /// Readable once it has ended.
-    end: OwnedFd,
     /// When its time is over; `None` once it was killed for that.
     kill_at: Option<Moment>,
 }
@@ -62,26 +60,15 @@ impl Running {
             .stdout(io::stderr())
             .stderr(Stdio::inherit())
             .process_group(0);
-        let mut child = Child::spawn(&mut command)?;
-        let end = match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
-            Ok(end) => end,
-            Err(error) => {
-                // Its end would not be seen.
-                child.kill()?;
-                child.wait()?;
-                return Err(io::Error::from(error).into());
-            }
-        };
         Ok(Self {
-            child,
-            end,
+            child: Child::spawn(&mut command)?,
             kill_at: Some(now.after(shell.timeout)),
         })
     }
 
     /// What to wait for: it is readable once the command has ended.
     pub(super) fn end(&self) -> BorrowedFd<'_> {
-        self.end.as_fd()
+        self.child.as_fd()
     }
 
     /// When it is to be killed.

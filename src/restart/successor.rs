@@ -1,7 +1,7 @@
-//! The successor's side: say who it is, adopt what is shown, take the token.
+//! The successor's side: announce itself, adopt the state, take the token.
 //!
-//! All of it happens before the first turn of the event loop. So it may wait, for the
-//! predecessor and for nothing else.
+//! All of it happens before the first turn of the event loop, so every method may block until
+//! the predecessor's next message.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,39 +9,39 @@ use std::time::Duration;
 
 use rustix::process::{PidfdFlags, pidfd_open};
 
-use super::ServerReactor;
-use super::fault::{self, Point};
-use crate::reactor::{AdoptError, AdoptedId, Linux, MovedId};
-use crate::restart::channel::{
-    Channel, Committed, Hello, Line, LineError, Mismatch, Ownership, ReceiveError, SUCCESSOR,
-    SealError, Sealed, Sending, Successor, Taken, ToPredecessor, ToSuccessor, Token,
+use super::channel::{
+    Channel, ChannelError, Committed, Hello, MessageSocket, Ownership, ReceiveError, SealError,
+    SealedFile, SendStatus, Successor, Taken, ToPredecessor, ToSuccessor, Token, VersionMismatch,
 };
-use crate::restart::snapshot::{Damage, Freeze, Reader, Record};
+use super::snapshot::{
+    Agent, ClosedConnection, Connection, Counts, DecodeError, Freeze, Reader, Record, RemovedAgent,
+};
+use super::{SUCCESSOR, ServerReactor};
+use crate::reactor::{AdoptError, AdoptedId, Linux, MovedId};
 use crate::roster::StrangeSlot;
 use crate::stats::TakeOverStatistics;
 use hawk_time::Moment;
 
-/// A predecessor says something within this time, or it hangs: longer than it gives
-/// itself for any step.
+/// The limit for the predecessor's next message: longer than its limit of any step.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A process that is about to take over.
+/// A take-over from a predecessor.
 #[derive(Debug)]
 pub struct TakeOver {
-    line: Line<Successor>,
+    channel: Channel<Successor>,
     adopted: HashMap<MovedId, AdoptedId>,
-    /// The last snapshot, to be read; used again and again.
+    /// The memory for a snapshot, reused.
     snapshot: Vec<u8>,
-    /// The predecessor was told to stop when it could no longer.
+    /// Whether the predecessor passed on a signal to stop.
     was_stopped: bool,
 }
 
-/// What there is one of, and this process has from now on as well.
+/// The descriptors that both processes have.
 #[derive(Debug)]
 pub struct SharedDescriptors {
-    /// The lock of the store, if the predecessor has a store.
+    /// The lock of the store; `None` without a store.
     pub lock: Option<OwnedFd>,
-    /// The sockets that listen: the agents' first.
+    /// The listening sockets: that for agents, then the control socket.
     pub listeners: Vec<OwnedFd>,
 }
 
@@ -72,138 +72,136 @@ impl TakeOverFigures {
     }
 }
 
-/// Why this process does not take over. The predecessor goes on.
+/// Why this process does not take over. The predecessor continues to serve.
 #[derive(Debug, thiserror::Error)]
 pub enum TakeOverError {
-    /// There is no line to a predecessor.
-    #[error("stdin is no line to a predecessor; unset {SUCCESSOR}, which only hawk sets")]
-    NoLine(#[source] std::io::Error),
-    /// The line broke.
+    /// Stdin is no channel.
+    #[error("stdin is no channel to a predecessor; unset {SUCCESSOR}, which only hawk sets")]
+    NoChannel(#[source] std::io::Error),
+    /// The channel failed.
     #[error(transparent)]
-    Line(#[from] LineError),
-    /// The predecessor cannot hand over to this build.
+    Channel(#[from] ChannelError),
+    /// The two builds have no hand-over.
     #[error(transparent)]
-    Mismatch(#[from] Mismatch),
-    /// A signal to stop has come to this process. One that served would stop: nobody is to
-    /// be served by it.
+    VersionMismatch(#[from] VersionMismatch),
+    /// This process received a signal to stop.
     #[error("it was told to stop")]
-    ToldToStop,
-    /// It ended, or gave this process up.
-    #[error("the predecessor has given up")]
-    GivenUp,
-    /// It hangs.
-    #[error("the predecessor has said nothing for {} s", PATIENCE.as_secs())]
-    Silent,
-    /// A snapshot is no sealed file.
+    Stopped,
+    /// The predecessor ended or rolled the hand-over back.
+    #[error("the predecessor has rolled the hand-over back or ended")]
+    RolledBack,
+    /// The predecessor hangs.
+    #[error("the predecessor has sent nothing for {} s", PATIENCE.as_secs())]
+    TimedOut,
+    /// A snapshot is not in a sealed file.
     #[error(transparent)]
     Seal(#[from] SealError),
-    /// A snapshot makes no sense.
+    /// A snapshot is invalid.
     #[error("a snapshot is damaged")]
-    Damage(#[from] Damage),
+    Snapshot(#[from] DecodeError),
     /// A connection cannot be adopted.
     #[error(transparent)]
     Adopt(#[from] AdoptError),
-    /// An agent cannot be taken in.
+    /// An agent cannot be adopted.
     #[error(transparent)]
     Agent(#[from] StrangeSlot),
-    /// A snapshot and what came beside it do not belong together.
+    /// A snapshot and the rest of its message contradict each other.
     #[error("a snapshot has {0}")]
     Inconsistent(&'static str),
-    /// The kernel refused something.
-    #[error("cannot go on with the hand-over")]
+    /// A system call failed.
+    #[error("cannot continue the hand-over")]
     System(#[from] std::io::Error),
 }
 
 impl TakeOver {
-    /// Answers the predecessor's hello; `descriptors` is this process's limit of open
-    /// files.
+    /// Answers the predecessor's `Hello`; `descriptors` is this process's limit of open files.
     ///
     /// # Errors
-    /// [`TakeOverError`], of which the predecessor is told as far as it can be.
+    /// [`TakeOverError`], which is sent to the predecessor if possible.
     pub fn begin(descriptors: u64) -> Result<Self, TakeOverError> {
-        let channel = Channel::from_stdin().map_err(TakeOverError::NoLine)?;
-        let mut succession = Self {
-            line: Line::new(channel),
+        let socket = MessageSocket::from_stdin().map_err(TakeOverError::NoChannel)?;
+        let mut take_over = Self {
+            channel: Channel::new(socket),
             adopted: HashMap::new(),
             snapshot: Vec::new(),
             was_stopped: false,
         };
-        match succession.greet(descriptors) {
-            Ok(()) => Ok(succession),
+        match take_over.greet(descriptors) {
+            Ok(()) => Ok(take_over),
             Err(error) => {
-                succession.refuse(&error.to_string());
+                take_over.refuse(&error.to_string());
                 Err(error)
             }
         }
     }
 
     fn greet(&mut self, descriptors: u64) -> Result<(), TakeOverError> {
-        let ToSuccessor::Hello(hello) = self.hear()? else {
+        let ToSuccessor::Hello(hello) = self.receive()? else {
             return Err(TakeOverError::Inconsistent("no hello before it"));
         };
-        fault::at(Point::SuccessorGreeted, &self.line);
-        self.say(&ToPredecessor::Hello(Hello::ours(descriptors)))?;
-        fault::at(Point::SuccessorHello, &self.line);
-        hello.agree()?;
+        fault!(self.channel, "successor:greeted");
+        self.send(&ToPredecessor::Hello(Hello::ours(descriptors)))?;
+        fault!(self.channel, "successor:hello");
+        hello.negotiate_format()?;
         Ok(())
     }
 
-    /// The predecessor's process: readable once it has ended.
+    /// Returns a pidfd of the predecessor, which is readable once it has ended.
     ///
     /// # Errors
-    /// [`TakeOverError::System`] if the kernel does not give it.
+    /// [`TakeOverError::System`].
     pub fn predecessor(&self) -> Result<OwnedFd, TakeOverError> {
-        let pid = self.line.predecessor()?;
+        let pid = self.channel.predecessor()?;
         let end = pidfd_open(pid, PidfdFlags::empty()).map_err(std::io::Error::from)?;
         Ok(end)
     }
 
-    /// Tells the predecessor why this process does not take over.
+    /// Sends the predecessor the reason why this process does not take over.
     pub fn refuse(&mut self, why: &str) {
         let why = why.to_owned();
-        // If it cannot be told, it sees the line end.
-        let _untold = self.line.send(&ToPredecessor::Refused { why });
+        // If this fails, the predecessor notices the end of the channel.
+        let _unsent = self.channel.send(&ToPredecessor::Refused { why });
     }
 
-    /// Says that this process is set up; what it then shares with the predecessor.
+    /// Reports that this process is set up. Returns what the predecessor shares with it.
     ///
     /// # Errors
     /// [`TakeOverError`].
     pub fn ready(&mut self) -> Result<SharedDescriptors, TakeOverError> {
-        fault::at(Point::SuccessorReady, &self.line);
-        self.say(&ToPredecessor::Ready)?;
-        match self.hear()? {
+        fault!(self.channel, "successor:ready");
+        self.send(&ToPredecessor::Ready)?;
+        match self.receive()? {
             ToSuccessor::Shared { lock, listeners } => {
-                fault::at(Point::SuccessorShared, &self.line);
+                fault!(self.channel, "successor:shared");
                 Ok(SharedDescriptors { lock, listeners })
             }
             _ => Err(TakeOverError::Inconsistent("nothing shared before it")),
         }
     }
 
-    /// Takes in all that the predecessor shows, until it stands still, and then the
-    /// token. After that `server` is this process's own, and its first turn is due.
+    /// Adopts the state that the predecessor copies until its freeze, and takes the token. Then
+    /// this process owns the connections, and the caller runs the first turn of `server`.
     ///
     /// # Errors
-    /// [`TakeOverError`]: the server is the predecessor's, and this process has done
-    /// nothing with it.
+    /// [`TakeOverError`]: the predecessor owns the connections, and this process has neither
+    /// read nor written.
     pub fn take_over(
         &mut self,
         server: &mut ServerReactor,
     ) -> Result<TakeOverFigures, TakeOverError> {
         loop {
-            match self.hear()? {
+            match self.receive()? {
                 ToSuccessor::Batch {
                     number,
                     length,
                     records,
                     sockets,
                 } => {
-                    fault::at(Point::SuccessorBatch(number), &self.line);
-                    self.take_in(server, &Sealed::check(records, length)?, sockets)?;
-                    expect_no_stop(server)?;
-                    fault::at(Point::SuccessorAck(number), &self.line);
-                    self.say(&ToPredecessor::Ack { number })?;
+                    fault!(self.channel, "successor:batch-{number}");
+                    self.adopt_snapshot(server, &SealedFile::check(records, length)?, sockets)?;
+                    check_not_stopped(server)?;
+                    fault!(self.channel, "successor:ack-{number}");
+                    self.send(&ToPredecessor::Ack { number })?;
                 }
                 ToSuccessor::Freeze {
                     length,
@@ -211,9 +209,10 @@ impl TakeOver {
                     token,
                     sockets,
                 } => {
-                    fault::at(Point::SuccessorFreeze, &self.line);
+                    fault!(self.channel, "successor:freeze");
                     let token = Token::from_descriptor(token)?;
-                    let freeze = self.take_in(server, &Sealed::check(records, length)?, sockets)?;
+                    let freeze =
+                        self.adopt_snapshot(server, &SealedFile::check(records, length)?, sockets)?;
                     let freeze = freeze.ok_or(TakeOverError::Inconsistent("no end"))?;
                     return self.commit(server, &token, freeze, length);
                 }
@@ -230,22 +229,22 @@ impl TakeOver {
         length: u64,
     ) -> Result<TakeOverFigures, TakeOverError> {
         server.complete_adoption()?;
-        fault::at(Point::SuccessorCommit, &self.line);
-        expect_no_stop(server)?;
+        fault!(self.channel, "successor:commit");
+        check_not_stopped(server)?;
         let Taken::Ours(ownership) = token.take()? else {
-            return Err(TakeOverError::GivenUp);
+            return Err(TakeOverError::RolledBack);
         };
         let committed = Moment::now();
-        fault::at(Point::SuccessorTaken, &self.line);
-        serve(server, &ownership);
+        fault!(self.channel, "successor:taken");
+        resume(server, &ownership);
         let resumed = Moment::now();
-        // Whether it hears that or not, the token is gone.
-        let _unheard = self.line.send(&ToPredecessor::Committed(Committed {
+        // Even if this fails: the token is taken.
+        let _unsent = self.channel.send(&ToPredecessor::Committed(Committed {
             committed,
             resumed,
             connections: u32::try_from(self.adopted.len()).unwrap_or(u32::MAX),
         }));
-        fault::at(Point::SuccessorCommitted, &self.line);
+        fault!(self.channel, "successor:committed");
         Ok(TakeOverFigures {
             freeze,
             pause: resumed.since(freeze.begun),
@@ -254,11 +253,11 @@ impl TakeOver {
         })
     }
 
-    /// Takes in a snapshot; how the hand-over went, if it is the last.
-    fn take_in(
+    /// Adopts a snapshot. Returns the figures of the hand-over if it is the last.
+    fn adopt_snapshot(
         &mut self,
         server: &mut ServerReactor,
-        records: &Sealed,
+        records: &SealedFile,
         sockets: Vec<OwnedFd>,
     ) -> Result<Option<Freeze>, TakeOverError> {
         let mut sockets = sockets.into_iter();
@@ -285,7 +284,7 @@ impl TakeOver {
         sockets: &mut impl Iterator<Item = OwnedFd>,
     ) -> Result<(), TakeOverError> {
         match record {
-            Record::Opened { id, state } => {
+            Record::Opened(Connection { id, state }) => {
                 let missing = TakeOverError::Inconsistent("fewer sockets than connections");
                 let socket = sockets.next().ok_or(missing)?;
                 let adopted = server.adopt(Linux::connection(socket), state)?;
@@ -293,85 +292,85 @@ impl TakeOver {
                     return Err(TakeOverError::Inconsistent("a connection twice"));
                 }
             }
-            Record::Changed { id, state } => {
+            Record::Changed(Connection { id, state }) => {
                 let adopted = self.adopted.get(&id);
                 server.replace(*adopted.ok_or(AdoptError::Unknown)?, state)?;
             }
-            Record::Closed { id } => {
+            Record::Closed(ClosedConnection { id }) => {
                 let adopted = self.adopted.remove(&id);
                 server.discard(adopted.ok_or(AdoptError::Unknown)?);
             }
-            Record::Agent { slot, state } => server.handler_mut().adopt(slot, state)?,
-            Record::Forgotten { slot } => server.handler_mut().forget(slot),
+            Record::Agent(Agent { slot, state }) => server.handler_mut().adopt(slot, state)?,
+            Record::AgentRemoved(RemovedAgent { slot }) => server.handler_mut().forget(slot),
             Record::Handler(state) => server.handler_mut().resume(state),
-            Record::Counts { counters, tally } => server.resume_counts(counters, tally),
+            Record::Counts(Counts { counters, tally }) => server.resume_counts(counters, tally),
             Record::Freeze(_) => {}
         }
         Ok(())
     }
 
-    /// Whether the predecessor has let go of the line, which it does once it has told
-    /// whoever watches both processes that this one goes on.
+    /// Returns whether the predecessor has closed the channel, which it does after it has named
+    /// this process to the service manager.
     pub fn is_over(&mut self) -> bool {
         loop {
-            match self.line.receive() {
+            match self.channel.receive() {
                 Ok(None) => return false,
                 Ok(Some(ToSuccessor::Stop)) => self.was_stopped = true,
-                // It has nothing else to say.
+                // No other message is allowed in this phase.
                 Ok(Some(_)) | Err(_) => return true,
             }
         }
     }
 
-    /// Whether the predecessor was told to stop when it had handed over already, which is
-    /// known once the line [is over](Self::is_over).
+    /// Returns whether the predecessor received a signal to stop after the hand-over; final once
+    /// the channel [is closed](Self::is_over).
     #[must_use]
     pub const fn was_stopped(&self) -> bool {
         self.was_stopped
     }
 
-    fn hear(&mut self) -> Result<ToSuccessor<OwnedFd>, TakeOverError> {
-        let until = Moment::now().after(fault::patience(PATIENCE));
+    fn receive(&mut self) -> Result<ToSuccessor<OwnedFd>, TakeOverError> {
+        let until = Moment::now().after(fault!(limit "patience", PATIENCE));
         loop {
-            match self.line.receive() {
+            match self.channel.receive() {
                 Ok(Some(message)) => return Ok(message),
                 Ok(None) => {}
-                Err(LineError::Receive(ReceiveError::Ended)) => {
-                    return Err(TakeOverError::GivenUp);
+                Err(ChannelError::Receive(ReceiveError::Ended)) => {
+                    return Err(TakeOverError::RolledBack);
                 }
                 Err(error) => return Err(error.into()),
             }
-            if !self.line.wait(until)? {
-                return Err(TakeOverError::Silent);
+            if !self.channel.wait(until)? {
+                return Err(TakeOverError::TimedOut);
             }
         }
     }
 
-    fn say(&mut self, message: &ToPredecessor) -> Result<(), TakeOverError> {
-        match self.line.send(message)? {
-            Sending::Sent => Ok(()),
-            // It has room for hundreds of these.
-            Sending::Full | Sending::TooManyInFlight => Err(TakeOverError::Silent),
+    fn send(&mut self, message: &ToPredecessor) -> Result<(), TakeOverError> {
+        match self.channel.send(message)? {
+            SendStatus::Sent => Ok(()),
+            // The socket has room for hundreds of these.
+            SendStatus::Full | SendStatus::TooManyInFlight => Err(TakeOverError::TimedOut),
         }
     }
 }
 
-/// A process that serves would stop for that: nobody is to be served by this one.
-fn expect_no_stop(server: &mut ServerReactor) -> Result<(), TakeOverError> {
+/// Fails after a signal to stop, for which a serving process would stop.
+fn check_not_stopped(server: &mut ServerReactor) -> Result<(), TakeOverError> {
     match server.take_stop_signal() {
-        true => Err(TakeOverError::ToldToStop),
+        true => Err(TakeOverError::Stopped),
         false => Ok(()),
     }
 }
 
-/// The server is this process's own from now on.
-fn serve(server: &mut ServerReactor, _proof: &Ownership) {
+/// Lets the handler continue. Requires the proof that this process owns the connections.
+fn resume(server: &mut ServerReactor, _proof: &Ownership) {
     server.handler_mut().go_on();
 }
 
-/// To be watched for the end of the predecessor.
+/// Readable once the predecessor has closed the channel.
 impl AsFd for TakeOver {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.line.as_fd()
+        self.channel.as_fd()
     }
 }

@@ -18,8 +18,10 @@ use crate::log_sink::LeftOut;
 use crate::notify::{self, Notifier, Predecessor};
 use crate::reactor::kernel::ListenerTag;
 use crate::reactor::{Config, Error, Linux, Reactor, Stop, catch_signals};
-use crate::restart::channel::{BUILD, SUCCESSOR};
-use crate::restart::{ServerReactor, SharedDescriptors, TakeOver, TakeOverFigures, lower_priority};
+use crate::restart::channel::BUILD;
+use crate::restart::{
+    SUCCESSOR, ServerReactor, SharedDescriptors, TakeOver, TakeOverFigures, lower_priority,
+};
 use crate::store::{Delivery, Lock, StandbyStore, Store};
 
 /// The least time that the store has to commit its last batches at a stop: many times what

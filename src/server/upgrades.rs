@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::EffectiveSettings;
 use super::runtime::CHANNEL;
-use crate::restart::channel::{BUILD, Binary};
+use crate::restart::channel::BUILD;
 use crate::restart::{
-    HandOver, HandOverFailure, Progress, ServerReactor, TakeOver, TakeOverFigures,
+    Binary, HandOver, HandOverFailure, Progress, ServerReactor, TakeOver, TakeOverFigures,
 };
 use crate::service;
 use crate::stats::{RestartStatistics, TakeOverStatistics};

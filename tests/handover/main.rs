@@ -9,7 +9,7 @@ mod processes;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
-use hawk::restart::channel::{Channel, ReceiveError, Received};
+use hawk::restart::channel::{MessageSocket, ReceiveError, Received};
 use hawk_time::Moment;
 
 /// In the environment of a process that is there for one test: what it is to do.
@@ -51,15 +51,15 @@ fn alone(name: &str, test: impl FnOnce()) {
 }
 
 /// The next message, which has some seconds to come.
-fn next(channel: &Channel) -> Result<Received, ReceiveError> {
+fn next(channel: &MessageSocket) -> Result<Received, ReceiveError> {
     let late = Moment::now().after(std::time::Duration::from_secs(20));
     assert!(channel.wait(late).unwrap(), "nothing came");
     channel.receive()
 }
 
-fn pair() -> (Channel, Channel) {
-    let (ours, theirs) = Channel::pair().unwrap();
-    (ours, Channel::from_socket(theirs).unwrap())
+fn pair() -> (MessageSocket, MessageSocket) {
+    let (ours, theirs) = MessageSocket::pair().unwrap();
+    (ours, MessageSocket::from_socket(theirs).unwrap())
 }
 
 /// So many descriptors, all of the same file.

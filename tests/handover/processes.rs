@@ -4,7 +4,8 @@ use std::os::fd::AsFd as _;
 use std::process::Stdio;
 
 use hawk::restart::channel::{
-    Channel, Hello, Line, ReceiveError, Sealed, Taken, ToPredecessor, ToSuccessor, Token,
+    Channel, Hello, MessageSocket, ReceiveError, SealedFile, Taken, ToPredecessor, ToSuccessor,
+    Token,
 };
 
 use super::{next, role, start};
@@ -14,7 +15,7 @@ use super::{next, role, start};
 fn one_of_many_processes_takes_the_token() {
     const NAME: &str = "processes::one_of_many_processes_takes_the_token";
     if role().is_some() {
-        let channel = Channel::from_stdin().unwrap();
+        let channel = MessageSocket::from_stdin().unwrap();
         let mut received = next(&channel).unwrap();
         let token = Token::from_descriptor(received.descriptors.remove(0)).unwrap();
         channel.send(b"at hand", &[]).unwrap();
@@ -28,7 +29,7 @@ fn one_of_many_processes_takes_the_token() {
     let token = Token::new().unwrap();
     let mut others: Vec<_> = (0..4)
         .map(|_| {
-            let (channel, theirs) = Channel::pair().unwrap();
+            let (channel, theirs) = MessageSocket::pair().unwrap();
             let process = start(NAME, "other", theirs.into());
             channel.send(b"token", &[token.as_fd()]).unwrap();
             (channel, process)
@@ -54,14 +55,14 @@ fn one_of_many_processes_takes_the_token() {
 fn a_token_stays_taken_when_its_taker_dies() {
     const NAME: &str = "processes::a_token_stays_taken_when_its_taker_dies";
     if role().is_some() {
-        let channel = Channel::from_stdin().unwrap();
+        let channel = MessageSocket::from_stdin().unwrap();
         let mut received = next(&channel).unwrap();
         let token = Token::from_descriptor(received.descriptors.remove(0)).unwrap();
         assert!(matches!(token.take().unwrap(), Taken::Ours(_)));
         return;
     }
     let token = Token::new().unwrap();
-    let (channel, theirs) = Channel::pair().unwrap();
+    let (channel, theirs) = MessageSocket::pair().unwrap();
     let mut process = start(NAME, "other", theirs.into());
     channel.send(b"token", &[token.as_fd()]).unwrap();
     assert!(matches!(next(&channel), Err(ReceiveError::Ended)));
@@ -75,10 +76,10 @@ fn a_token_stays_taken_when_its_taker_dies() {
 fn a_successor_hears_its_predecessor_and_the_end() {
     const NAME: &str = "processes::a_successor_hears_its_predecessor_and_the_end";
     if role().is_some() {
-        let channel = Channel::from_stdin().unwrap();
+        let channel = MessageSocket::from_stdin().unwrap();
         // Stdin is empty from now on, and is no second hold on the channel.
         assert_eq!(std::io::read_to_string(std::io::stdin()).unwrap(), "");
-        let mut line = Line::new(channel);
+        let mut line = Channel::new(channel);
         let late = hawk_time::Moment::now().after(std::time::Duration::from_secs(20));
         assert!(line.wait(late).unwrap());
         let Some(ToSuccessor::Hello(hello)) = line.receive().unwrap() else {
@@ -91,15 +92,15 @@ fn a_successor_hears_its_predecessor_and_the_end() {
         let Some(ToSuccessor::Shared { mut listeners, .. }) = line.receive().unwrap() else {
             panic!("nothing shared");
         };
-        let sealed = Sealed::check(listeners.remove(0), 5).unwrap();
+        let sealed = SealedFile::check(listeners.remove(0), 5).unwrap();
         let mut state = Vec::new();
         sealed.read(&mut state).unwrap();
         assert_eq!(state, b"state");
         return;
     }
-    let (mut line, theirs) = Line::open().unwrap();
+    let (mut line, theirs) = Channel::open().unwrap();
     let mut process = start(NAME, "successor", Stdio::from(theirs));
-    let hello: ToSuccessor<Sealed> = ToSuccessor::Hello(Hello::ours(7));
+    let hello: ToSuccessor<SealedFile> = ToSuccessor::Hello(Hello::ours(7));
     line.send(&hello).unwrap();
     let late = hawk_time::Moment::now().after(std::time::Duration::from_secs(20));
     for said in [ToPredecessor::Hello(Hello::ours(8)), ToPredecessor::Ready] {
@@ -108,7 +109,7 @@ fn a_successor_hears_its_predecessor_and_the_end() {
     }
     let shared = ToSuccessor::Shared {
         lock: None,
-        listeners: vec![Sealed::write(b"state").unwrap()],
+        listeners: vec![SealedFile::write(b"state").unwrap()],
     };
     line.send(&shared).unwrap();
     assert!(line.wait(late).unwrap());

@@ -109,7 +109,7 @@ fn a_command_of_a_server_that_took_over_is_not_told_to_take_over() {
     desk.wait_for(1);
     let env = desk.text("env");
     assert!(
-        env.contains("DESK=") && !env.contains(hawk::restart::channel::SUCCESSOR),
+        env.contains("DESK=") && !env.contains(hawk::restart::SUCCESSOR),
         "{env}"
     );
 

@@ -28,8 +28,8 @@ const ENDS: [(&str, &str); 2] = [
 
 /// What it does there instead of what is due, and what is told of it.
 const WORDS: [(&str, &str); 3] = [
-    ("rubbish", "a message from the other process makes no sense"),
-    ("untimely", "the message Ack is not due"),
+    ("rubbish", "a message from the other process is invalid"),
+    ("untimely", "the message Ack is not allowed"),
     (
         "close",
         "the successor was killed (SIGKILL), or said no more",
@@ -74,12 +74,12 @@ fn a_predecessor_that_talks_nonsense_is_refused() {
         (
             ["greeted", "batch-2", "freeze"],
             "rubbish",
-            "a message from the other process makes no sense",
+            "a message from the other process is invalid",
         ),
         (
             ["greeted", "batch-2", "freeze"],
             "untimely",
-            "the message Stop is not due",
+            "the message Stop is not allowed",
         ),
         (
             ["batch-1", "batch-2", "freeze"],
@@ -152,7 +152,7 @@ fn a_predecessor_that_is_killed_before_the_freeze_leaves_nobody() {
 fn a_predecessor_that_hangs_is_left() {
     let scene = Scene::set(Store::File);
     scene.have("predecessor:spawned hang\ndeadline:patience 100");
-    scene.expect_to_be_given_up("the predecessor has said nothing for 90 s");
+    scene.expect_to_be_given_up("the predecessor has sent nothing for 90 s");
 }
 
 #[test]
@@ -181,15 +181,18 @@ fn a_successor_serves_whatever_becomes_of_a_predecessor_that_gave_the_token_away
 fn a_successor_that_fails_after_the_commit_is_told_as_a_loss() {
     for (fault, why) in [
         ("abort", "ended (signal: 6 (SIGABRT)"),
-        ("kill", "ended (signal: 9 (SIGKILL)); nobody serves"),
-        ("close", "closed the line; see whether it serves"),
+        ("kill", "ended (signal: 9 (SIGKILL)); no process serves"),
+        ("close", "closed the channel; check whether it serves"),
         // That is long enough to take over, and short enough to wait for.
         (
             "hang\ndeadline:freeze 5000",
-            "said nothing for 5 s; see whether it serves",
+            "did not confirm within 5 s; check whether it serves",
         ),
-        ("rubbish", "went astray; see whether it serves"),
-        ("untimely", "went astray; see whether it serves"),
+        ("rubbish", "sent an invalid answer; check whether it serves"),
+        (
+            "untimely",
+            "sent an invalid answer; check whether it serves",
+        ),
     ] {
         let scene = Scene::set(Store::File);
         scene.have(&format!("successor:taken {fault}"));

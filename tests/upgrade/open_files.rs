@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use hawk::reactor::RESERVED_DESCRIPTORS;
-use hawk::restart::channel::{Channel, MAX_DESCRIPTORS};
+use hawk::restart::channel::{MAX_DESCRIPTORS, MessageSocket};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::during::BEFORE_AGENTS;
@@ -223,7 +223,7 @@ fn descriptors_that_cannot_be_sent_now_are_for_the_next_attempt() {
     let mut agents: Vec<Agent> = (0..50).map(|_| dynasty.connect()).collect();
     agents.iter_mut().for_each(Agent::expect_alive);
     let before = descriptors_of(dynasty.pid());
-    let (other, its_peer) = Channel::pair().unwrap();
+    let (other, its_peer) = MessageSocket::pair().unwrap();
     let file = File::open("/dev/null").unwrap();
     let many = [(); MAX_DESCRIPTORS].map(|()| file.as_fd());
     for _ in 0..LIMIT.div_ceil(MAX_DESCRIPTORS) {

@@ -1,60 +1,59 @@
-//! What predecessor and successor say to each other.
+//! The messages of a hand-over.
 //!
-//! A message is one record in the manner of a snapshot: a kind, a length, and fields with
-//! tags, so that a later build can say more. Its descriptors travel beside it
-//! ([`Channel`](super::Channel)), and their number must be the one that is due.
+//! A message is encoded as one record of a snapshot: a kind, a length, and fields with tags, so
+//! that a later build can add fields. Its descriptors travel beside it
+//! ([`MessageSocket`](super::MessageSocket)), and their number must be right.
 //!
-//! | message | from | descriptors | what it says |
+//! | message | from | descriptors | content |
 //! |---|---|---|---|
 //! | `Hello` | both | | build, versions, limit of open files |
-//! | `Ready` | successor | | all that could fail before the copy has not |
-//! | `Shared` | predecessor | store's lock, listeners | what there is one of |
+//! | `Ready` | successor | | the successor is set up |
+//! | `Shared` | predecessor | store's lock, listeners | what both processes have from now on |
 //! | `Batch` | predecessor | a snapshot, sockets | records; each `Opened` has the next socket |
-//! | `Ack` | successor | | this batch is adopted |
-//! | `Freeze` | predecessor | a snapshot, the token, sockets | what has changed, and the token to take |
+//! | `Ack` | successor | | the batch is adopted |
+//! | `Freeze` | predecessor | a snapshot, the token, sockets | the last changes, and the token |
 //! | `Committed` | successor | | the token is taken, and the successor serves |
-//! | `Refused` | successor | | why it gives up |
-//! | `Stop` | predecessor | | it was told to stop when it could no longer |
+//! | `Refused` | successor | | why the successor gives up |
+//! | `Stop` | predecessor | | the predecessor received a signal to stop after the hand-over |
 //!
-//! There is no message for a rollback: the predecessor takes the token, ends the
-//! successor, and need not be heard. When they may be said is in
-//! [`Phase`](super::Phase).
+//! A rollback has no message: the predecessor takes the token and kills the successor. The
+//! table in `endpoint.rs` has the order of messages.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::socket::MAX_DESCRIPTORS;
-use crate::restart::snapshot::fields::{Fields, Value, layout, put_with};
-use crate::restart::snapshot::{Damage, FORMATS, Versions};
+use crate::restart::snapshot::fields::{Fields, Value, layout, put};
+use crate::restart::snapshot::{DecodeError, FORMATS, Versions};
 use hawk_time::Moment;
 
-/// Sockets in one batch, at most: what a message holds, less the snapshot's descriptor
-/// and the token's.
+/// The greatest number of sockets in a message: without the snapshot's descriptor and the
+/// token.
 pub const MAX_SOCKETS: usize = MAX_DESCRIPTORS - 2;
 
-/// Bytes of a build's name and of a reason, at most: a message has room for both.
+/// The greatest length of a build's name and of a reason: a message has room for both.
 const MAX_TEXT: usize = 1024;
 
-/// Which build this is. One with debug assertions may be called something else, by a
-/// variable that is read when it is compiled.
+/// The version of this build. For a build with debug assertions, a variable at compile time
+/// sets another name.
 pub const BUILD: &str = match option_env!("HAWK_TEST_BUILD_STAMP") {
     Some(stamp) if cfg!(debug_assertions) => stamp,
     _ => env!("CARGO_PKG_VERSION"),
 };
 
-/// The versions of these messages that this build speaks. `Hello` and `Refused` are the
-/// same in all of them.
+/// The versions of the protocol that this build speaks. `Hello` and `Refused` are the same in
+/// every version.
 pub const PROTOCOLS: Versions = Versions::new(1, 1);
 
-/// What either process says of itself.
+/// What a process announces about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// Which build it is.
+    /// The version of the build.
     pub build: String,
-    /// The versions of messages that it speaks.
+    /// The versions of the protocol.
     pub protocols: Versions,
-    /// The formats of snapshots that it reads and writes.
+    /// The formats of snapshots.
     pub formats: Versions,
-    /// How many files it may have open: `RLIMIT_NOFILE` (`getrlimit(2)`), as it is then.
+    /// The limit of open files: `RLIMIT_NOFILE` (`getrlimit(2)`).
     pub descriptors: u64,
 }
 
@@ -65,35 +64,35 @@ layout! { Hello {
     0x84 descriptors: must,
 } }
 
-/// What there is to do then.
-const WAY_ROUND: &str = "go by way of a build between them, or restart";
+/// The advice after a version mismatch.
+const ADVICE: &str = "upgrade through a build between them, or restart";
 
-/// Why two builds cannot hand over to each other.
+/// Why two builds have no hand-over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Mismatch {
-    /// They have no version of the messages in common.
-    #[error("build {build} speaks protocols {theirs}, and build {BUILD} {PROTOCOLS}; {WAY_ROUND}")]
+pub enum VersionMismatch {
+    /// The builds have no version of the protocol in common.
+    #[error("build {build} speaks protocols {theirs}, and build {BUILD} {PROTOCOLS}; {ADVICE}")]
     Protocol {
         /// The other build.
         build: String,
-        /// What it speaks.
+        /// Its protocols.
         theirs: Versions,
     },
-    /// They have no format of snapshots in common.
+    /// The builds have no format of snapshots in common.
     #[error(
         "build {build} reads snapshots of formats {theirs}, and build {BUILD} {FORMATS}; \
-             {WAY_ROUND}"
+             {ADVICE}"
     )]
     Format {
         /// The other build.
         build: String,
-        /// What it reads.
+        /// Its formats.
         theirs: Versions,
     },
 }
 
 impl Hello {
-    /// What this build says; `descriptors` is the limit of open files.
+    /// Returns the announcement of this build; `descriptors` is the limit of open files.
     #[must_use]
     pub fn ours(descriptors: u64) -> Self {
         Self {
@@ -104,101 +103,99 @@ impl Hello {
         }
     }
 
-    /// The format of snapshots in which this build and the one that says this hand over:
-    /// the newest that both know.
+    /// Returns the newest format of snapshots that both builds have.
     ///
     /// # Errors
-    /// That there is none, or no protocol.
-    pub fn agree(&self) -> Result<u16, Mismatch> {
+    /// [`VersionMismatch`] if they have no format or no protocol in common.
+    pub fn negotiate_format(&self) -> Result<u16, VersionMismatch> {
         let build = || self.build.clone();
         if self.protocols.common(PROTOCOLS).is_none() {
             let theirs = self.protocols;
-            return Err(Mismatch::Protocol {
+            return Err(VersionMismatch::Protocol {
                 build: build(),
                 theirs,
             });
         }
         let theirs = self.formats;
         let common = theirs.common(FORMATS);
-        common.ok_or_else(|| Mismatch::Format {
+        common.ok_or_else(|| VersionMismatch::Format {
             build: build(),
             theirs,
         })
     }
 }
 
-/// What the predecessor says. `F` is a descriptor: borrowed where it is sent, owned where
-/// it has come.
+/// A message of the predecessor. `F` is a descriptor: borrowed in a sent message, owned in a
+/// received one.
 #[derive(Debug)]
 pub enum ToSuccessor<F> {
-    /// Who speaks.
+    /// The announcement.
     Hello(Hello),
-    /// What there is one of, and both processes have from now on.
+    /// What both processes have from now on.
     Shared {
         /// The store's lock, if there is a store.
         lock: Option<F>,
         /// The sockets that listen.
         listeners: Vec<F>,
     },
-    /// Some of the state. To be acknowledged.
+    /// A part of the state. The successor acknowledges it.
     Batch {
-        /// The batch's number; they are counted from 1.
+        /// The batch's number, from 1.
         number: u32,
         /// Bytes of the snapshot.
         length: u64,
-        /// The snapshot: a [`Sealed`](super::Sealed) file.
+        /// The snapshot: a [`SealedFile`](super::SealedFile) file.
         records: F,
-        /// One for each [`Record::Opened`](crate::restart::snapshot::Record::Opened) in it, in
-        /// that order; at most [`MAX_SOCKETS`].
+        /// One for each [`Record::Opened`](crate::restart::snapshot::Record::Opened), in the
+        /// same order; at most [`MAX_SOCKETS`].
         sockets: Vec<F>,
     },
-    /// The predecessor does nothing any more. This is all that has changed; whoever takes
-    /// the token goes on.
+    /// The last changes. The predecessor has stopped its event loop; the process that takes
+    /// the token serves.
     Freeze {
         /// Bytes of the snapshot.
         length: u64,
-        /// The snapshot: a [`Sealed`](super::Sealed) file.
+        /// The snapshot: a [`SealedFile`](super::SealedFile) file.
         records: F,
         /// The [`Token`](super::Token).
         token: F,
         /// As in a batch.
         sockets: Vec<F>,
     },
-    /// The predecessor was told to stop, and has handed over: it is for the successor. An
-    /// older build that does not know it takes it for the end of the line, which comes
-    /// then.
+    /// The predecessor received a signal to stop after the hand-over; the successor must stop.
+    /// An older build takes the unknown message for the end of the channel, which follows.
     Stop,
 }
 
-/// What the successor says. It has no descriptors to give.
+/// A message of the successor, without descriptors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToPredecessor {
-    /// Who speaks.
+    /// The announcement.
     Hello(Hello),
-    /// It is set up.
+    /// The successor is set up.
     Ready,
-    /// It has adopted what was in this batch.
+    /// The successor has adopted the batch.
     Ack {
         /// The batch's number.
         number: u32,
     },
-    /// It has taken the token and serves.
+    /// The successor has taken the token and serves.
     Committed(Committed),
-    /// It gives up, and has taken nothing.
+    /// The successor gives up without the token.
     Refused {
-        /// Why, in one line for people to read; at most 1,024 bytes are sent.
+        /// The reason in one line; at most 1,024 bytes are sent.
         why: String,
     },
 }
 
-/// How it went, as the successor saw it.
+/// The figures of the take-over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Committed {
-    /// When it had taken the token.
+    /// When the successor had taken the token.
     pub committed: Moment,
-    /// When it began its first turn, in which it reads.
+    /// When the successor began its first turn.
     pub resumed: Moment,
-    /// How many connections it has.
+    /// The number of its connections.
     pub connections: u32,
 }
 
@@ -208,17 +205,17 @@ layout! { Committed {
     0x83 connections: may,
 } }
 
-/// Why a message is not understood.
+/// Why a received message is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadMessage {
-    /// Its bytes are wrong.
-    #[error("a message from the other process makes no sense")]
-    Damage(#[from] Damage),
-    /// There is no such message in this direction.
+pub enum InvalidMessage {
+    /// It cannot be decoded.
+    #[error("a message from the other process is invalid")]
+    DecodeError(#[from] DecodeError),
+    /// The kind is unknown in this direction.
     #[error("a message from the other process is of the unknown kind {0:#04x}")]
     Kind(u8),
-    /// It has another number of descriptors than is due.
-    #[error("a message from the other process has {0} descriptors, which is not what is due")]
+    /// The number of descriptors is wrong.
+    #[error("a message from the other process has {0} descriptors, which is the wrong number")]
     Descriptors(usize),
 }
 
@@ -232,7 +229,7 @@ const COMMITTED: u8 = 0x87;
 const REFUSED: u8 = 0x88;
 const STOP: u8 = 0x89;
 
-/// The fields of `Shared`, `Batch`, `Ack` and `Freeze`, as far as they have them.
+/// The fields of every message but `Hello`, `Committed` and `Refused`.
 #[derive(Default)]
 struct Body {
     number: u32,
@@ -254,21 +251,34 @@ layout! { Reason {
     0x81 why: must,
 } }
 
+impl<F> ToSuccessor<F> {
+    pub(super) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Hello(_) => "Hello",
+            Self::Shared { .. } => "Shared",
+            Self::Batch { .. } => "Batch",
+            Self::Freeze { .. } => "Freeze",
+            Self::Stop => "Stop",
+        }
+    }
+}
+
 impl<F: AsFd> ToSuccessor<F> {
-    /// Its bytes, and the descriptors that travel beside them.
+    /// Returns the message's bytes, and the descriptors that travel beside them.
     #[must_use]
     pub fn encode(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
         let mut out = Vec::new();
         let mut descriptors = Vec::new();
-        match self {
-            Self::Hello(hello) => put_with(&mut out, HELLO, |out| hello.write(out)),
+        let mut body = Body::default();
+        let kind = match self {
+            Self::Hello(hello) => {
+                put(&mut out, HELLO, hello);
+                return (out, descriptors);
+            }
             Self::Shared { lock, listeners } => {
-                let body = Body {
-                    lock: lock.is_some(),
-                    ..Body::default()
-                };
-                put_with(&mut out, SHARED, |out| body.write(out));
+                body.lock = lock.is_some();
                 descriptors.extend(lock.iter().chain(listeners).map(AsFd::as_fd));
+                SHARED
             }
             Self::Batch {
                 number,
@@ -276,14 +286,10 @@ impl<F: AsFd> ToSuccessor<F> {
                 records,
                 sockets,
             } => {
-                let body = Body {
-                    number: *number,
-                    length: *length,
-                    ..Body::default()
-                };
-                put_with(&mut out, BATCH, |out| body.write(out));
+                (body.number, body.length) = (*number, *length);
                 descriptors.push(records.as_fd());
                 descriptors.extend(sockets.iter().map(AsFd::as_fd));
+                BATCH
             }
             Self::Freeze {
                 length,
@@ -291,30 +297,28 @@ impl<F: AsFd> ToSuccessor<F> {
                 token,
                 sockets,
             } => {
-                let body = Body {
-                    length: *length,
-                    ..Body::default()
-                };
-                put_with(&mut out, FREEZE, |out| body.write(out));
+                body.length = *length;
                 descriptors.extend([records.as_fd(), token.as_fd()]);
                 descriptors.extend(sockets.iter().map(AsFd::as_fd));
+                FREEZE
             }
-            Self::Stop => put_with(&mut out, STOP, |_| {}),
-        }
+            Self::Stop => STOP,
+        };
+        put(&mut out, kind, &body);
         (out, descriptors)
     }
 }
 
 impl ToSuccessor<OwnedFd> {
-    /// The message that came.
+    /// Decodes a received message.
     ///
     /// # Errors
-    /// [`BadMessage`] if it is none; its descriptors are closed.
-    pub fn decode(bytes: &[u8], descriptors: Vec<OwnedFd>) -> Result<Self, BadMessage> {
+    /// [`InvalidMessage`]; the descriptors are closed.
+    pub fn decode(bytes: &[u8], descriptors: Vec<OwnedFd>) -> Result<Self, InvalidMessage> {
         let (kind, bytes) = only_record(bytes)?;
         let count = descriptors.len();
         let mut descriptors = descriptors.into_iter();
-        let mut next = || descriptors.next().ok_or(BadMessage::Descriptors(count));
+        let mut next = || descriptors.next().ok_or(InvalidMessage::Descriptors(count));
         let message = match kind {
             HELLO => Self::Hello(Value::read(bytes)?),
             SHARED => {
@@ -345,50 +349,64 @@ impl ToSuccessor<OwnedFd> {
                 let Body { .. } = Value::read(bytes)?;
                 Self::Stop
             }
-            unknown => return Err(BadMessage::Kind(unknown)),
+            unknown => return Err(InvalidMessage::Kind(unknown)),
         };
         match descriptors.len() {
             0 => Ok(message),
-            _ => Err(BadMessage::Descriptors(count)),
+            _ => Err(InvalidMessage::Descriptors(count)),
         }
     }
 }
 
 impl ToPredecessor {
-    /// Its bytes.
+    pub(super) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Hello(_) => "Hello",
+            Self::Ready => "Ready",
+            Self::Ack { .. } => "Ack",
+            Self::Committed(_) => "Committed",
+            Self::Refused { .. } => "Refused",
+        }
+    }
+
+    /// Returns the message's bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {
-            Self::Hello(hello) => put_with(&mut out, HELLO, |out| hello.write(out)),
-            Self::Ready => put_with(&mut out, READY, |_| {}),
+            Self::Hello(hello) => put(&mut out, HELLO, hello),
+            Self::Ready => put(&mut out, READY, &Body::default()),
             Self::Ack { number } => {
-                let body = Body {
-                    number: *number,
-                    ..Body::default()
-                };
-                put_with(&mut out, ACK, |out| body.write(out));
+                let number = *number;
+                put(
+                    &mut out,
+                    ACK,
+                    &Body {
+                        number,
+                        ..Body::default()
+                    },
+                );
             }
-            Self::Committed(committed) => {
-                put_with(&mut out, COMMITTED, |out| committed.write(out));
-            }
+            Self::Committed(committed) => put(&mut out, COMMITTED, committed),
             Self::Refused { why } => {
-                let mut end = (0..=MAX_TEXT.min(why.len())).rev();
-                let end = end.find(|&end| why.is_char_boundary(end)).unwrap_or(0);
+                let mut end = MAX_TEXT.min(why.len());
+                while !why.is_char_boundary(end) {
+                    end -= 1;
+                }
                 let why = why[..end].to_owned();
-                put_with(&mut out, REFUSED, |out| Reason { why }.write(out));
+                put(&mut out, REFUSED, &Reason { why });
             }
         }
         out
     }
 
-    /// The message that came. The text of a refusal has no control characters.
+    /// Decodes a received message. Replaces control characters in the reason of a refusal.
     ///
     /// # Errors
-    /// [`BadMessage`] if it is none, or if it has descriptors.
-    pub fn decode(bytes: &[u8], descriptors: &[OwnedFd]) -> Result<Self, BadMessage> {
+    /// [`InvalidMessage`], also if there are descriptors.
+    pub fn decode(bytes: &[u8], descriptors: &[OwnedFd]) -> Result<Self, InvalidMessage> {
         if !descriptors.is_empty() {
-            return Err(BadMessage::Descriptors(descriptors.len()));
+            return Err(InvalidMessage::Descriptors(descriptors.len()));
         }
         let (kind, bytes) = only_record(bytes)?;
         Ok(match kind {
@@ -407,18 +425,18 @@ impl ToPredecessor {
                 let why = why.replace(char::is_control, " ");
                 Self::Refused { why }
             }
-            unknown => return Err(BadMessage::Kind(unknown)),
+            unknown => return Err(InvalidMessage::Kind(unknown)),
         })
     }
 }
 
-/// The kind and the fields of the one record that a message is.
-fn only_record(bytes: &[u8]) -> Result<(u8, &[u8]), Damage> {
+/// Returns kind and fields of the one record of a message.
+fn only_record(bytes: &[u8]) -> Result<(u8, &[u8]), DecodeError> {
     let mut records = Fields(bytes);
-    let record = records.next().ok_or(Damage::CutShort)??;
+    let record = records.next().ok_or(DecodeError::CutShort)??;
     match records.next() {
         None => Ok(record),
-        Some(_) => Err(Damage::Value),
+        Some(_) => Err(DecodeError::Value),
     }
 }
 

@@ -1,36 +1,30 @@
-//! How a process hands everything to the one that replaces it: two processes and the
-//! line between them. `docs/restart.md` tells the whole of it in prose.
+//! The channel between the predecessor and the successor: messages with descriptors over a
+//! pair of sockets, in a fixed order. `docs/restart.md` describes the protocol in prose.
+//!
+//! Knows snapshots as bytes only, and no reactor, handler or store.
 //!
 //! ```text
-//! binary    which program the successor is made of
-//! process   the successor's process, as its predecessor has it
-//! socket    messages with descriptors, over a pair of sockets
-//! message   what is said, in which bytes
-//! order     when it may be said
-//! line      all three together, one end for each process
-//! sealed    a file in memory that cannot change any more: a snapshot on its way
-//! token     what only one of the two processes can take
+//! endpoint  one end of the channel: typed messages, and the phases of the protocol
+//! message   the messages and their encoding
+//! socket    messages of bytes and descriptors
+//! sealed    a snapshot in transit: a file in memory that no process can change
+//! token     what exactly one of the two processes can take
 //! ```
 
-mod binary;
-mod line;
+mod endpoint;
 mod message;
-mod order;
-mod process;
 mod sealed;
 mod socket;
-mod step;
 mod token;
 
-pub use binary::{Binary, BinaryError};
-pub use line::{Line, LineError, Predecessor, Sending, Successor};
-pub use message::{
-    BUILD, BadMessage, Committed, Hello, MAX_SOCKETS, Mismatch, PROTOCOLS, ToPredecessor,
-    ToSuccessor,
+pub use endpoint::{
+    Channel, ChannelError, Predecessor, ProtocolPhase, SendStatus, Successor, UnexpectedMessage,
 };
-pub use order::{OutOfOrder, Phase};
-pub use process::{Process, SUCCESSOR};
-pub use sealed::{SealError, Sealed};
-pub use socket::{Channel, MAX_DESCRIPTORS, MAX_MESSAGE, ReceiveError, Received, SendError};
-pub use step::Step;
+pub use message::{
+    BUILD, Committed, Hello, InvalidMessage, MAX_SOCKETS, PROTOCOLS, ToPredecessor, ToSuccessor,
+    VersionMismatch,
+};
+pub use sealed::{SealError, SealedFile};
+pub(super) use socket::wait_readable;
+pub use socket::{MAX_DESCRIPTORS, MAX_MESSAGE, MessageSocket, ReceiveError, Received, SendError};
 pub use token::{Ownership, Taken, Token};

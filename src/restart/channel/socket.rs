@@ -1,9 +1,8 @@
 //! Messages between two processes, each with descriptors.
 //!
-//! A pair of `SOCK_SEQPACKET` sockets (`unix(7)`): a message arrives whole or not at all,
-//! and so do the descriptors with it, because whatever the kernel had to leave out is
-//! told (`MSG_TRUNC`, `MSG_CTRUNC`) and makes the message void. Nothing here blocks but
-//! [`Channel::wait`].
+//! A pair of `SOCK_SEQPACKET` sockets (`unix(7)`). A message arrives whole, with all of its
+//! descriptors, or not at all: the kernel reports what it omitted (`MSG_TRUNC`, `MSG_CTRUNC`),
+//! and such a message is refused. Only [`MessageSocket::wait`] blocks.
 
 use std::io;
 use std::io::{IoSlice, IoSliceMut};
@@ -23,52 +22,49 @@ use rustix::process::Pid;
 use crate::peer_credentials::PeerCredentials;
 use hawk_time::Moment;
 
-/// Descriptors in one message, at most: the kernel's `SCM_MAX_FD` (include/net/scm.h),
+/// The greatest number of descriptors in a message: the kernel's `SCM_MAX_FD` (include/net/scm.h),
 /// which `unix(7)` states too.
 pub const MAX_DESCRIPTORS: usize = 253;
 
-/// Bytes of a message, at most: room for the longest there is, which is a refusal with
-/// its reason. Whatever grows with the number of connections travels in a file
-/// ([`Sealed`](super::Sealed)) whose descriptor is sent, as a message must fit the
-/// socket's send buffer (`socket(7)`, `SO_SNDBUF`), and one connection alone may have
-/// more than that.
+/// The greatest length of a message: room for the longest one, a refusal with its reason.
+/// State travels in a [`SealedFile`](super::SealedFile) whose descriptor is sent: a message
+/// must fit the socket's send buffer (`socket(7)`, `SO_SNDBUF`), and the state of one
+/// connection may be longer.
 pub const MAX_MESSAGE: usize = 4096;
 
-/// One end.
+/// One socket of the pair.
 #[derive(Debug)]
-pub struct Channel {
+pub struct MessageSocket {
     socket: OwnedFd,
 }
 
-/// A message, as it came.
+/// A received message.
 #[derive(Debug)]
 pub struct Received {
-    /// Its bytes; never none.
+    /// At least one byte.
     pub bytes: Vec<u8>,
-    /// Its descriptors, in the order in which they were sent. Programs that are started
-    /// do not inherit them.
+    /// The descriptors in the order in which they were sent, close-on-exec.
     pub descriptors: Vec<OwnedFd>,
 }
 
 /// Why a message could not be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    /// Not now: the other end has not taken enough of what was sent before. To be
-    /// tried again when the channel is writable.
+    /// The send buffer is full. The caller tries again when the socket is writable.
     #[error("the other process takes no more messages at present")]
     Full,
-    /// Not now: more descriptors are under way between the processes of this user than
-    /// this one may have open (`ETOOMANYREFS`, `unix(7)`). To be tried again when the other
-    /// end has taken some; others may take part in that count, so there is no event.
+    /// More descriptors of this user are in flight than this process may have open
+    /// (`ETOOMANYREFS`, `unix(7)`). The caller tries again later. There is no event: other
+    /// processes of the user may receive them.
     #[error("too many descriptors are on their way between processes")]
     TooManyInFlight,
-    /// Never: the other end is closed.
+    /// The other end is closed.
     #[error("the other process has closed the channel")]
     Gone,
-    /// Never: more than [`MAX_DESCRIPTORS`].
+    /// There are more than [`MAX_DESCRIPTORS`].
     #[error("a message takes {MAX_DESCRIPTORS} descriptors at most, not {0}")]
     TooManyDescriptors(usize),
-    /// Never: no bytes, or more than [`MAX_MESSAGE`].
+    /// The message is empty or longer than [`MAX_MESSAGE`].
     #[error("a message has 1 to {MAX_MESSAGE} bytes, not {0}")]
     Length(usize),
     /// Something else.
@@ -76,20 +72,20 @@ pub enum SendError {
     Failed(#[source] io::Error),
 }
 
-/// Why there is no message.
+/// Why no message was received.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiveError {
-    /// None has come yet.
-    #[error("no message has come yet")]
+    /// There is no message yet.
+    #[error("there is no message yet")]
     Empty,
-    /// The other end is closed, and all that it sent was received.
+    /// The other end is closed, and every message was received.
     #[error("the other process has closed the channel")]
     Ended,
-    /// It was longer than [`MAX_MESSAGE`], so that its end is lost (`MSG_TRUNC`).
+    /// The message was longer than [`MAX_MESSAGE`] (`MSG_TRUNC`).
     #[error("a message is longer than {MAX_MESSAGE} bytes")]
     TooLong,
-    /// Some of its descriptors are lost (`MSG_CTRUNC`), most often because this process
-    /// may not have so many open. Those that came are closed again.
+    /// The kernel omitted descriptors (`MSG_CTRUNC`), most often because this process may not
+    /// have so many open. The received ones are closed again.
     #[error(
         "descriptors were lost on their way, because too many files are open; \
              raise the limit of open files"
@@ -100,14 +96,14 @@ pub enum ReceiveError {
     Failed(#[source] io::Error),
 }
 
-impl Channel {
-    /// Our end, and the socket that is to be the other process's stdin.
+impl MessageSocket {
+    /// Creates a pair. Returns this process's socket, and the one for another process's stdin.
     ///
     /// # Errors
-    /// What `socketpair(2)` says, such as that too many files are open.
+    /// The error of `socketpair(2)`.
     pub fn pair() -> io::Result<(Self, OwnedFd)> {
-        // Neither is inherited as it is; the other one comes to be another process's
-        // stdin as a duplicate, and is non-blocking there too.
+        // The other process inherits a duplicate of its socket as stdin, which is
+        // non-blocking as well.
         let (ours, theirs) = socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -117,10 +113,10 @@ impl Channel {
         Ok((Self { socket: ours }, theirs))
     }
 
-    /// The end that `socket` is.
+    /// Uses `socket` as one socket of a pair.
     ///
     /// # Errors
-    /// That it is no such socket, or what the kernel says instead of telling.
+    /// That the socket has another type, or the error of the kernel.
     pub fn from_socket(socket: OwnedFd) -> io::Result<Self> {
         let kind = (socket_domain(&socket)?, socket_type(&socket)?);
         if kind != (AddressFamily::UNIX, SocketType::SEQPACKET) {
@@ -133,36 +129,35 @@ impl Channel {
         Ok(Self { socket })
     }
 
-    /// The process that made the pair, as the kernel noted it then (`SO_PEERCRED`).
+    /// Returns the process that created the pair (`SO_PEERCRED`).
     ///
     /// # Errors
     /// The error of `getsockopt(2)`, or that the process is outside this PID namespace.
-    pub fn maker(&self) -> io::Result<Pid> {
+    pub fn creator(&self) -> io::Result<Pid> {
         PeerCredentials::of(&self.socket)?.process.ok_or_else(|| {
-            io::Error::other("the process that made the channel is in another PID namespace")
+            io::Error::other("the process that created the channel is in another PID namespace")
         })
     }
 
-    /// The end that this process was started with as its stdin, which is /dev/null
-    /// from now on.
+    /// Uses this process's stdin, and replaces stdin by /dev/null.
     ///
     /// # Errors
-    /// That stdin is no such socket, or what the kernel says.
+    /// That stdin is another type of file, or the error of the kernel.
     pub fn from_stdin() -> io::Result<Self> {
         let channel = Self::from_socket(io::stdin().as_fd().try_clone_to_owned()?)?;
-        // Who started this process must see the channel end when we close it.
+        // A second descriptor would keep the channel open after this one is closed.
         let nothing = std::fs::File::open("/dev/null")?;
         rustix::stdio::dup2_stdin(nothing)?;
         Ok(channel)
     }
 
-    /// Sends a message, which `bytes` and `descriptors` are: all of it, or nothing.
+    /// Sends a message of `bytes` and `descriptors` whole or not at all.
     ///
     /// # Errors
-    /// [`SendError`] has what can be tried again, and what cannot.
+    /// [`SendError`]; the first two variants may be tried again.
     pub fn send(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), SendError> {
         if bytes.is_empty() || bytes.len() > MAX_MESSAGE {
-            // One without bytes would look like the end.
+            // An empty message looks like the end.
             return Err(SendError::Length(bytes.len()));
         }
         if descriptors.len() > MAX_DESCRIPTORS {
@@ -173,7 +168,7 @@ impl Channel {
         if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
             return Err(SendError::TooManyDescriptors(descriptors.len()));
         }
-        let sent = again(|| {
+        let sent = retry(|| {
             sendmsg(
                 &self.socket,
                 &[IoSlice::new(bytes)],
@@ -190,16 +185,28 @@ impl Channel {
         }
     }
 
-    /// The next message.
+    /// Returns the next message, if there is one.
     ///
     /// # Errors
-    /// [`ReceiveError`]: none has come yet, or none ever will, or it is void.
+    /// [`ReceiveError`] other than [`Empty`](ReceiveError::Empty).
+    pub(super) fn try_receive(&self) -> Result<Option<Received>, ReceiveError> {
+        match self.receive() {
+            Ok(received) => Ok(Some(received)),
+            Err(ReceiveError::Empty) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns the next message.
+    ///
+    /// # Errors
+    /// [`ReceiveError`].
     pub fn receive(&self) -> Result<Received, ReceiveError> {
         let mut bytes = vec![0; MAX_MESSAGE];
         let mut space = [MaybeUninit::uninit(); CONTROL];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut take = || {
-            again(|| {
+            retry(|| {
                 recvmsg(
                     &self.socket,
                     &mut [IoSliceMut::new(&mut bytes)],
@@ -208,14 +215,14 @@ impl Channel {
                 )
             })
         };
-        // That it left without having read all that we sent is told once, and ahead of what
-        // it said before it left (`__skb_try_recv_datagram` in the kernel's
-        // net/core/datagram.c looks for an error first).
-        let came = match take() {
+        // If the other end was closed before it read every message, the kernel reports that
+        // once, before the messages that it sent (`__skb_try_recv_datagram` in
+        // net/core/datagram.c checks for an error first).
+        let received = match take() {
             Err(Errno::CONNRESET) => take(),
-            came => came,
+            received => received,
         };
-        let came = came.map_err(|error| match error {
+        let received = received.map_err(|error| match error {
             Errno::AGAIN => ReceiveError::Empty,
             Errno::CONNRESET | Errno::NOTCONN => ReceiveError::Ended,
             error => ReceiveError::Failed(error.into()),
@@ -228,47 +235,46 @@ impl Channel {
             })
             .flatten()
             .collect();
-        if came.flags.contains(ReturnFlags::CTRUNC) {
+        if received.flags.contains(ReturnFlags::CTRUNC) {
             return Err(ReceiveError::DescriptorsLost);
         }
-        if came.flags.contains(ReturnFlags::TRUNC) {
+        if received.flags.contains(ReturnFlags::TRUNC) {
             return Err(ReceiveError::TooLong);
         }
-        if came.bytes == 0 {
+        if received.bytes == 0 {
             return Err(ReceiveError::Ended);
         }
-        bytes.truncate(came.bytes);
+        bytes.truncate(received.bytes);
         Ok(Received { bytes, descriptors })
     }
 
-    /// Waits until there is something to receive, the other end is closed, or it is
-    /// `until`; whether it was one of the former.
+    /// Waits for a message or the end. Returns false at the deadline `until`.
     ///
     /// # Errors
-    /// What `poll(2)` says.
+    /// The error of `poll(2)`.
     pub fn wait(&self, until: Moment) -> io::Result<bool> {
         wait_readable(&self.socket, until)
     }
 }
 
-impl AsFd for Channel {
+impl AsFd for MessageSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
-/// Bytes of the ancillary data that [`MAX_DESCRIPTORS`] take.
+/// Bytes of the ancillary data of [`MAX_DESCRIPTORS`].
 const CONTROL: usize = rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS));
 
-/// Waits until there is something to read, or it is `until`; whether it was the former.
-pub(super) fn wait_readable(descriptor: &OwnedFd, until: Moment) -> io::Result<bool> {
+/// Waits until `descriptor` is readable. Returns false at the deadline `until`.
+pub(crate) fn wait_readable(descriptor: impl AsFd, until: Moment) -> io::Result<bool> {
     loop {
         let left = until.since(Moment::now());
         let timeout = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let mut watched = [PollFd::new(descriptor, PollFlags::IN)];
+        let mut watched = [PollFd::new(&descriptor, PollFlags::IN)];
         match poll(&mut watched, Some(&timeout)) {
             Ok(0) if left.is_zero() => return Ok(false),
-            // A signal, or a wait that was rounded down: there may be time left.
+            // A signal, or a timeout that was rounded down.
             Ok(0) | Err(Errno::INTR) => {}
             Ok(_) => return Ok(true),
             Err(error) => return Err(error.into()),
@@ -276,10 +282,10 @@ pub(super) fn wait_readable(descriptor: &OwnedFd, until: Moment) -> io::Result<b
     }
 }
 
-/// Asks again when a signal came in between.
-pub(super) fn again<T>(mut ask: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+/// Retries a system call that a signal interrupts.
+pub(super) fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
     loop {
-        match ask() {
+        match call() {
             Err(Errno::INTR) => {}
             answer => return answer,
         }

@@ -1,10 +1,9 @@
-//! The one thing that only one of two processes can take.
+//! The token: exactly one of two processes can take it.
 //!
-//! An eventfd that was made with the count 1. A read takes the whole count and leaves 0,
-//! in one step, and finds nothing when it is 0 already (`eventfd(2)`; fs/eventfd.c does
-//! both under one lock). So of all that hold a duplicate of it, in whatever process,
-//! exactly one takes the token, and every other one learns that it is gone. Nobody needs
-//! to know whether a message about it arrived.
+//! An eventfd with the count 1. A read takes the whole count and leaves 0 in one step, and fails
+//! at 0 (`eventfd(2)`; fs/eventfd.c does both under one lock). So exactly one of all processes
+//! with a duplicate takes the token, and every other process learns that it is gone. No message
+//! needs to arrive for that.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -13,46 +12,45 @@ use std::path::Path;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
-use super::socket::again;
+use super::socket::retry;
 
-/// A hold on the token; whoever takes it has the connections for good.
+/// One process's descriptor of the token. The process that takes the token owns the
+/// connections.
 #[derive(Debug)]
 pub struct Token {
     event: OwnedFd,
 }
 
-/// What came of an attempt to take the token.
+/// The result of [`Token::take`].
 #[derive(Debug)]
 pub enum Taken {
-    /// It is ours.
+    /// This process has taken the token.
     Ours(Ownership),
-    /// Somebody else has taken it.
+    /// The other process took it before.
     Theirs,
 }
 
-/// The proof that this process has taken the token. There is one in all the processes
-/// that had a hold on it.
+/// The proof that this process has taken the token. Only one process has it.
 #[derive(Debug)]
 pub struct Ownership(());
 
 impl Token {
-    /// A new token, which nobody has taken.
+    /// Creates a token that is not taken.
     ///
     /// # Errors
-    /// What `eventfd(2)` says, such as that too many files are open.
+    /// The error of `eventfd(2)`.
     pub fn new() -> io::Result<Self> {
-        // Without EFD_SEMAPHORE: a read takes all there is.
+        // Without EFD_SEMAPHORE: a read takes the whole count.
         let event = eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self { event })
     }
 
-    /// The token that another process has sent.
+    /// Uses a received descriptor as the token.
     ///
     /// # Errors
-    /// That it is something else. A read of that could block, or bring what was never
-    /// a token.
+    /// That it is no eventfd, whose read could block or succeed without a token.
     pub fn from_descriptor(event: OwnedFd) -> io::Result<Self> {
-        // What an eventfd is called there: `proc_pid_fd(5)`.
+        // The name of an eventfd in `proc_pid_fd(5)`.
         let path = format!("/proc/self/fd/{}", event.as_raw_fd());
         if std::fs::read_link(path)? != Path::new("anon_inode:[eventfd]") {
             return Err(io::Error::new(
@@ -63,13 +61,13 @@ impl Token {
         Ok(Self { event })
     }
 
-    /// Takes it, unless somebody has before. Never blocks.
+    /// Takes the token, unless the other process has. Never blocks.
     ///
     /// # Errors
-    /// Whatever else `read(2)` says; there is nothing that it could.
+    /// Any other error of `read(2)`; none is known.
     pub fn take(&self) -> io::Result<Taken> {
         let mut count = [0; size_of::<u64>()];
-        match again(|| rustix::io::read(&self.event, &mut count)) {
+        match retry(|| rustix::io::read(&self.event, &mut count)) {
             Ok(_) => Ok(Taken::Ours(Ownership(()))),
             Err(Errno::AGAIN) => Ok(Taken::Theirs),
             Err(error) => Err(error.into()),
@@ -77,7 +75,6 @@ impl Token {
     }
 }
 
-/// To be sent: the other process's hold on the same token.
 impl AsFd for Token {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.event.as_fd()

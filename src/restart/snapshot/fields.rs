@@ -1,33 +1,32 @@
-//! How a value is written down: as fields, each with a tag, a length and bytes.
+//! The encoding of values: as fields, each with a tag, a length and bytes.
 //!
 //! ```text
 //! tag u8 │ length u32 │ bytes
 //! ```
 //!
-//! All numbers are little-endian. Who does not know a tag skips the field, unless
-//! the tag's high bit is set ([`REQUIRED`]): then the value means something else
-//! without it, and is refused. A value whose fields are absent, each for the value it
-//! has by default, takes no bytes at all.
+//! All numbers are little-endian. A reader skips a field with an unknown tag, unless the
+//! tag's high bit is set ([`REQUIRED`]): then it refuses the value. Optional fields with the
+//! default value are omitted, so a value of such fields may take no bytes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::time::Duration;
 
-use super::Damage;
+use super::DecodeError;
 use hawk_time::{Moment, UnixNanos};
 
-/// The bit of a tag that says that the field must be understood.
+/// The bit of a tag that marks a field that a reader must understand.
 pub(crate) const REQUIRED: u8 = 0x80;
 
-/// Bytes in front of those of a field, and of a record: tag or kind, and length.
+/// Bytes before those of a field or record: tag or kind, and length.
 const HEAD: usize = 5;
 
-/// Something that can be written down and read again.
+/// A value that is encoded as bytes and decoded again.
 pub(crate) trait Value: Sized {
-    /// Appends its bytes.
+    /// Appends the value's bytes.
     fn write(&self, out: &mut Vec<u8>);
 
-    /// What `bytes` say, all of them.
-    fn read(bytes: &[u8]) -> Result<Self, Damage>;
+    /// Decodes the value that all of `bytes` encode.
+    fn read(bytes: &[u8]) -> Result<Self, DecodeError>;
 }
 
 /// Appends a field.
@@ -35,8 +34,12 @@ pub(crate) fn put(out: &mut Vec<u8>, tag: u8, value: &impl Value) {
     put_with(out, tag, |out| value.write(out));
 }
 
-/// Appends a field, unless its value is what it is read as when it is absent.
-pub(crate) fn put_unusual<T: Value + Default + PartialEq>(out: &mut Vec<u8>, tag: u8, value: &T) {
+/// Appends a field, unless it has the default value.
+pub(crate) fn put_unless_default<T: Value + Default + PartialEq>(
+    out: &mut Vec<u8>,
+    tag: u8,
+    value: &T,
+) {
     if *value != T::default() {
         put(out, tag, value);
     }
@@ -47,18 +50,17 @@ pub(crate) fn put_with(out: &mut Vec<u8>, tag: u8, write: impl FnOnce(&mut Vec<u
     let start = out.len();
     out.extend_from_slice(&[tag, 0, 0, 0, 0]);
     write(out);
-    // What is written down was in a process's memory piece by piece: nothing of it
-    // comes near 4 GiB, and a length that does not fit is refused by who reads it.
+    // No value of a process comes near 4 GiB. A reader refuses this length as cut short.
     let length = u32::try_from(out.len() - start - HEAD).unwrap_or(u32::MAX);
     out[start + 1..start + HEAD].copy_from_slice(&length.to_le_bytes());
 }
 
-/// The fields, or the records, that bytes consist of: tag or kind, and bytes.
+/// Iterates over encoded fields or records. Yields tag or kind, and bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Iterator for Fields<'a> {
-    type Item = Result<(u8, &'a [u8]), Damage>;
+    type Item = Result<(u8, &'a [u8]), DecodeError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.0.is_empty() {
@@ -66,70 +68,72 @@ impl<'a> Iterator for Fields<'a> {
         }
         let Some(([tag, length @ ..], rest)) = self.0.split_first_chunk::<HEAD>() else {
             self.0 = &[];
-            return Some(Err(Damage::CutShort));
+            return Some(Err(DecodeError::CutShort));
         };
         let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
         let Some((bytes, behind)) = rest.split_at_checked(length) else {
             self.0 = &[];
-            return Some(Err(Damage::CutShort));
+            return Some(Err(DecodeError::CutShort));
         };
         self.0 = behind;
         Some(Ok((*tag, bytes)))
     }
 }
 
-/// Reads a field into its place, which must be free.
-pub(crate) fn keep<T: Value>(
+/// Decodes a field into its place, which must be empty.
+pub(crate) fn read_into<T: Value>(
     place: &mut Option<T>,
     bytes: &[u8],
     of: &'static str,
     field: &'static str,
-) -> Result<(), Damage> {
+) -> Result<(), DecodeError> {
     if place.is_some() {
-        return Err(Damage::Twice { of, field });
+        return Err(DecodeError::Twice { of, field });
     }
     *place = Some(T::read(bytes).map_err(|damage| match damage {
-        Damage::Value => Damage::Field { of, field },
+        DecodeError::Value => DecodeError::Field { of, field },
         deeper => deeper,
     })?);
     Ok(())
 }
 
-/// Passes over a field that is not known, if that is allowed.
-pub(crate) const fn skip(tag: u8, of: &'static str) -> Result<(), Damage> {
+/// Skips an unknown field, unless it is required.
+pub(crate) const fn skip(tag: u8, of: &'static str) -> Result<(), DecodeError> {
     if tag & REQUIRED == 0 {
         Ok(())
     } else {
-        Err(Damage::UnknownField { of, tag })
+        Err(DecodeError::UnknownField { of, tag })
     }
 }
 
-/// Says how a struct is written down, both ways at once: a tag, a field, and whether
-/// the field is always there (`must`) or absent when it has its default (`may`). Tags
-/// that are `retired` were written by older builds: they are skipped, and never used
-/// again.
+/// Implements [`Value`] for a struct, both ways at once: a tag, a field, and whether the
+/// field is required (`must`) or omitted with the default value (`may`). `retired` tags were
+/// written by older builds: they are skipped, and never used again. `check` refuses a decoded
+/// value that no build encodes.
 macro_rules! layout {
     ($type:ident { $($tag:literal $field:ident: $kind:ident),+ $(,)? }
-     $(retired $($retired:literal),+)?) => {
+     $(retired $($retired:literal),+)? $(check $check:path)?) => {
         impl $crate::restart::snapshot::fields::Value for $type {
             fn write(&self, out: &mut Vec<u8>) {
                 $( layout!(@write $kind out, $tag, self.$field); )+
             }
 
-            fn read(bytes: &[u8]) -> Result<Self, $crate::restart::snapshot::Damage> {
-                use $crate::restart::snapshot::fields::{Fields, keep, skip};
+            fn read(bytes: &[u8]) -> Result<Self, $crate::restart::snapshot::DecodeError> {
+                use $crate::restart::snapshot::fields::{Fields, read_into, skip};
                 $( let mut $field = None; )+
                 for field in Fields(bytes) {
                     let (tag, bytes) = field?;
                     match tag {
                         $( $tag => {
-                            keep(&mut $field, bytes, stringify!($type), stringify!($field))?;
+                            read_into(&mut $field, bytes, stringify!($type), stringify!($field))?;
                         } )+
                         $( $( $retired => {} )+ )?
                         unknown => skip(unknown, stringify!($type))?,
                     }
                 }
-                Ok(Self { $( $field: layout!(@read $kind $type $field) ),+ })
+                let value = Self { $( $field: layout!(@read $kind $type $field) ),+ };
+                $( $check(&value)?; )?
+                Ok(value)
             }
         }
     };
@@ -137,10 +141,10 @@ macro_rules! layout {
         $crate::restart::snapshot::fields::put($out, $tag, &$value);
     };
     (@write may $out:ident, $tag:literal, $value:expr) => {
-        $crate::restart::snapshot::fields::put_unusual($out, $tag, &$value);
+        $crate::restart::snapshot::fields::put_unless_default($out, $tag, &$value);
     };
     (@read must $type:ident $field:ident) => {
-        $field.ok_or($crate::restart::snapshot::Damage::Missing {
+        $field.ok_or($crate::restart::snapshot::DecodeError::Missing {
             of: stringify!($type),
             field: stringify!($field),
         })?
@@ -151,9 +155,28 @@ macro_rules! layout {
 }
 pub(crate) use layout;
 
-/// The bytes of a number, if they are as many as it has.
-fn exactly<const N: usize>(bytes: &[u8]) -> Result<[u8; N], Damage> {
-    bytes.try_into().map_err(|_| Damage::Value)
+/// Implements [`Value`] for an enum without fields: each variant as one byte.
+macro_rules! codes {
+    ($type:ident { $($code:literal $variant:ident),+ $(,)? }) => {
+        impl Value for $type {
+            fn write(&self, out: &mut Vec<u8>) {
+                out.push(match self { $( Self::$variant => $code ),+ });
+            }
+
+            fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
+                match bytes {
+                    $( [$code] => Ok(Self::$variant), )+
+                    _ => Err(DecodeError::Value),
+                }
+            }
+        }
+    };
+}
+pub(super) use codes;
+
+/// Returns `bytes` as an array, if they have its length.
+fn exactly<const N: usize>(bytes: &[u8]) -> Result<[u8; N], DecodeError> {
+    bytes.try_into().map_err(|_| DecodeError::Value)
 }
 
 macro_rules! numbers {
@@ -163,7 +186,7 @@ macro_rules! numbers {
                 out.extend_from_slice(&self.to_le_bytes());
             }
 
-            fn read(bytes: &[u8]) -> Result<Self, Damage> {
+            fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
                 exactly(bytes).map(Self::from_le_bytes)
             }
         }
@@ -176,11 +199,11 @@ impl Value for bool {
         out.push(u8::from(*self));
     }
 
-    fn read(bytes: &[u8]) -> Result<Self, Damage> {
+    fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
         match bytes {
             [0] => Ok(false),
             [1] => Ok(true),
-            _ => Err(Damage::Value),
+            _ => Err(DecodeError::Value),
         }
     }
 }
@@ -190,8 +213,8 @@ impl Value for [u32; 2] {
         self.iter().for_each(|number| number.write(out));
     }
 
-    fn read(bytes: &[u8]) -> Result<Self, Damage> {
-        let (first, second) = bytes.split_at_checked(4).ok_or(Damage::Value)?;
+    fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let (first, second) = bytes.split_at_checked(4).ok_or(DecodeError::Value)?;
         Ok([u32::read(first)?, u32::read(second)?])
     }
 }
@@ -202,9 +225,9 @@ impl Value for Moment {
         self.as_nanos().write(out);
     }
 
-    fn read(bytes: &[u8]) -> Result<Self, Damage> {
+    fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
         match u64::read(bytes)? {
-            0 => Err(Damage::Value),
+            0 => Err(DecodeError::Value),
             nanos => Ok(Self::from_nanos(nanos)),
         }
     }
@@ -215,7 +238,7 @@ impl Value for UnixNanos {
         self.as_nanos().write(out);
     }
 
-    fn read(bytes: &[u8]) -> Result<Self, Damage> {
+    fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
         i64::read(bytes).map(Self::from_nanos)
     }
 }
@@ -227,7 +250,7 @@ impl Value for Duration {
         nanos.write(out);
     }
 
-    fn read(bytes: &[u8]) -> Result<Self, Damage> {
+    fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
         u64::read(bytes).map(Self::from_nanos)
     }
 }
@@ -237,7 +260,7 @@ impl Value for Vec<u8> {
         out.extend_from_slice(self);
     }
 
-    fn read(bytes: &[u8]) -> Result<Self, Damage> {
+    fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
         Ok(bytes.to_vec())
     }
 }
@@ -247,8 +270,8 @@ impl Value for String {
         out.extend_from_slice(self.as_bytes());
     }
 
-    fn read(bytes: &[u8]) -> Result<Self, Damage> {
-        let text = str::from_utf8(bytes).map_err(|_| Damage::Value)?;
+    fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let text = str::from_utf8(bytes).map_err(|_| DecodeError::Value)?;
         Ok(text.to_owned())
     }
 }
@@ -262,7 +285,7 @@ impl Value for IpAddr {
         }
     }
 
-    fn read(bytes: &[u8]) -> Result<Self, Damage> {
+    fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
         if let Ok(octets) = exactly::<4>(bytes) {
             return Ok(Ipv4Addr::from(octets).into());
         }
@@ -281,20 +304,20 @@ impl Value for SocketAddr {
         }
     }
 
-    fn read(bytes: &[u8]) -> Result<Self, Damage> {
-        let (port, address) = bytes.split_at_checked(2).ok_or(Damage::Value)?;
+    fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let (port, address) = bytes.split_at_checked(2).ok_or(DecodeError::Value)?;
         let port = u16::read(port)?;
         if let Ok(octets) = exactly::<4>(address) {
             return Ok(SocketAddrV4::new(octets.into(), port).into());
         }
-        let (octets, more) = address.split_at_checked(16).ok_or(Damage::Value)?;
+        let (octets, more) = address.split_at_checked(16).ok_or(DecodeError::Value)?;
         let [flow, scope] = Value::read(more)?;
         let octets = exactly::<16>(octets)?;
         Ok(SocketAddrV6::new(octets.into(), port, flow, scope).into())
     }
 }
 
-/// What is not there is written as no field.
+/// `None` is an omitted field.
 impl<T: Value> Value for Option<T> {
     fn write(&self, out: &mut Vec<u8>) {
         if let Some(value) = self {
@@ -302,7 +325,7 @@ impl<T: Value> Value for Option<T> {
         }
     }
 
-    fn read(bytes: &[u8]) -> Result<Self, Damage> {
+    fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
         T::read(bytes).map(Some)
     }
 }

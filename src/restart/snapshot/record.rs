@@ -1,10 +1,9 @@
-//! What a snapshot consists of.
+//! The records of a snapshot.
 
 use std::time::Duration;
 
-use super::Damage;
-use super::fields::{Value, layout, put, put_with, skip};
-use super::{agent, session};
+use super::DecodeError;
+use super::fields::{Value, layout, put, skip};
 use crate::handler::HandlerState;
 use crate::reactor::{ConnectionState, MovedId};
 use crate::roster::AgentState;
@@ -14,62 +13,133 @@ use hawk_time::Moment;
 /// One piece of a process's state.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
-    /// A connection that was not told of before. Its socket travels beside the snapshot.
-    Opened {
-        /// What it is called from now on.
-        id: MovedId,
-        /// All there is to know of it.
-        state: ConnectionState,
-    },
-    /// A connection that was told of, as it is now.
-    Changed {
-        /// Which.
-        id: MovedId,
-        /// All there is to know of it.
-        state: ConnectionState,
-    },
-    /// A connection that was told of has ended.
-    Closed {
-        /// Which.
-        id: MovedId,
-    },
-    /// An agent, as it is now, whether it was told of before or not.
-    Agent {
-        /// What it is called.
-        slot: u32,
-        /// All there is to know of it.
-        state: AgentState,
-    },
-    /// An agent that was told of is forgotten.
-    Forgotten {
-        /// Which.
-        slot: u32,
-    },
-    /// What the handler knows beside its agents.
+    /// A connection that no earlier record has. Its socket travels beside the snapshot.
+    Opened(Connection),
+    /// The new state of a connection that an earlier record has.
+    Changed(Connection),
+    /// The end of a connection that an earlier record has.
+    Closed(ClosedConnection),
+    /// The state of an agent, which an earlier record may have.
+    Agent(Agent),
+    /// The removal of an agent that an earlier record has.
+    AgentRemoved(RemovedAgent),
+    /// What the process has counted.
+    Counts(Counts),
+    /// The handler's state beside its agents.
     Handler(HandlerState),
-    /// What was counted.
-    Counts {
-        /// By the reactor.
-        counters: ReactorCounters,
-        /// Of what came in.
-        tally: SessionCounters,
-    },
-    /// How the hand-over went until now.
+    /// The figures of the hand-over up to the freeze: the last record of the last snapshot.
     Freeze(Freeze),
 }
 
-/// How the hand-over went, as the predecessor saw it.
+macro_rules! records {
+    ($($kind:literal $name:ident),+ $(,)?) => {
+        impl Record {
+            /// Appends the record, with its kind and its length.
+            pub(super) fn write(&self, out: &mut Vec<u8>) {
+                match self { $( Self::$name(record) => put(out, $kind, record) ),+ }
+            }
+
+            /// Decodes a record of this `kind`. Returns `None` for an unknown kind that may be
+            /// skipped.
+            pub(super) fn read(kind: u8, bytes: &[u8]) -> Result<Option<Self>, DecodeError> {
+                match kind {
+                    $( $kind => Value::read(bytes).map(|record| Some(Self::$name(record))), )+
+                    unknown => skip(unknown, "snapshot")
+                        .map(|()| None)
+                        .map_err(|_| DecodeError::UnknownRecord(unknown)),
+                }
+            }
+        }
+    };
+}
+
+records! {
+    0x81 Opened,
+    0x82 Changed,
+    0x83 Closed,
+    0x84 Agent,
+    0x85 AgentRemoved,
+    0x86 Counts,
+    0x87 Handler,
+    0x88 Freeze,
+}
+
+/// A connection and its state.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Connection {
+    /// The name of the connection in this and in all later records.
+    pub id: MovedId,
+    /// All of the connection's state that the kernel does not have.
+    pub state: ConnectionState,
+}
+
+layout! { Connection {
+    0x81 id: must,
+    0x82 state: must,
+} }
+
+/// A connection that is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClosedConnection {
+    /// The name of the connection in an earlier record.
+    pub id: MovedId,
+}
+
+layout! { ClosedConnection {
+    0x81 id: must,
+} }
+
+/// An agent and its state.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Agent {
+    /// The place of the agent in the roster.
+    pub slot: u32,
+    /// All of the agent's state.
+    pub state: AgentState,
+}
+
+layout! { Agent {
+    0x81 slot: must,
+    0x82 state: must,
+} }
+
+/// An agent that was removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemovedAgent {
+    /// The place that the agent had in the roster.
+    pub slot: u32,
+}
+
+layout! { RemovedAgent {
+    0x81 slot: must,
+} }
+
+/// What a process and its predecessors have counted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Counts {
+    /// The counters of the reactor.
+    pub counters: ReactorCounters,
+    /// The counts of received packets.
+    pub tally: SessionCounters,
+}
+
+layout! { Counts {
+    0x81 counters: must,
+    0x82 tally: must,
+} }
+
+/// The figures of a hand-over up to the freeze, as the predecessor measured them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Freeze {
-    /// When it stood still: from then on agents wait.
+    /// When the predecessor stopped its event loop; from then on agents wait.
     pub begun: Moment,
-    /// The generation of the successor: the predecessor's, and one more.
+    /// The successor's generation: the predecessor's plus one.
     pub generation: u32,
-    /// How long the pre-copy took.
+    /// The duration of the pre-copy.
     pub precopy: Duration,
-    /// How long it took to commit what was in the store's hands; nothing without a store.
+    /// The duration of the store's last commit; zero without a store.
     pub quiesce: Duration,
-    /// Bytes of all snapshots before this one.
+    /// Bytes of all earlier snapshots.
     pub bytes: u64,
 }
 
@@ -80,133 +150,3 @@ layout! { Freeze {
     0x04 quiesce: may,
     0x05 bytes: may,
 } }
-
-/// A connection in one of the records that have one.
-struct Connection {
-    id: MovedId,
-    state: ConnectionState,
-}
-
-layout! { Connection {
-    0x81 id: must,
-    0x82 state: must,
-} }
-
-/// Something that is no more.
-struct Gone {
-    id: MovedId,
-}
-
-layout! { Gone {
-    0x81 id: must,
-} }
-
-struct Agent {
-    slot: u32,
-    state: AgentState,
-}
-
-layout! { Agent {
-    0x81 slot: must,
-    0x82 state: must,
-} }
-
-struct Forgotten {
-    slot: u32,
-}
-
-layout! { Forgotten {
-    0x81 slot: must,
-} }
-
-struct Counts {
-    counters: ReactorCounters,
-    tally: SessionCounters,
-}
-
-layout! { Counts {
-    0x81 counters: must,
-    0x82 tally: must,
-} }
-
-const OPENED: u8 = 0x81;
-const CHANGED: u8 = 0x82;
-const CLOSED: u8 = 0x83;
-const AGENT: u8 = 0x84;
-const FORGOTTEN: u8 = 0x85;
-const COUNTS: u8 = 0x86;
-const HANDLER: u8 = 0x87;
-const FREEZE: u8 = 0x88;
-
-impl Record {
-    /// Appends it, with its kind and its length.
-    pub(super) fn write(&self, out: &mut Vec<u8>) {
-        match self {
-            Self::Opened { id, state } => put_named(out, OPENED, id, state),
-            Self::Changed { id, state } => put_named(out, CHANGED, id, state),
-            Self::Closed { id } => put(out, CLOSED, &Gone { id: *id }),
-            Self::Agent { slot, state } => put_named(out, AGENT, slot, state),
-            Self::Forgotten { slot } => put(out, FORGOTTEN, &Forgotten { slot: *slot }),
-            Self::Handler(state) => put(out, HANDLER, state),
-            Self::Counts { counters, tally } => {
-                let counts = Counts {
-                    counters: *counters,
-                    tally: *tally,
-                };
-                put(out, COUNTS, &counts);
-            }
-            Self::Freeze(freeze) => put(out, FREEZE, freeze),
-        }
-    }
-
-    /// The record of this kind that `bytes` are; `None` if it is to be skipped.
-    pub(super) fn read(kind: u8, bytes: &[u8]) -> Result<Option<Self>, Damage> {
-        Ok(Some(match kind {
-            OPENED => {
-                let Connection { id, state } = read_connection(bytes)?;
-                Self::Opened { id, state }
-            }
-            CHANGED => {
-                let Connection { id, state } = read_connection(bytes)?;
-                Self::Changed { id, state }
-            }
-            CLOSED => {
-                let Gone { id } = Value::read(bytes)?;
-                Self::Closed { id }
-            }
-            AGENT => {
-                let Agent { slot, state } = Value::read(bytes)?;
-                agent::check(&state)?;
-                Self::Agent { slot, state }
-            }
-            FORGOTTEN => {
-                let Forgotten { slot } = Value::read(bytes)?;
-                Self::Forgotten { slot }
-            }
-            HANDLER => Self::Handler(Value::read(bytes)?),
-            COUNTS => {
-                let Counts { counters, tally } = Value::read(bytes)?;
-                Self::Counts { counters, tally }
-            }
-            FREEZE => Self::Freeze(Value::read(bytes)?),
-            unknown => {
-                skip(unknown, "snapshot").map_err(|_| Damage::UnknownRecord(unknown))?;
-                return Ok(None);
-            }
-        }))
-    }
-}
-
-/// As [`Connection`] and [`Agent`] are laid out, without a copy of the state.
-fn put_named(out: &mut Vec<u8>, kind: u8, name: &impl Value, state: &impl Value) {
-    put_with(out, kind, |out| {
-        put(out, 0x81, name);
-        put(out, 0x82, state);
-    });
-}
-
-fn read_connection(bytes: &[u8]) -> Result<Connection, Damage> {
-    let connection = Connection::read(bytes)?;
-    session::check(&connection.state.session)?;
-    Ok(connection)
-}

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use self::any::record;
 use self::samples::{at, busy_session, new_session, open, quiet_agent, samples};
+use super::fields::Value as _;
 use super::*;
 use crate::reactor::MovedId;
 use crate::roster::AgentState;
@@ -29,7 +30,7 @@ fn written(records: &[Record]) -> Vec<u8> {
     writer.finish().to_vec()
 }
 
-fn read(bytes: &[u8]) -> Result<Vec<Record>, Damage> {
+fn read(bytes: &[u8]) -> Result<Vec<Record>, DecodeError> {
     Reader::new(bytes)?.collect()
 }
 
@@ -89,7 +90,7 @@ fn each_missing_byte_and_each_byte_more_is_noticed() {
     }
     let mut more = whole;
     more.push(0);
-    assert!(matches!(read(&more), Err(Damage::Length { .. })));
+    assert!(matches!(read(&more), Err(DecodeError::Length { .. })));
 }
 
 /// With a checksum that is right all the same, as a faulty build would write it: what is
@@ -123,28 +124,37 @@ fn a_header_of_another_kind_is_said_to_be_one() {
         damaged[at..at + bytes.len()].copy_from_slice(bytes);
         read(&damaged).unwrap_err()
     };
-    assert_eq!(refused(0, b"SQLite f"), Damage::NoSnapshot);
-    assert_eq!(refused(10, &[1]), Damage::NoSnapshot);
+    assert_eq!(refused(0, b"SQLite f"), DecodeError::Magic);
+    assert_eq!(refused(10, &[1]), DecodeError::Magic);
     let later = FORMATS.newest() + 1;
     let damage = refused(8, &later.to_le_bytes());
-    assert_eq!(damage, Damage::Format(later));
+    assert_eq!(damage, DecodeError::Format(later));
     assert_eq!(
         damage.to_string(),
         format!("it is of format {later}, and this build reads formats {FORMATS}")
     );
-    assert!(matches!(refused(16, &[0xFF; 8]), Damage::Length { .. }));
-    assert_eq!(refused(24, &[0; 4]), Damage::Checksum);
-    assert_eq!(read(b"HAWK"), Err(Damage::NoSnapshot));
+    assert!(matches!(
+        refused(16, &[0xFF; 8]),
+        DecodeError::Length { .. }
+    ));
+    assert_eq!(refused(24, &[0; 4]), DecodeError::Checksum);
+    assert_eq!(read(b"HAWK"), Err(DecodeError::Magic));
 }
 
 #[test]
 fn a_count_that_is_wrong_is_noticed_at_the_end() {
     let mut writer = Writer::new(FORMATS.newest());
-    writer.push(&Record::Closed { id: MovedId(1) });
+    writer.push(&Record::Closed(ClosedConnection { id: MovedId(1) }));
     writer.count = 2;
     let mut reader = Reader::new(writer.finish()).unwrap();
-    assert_eq!(reader.next(), Some(Ok(Record::Closed { id: MovedId(1) })));
-    let damage = Damage::Count { told: 2, found: 1 };
+    assert_eq!(
+        reader.next(),
+        Some(Ok(Record::Closed(ClosedConnection { id: MovedId(1) })))
+    );
+    let damage = DecodeError::Count {
+        claimed: 2,
+        found: 1,
+    };
     assert_eq!(reader.next(), Some(Err(damage)));
     assert_eq!(reader.next(), None);
 }
@@ -159,14 +169,17 @@ fn what_a_later_build_adds_is_skipped_or_refused_as_it_says() {
         });
         read(&sealed(&out))
     };
-    assert_eq!(closed(0x02), Ok(vec![Record::Closed { id: MovedId(7) }]));
-    let unknown = Damage::UnknownField {
-        of: "Gone",
+    assert_eq!(
+        closed(0x02),
+        Ok(vec![Record::Closed(ClosedConnection { id: MovedId(7) })])
+    );
+    let unknown = DecodeError::UnknownField {
+        of: "ClosedConnection",
         tag: 0x82,
     };
     assert_eq!(closed(0x82), Err(unknown));
-    let twice = Damage::Twice {
-        of: "Gone",
+    let twice = DecodeError::Twice {
+        of: "ClosedConnection",
         field: "id",
     };
     assert_eq!(closed(0x81), Err(twice));
@@ -177,20 +190,23 @@ fn what_a_later_build_adds_is_skipped_or_refused_as_it_says() {
         fields::put_with(&mut out, 0x83, |out| fields::put(out, 0x81, &7_u64));
         read(&sealed(&out))
     };
-    assert_eq!(record(0x70), Ok(vec![Record::Closed { id: MovedId(7) }]));
-    assert_eq!(record(0xF0), Err(Damage::UnknownRecord(0xF0)));
+    assert_eq!(
+        record(0x70),
+        Ok(vec![Record::Closed(ClosedConnection { id: MovedId(7) })])
+    );
+    assert_eq!(record(0xF0), Err(DecodeError::UnknownRecord(0xF0)));
 }
 
 #[test]
 fn what_must_be_there_is_missed() {
     let mut out = Vec::new();
     fields::put_with(&mut out, 0x83, |_| {});
-    let missing = Damage::Missing {
-        of: "Gone",
+    let missing = DecodeError::Missing {
+        of: "ClosedConnection",
         field: "id",
     };
     assert_eq!(read(&sealed(&out)), Err(missing));
-    assert_eq!(missing.to_string(), "its Gone has no id");
+    assert_eq!(missing.to_string(), "its ClosedConnection has no id");
 }
 
 /// A decoder that believes to have seen more than there is would pass over frames.
@@ -200,15 +216,15 @@ fn a_session_that_cannot_be_is_refused() {
         let mut state = busy_session();
         change(&mut state);
         let (id, state) = (MovedId(1), open(state));
-        read(&written(&[Record::Changed { id, state }])).unwrap_err()
+        read(&written(&[Record::Changed(Connection { id, state })])).unwrap_err()
     };
     let of = "SessionState";
     let field = "decoder";
     let damage = cannot(|state| state.decoder.clean = 7);
-    assert_eq!(damage, Damage::Field { of, field });
+    assert_eq!(damage, DecodeError::Field { of, field });
     assert_eq!(
         damage.to_string(),
-        "the decoder of its SessionState makes no sense"
+        "the decoder of its SessionState is invalid"
     );
     let field = "agent";
     let names: [fn(&mut SessionState); 3] = [
@@ -217,7 +233,7 @@ fn a_session_that_cannot_be_is_refused() {
         |state| state.agent = Some("x".repeat(129)),
     ];
     for change in names {
-        assert_eq!(cannot(change), Damage::Field { of, field });
+        assert_eq!(cannot(change), DecodeError::Field { of, field });
     }
 }
 
@@ -226,15 +242,15 @@ fn an_agent_that_cannot_be_is_refused() {
     let cannot = |change: fn(&mut AgentState)| {
         let mut state = quiet_agent();
         change(&mut state);
-        read(&written(&[Record::Agent { slot: 1, state }])).unwrap_err()
+        read(&written(&[Record::Agent(Agent { slot: 1, state })])).unwrap_err()
     };
     let of = "AgentState";
     let field = "name";
     let damage = cannot(|state| state.name = Some(String::new()));
-    assert_eq!(damage, Damage::Field { of, field });
+    assert_eq!(damage, DecodeError::Field { of, field });
     let field = "version";
     let damage = cannot(|state| state.version = "1".repeat(129));
-    assert_eq!(damage, Damage::Field { of, field });
+    assert_eq!(damage, DecodeError::Field { of, field });
 }
 
 #[test]
@@ -254,7 +270,7 @@ fn counts_of_causes_that_are_not_known_are_left_out() {
         fields::put_with(out, 0x82, |_| {});
     });
     let records = read(&sealed(&out)).unwrap();
-    let [Record::Counts { counters, .. }] = &records[..] else {
+    let [Record::Counts(Counts { counters, .. })] = &records[..] else {
         panic!("{records:?}");
     };
     assert_eq!(counters.closed_by(Cause::IdleTimeout), 6);
@@ -268,13 +284,13 @@ fn a_writer_is_used_again() {
     assert_eq!(writer.count() as usize, samples().len());
     writer.clear();
     assert!(writer.is_empty() && writer.len() == HEADER);
-    writer.push(&Record::Closed { id: MovedId(5) });
+    writer.push(&Record::Closed(ClosedConnection { id: MovedId(5) }));
     assert_eq!(
         read(writer.finish()),
-        Ok(vec![Record::Closed { id: MovedId(5) }])
+        Ok(vec![Record::Closed(ClosedConnection { id: MovedId(5) })])
     );
     // And goes on from where it was finished.
-    writer.push(&Record::Closed { id: MovedId(6) });
+    writer.push(&Record::Closed(ClosedConnection { id: MovedId(6) }));
     assert_eq!(read(writer.finish()).unwrap().len(), 2);
 }
 
@@ -291,10 +307,10 @@ fn a_connection_takes_few_bytes() {
         },
         ..new_session()
     };
-    let bytes = written(&[Record::Opened {
+    let bytes = written(&[Record::Opened(Connection {
         id: MovedId(1),
         state: open(state),
-    }]);
+    })]);
     assert!(bytes.len() - HEADER <= 200, "{}", bytes.len());
 }
 
@@ -320,6 +336,35 @@ proptest! {
         let mut out = vec![kind];
         out.extend_from_slice(&claimed.to_le_bytes());
         out.extend_from_slice(&bytes);
-        prop_assert_eq!(read(&sealed(&out)), Err(Damage::CutShort));
+        prop_assert_eq!(read(&sealed(&out)), Err(DecodeError::CutShort));
     }
+}
+
+#[test]
+fn two_builds_agree_on_the_newest_that_both_understand() {
+    let agreed = |one: (u16, u16), other: (u16, u16)| {
+        let [one, other] = [one, other].map(|(oldest, newest)| Versions::new(oldest, newest));
+        assert_eq!(one.common(other), other.common(one));
+        one.common(other)
+    };
+    assert_eq!(agreed((1, 1), (1, 1)), Some(1));
+    assert_eq!(agreed((1, 3), (2, 5)), Some(3));
+    assert_eq!(agreed((1, 9), (2, 5)), Some(5));
+    assert_eq!(agreed((1, 2), (3, 5)), None);
+}
+
+#[test]
+fn a_text_says_one_version_or_a_range() {
+    assert_eq!(Versions::parse("2"), Versions::new(2, 2));
+    assert_eq!(Versions::parse("1-12"), Versions::new(1, 12));
+    assert_eq!(Versions::new(1, 12).to_string(), "1 to 12");
+}
+
+#[test]
+fn a_range_that_has_no_version_is_refused() {
+    let mut bytes = Vec::new();
+    Versions::new(3, 4).write(&mut bytes);
+    assert_eq!(Versions::read(&bytes), Ok(Versions::new(3, 4)));
+    bytes[5] = 5;
+    assert_eq!(Versions::read(&bytes), Err(DecodeError::Value));
 }

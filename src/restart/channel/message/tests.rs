@@ -117,13 +117,13 @@ fn descriptors_that_are_missing_or_not_due_are_noticed() {
         };
         assert_eq!(
             descriptors(&message, count),
-            BadMessage::Descriptors(count),
+            InvalidMessage::Descriptors(count),
             "{message:?}"
         );
     }
     for message in to_predecessor() {
         let refused = ToPredecessor::decode(&message.encode(), &files(1));
-        assert_eq!(refused, Err(BadMessage::Descriptors(1)));
+        assert_eq!(refused, Err(InvalidMessage::Descriptors(1)));
     }
 }
 
@@ -147,10 +147,10 @@ fn a_reason_is_cut_between_characters_and_has_one_line() {
 fn the_other_direction_s_messages_are_unknown() {
     let ack = ToPredecessor::Ack { number: 1 }.encode();
     let refused = ToSuccessor::decode(&ack, Vec::new()).unwrap_err();
-    assert_eq!(refused, BadMessage::Kind(ACK));
+    assert_eq!(refused, InvalidMessage::Kind(ACK));
     let (shared, _) = to_successor().remove(1);
     let refused = ToPredecessor::decode(&shared.encode().0, &[]);
-    assert_eq!(refused, Err(BadMessage::Kind(SHARED)));
+    assert_eq!(refused, Err(InvalidMessage::Kind(SHARED)));
 }
 
 #[test]
@@ -159,11 +159,11 @@ fn builds_that_have_nothing_in_common_say_what_they_have() {
         build: "9.0".to_owned(),
         ..Hello::ours(1024)
     };
-    assert_eq!(other.agree(), Ok(FORMATS.newest()));
+    assert_eq!(other.negotiate_format(), Ok(FORMATS.newest()));
     let newest = FORMATS.newest();
     other.formats = Versions::new(newest + 1, newest + 2);
     assert_eq!(
-        other.agree().unwrap_err().to_string(),
+        other.negotiate_format().unwrap_err().to_string(),
         format!(
             "build 9.0 reads snapshots of formats {} to {}, and build {BUILD} {FORMATS}; \
              go by way of a build between them, or restart",
@@ -172,10 +172,10 @@ fn builds_that_have_nothing_in_common_say_what_they_have() {
         )
     );
     other.formats = Versions::new(FORMATS.oldest(), newest + 2);
-    assert_eq!(other.agree(), Ok(newest));
+    assert_eq!(other.negotiate_format(), Ok(newest));
     other.protocols = Versions::new(2, 3);
     assert_eq!(
-        other.agree().unwrap_err().to_string(),
+        other.negotiate_format().unwrap_err().to_string(),
         format!(
             "build 9.0 speaks protocols 2 to 3, and build {BUILD} 1 to 1; go by way of a build \
              between them, or restart"

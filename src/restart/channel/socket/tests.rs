@@ -6,9 +6,9 @@ use rustix::io::{FdFlags, fcntl_getfd};
 
 use super::*;
 
-fn pair() -> (Channel, Channel) {
-    let (ours, theirs) = Channel::pair().unwrap();
-    (ours, Channel::from_socket(theirs).unwrap())
+fn pair() -> (MessageSocket, MessageSocket) {
+    let (ours, theirs) = MessageSocket::pair().unwrap();
+    (ours, MessageSocket::from_socket(theirs).unwrap())
 }
 
 #[test]
@@ -150,8 +150,8 @@ fn waiting_ends_with_a_message_with_the_end_or_in_time() {
 #[test]
 fn a_descriptor_of_another_kind_is_no_channel() {
     let (stream, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-    let refused = Channel::from_socket(stream.into()).unwrap_err();
+    let refused = MessageSocket::from_socket(stream.into()).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
     let file = tempfile::tempfile().unwrap();
-    assert!(Channel::from_socket(file.into()).is_err());
+    assert!(MessageSocket::from_socket(file.into()).is_err());
 }

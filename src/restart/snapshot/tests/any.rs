@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 
 use proptest::prelude::*;
 
-use super::super::Record;
+use super::super::{Agent, ClosedConnection, Connection, Counts, Record, RemovedAgent};
 use super::samples::at;
 use crate::reactor::{ConnectionPhase, ConnectionState, MovedId};
 use crate::roster::{AgentState, JudgedBy, PresenceState};
@@ -164,11 +164,11 @@ prop_compose! {
 
 pub(super) fn record() -> impl Strategy<Value = Record> {
     prop_oneof![
-        (id(), connection()).prop_map(|(id, state)| Record::Opened { id, state }),
-        (id(), connection()).prop_map(|(id, state)| Record::Changed { id, state }),
-        id().prop_map(|id| Record::Closed { id }),
-        (any::<u32>(), agent()).prop_map(|(slot, state)| Record::Agent { slot, state }),
-        any::<u32>().prop_map(|slot| Record::Forgotten { slot }),
+        (id(), connection()).prop_map(|(id, state)| Record::Opened(Connection { id, state })),
+        (id(), connection()).prop_map(|(id, state)| Record::Changed(Connection { id, state })),
+        id().prop_map(|id| Record::Closed(ClosedConnection { id })),
+        (any::<u32>(), agent()).prop_map(|(slot, state)| Record::Agent(Agent { slot, state })),
+        any::<u32>().prop_map(|slot| Record::AgentRemoved(RemovedAgent { slot })),
         (any::<[u64; 10]>(), any::<[u64; 6]>()).prop_map(|(closed, numbers)| {
             let mut counters = ReactorCounters {
                 accepted: numbers[0],
@@ -182,7 +182,7 @@ pub(super) fn record() -> impl Strategy<Value = Record> {
                 ..SessionCounters::default()
             };
             tally.refusals.0 = closed;
-            Record::Counts { counters, tally }
+            Record::Counts(Counts { counters, tally })
         }),
     ]
 }

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::super::{Freeze, Record};
+use super::super::{Agent, ClosedConnection, Connection, Counts, Freeze, Record, RemovedAgent};
 use crate::handler::HandlerState;
 use crate::reactor::{ConnectionPhase, ConnectionState, MovedId};
 use crate::roster::{self, AgentState, PresenceState};
@@ -119,18 +119,18 @@ pub(super) fn counts() -> Record {
     for (times, refusal) in Refusal::ALL.into_iter().enumerate() {
         (0..times).for_each(|_| tally.answered(Reply::Error(refusal)));
     }
-    Record::Counts { counters, tally }
+    Record::Counts(Counts { counters, tally })
 }
 
 /// One of each kind, and of some several. What golden files hold: never changed, only
 /// added to, together with a new format.
 pub(super) fn samples() -> Vec<Record> {
     vec![
-        Record::Opened {
+        Record::Opened(Connection {
             id: MovedId(0),
             state: open(new_session()),
-        },
-        Record::Opened {
+        }),
+        Record::Opened(Connection {
             id: MovedId(u64::MAX),
             state: ConnectionState {
                 phase: ConnectionPhase::Closing {
@@ -141,17 +141,17 @@ pub(super) fn samples() -> Vec<Record> {
                 undecoded: true,
                 ..open(busy_session())
             },
-        },
-        Record::Changed {
+        }),
+        Record::Changed(Connection {
             id: MovedId(3),
             state: open(busy_session()),
-        },
-        Record::Closed { id: MovedId(4) },
-        Record::Agent {
+        }),
+        Record::Closed(ClosedConnection { id: MovedId(4) }),
+        Record::Agent(Agent {
             slot: 0,
             state: quiet_agent(),
-        },
-        Record::Agent {
+        }),
+        Record::Agent(Agent {
             slot: 7,
             state: AgentState {
                 name: Some("web-01".to_owned()),
@@ -162,8 +162,8 @@ pub(super) fn samples() -> Vec<Record> {
                 intervals: [2000, 1999],
                 ..quiet_agent()
             },
-        },
-        Record::Forgotten { slot: 8 },
+        }),
+        Record::AgentRemoved(RemovedAgent { slot: 8 }),
         Record::Handler(HandlerState {
             amnesty: at(30_000_000_000),
             held_since: Some(at(31_000_000_000)),

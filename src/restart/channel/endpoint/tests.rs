@@ -3,9 +3,9 @@ use std::fs::File;
 use super::super::message::{Committed, Hello};
 use super::*;
 
-fn line() -> (Line<Predecessor>, Line<Successor>) {
-    let (predecessor, theirs) = Line::open().unwrap();
-    let successor = Line::new(Channel::from_socket(theirs).unwrap());
+fn line() -> (Channel<Predecessor>, Channel<Successor>) {
+    let (predecessor, theirs) = Channel::open().unwrap();
+    let successor = Channel::new(MessageSocket::from_socket(theirs).unwrap());
     (predecessor, successor)
 }
 
@@ -47,8 +47,8 @@ fn committed() -> ToPredecessor {
 }
 
 /// Says it from one end, hears it at the other.
-fn forth(line: &mut (Line<Predecessor>, Line<Successor>), message: &ToSuccessor<OwnedFd>) {
-    assert_eq!(line.0.send(message).unwrap(), Sending::Sent);
+fn forth(line: &mut (Channel<Predecessor>, Channel<Successor>), message: &ToSuccessor<OwnedFd>) {
+    assert_eq!(line.0.send(message).unwrap(), SendStatus::Sent);
     let heard = line.1.receive().unwrap().unwrap();
     assert_eq!(
         std::mem::discriminant(&heard),
@@ -57,20 +57,20 @@ fn forth(line: &mut (Line<Predecessor>, Line<Successor>), message: &ToSuccessor<
     assert_eq!(line.0.phase(), line.1.phase());
 }
 
-fn back(line: &mut (Line<Predecessor>, Line<Successor>), message: &ToPredecessor) {
-    assert_eq!(line.1.send(message).unwrap(), Sending::Sent);
+fn back(line: &mut (Channel<Predecessor>, Channel<Successor>), message: &ToPredecessor) {
+    assert_eq!(line.1.send(message).unwrap(), SendStatus::Sent);
     assert_eq!(line.0.receive().unwrap().as_ref(), Some(message));
     assert_eq!(line.0.phase(), line.1.phase());
 }
 
 /// Up to the first batch.
-fn copying() -> (Line<Predecessor>, Line<Successor>) {
+fn copying() -> (Channel<Predecessor>, Channel<Successor>) {
     let mut line = line();
     forth(&mut line, &ToSuccessor::Hello(Hello::ours(1)));
     back(&mut line, &ToPredecessor::Hello(Hello::ours(1)));
     back(&mut line, &ToPredecessor::Ready);
     forth(&mut line, &shared());
-    assert_eq!(line.0.phase(), Phase::Copying);
+    assert_eq!(line.0.phase(), ProtocolPhase::Copying);
     line
 }
 
@@ -84,13 +84,13 @@ fn a_hand_over_from_hello_to_commit() {
     }
     forth(&mut line, &freeze());
     back(&mut line, &committed());
-    assert_eq!(line.0.phase(), Phase::Over);
+    assert_eq!(line.0.phase(), ProtocolPhase::Done);
     assert!(line.0.receive().unwrap().is_none());
     forth(&mut line, &ToSuccessor::Stop);
     drop(line.0);
     assert!(line.1.wait(Moment::now()).unwrap());
     let end = line.1.receive().unwrap_err();
-    assert!(matches!(end, LineError::Receive(ReceiveError::Ended)));
+    assert!(matches!(end, ChannelError::Receive(ReceiveError::Ended)));
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn one_batch_is_under_way_at_a_time() {
     assert_eq!(line.0.next_batch(), None);
     for early in [batch(2), freeze()] {
         let refused = line.0.send(&early).unwrap_err();
-        assert!(matches!(refused, LineError::OutOfOrder(_)));
+        assert!(matches!(refused, ChannelError::UnexpectedMessage(_)));
     }
     back(&mut line, &ToPredecessor::Ack { number: 1 });
     assert_eq!(line.0.next_batch(), Some(2));
@@ -109,7 +109,7 @@ fn one_batch_is_under_way_at_a_time() {
 
 #[test]
 fn what_is_not_due_is_not_said() {
-    type Said = fn(&mut (Line<Predecessor>, Line<Successor>)) -> LineError;
+    type Said = fn(&mut (Channel<Predecessor>, Channel<Successor>)) -> ChannelError;
     let refused: &[(&str, Said)] = &[
         ("Shared Preparing", |line| {
             *line = self::line();
@@ -152,7 +152,7 @@ fn what_is_not_due_is_not_said() {
         ("Stop Copying", |line| {
             line.0.send::<OwnedFd>(&ToSuccessor::Stop).unwrap_err()
         }),
-        ("Refused Over", |line| {
+        ("Refused Done", |line| {
             let refused = ToPredecessor::Refused { why: "no".into() };
             back(line, &refused);
             line.1.send(&refused).unwrap_err()
@@ -160,7 +160,7 @@ fn what_is_not_due_is_not_said() {
     ];
     for (what, say) in refused {
         let error = say(&mut copying());
-        let LineError::OutOfOrder(OutOfOrder { message, phase }) = error else {
+        let ChannelError::UnexpectedMessage(UnexpectedMessage { message, phase }) = error else {
             panic!("{what}: {error}");
         };
         assert_eq!(format!("{message} {phase:?}"), *what);
@@ -171,29 +171,32 @@ fn what_is_not_due_is_not_said() {
 #[test]
 fn what_is_not_due_is_noticed_by_who_hears_it() {
     let mut line = copying();
-    line.1.channel.send(&committed().encode(), &[]).unwrap();
+    line.1.socket.send(&committed().encode(), &[]).unwrap();
     let refused = line.0.receive().unwrap_err();
-    assert!(matches!(refused, LineError::OutOfOrder(_)));
+    assert!(matches!(refused, ChannelError::UnexpectedMessage(_)));
 
     let mut line = copying();
     let early = batch(2);
     let (bytes, descriptors) = early.encode();
-    line.0.channel.send(&bytes, &descriptors).unwrap();
+    line.0.socket.send(&bytes, &descriptors).unwrap();
     let refused = line.1.receive().unwrap_err();
-    assert!(matches!(refused, LineError::OutOfOrder(_)));
+    assert!(matches!(refused, ChannelError::UnexpectedMessage(_)));
 
     let mut line = copying();
-    line.1.channel.send(b"usage: something else", &[]).unwrap();
+    line.1.socket.send(b"usage: something else", &[]).unwrap();
     let refused = line.0.receive().unwrap_err();
-    assert!(matches!(refused, LineError::BadMessage(_)), "{refused}");
+    assert!(
+        matches!(refused, ChannelError::InvalidMessage(_)),
+        "{refused}"
+    );
 }
 
 #[test]
 fn what_could_not_be_sent_counts_as_not_said() {
     let mut line = copying();
-    while line.0.channel.send(&[0; 64], &[]).is_ok() {}
-    assert_eq!(line.0.send(&batch(1)).unwrap(), Sending::Full);
+    while line.0.socket.send(&[0; 64], &[]).is_ok() {}
+    assert_eq!(line.0.send(&batch(1)).unwrap(), SendStatus::Full);
     assert_eq!(line.0.next_batch(), Some(1));
-    while line.1.channel.receive().is_ok() {}
+    while line.1.socket.receive().is_ok() {}
     forth(&mut line, &batch(1));
 }
