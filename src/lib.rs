@@ -32,7 +32,7 @@
 //! store       → stats, throttle, time          (records; no connections, no packets)
 //! stats       → hawk-pool, wire, time   (counters and statistics as plain data, and their lines)
 //! reactor     → hawk-pool, admission, dirty_set, log_sink's count, network, session, stats, throttle, time, wheel, wire's replies (sockets, buffers; no JSON)
-//! restart     → peer_credentials, session, stats, reactor, handler, roster, store, time, wire (a new process takes over)
+//! restart     → children, peer_credentials, session, stats, reactor, handler, roster, store, time, wire (a new process takes over)
 //! restart/snapshot → the plain data of those (state to bytes and back; no I/O)
 //! restart/channel  → peer_credentials, restart/snapshot, time   (two processes: sockets, descriptors, files in memory)
 //! descriptors → nothing                   (the limit of open files)

@@ -1,7 +1,6 @@
-//! systemd, or whatever else manages services as it does: what it is told, and the
-//! socket that it passes.
+//! The service manager, systemd or a compatible one: notifications, and the passed socket.
 //!
-//! All of it is asked for in the environment, and is nothing where that is not set:
+//! Everything is configured by environment variables, and does nothing without them:
 //! sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3).
 
 use std::env;
@@ -21,8 +20,8 @@ use sd_notify::NotifyState;
 
 use hawk_time::Moment;
 
-/// What stands in the environment between the service manager and this process alone.
-/// A command that is run must not have it: it could say that it is the service.
+/// The variables for the main process of a service. Commands must not inherit them: a command
+/// could act as the service.
 pub const VARIABLES: [&str; 6] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
@@ -32,54 +31,54 @@ pub const VARIABLES: [&str; 6] = [
     "LISTEN_PID",
 ];
 
-/// Those of them that name this very process. One that is to take its place must not
-/// have these, but the others: it is watched as this one was.
+/// The variables that name this process. A successor must not inherit these; it inherits the
+/// others and takes its place.
 pub const VARIABLES_OF_THIS_PROCESS: [&str; 4] =
     ["WATCHDOG_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"];
 
-/// How long to wait for a service manager that does not read, with what it must not
-/// miss. It has room for hundreds of messages (`net.unix.max_dgram_qlen`), so this is
-/// one that hangs. Agents wait meanwhile, and so that is done once, until it reads again.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// The limit for an urgent message to a service manager that does not read. Its queue has room
+/// for hundreds of messages (`net.unix.max_dgram_qlen`), so it hangs. Agents wait meanwhile, so
+/// the next urgent message waits only after the service manager has read again.
+const SEND_LIMIT: Duration = Duration::from_secs(1);
 
-/// Tells the service manager how the service is, if there is one that wants to know.
+/// Notifies the service manager of the state of the service, if `NOTIFY_SOCKET` is set.
 ///
-/// What it cannot be told is logged once, and never a reason to stop serving.
+/// A failure is logged once and does not stop the service.
 #[derive(Debug)]
 pub struct Notifier {
     address: Option<SocketAddr>,
     watchdog: Option<Watchdog>,
-    /// The last message did not reach it.
+    /// Whether the last message failed.
     failing: bool,
-    /// It was waited for in vain, and has read nothing since.
+    /// Whether an urgent message timed out, and no message has succeeded since.
     hangs: bool,
 }
 
-/// It has to hear of us now and then.
+/// The watchdog of the service manager expects a message at intervals.
 #[derive(Debug)]
 struct Watchdog {
     every: Duration,
     next: Moment,
 }
 
-/// Whether a message may be waited for.
+/// Whether sending a message may block.
 #[derive(Clone, Copy)]
 enum Urgency {
-    /// The service manager acts on it.
-    Must,
-    /// There will be another.
-    May,
+    /// It may: the service manager acts on the message.
+    Urgent,
+    /// It may not: another message follows.
+    Routine,
 }
 
 impl Notifier {
-    /// As the environment has it.
+    /// Reads the configuration from the environment.
     #[must_use]
     pub fn from_env(now: Moment) -> Self {
         let socket = env::var_os("NOTIFY_SOCKET");
         let address = socket.as_deref().and_then(|socket| {
             let address = address_of(socket);
             if let Err(error) = &address {
-                log::warn!("cannot tell the service manager, NOTIFY_SOCKET={socket:?}: {error}");
+                log::warn!("cannot notify the service manager, NOTIFY_SOCKET={socket:?}: {error}");
             }
             address.ok()
         });
@@ -92,40 +91,40 @@ impl Notifier {
         }
     }
 
-    /// Whether there is anybody to tell.
+    /// Returns whether there is a service manager to notify.
     #[must_use]
-    pub const fn is_heard(&self) -> bool {
+    pub const fn is_configured(&self) -> bool {
         self.address.is_some()
     }
 
-    /// `READY=1`: it serves, after a start or again after [`reloading`](Self::reloading).
+    /// `READY=1`: the service runs, after a start or again after [`reloading`](Self::reloading).
     pub fn ready(&mut self, status: &str) {
-        self.tell(
-            Urgency::Must,
+        self.send(
+            Urgency::Urgent,
             &[NotifyState::Ready, NotifyState::Status(status)],
         );
     }
 
-    /// `STATUS=`: what `systemctl status` shows, one line.
+    /// `STATUS=`: the line that `systemctl status` shows.
     pub fn status(&mut self, status: &str) {
-        self.tell(Urgency::May, &[NotifyState::Status(status)]);
+        self.send(Urgency::Routine, &[NotifyState::Status(status)]);
     }
 
-    /// `STOPPING=1`: it was told to stop, and is about to.
+    /// `STOPPING=1`: the service stops.
     pub fn stopping(&mut self, status: &str) {
-        self.tell(
-            Urgency::Must,
+        self.send(
+            Urgency::Urgent,
             &[NotifyState::Stopping, NotifyState::Status(status)],
         );
     }
 
-    /// `RELOADING=1`: it is about to be replaced by a new process, and does not end if
-    /// that is not [ready](Self::ready) soon. With the time on the monotonic clock, by which
-    /// the service manager knows that this is later than its own signal (systemd 253).
+    /// `RELOADING=1`: a hand-over begins. [`ready`](Self::ready) follows after its success or
+    /// failure. The time on the monotonic clock orders it after the signal of the service manager
+    /// (systemd 253).
     pub fn reloading(&mut self, now: Moment, status: &str) {
         let microseconds = i128::from(now.as_nanos() / 1_000);
-        self.tell(
-            Urgency::Must,
+        self.send(
+            Urgency::Urgent,
             &[
                 NotifyState::Reloading,
                 NotifyState::MonotonicUsec(microseconds),
@@ -134,43 +133,43 @@ impl Notifier {
         );
     }
 
-    /// `MAINPID=`: from now on that process is the service. It is believed from whoever
-    /// was it before.
+    /// `MAINPID=`: the process `pid` is the service from now on. The service manager accepts this
+    /// message from the main process alone.
     pub fn main_pid(&mut self, pid: u32) {
-        self.tell(Urgency::Must, &[NotifyState::MainPid(pid)]);
+        self.send(Urgency::Urgent, &[NotifyState::MainPid(pid)]);
     }
 
-    /// When [`beat`](Self::beat) is to be called at the latest.
+    /// The next deadline of [`beat`](Self::beat).
     #[must_use]
     pub fn deadline(&self) -> Option<Moment> {
         self.watchdog.as_ref().map(|watchdog| watchdog.next)
     }
 
-    /// `WATCHDOG=1`, if it is time: from where a loop that hangs does not come.
+    /// `WATCHDOG=1` at its deadline. The main loop calls this, so that a hang is noticed.
     pub fn beat(&mut self, now: Moment) {
         let Some(watchdog) = &mut self.watchdog else {
             return;
         };
         if watchdog.next <= now {
             watchdog.next = now.after(watchdog.every);
-            self.tell(Urgency::May, &[NotifyState::Watchdog]);
+            self.send(Urgency::Routine, &[NotifyState::Watchdog]);
         }
     }
 
-    fn tell(&mut self, urgency: Urgency, states: &[NotifyState<'_>]) {
+    fn send(&mut self, urgency: Urgency, states: &[NotifyState<'_>]) {
         let Some(address) = &self.address else {
             return;
         };
-        let patience = match urgency {
-            Urgency::Must if !self.hangs => Some(PATIENCE),
-            Urgency::Must | Urgency::May => None,
+        let limit = match urgency {
+            Urgency::Urgent if !self.hangs => Some(SEND_LIMIT),
+            Urgency::Urgent | Urgency::Routine => None,
         };
-        match tell(address, patience, states) {
+        match send_datagram(address, limit, states) {
             Ok(()) => (self.failing, self.hangs) = (false, false),
             Err(error) => {
-                self.hangs |= patience.is_some() && error.kind() == io::ErrorKind::WouldBlock;
+                self.hangs |= limit.is_some() && error.kind() == io::ErrorKind::WouldBlock;
                 if !std::mem::replace(&mut self.failing, true) {
-                    log::warn!("cannot tell the service manager how the service is: {error}");
+                    log::warn!("cannot notify the service manager: {error}");
                 }
             }
         }
@@ -187,7 +186,7 @@ impl Watchdog {
     }
 }
 
-/// A path, or with a leading `@` a name without a file.
+/// Parses a path, or an abstract name with a leading `@`.
 fn address_of(socket: &OsStr) -> io::Result<SocketAddr> {
     match socket.as_bytes() {
         [b'/', ..] => SocketAddr::from_pathname(socket),
@@ -199,62 +198,62 @@ fn address_of(socket: &OsStr) -> io::Result<SocketAddr> {
     }
 }
 
-/// The words are `sd_notify`'s. Its socket is not, for that waits without an end for a
-/// service manager that does not read, and agents would wait with it.
-fn tell(
+/// Sends `states` in the format of `sd_notify`. Not over its socket, which blocks without a limit
+/// if the service manager does not read.
+fn send_datagram(
     address: &SocketAddr,
-    patience: Option<Duration>,
+    limit: Option<Duration>,
     states: &[NotifyState<'_>],
 ) -> io::Result<()> {
     let message: Vec<_> = states.iter().map(ToString::to_string).collect();
     let message = message.join("\n");
     let socket = UnixDatagram::unbound()?;
     socket.connect_addr(address)?;
-    let flags = match patience {
+    let flags = match limit {
         Some(_) => SendFlags::NOSIGNAL,
         None => SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
     };
-    socket.set_write_timeout(patience)?;
-    // A datagram goes whole or not at all.
+    socket.set_write_timeout(limit)?;
+    // The kernel sends a datagram whole or not at all.
     send(&socket, message.as_bytes(), flags)?;
     Ok(())
 }
 
-/// Why the sockets that were passed are not what is needed.
+/// Why a passed socket cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ActivationError {
-    /// `LISTEN_FDS` and `LISTEN_PID` are numbers.
-    #[error("LISTEN_FDS or LISTEN_PID is no number; the service manager is to set them")]
+    /// `LISTEN_FDS` or `LISTEN_PID` is not a number.
+    #[error("LISTEN_FDS or LISTEN_PID is no number; only the service manager sets them")]
     Environment,
-    /// There is room for one.
+    /// Several sockets were passed.
     #[error(
         "the service manager passes {0} sockets, and hawk listens on one; leave one ListenStream= \
          in its .socket unit"
     )]
     Number(usize),
-    /// It is something else.
+    /// The descriptor has another type.
     #[error(
-        "what the service manager passes is no listening TCP socket; its .socket unit needs \
+        "the service manager passes no listening TCP socket; its .socket unit needs \
          ListenStream= with a port, and Accept=no"
     )]
     Kind,
-    /// The system refused.
+    /// A system call failed.
     #[error("cannot use the socket that the service manager passes: {0}")]
     System(#[from] io::Error),
 }
 
-/// The listening TCP socket that the service manager passes, if it passes one to this
-/// process. To be asked for once, and before this process opens anything: the
-/// descriptor has a number, 3, which somebody else would have otherwise.
+/// Returns the listening TCP socket that the service manager passes to this process, if there is
+/// one. Call it once, before this process opens a file: without a passed socket its descriptor, 3,
+/// would be that of another file.
 ///
 /// # Errors
-/// [`ActivationError`] if it passes something else.
+/// [`ActivationError`].
 pub fn listener() -> Result<Option<TcpListener>, ActivationError> {
     let passed = sd_listen_fds::get().map_err(|_| ActivationError::Environment)?;
     let mut sockets = Vec::with_capacity(passed.len());
     for (_name, socket) in passed {
         let socket: OwnedFd = socket.into_std();
-        // As all others: commands must not have it.
+        // Commands must not inherit it.
         fcntl_setfd(&socket, FdFlags::CLOEXEC).map_err(io::Error::from)?;
         sockets.push(socket);
     }
@@ -271,8 +270,7 @@ pub fn listener() -> Result<Option<TcpListener>, ActivationError> {
     }
 }
 
-/// Whether it is a TCP socket that listens; another kind of file does not even have
-/// these options.
+/// Returns whether it is a listening TCP socket. Other types of file lack these options.
 fn is_listener(socket: impl AsFd) -> bool {
     let is_inet = |family| family == AddressFamily::INET || family == AddressFamily::INET6;
     socket_domain(&socket).is_ok_and(is_inet)
@@ -295,13 +293,13 @@ mod tests {
         }
     }
 
-    fn hear(socket: &UnixDatagram) -> String {
+    fn receive(socket: &UnixDatagram) -> String {
         let mut space = [0; 256];
         let count = socket.recv(&mut space).unwrap();
         String::from_utf8_lossy(&space[..count]).into_owned()
     }
 
-    /// A service manager with a name that is no file, and who tells it.
+    /// The socket of a service manager at an abstract name.
     fn manager() -> (UnixDatagram, SocketAddr) {
         let name = format!("hawk-test-{}-{:?}", std::process::id(), Moment::now());
         let address = address_of(OsStr::new(&format!("@{name}"))).unwrap();
@@ -315,16 +313,16 @@ mod tests {
         let (socket, address) = manager();
         let mut notifier = notifier(address, None);
         notifier.ready("Listening");
-        assert_eq!(hear(&socket), "READY=1\nSTATUS=Listening");
+        assert_eq!(receive(&socket), "READY=1\nSTATUS=Listening");
         notifier.status("5 connections");
-        assert_eq!(hear(&socket), "STATUS=5 connections");
+        assert_eq!(receive(&socket), "STATUS=5 connections");
         notifier.reloading(Moment::from_nanos(7_654_321), "Handing over");
         let reloading = "RELOADING=1\nMONOTONIC_USEC=7654\nSTATUS=Handing over";
-        assert_eq!(hear(&socket), reloading);
+        assert_eq!(receive(&socket), reloading);
         notifier.main_pid(4711);
-        assert_eq!(hear(&socket), "MAINPID=4711");
+        assert_eq!(receive(&socket), "MAINPID=4711");
         notifier.stopping("Stopping");
-        assert_eq!(hear(&socket), "STOPPING=1\nSTATUS=Stopping");
+        assert_eq!(receive(&socket), "STOPPING=1\nSTATUS=Stopping");
     }
 
     #[test]
@@ -335,22 +333,22 @@ mod tests {
         let mut notifier = notifier(address, Some(watchdog));
         assert_eq!(notifier.deadline(), Some(now));
         notifier.beat(now);
-        assert_eq!(hear(&socket), "WATCHDOG=1");
+        assert_eq!(receive(&socket), "WATCHDOG=1");
         let next = now.after(Duration::from_secs(5));
         assert_eq!(notifier.deadline(), Some(next));
         notifier.beat(Moment::from_nanos(next.as_nanos() - 1));
         assert!(socket.recv(&mut [0; 16]).is_err(), "it is too early");
         notifier.beat(next);
-        assert_eq!(hear(&socket), "WATCHDOG=1");
+        assert_eq!(receive(&socket), "WATCHDOG=1");
     }
 
     #[test]
-    fn one_that_does_not_read_or_is_not_there_holds_nobody_up() {
+    fn a_service_manager_that_does_not_read_or_is_missing_does_not_block() {
         let (socket, address) = manager();
         let now = Moment::from_nanos(1);
         let watchdog = Watchdog::new(Duration::from_nanos(0), now);
         let mut notifier = notifier(address, Some(watchdog));
-        // Many more than there is room for.
+        // Many more than the queue holds.
         let mut time = now;
         for _ in 0..10_000 {
             notifier.beat(time);
@@ -359,22 +357,22 @@ mod tests {
         assert!(notifier.failing);
         notifier.ready("after a second at the most");
         assert!(notifier.failing);
-        // Nobody waits for it again before it reads.
+        // No message waits again before the service manager reads.
         let begun = Moment::now();
         for _ in 0..30 {
             notifier.ready("at once");
         }
-        assert!(Moment::now().since(begun) < 10 * PATIENCE);
+        assert!(Moment::now().since(begun) < 10 * SEND_LIMIT);
         while socket.recv(&mut [0; 16]).is_ok() {}
         notifier.ready("it reads");
-        assert!(!notifier.failing && hear(&socket).starts_with("READY=1"));
+        assert!(!notifier.failing && receive(&socket).starts_with("READY=1"));
         drop(socket);
         notifier.ready("nobody is there");
         assert!(notifier.failing);
     }
 
     #[test]
-    fn without_one_nothing_is_told() {
+    fn without_a_service_manager_nothing_is_sent() {
         let mut notifier = Notifier {
             address: None,
             watchdog: None,
@@ -410,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_this_process_is_kept_from_commands_as_well() {
+    fn commands_inherit_no_variable_that_names_this_process() {
         let all = VARIABLES_OF_THIS_PROCESS;
         assert!(all.iter().all(|name| VARIABLES.contains(name)));
     }

@@ -60,16 +60,12 @@ const RULE: &[(&str, &[&str])] = &[
     ("peer_credentials", &["std::io"]),
     (
         "restart/channel",
-        &[
-            "peer_credentials",
-            "restart/snapshot",
-            "std::io",
-            "std::process",
-        ],
+        &["peer_credentials", "restart/snapshot", "std::io"],
     ),
     (
         "restart",
         &[
+            "children",
             "handler",
             "peer_credentials",
             "reactor",

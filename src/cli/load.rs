@@ -13,9 +13,9 @@ use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
+use super::clients::{EncodingArg, KindArg, ServerArg};
 use super::output;
 use super::values::{Portion, duration, number, portion, size};
-use super::wire_args::{EncodingArg, KindArg, ServerArg};
 use crate::descriptors;
 use hawk_load::{
     Chaos, Config, ContentSize, MOST_SOURCES, Progress, Report, Summary, Traffic, resolve, run,
@@ -27,19 +27,18 @@ use hawk_load::{
 /// Without options this is the load of `make demo`: 7 connections, each
 /// with 300 senders of one report a second and a heartbeat every 2 s, for 10 s.
 ///
-/// Latency is measured from the intended send time: a server that stalls is
-/// charged for every report that had to wait. Latency from the actual send time
-/// stands beside it.
+/// Latency is measured from the intended send time, so the stall of a server counts for
+/// every report that waited. The latency from the actual send time is printed beside it.
 ///
 /// With --chaos some of the connections misbehave, in turn: they corrupt frames by
 /// flips, insertions and deletions, cut them off, stall within one, never read, read
 /// a byte now and then, reset, half-close, or send junk; then they connect again, with
-/// full jitter. The others measure what good agents feel of it. What becomes of the
-/// chaotic ones is counted and is no error, unless the server breaks the protocol to
-/// them. They name themselves chaos-1, chaos-2 and so on.
+/// full jitter. The other connections measure the effect on regular agents. Errors of the
+/// chaotic connections are counted and do not fail the run, unless the server violates the
+/// protocol. Their agents are chaos-1, chaos-2 and so on.
 ///
-/// Exits with 0 only if every reply was right and in time. Ctrl-C ends the run
-/// early, with its figures.
+/// Exits with 0 only if every reply was right and in time. Ctrl-C ends the run early and
+/// prints its figures.
 #[derive(Debug, Args)]
 pub(super) struct LoadArgs {
     #[command(flatten)]
@@ -61,11 +60,11 @@ pub(super) struct LoadArgs {
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
     heartbeat: Duration,
 
-    /// How long to send; 10s unless --count is given
+    /// The duration of the run [default: 10s, without --count]
     #[arg(short, long, value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
 
-    /// Stop after this many frames, those of idle connections aside
+    /// Stop after this many frames, without those of idle connections
     #[arg(short = 'n', long, value_name = "N", value_parser = number(0..=u64::MAX))]
     count: Option<u64>,
 
@@ -82,11 +81,11 @@ pub(super) struct LoadArgs {
     #[arg(long, value_name = "N", default_value = "128", requires = "saturate", value_parser = number(NonZeroU32::MIN..=NonZeroU32::MAX))]
     depth: NonZeroU32,
 
-    /// What the frames in flight carry
+    /// The packet of a frame in flight
     #[arg(long, value_enum, default_value_t = KindArg::Report, requires = "saturate")]
     kind: KindArg,
 
-    /// Bytes of a report's content; 0 to 49 at random unless given
+    /// Bytes of a report's content [default: 0 to 49 at random]
     #[arg(long, value_name = "BYTES", value_parser = size)]
     size: Option<usize>,
 
@@ -94,23 +93,23 @@ pub(super) struct LoadArgs {
     #[arg(long, value_enum, default_value_t = EncodingArg::Classic)]
     encoding: EncodingArg,
 
-    /// Time over which the connections are opened; at once unless given
+    /// Time over which the connections are opened [default: all at once]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     ramp: Option<Duration>,
 
-    /// Connections besides, that send one packet and then only heartbeats
+    /// Additional connections that send one packet and then only heartbeats
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = number(0..=u32::MAX))]
     idle: u32,
 
-    /// What that one packet is
+    /// The first packet of an idle connection
     #[arg(long, value_enum, default_value_t = KindArg::Report, requires = "idle")]
     greeting: KindArg,
 
-    /// Of --connections, let this many (20) or this share (20%) misbehave
+    /// How many of --connections misbehave: a number (20) or a share (20%)
     #[arg(long, value_name = "N|N%", value_parser = portion)]
     chaos: Option<Portion>,
 
-    /// Repeat what the chaotic connections do; a run prints its seed
+    /// Repeat the behaviour of the chaotic connections; a run prints its seed
     #[arg(long, value_name = "N", requires = "chaos", value_parser = number(0..=u64::MAX))]
     seed: Option<u64>,
 
@@ -121,28 +120,28 @@ pub(super) struct LoadArgs {
     #[arg(long, value_name = "N", value_parser = number(1..=MOST_SOURCES))]
     sources: Option<u32>,
 
-    /// How long a reply may take
+    /// The limit for a reply
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     reply_timeout: Duration,
 
-    /// Fail if p99 from the intended send time is above this
+    /// Fail if the p99 latency from the intended send time is above this
     #[arg(long, value_name = "TIME", value_parser = duration)]
     max_p99: Option<Duration>,
 
-    /// Write the figures to this file as well
+    /// Also write the figures to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
-/// How long to send when neither a time nor a count is given, as the original.
+/// The duration of a run with neither --duration nor --count.
 const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 
-/// Most senders, or frames in flight, of all connections together: some
-/// hundred bytes each.
+/// The greatest number of senders or frames in flight of all connections: some hundred bytes
+/// each.
 const MOST_AT_ONCE: u64 = 5_000_000;
 
-/// Causes of failure that fit the one line on stderr; the table has them all.
-const CAUSES_TOLD: usize = 3;
+/// The number of causes of failure in the line on stderr; the table has all of them.
+const MAX_CAUSES: usize = 3;
 
 impl LoadArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
@@ -162,7 +161,7 @@ impl LoadArgs {
         self.check_size()?;
         watch_descriptors(connections, descriptors::raise_limit())?;
         let config = self.config()?;
-        // A file that cannot be written is better known before the run.
+        // An error of this file ends the command before the run.
         let json = self.json.as_ref().map(|path| {
             File::create(path).with_context(|| format!("cannot create {}", path.display()))
         });
@@ -183,13 +182,12 @@ impl LoadArgs {
         verdict(&summary)
     }
 
-    /// Connections that misbehave.
+    /// Returns the number of connections that misbehave.
     fn chaotic(&self) -> u32 {
         self.chaos.map_or(0, |chaos| chaos.of(self.connections))
     }
 
-    /// What the plan and the frames in flight would take is bounded, so that a
-    /// slip of the finger does not cost the machine its memory.
+    /// Bounds the memory of the plan and the frames in flight.
     fn check_size(&self) -> anyhow::Result<()> {
         let (what, each) = match (self.saturate, self.rate) {
             (true, _) => ("frames in flight", self.depth.get()),
@@ -225,7 +223,7 @@ impl LoadArgs {
             (duration, _) => duration.or(Some(DEFAULT_DURATION)),
         };
         let connections = self.connections - self.chaotic();
-        // A short number is easier to type again.
+        // 32 bits: easy to type again.
         let seed = || self.seed.unwrap_or_else(|| rand::random::<u32>().into());
         let chaos = (self.chaotic() > 0).then(|| Chaos {
             connections: self.chaotic(),
@@ -254,8 +252,8 @@ impl LoadArgs {
     }
 }
 
-/// A flag that Ctrl-C sets, so that the run ends early but with its figures; a
-/// second Ctrl-C ends the process.
+/// Returns a flag that Ctrl-C sets, so that the run ends early with its figures. A second
+/// Ctrl-C ends the process.
 fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
@@ -274,7 +272,7 @@ fn write_json(file: File, summary: &Summary) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says in one line why the run has failed, if it has.
+/// Returns an error with the causes if the run has failed.
 fn verdict(summary: &Summary) -> anyhow::Result<()> {
     if summary.passed {
         return Ok(());
@@ -284,8 +282,8 @@ fn verdict(summary: &Summary) -> anyhow::Result<()> {
         .iter()
         .map(|error| format!("{} {}: {}", error.count, error.fault, error.cause))
         .collect();
-    let more = causes.len().saturating_sub(CAUSES_TOLD);
-    causes.truncate(CAUSES_TOLD);
+    let more = causes.len().saturating_sub(MAX_CAUSES);
+    causes.truncate(MAX_CAUSES);
     if more > 0 {
         causes.push(format!("{more} more causes in the table"));
     }

@@ -1,30 +1,34 @@
-//! The command line: one binary, a subcommand for each job.
+//! The command line: one binary with a subcommand for each job.
+//!
+//! Owns the options, their conversion, and the output for people and programs. The server is
+//! [`server`](crate::server), which knows no options. Start reading at [`main`].
+//!
+//! ```text
+//! serve        the server's options, converted to settings
+//! store        agents, events, reports: commands that read the store
+//! control      stats, upgrade, confirm-clock: commands that use the control socket
+//! clients      send and ping
+//! load         the load generator's options
+//! environment  variables for options, and RUST_LOG
+//! values       the types of options
+//! output, text results on stdout, one line on stderr, escaped text
+//! ```
 
-mod agents;
-mod confirm_clock;
-mod control_args;
+mod clients;
+mod control;
 mod environment;
-mod events;
-mod journal;
 mod load;
-mod log_level;
 mod output;
-mod ping;
-mod reports;
-mod send;
 mod serve;
-mod stats;
-mod store_args;
+mod store;
 mod text;
-mod upgrade;
 mod values;
-mod wire_args;
 
 use std::process::ExitCode;
 
 use clap::{ArgMatches, FromArgMatches as _, Parser, Subcommand};
 
-use self::log_level::LogLevel;
+use self::environment::LogLevel;
 use crate::restart::channel::BUILD;
 use crate::server::EffectiveSettings;
 
@@ -45,15 +49,15 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum Other {
-    Agents(agents::AgentsArgs),
-    Events(events::EventsArgs),
-    Reports(reports::ReportsArgs),
+    Agents(store::AgentsArgs),
+    Events(store::EventsArgs),
+    Reports(store::ReportsArgs),
     Load(load::LoadArgs),
-    Send(send::SendArgs),
-    Ping(ping::PingArgs),
-    Upgrade(upgrade::UpgradeArgs),
-    Stats(stats::StatsArgs),
-    ConfirmClock(confirm_clock::ConfirmClockArgs),
+    Send(clients::SendArgs),
+    Ping(clients::PingArgs),
+    Upgrade(control::UpgradeArgs),
+    Stats(control::StatsArgs),
+    ConfirmClock(control::ConfirmClockArgs),
 }
 
 /// Runs the program. Returns 0 for success, 1 for a failure, which is one line on stderr, and

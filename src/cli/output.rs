@@ -1,4 +1,4 @@
-//! How the commands speak: results on stdout, a failure in one line on stderr.
+//! The output of commands: results on stdout, an error as one line on stderr.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -9,16 +9,16 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::text::harmless;
 
-/// Whether what was written can still be read by somebody.
+/// Whether stdout still has a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Audience {
-    /// It can.
+    /// It has.
     There,
-    /// Whoever read it, such as `head`, has had enough.
+    /// The reader, such as `head`, has closed its end.
     Gone,
 }
 
-/// Writes a result to stdout. That nobody reads it is no failure.
+/// Writes a result to stdout. A missing reader is no error.
 pub(super) fn print(text: &str) -> anyhow::Result<()> {
     write(text.as_bytes()).map(|_audience| ())
 }
@@ -44,7 +44,7 @@ pub(super) fn wait(span: Duration) -> Audience {
     match poll(&mut source, timeout.as_ref()) {
         Ok(found) if found > 0 => Audience::Gone,
         Ok(_) => Audience::There,
-        // A signal, which the process survived.
+        // A signal.
         Err(_) => {
             std::thread::sleep(span.saturating_sub(start.elapsed()));
             Audience::There
@@ -52,10 +52,10 @@ pub(super) fn wait(span: Duration) -> Audience {
     }
 }
 
-/// Says something on stderr that is no failure.
+/// Writes a note to stderr.
 pub(super) fn note(text: &str) {
-    // Without stderr there is nobody to tell.
-    let _untold = io::stderr()
+    // An error of stderr has no place to be reported.
+    let _unwritten = io::stderr()
         .lock()
         .write_all(format!("hawk: {}\n", harmless(text)).as_bytes());
 }
@@ -70,8 +70,8 @@ pub(super) fn exit_code_on(mut stderr: impl Write, outcome: anyhow::Result<()>) 
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Without stderr there is nobody to tell.
-            let _untold =
+            // An error of stderr has no place to be reported.
+            let _unwritten =
                 stderr.write_all(format!("hawk: {}\n", harmless(&format!("{error:#}"))).as_bytes());
             ExitCode::FAILURE
         }

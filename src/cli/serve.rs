@@ -16,7 +16,7 @@ use env_logger::{DEFAULT_WRITE_STYLE_ENV as STYLE, Target, WriteStyle};
 use ipnet::IpNet;
 
 use super::output;
-use super::store_args::DEFAULT_STORE;
+use super::store::DEFAULT_STORE;
 use super::values::{self, StorePath};
 use crate::handler::Ack;
 use crate::log_sink::LogSink;
@@ -27,28 +27,29 @@ use crate::store::FreeSpace;
 /// When a report is answered.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum AckArg {
-    /// Once it is on disk: what was acknowledged is never lost
+    /// Once it is on disk: an acknowledged report is never lost
     #[default]
     Committed,
-    /// As soon as it is read: quicker, and what the store has not taken yet is
-    /// lost with the process or the power
+    /// As soon as it is read: quicker, but reports that are not committed are lost with the
+    /// process or the power
     Received,
 }
 
 /// Take heartbeats and reports, and answer each
 ///
-/// Prints `listening on ADDR:PORT` on stdout when it is ready, and logs on
-/// stderr (RUST_LOG=debug for more). SIGTERM, SIGINT or SIGQUIT stops it gently, a second
-/// one at once; SIGUSR1 logs the statistics; SIGUSR2 hands over to a new process (see
-/// hawk upgrade); SIGHUP is logged and changes nothing.
+/// Prints `listening on ADDR:PORT` on stdout when it is ready, and logs to stderr
+/// (RUST_LOG=debug for more). SIGTERM, SIGINT or SIGQUIT stops it gently, a second one at
+/// once; SIGUSR1 logs the statistics; SIGUSR2 hands over to a new process (see hawk upgrade);
+/// SIGHUP is logged and has no effect.
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
-    /// Where to listen; port 0 picks a free one [default: 127.0.0.1:9876, or the socket
-    /// that the service manager passes, which comes first]
+    /// Address to listen on; port 0 picks a free one [default: 127.0.0.1:9876; a socket that the
+    /// service manager passes has precedence]
     #[arg(long, env = "HAWK_LISTEN", value_name = "ADDR:PORT", value_parser = values::listen_address)]
     listen: Option<SocketAddr>,
 
-    /// Connections beyond this many are turned away [default: the limit of open files less 64]
+    /// Maximum number of connections; further ones are turned away [default: the limit of open
+    /// files minus 64]
     #[arg(
         long,
         env = "HAWK_MAX_CONNECTIONS",
@@ -57,27 +58,27 @@ pub(super) struct ServeArgs {
     )]
     max_connections: Option<u32>,
 
-    /// Connections of one IP address beyond this many are turned away; the addresses
-    /// of an IPv6 network of 64 bits count as one [default: half of --max-connections]
+    /// Maximum number of connections from one IP address; the addresses of an IPv6 network of 64
+    /// bits count as one [default: half of --max-connections]
     #[arg(long, env = "HAWK_MAX_CONNECTIONS_PER_IP", value_name = "N", value_parser = values::limit)]
     max_connections_per_ip: Option<NonZeroU32>,
 
-    /// Take connections from these addresses only; may be given several times
+    /// Accept connections only from these addresses; may be given several times
     /// [default: from all]
     #[arg(long, env = "HAWK_ALLOW", value_name = "CIDR", value_delimiter = ',', value_parser = values::network)]
     allow: Vec<IpNet>,
 
-    /// Take no connection from these addresses, even if they are allowed; may be
-    /// given several times
+    /// Accept no connection from these addresses, even if they are allowed; may be given several
+    /// times
     #[arg(long, env = "HAWK_DENY", value_name = "CIDR", value_delimiter = ',', value_parser = values::network)]
     deny: Vec<IpNet>,
 
-    /// Read no more frames a second than this from a connection, after as many at
-    /// once [default: no limit]
+    /// Maximum number of frames a second from a connection, after a burst of as many
+    /// [default: no limit]
     #[arg(long, env = "HAWK_RATE_LIMIT", value_name = "N", value_parser = values::limit)]
     rate_limit: Option<NonZeroU32>,
 
-    /// Memory that receive buffers may take
+    /// Maximum memory of all receive buffers
     #[arg(long, env = "HAWK_POOL_LIMIT", value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
     pool_limit: usize,
 
@@ -86,33 +87,33 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "HAWK_OUTPUT_LIMIT", value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
     output_limit: usize,
 
-    /// Close a connection on which no frame passed for this long (or for three
-    /// times the interval of its own heartbeats, if that is longer)
+    /// Close a connection without a frame for this long (or for three times the interval of its
+    /// own heartbeats, if that is longer)
     #[arg(long, env = "HAWK_IDLE_TIMEOUT", value_name = "TIME", default_value = "90s", value_parser = values::period)]
     idle_timeout: Duration,
 
-    /// Close a connection whose frame, once begun, does not end within this time
+    /// Close a connection with a partial frame that is not complete within this time
     #[arg(long, env = "HAWK_FRAME_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = values::period)]
     frame_timeout: Duration,
 
-    /// When stopping, give agents this long to take their last replies
+    /// Time for agents to receive their last replies at a stop
     #[arg(long, env = "HAWK_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = values::period)]
     drain_timeout: Duration,
 
-    /// Log the statistics this often, unless nothing changed
+    /// Interval of the statistics in the log; unchanged ones are not logged
     #[arg(long, env = "HAWK_STATS_INTERVAL", value_name = "TIME", default_value = "10s", value_parser = values::period)]
     stats_interval: Duration,
 
-    /// Store reports in this SQLite file, made if it is not there; none: nowhere
+    /// SQLite file for reports, created if it does not exist; none: reports are not stored
     #[arg(long, env = "HAWK_STORE", value_name = "PATH", default_value = DEFAULT_STORE, value_parser = values::store_path)]
     store: StorePath,
 
-    /// As root, use a store in a folder that another user owns or may write: this user can
-    /// then replace the store's files
+    /// As root, use a store in a folder that another user owns or may write: that user can then
+    /// replace the store's files
     #[arg(long, env = "HAWK_STORE_OWNER_OK", value_parser = values::switch)]
     store_owner_ok: bool,
 
-    /// When to answer a report
+    /// When to reply to a report
     #[arg(long, env = "HAWK_ACK", value_enum, default_value_t)]
     ack: AckArg,
 
@@ -120,7 +121,7 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "HAWK_RETAIN", value_name = "TIME", default_value = "30d", value_parser = values::period)]
     retain: Duration,
 
-    /// Remove the oldest reports when they take more of the store than this
+    /// Remove the oldest reports when all reports take more space than this
     #[arg(long, env = "HAWK_RETAIN_SIZE", value_name = "SIZE", default_value = "10GiB", value_parser = values::store_size)]
     retain_size: usize,
 
@@ -129,8 +130,8 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "HAWK_RETAIN_FREE", value_name = "SIZE|N%", default_value = "5%", value_parser = values::free_space)]
     retain_free: FreeSpace,
 
-    /// Remember this many agents at most. A new agent takes the place of the longest silent
-    /// agent that is not established (heard in 3 different hours) and has no connection
+    /// Maximum number of agents. A new agent takes the place of the longest silent agent that is
+    /// not established (it sent packets in 3 different hours) and has no connection
     #[arg(long, env = "HAWK_MAX_AGENTS", value_name = "N", default_value = "100000", value_parser = values::number(1..=10_000_000_u32))]
     max_agents: u32,
 
@@ -140,7 +141,7 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "HAWK_OFFLINE_AFTER", value_name = "TIME", value_parser = values::period)]
     offline_after: Option<Duration>,
 
-    /// After the start, declare no agent offline for this long
+    /// Time after the start in which no agent is declared offline
     #[arg(long, env = "HAWK_START_GRACE", value_name = "TIME", default_value = "90s", value_parser = values::period)]
     start_grace: Duration,
 
@@ -154,7 +155,7 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "HAWK_ON_EVENTS", value_name = "CMD", value_parser = OsStringValueParser::new().try_map(values::command))]
     on_events: Option<OsString>,
 
-    /// Gather events for the --on-events command for this long
+    /// Length of the window of --on-events
     #[arg(long, env = "HAWK_ON_EVENTS_WINDOW", value_name = "TIME", default_value = "1s", value_parser = values::period)]
     on_events_window: Duration,
 
@@ -163,8 +164,8 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "HAWK_ON_EVENT_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = values::period)]
     on_event_timeout: Duration,
 
-    /// Take requests on this Unix socket, from the server's own user: hawk stats, hawk
-    /// upgrade, hawk confirm-clock [default: /run/hawk/control, where that folder is the user's own]
+    /// Unix socket for requests of the server's own user: hawk stats, hawk upgrade, hawk
+    /// confirm-clock [default: /run/hawk/control if its folder is the user's own]
     #[arg(long, env = "HAWK_CONTROL", value_name = "PATH")]
     control: Option<PathBuf>,
 

@@ -1,14 +1,13 @@
-//! Text from agents, as it may be shown on a terminal or opened in a spreadsheet.
+//! Text from agents, made safe for terminals and spreadsheets.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::log_sink::{escape, is_blank};
 
-/// Returns the text as it is if every character of it is plainly visible, otherwise quoted
-/// and escaped.
+/// Returns the text unchanged if every character is visible, otherwise quoted and escaped.
 ///
-/// What is escaped: control characters (C0, C1), format characters (Unicode's category Cf:
+/// Escapes control characters (C0, C1), format characters (Unicode's category Cf:
 /// bidirectional, zero-width, tags), line and paragraph separators, combining characters,
 /// unassigned and private ones, all spaces but U+0020, and letters and symbols without a
 /// shape.
@@ -21,23 +20,22 @@ pub(super) fn visible(text: &str) -> String {
     if is_plain { text.to_owned() } else { quoted }
 }
 
-/// The text in quotes, escaped as [`visible`] says.
+/// Returns the text in quotes, escaped as in [`visible`].
 pub(super) fn quoted(text: &str) -> String {
     // Most texts need no escape: these are copied, not read character by character.
     if text.bytes().all(is_plain) {
         return ["\"", text, "\""].concat();
     }
-    // Rust's own escapes are what is not printable in Unicode, quotes and backslashes.
+    // Rust escapes quotes, backslashes and what Unicode calls not printable.
     escape(&format!("{text:?}"), is_blank).into_owned()
 }
 
-/// Whether a byte is printable ASCII that needs no escape within quotes.
+/// Returns whether a byte is printable ASCII that needs no escape within quotes.
 const fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')
 }
 
-/// Text that is not an agent's alone, such as a message: only what is not visible is
-/// escaped, and the rest is left as it is.
+/// Escapes only invisible characters of a text, such as a message that quotes an agent.
 pub(super) fn harmless(text: &str) -> Cow<'_, str> {
     escape(text, is_invisible)
 }
@@ -47,8 +45,8 @@ fn is_invisible(character: char) -> bool {
     (!is_escape && character.escape_debug().len() > 1) || is_blank(character)
 }
 
-/// A name as [`visible`] shows it; in quotes also if it could be taken for an address or for
-/// the number of an agent, which are never in quotes.
+/// Returns a name as [`visible`] does, and quotes a name that looks like an address or the number
+/// of an agent, which are never in quotes.
 pub(super) fn visible_name(name: &str) -> String {
     match could_be_another(name) {
         true => quoted(name),
@@ -64,8 +62,7 @@ fn could_be_another(name: &str) -> bool {
     name.starts_with('#') || name == "-" || is_address || looks_like_one
 }
 
-/// Reads what [`quoted`] writes; `None` if the text is not in quotes or has an escape that
-/// is never written.
+/// Parses a text of [`quoted`]. Returns `None` without quotes or with an unknown escape.
 pub(super) fn unquoted(text: &str) -> Option<String> {
     let mut rest = text.strip_prefix('"')?.strip_suffix('"')?.chars();
     let mut plain = String::new();
@@ -91,7 +88,7 @@ pub(super) fn unquoted(text: &str) -> Option<String> {
     Some(plain)
 }
 
-/// At most so many characters; where some are left out, the last is an ellipsis.
+/// Cuts a text to at most `most` characters; the last of a cut text is an ellipsis.
 pub(super) fn cut(text: &str, most: usize) -> Cow<'_, str> {
     match text.char_indices().nth(most) {
         None => Cow::Borrowed(text),
@@ -102,8 +99,8 @@ pub(super) fn cut(text: &str, most: usize) -> Cow<'_, str> {
     }
 }
 
-/// An address that the store has, with or without a port, in the one form that hawk
-/// writes: an IPv4 address inside an IPv6 one is an IPv4 address.
+/// Returns an address from the store, with or without a port, in hawk's form: an IPv4 address
+/// inside an IPv6 one is an IPv4 address.
 pub(super) fn address(text: &str) -> String {
     if let Ok(address) = text.parse::<IpAddr>() {
         return address.to_canonical().to_string();
@@ -113,13 +110,12 @@ pub(super) fn address(text: &str) -> String {
             SocketAddr::new(address.ip().to_canonical(), address.port()).to_string()
         }
         Ok(address) => address.to_string(),
-        // Not written by a server.
+        // No server writes this.
         Err(_) => visible(text),
     }
 }
 
-/// A cell that no spreadsheet takes for a formula: behind an apostrophe if it begins like
-/// one.
+/// Returns a cell that no spreadsheet takes for a formula, with an apostrophe if needed.
 pub(super) fn formula_free(cell: &str) -> Cow<'_, str> {
     const STARTS: [char; 11] = ['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠'];
     match cell.starts_with(STARTS) {
@@ -133,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_could_mislead_is_escaped() {
+    fn invisible_characters_are_escaped() {
         assert_eq!(visible("web-01"), "web-01");
         assert_eq!(visible("späße"), "späße");
         assert_eq!(visible("日本"), "日本");

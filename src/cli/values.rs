@@ -1,4 +1,4 @@
-//! How values are written on the command line and in the environment.
+//! The values of options, on the command line and in the environment.
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use crate::store::FreeSpace;
 use hawk_time::UnixNanos;
 
-/// A span of time such as `90s`, `1m 30s` or `250us`; never zero.
+/// Parses a span of time such as `90s`, `1m 30s` or `250us`; never zero.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let span = humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write it like 90s, 1m30s or 250ms"))?;
@@ -25,40 +25,39 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     Ok(span)
 }
 
-/// A time limit or period of the server's: 1 ms at least, which is what its
-/// event loop counts in.
+/// Parses a time limit or period of the server: at least 1 ms, the resolution of its event loop.
 pub(super) fn period(text: &str) -> Result<Duration, String> {
     let span = duration(text)?;
     if span < Duration::from_millis(1) {
-        return Err("it must be 1ms at least".into());
+        return Err("it must be at least 1ms".into());
     }
     Ok(span)
 }
 
-/// Where to listen: numbers, because a name may stand for several addresses.
+/// Parses an address to listen on: numbers, because a name may have several addresses.
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         "write it like 127.0.0.1:9876, 0.0.0.0:9876 or [::]:9876; names are not taken".to_owned()
     })
 }
 
-/// Addresses, such as `10.0.0.0/8`, `fd00::/8` or one alone.
+/// Parses a network such as `10.0.0.0/8` or `fd00::/8`, or an address.
 pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let alone = text.parse::<IpAddr>().map(IpNet::from);
     let net = text.parse::<IpNet>().or(alone);
     net.map_err(|_| "write it like 10.0.0.0/8, fd00::/8 or 10.0.0.7".to_owned())
 }
 
-/// Where reports are stored: a file, or nowhere.
+/// Where reports are stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum StorePath {
-    /// In no file.
+    /// They are not stored.
     Nowhere,
-    /// In this one.
+    /// In this file.
     File(PathBuf),
 }
 
-/// The path of a store, or `none`.
+/// Parses the path of a store, or `none`.
 pub(super) fn store_path(text: &str) -> Result<StorePath, String> {
     match text {
         "" => Err("give a path, or none to store nothing".to_owned()),
@@ -71,17 +70,17 @@ pub(super) fn store_path(text: &str) -> Result<StorePath, String> {
     }
 }
 
-/// From when on: so long ago, or a point in time.
+/// A point in time, absolute or before now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Since {
-    /// So long ago.
+    /// Before now.
     Span(Duration),
-    /// From this time on.
+    /// Absolute.
     Time(UnixNanos),
 }
 
 impl Since {
-    /// The point in time.
+    /// Returns the point in time.
     pub(super) fn time(&self) -> UnixNanos {
         match *self {
             Self::Span(span) => UnixNanos::now().before(span),
@@ -90,7 +89,7 @@ impl Since {
     }
 }
 
-/// A span of time, or a time in UTC, as RFC 3339 has it.
+/// Parses a span of time, or a time in UTC in the format of RFC 3339.
 pub(super) fn since(text: &str) -> Result<Since, String> {
     let is_date = text.contains('-');
     if !is_date {
@@ -102,17 +101,17 @@ pub(super) fn since(text: &str) -> Result<Since, String> {
     Ok(Since::Time(UnixNanos::from_nanos(0).after(since_1970)))
 }
 
-/// Some of all, as a number or as a share of them.
+/// A part of a total.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Portion {
-    /// So many.
+    /// A number.
     Number(u32),
-    /// So many of a hundred.
+    /// A percentage.
     Percent(u32),
 }
 
 impl Portion {
-    /// How many of `all`: a share that is not nothing is one at least.
+    /// Returns the number, at least 1 for a percentage above 0.
     pub(super) fn of(self, all: u32) -> u32 {
         match self {
             Self::Number(number) => number,
@@ -125,27 +124,27 @@ impl Portion {
     }
 }
 
-/// A number, or a whole percentage of up to 100.
+/// Parses a number, or a whole percentage of up to 100.
 pub(super) fn portion(text: &str) -> Result<Portion, String> {
     let unknown = |_| "write it like 20 or 20%".to_owned();
     match text.strip_suffix('%') {
         Some(percent) => match percent.parse().map_err(unknown)? {
             percent @ 0..=100 => Ok(Portion::Percent(percent)),
-            _ => Err("there is no more than 100%".to_owned()),
+            _ => Err("the greatest percentage is 100%".to_owned()),
         },
         None => Ok(Portion::Number(text.parse().map_err(unknown)?)),
     }
 }
 
-/// A command for the shell. An empty one would succeed for ever and do nothing.
+/// Refuses an empty shell command, which would always succeed.
 pub(super) fn command(text: OsString) -> Result<OsString, &'static str> {
     match text.is_empty() {
-        true => Err("give a command, or leave the option away"),
+        true => Err("give a command, or omit the option"),
         false => Ok(text),
     }
 }
 
-/// An amount of memory such as `64MiB`, `500kB` or plain bytes.
+/// Parses an amount of memory such as `64MiB`, `500kB` or plain bytes.
 pub(super) fn size(text: &str) -> Result<usize, String> {
     let ByteSize(bytes) = text
         .parse()
@@ -153,20 +152,19 @@ pub(super) fn size(text: &str) -> Result<usize, String> {
     usize::try_from(bytes).map_err(|_| "more than this machine can address".to_owned())
 }
 
-/// The least that a store may be limited to: an empty one takes 56 KiB, and a limit
-/// below what is there would remove reports as soon as they are stored. Most such
-/// limits lack their unit.
+/// The least limit of a store. An empty store takes 56 KiB, so a lower limit would remove
+/// reports at once. Most such limits lack their unit.
 const LEAST_STORE: usize = 1 << 20;
 
-/// The most that a store may hold.
+/// Parses the limit of a store.
 pub(super) fn store_size(text: &str) -> Result<usize, String> {
     match size(text)? {
-        ..LEAST_STORE => Err("it must be 1MiB at least; write it like 10GiB".to_owned()),
+        ..LEAST_STORE => Err("it must be at least 1MiB; write it like 10GiB".to_owned()),
         bytes => Ok(bytes),
     }
 }
 
-/// Free space of a file system: a size, or a percentage of all of it.
+/// Parses the free space of a file system: a size, or a percentage of the whole.
 pub(super) fn free_space(text: &str) -> Result<FreeSpace, String> {
     let Some(percent) = text.strip_suffix('%') else {
         let bytes = size(text).map_err(|_| "write it like 5% or 10GiB".to_owned())?;
@@ -178,7 +176,7 @@ pub(super) fn free_space(text: &str) -> Result<FreeSpace, String> {
     }
 }
 
-/// A whole number in this range.
+/// Returns a parser of whole numbers in this range.
 pub(super) fn number<T>(
     range: RangeInclusive<T>,
 ) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
@@ -194,19 +192,19 @@ where
     }
 }
 
-/// A switch in the environment.
+/// Parses a switch in the environment.
 pub(super) fn switch(text: &str) -> Result<bool, &'static str> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" | "y" | "t" | "1" => Ok(true),
         "false" | "no" | "off" | "n" | "f" | "0" => Ok(false),
-        _ => Err("write it as true or false, or leave the variable away"),
+        _ => Err("write it as true or false, or omit the variable"),
     }
 }
 
-/// A limit that is not there unless it is given.
+/// Parses an optional limit.
 pub(super) fn limit(text: &str) -> Result<NonZeroU32, String> {
     number(NonZeroU32::MIN..=NonZeroU32::MAX)(text)
-        .map_err(|error| format!("{error}; for no limit, leave the option away"))
+        .map_err(|error| format!("{error}; for no limit, omit the option"))
 }
 
 #[cfg(test)]
@@ -246,7 +244,7 @@ mod tests {
     fn no_limit_is_no_number() {
         assert_eq!(limit("1").map(NonZeroU32::get), Ok(1));
         for bad in ["0", "", "-1", "99999999999", "many"] {
-            assert!(limit(bad).unwrap_err().contains("leave the option away"));
+            assert!(limit(bad).unwrap_err().contains("omit the option"));
         }
     }
 

@@ -260,7 +260,8 @@ impl HandOver {
             let is_quiet = is_quiet || self.becomes_quiet(server)?;
             let is_acknowledged = self.channel.next_batch().is_some();
             // Also at the deadline: a rollback would take as long.
-            if is_quiet && is_acknowledged && server.never_copied() <= self.room_for_sockets(server) {
+            if is_quiet && is_acknowledged && server.never_copied() <= self.room_for_sockets(server)
+            {
                 return self.freeze(server, begun).map(Some);
             }
         }

@@ -152,7 +152,7 @@ impl Runtime {
     /// When the loop has work beside the reactor, at the latest.
     fn deadline(&self) -> Option<Moment> {
         let control = self.control.as_ref().and_then(control::Server::deadline);
-        let notifies = self.notifier.is_heard() && !self.upgrades.has_predecessor();
+        let notifies = self.notifier.is_configured() && !self.upgrades.has_predecessor();
         let notifier = [Some(self.status.next), self.notifier.deadline()];
         let notifier = notifier.into_iter().filter(|_| notifies);
         let others = [control, self.upgrades.deadline()];
@@ -268,7 +268,7 @@ impl Runtime {
 
     /// Notifies the service manager of a stop, and otherwise of a changed status.
     fn notify_status(&mut self, now: Moment) {
-        if !self.notifier.is_heard() || self.upgrades.has_predecessor() {
+        if !self.notifier.is_configured() || self.upgrades.has_predecessor() {
             return;
         }
         self.notifier.beat(now);

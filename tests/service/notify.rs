@@ -117,11 +117,11 @@ fn one_that_never_reads_holds_no_agent_up() {
     let manager = Manager::new();
     // A beat each millisecond: its socket is full at once.
     let server = manager.launch(&[], "2000").start();
-    let told = |line: &str| line.contains("cannot tell the service manager");
+    let told = |line: &str| line.contains("cannot notify the service manager");
     server.log().wait_for(0, told);
     let mut agent = server.connect();
     (0..1000).for_each(|_| agent.expect_alive());
-    assert_eq!(server.count_logged("cannot tell the service manager"), 1);
+    assert_eq!(server.count_logged("cannot notify the service manager"), 1);
     drop(agent);
     server.signal(Signal::TERM);
     assert_eq!(server.wait_exit().code, Some(0));
@@ -146,7 +146,7 @@ fn a_socket_that_is_none_is_told_and_nothing_more() {
     for socket in ["nonsense", "/nowhere/at/all"] {
         let server = Launch::serve(&[]).env("NOTIFY_SOCKET", socket).start();
         server.connect().expect_alive();
-        let told = |line: &str| line.contains("cannot tell the service manager");
+        let told = |line: &str| line.contains("cannot notify the service manager");
         server.log().wait_for(0, told);
     }
 }

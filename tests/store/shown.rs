@@ -171,7 +171,7 @@ fn a_name_that_looks_like_an_address_or_a_number_is_told_apart_and_found() {
     assert_eq!(exit.code, Some(1));
     let told = exit.stderr.last().unwrap();
     assert!(
-        told.ends_with("the one with that name is '\"10.0.0.7\"'"),
+        told.ends_with("the agent with that name is '\"10.0.0.7\"'"),
         "{told}"
     );
 }

@@ -110,8 +110,9 @@ fn builds_without_a_format_in_common_do_not_hand_over() {
     let mut expect_refusal = |dynasty: &Dynasty, binary: &str, why: &str| {
         in_mid_frame.send(bytes.next().unwrap());
         in_mid_frame.wait_delivered();
-        let why =
-            format!("rolled back at hello: {why}; go by way of a build between them, or restart");
+        let why = format!(
+            "rolled back at hello: {why}; upgrade through a build between them, or restart"
+        );
         for _ in 0..2 {
             dynasty.expect_refusal(&["--binary", binary], &why);
             agent.expect_alive();

@@ -166,7 +166,7 @@ fn builds_that_have_nothing_in_common_say_what_they_have() {
         other.negotiate_format().unwrap_err().to_string(),
         format!(
             "build 9.0 reads snapshots of formats {} to {}, and build {BUILD} {FORMATS}; \
-             go by way of a build between them, or restart",
+             upgrade through a build between them, or restart",
             newest + 1,
             newest + 2
         )
@@ -177,7 +177,7 @@ fn builds_that_have_nothing_in_common_say_what_they_have() {
     assert_eq!(
         other.negotiate_format().unwrap_err().to_string(),
         format!(
-            "build 9.0 speaks protocols 2 to 3, and build {BUILD} 1 to 1; go by way of a build \
+            "build 9.0 speaks protocols 2 to 3, and build {BUILD} 1 to 1; upgrade through a build \
              between them, or restart"
         )
     );

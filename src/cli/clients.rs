@@ -1,37 +1,109 @@
-//! `hawk send`: sends reports and waits until they are taken.
+//! The clients `hawk send` and `hawk ping`, and the options that they share with `hawk load`.
 
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use rand::RngExt as _;
 use rustix::io::Errno;
 
 use super::output;
 use super::values::duration;
-use super::wire_args::{EncodingArg, ServerOption};
-use hawk_client::{Outcome, Pipeline, Stopped};
-use hawk_wire::{AgentName, Encoding, MAX_DATA, Packet, PacketKind, Report, encode_packet};
+use hawk_client::{Client, Outcome, Pipeline, Stopped};
+use hawk_wire::{
+    AgentName, Encoding, Heartbeat, MAX_DATA, Packet, PacketKind, Reply, Report, STORE_PROBE,
+    encode_packet,
+};
+
+/// The address of the server without an option.
+const DEFAULT_ADDRESS: &str = "127.0.0.1:9876";
+
+/// The server that a client connects to.
+#[derive(Debug, Args)]
+pub(super) struct ServerOption {
+    /// The server: a name or an IP address, with a port, such as web-01:9876 or [::1]:9876
+    #[arg(long, env = "HAWK_ADDRESS", value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
+    address: String,
+}
+
+impl ServerOption {
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+/// The server as an argument or an option.
+#[derive(Debug, Args)]
+pub(super) struct ServerArg {
+    /// The server, as with --address, which it outranks
+    #[arg(value_name = "ADDR:PORT")]
+    argument: Option<String>,
+
+    #[command(flatten)]
+    option: ServerOption,
+}
+
+impl ServerArg {
+    pub(super) fn address(&self) -> &str {
+        self.argument
+            .as_deref()
+            .unwrap_or_else(|| self.option.address())
+    }
+}
+
+/// The encoding of packets.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum EncodingArg {
+    /// A JSON envelope around a second JSON object in base64, as deployed agents do
+    Classic,
+    /// The packet's number as one byte, then the JSON object
+    Compact,
+}
+
+/// The kinds of packet.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum KindArg {
+    Report,
+    Heartbeat,
+}
+
+impl From<EncodingArg> for Encoding {
+    fn from(argument: EncodingArg) -> Self {
+        match argument {
+            EncodingArg::Classic => Self::Classic,
+            EncodingArg::Compact => Self::Compact,
+        }
+    }
+}
+
+impl From<KindArg> for PacketKind {
+    fn from(argument: KindArg) -> Self {
+        match argument {
+            KindArg::Report => Self::Report,
+            KindArg::Heartbeat => Self::Heartbeat,
+        }
+    }
+}
 
 /// Send reports and wait until each is taken
 ///
 /// Each CONTENT is one report; without any, each line of standard input is one.
-/// The first line that cannot be sent ends it.
+/// The first line that cannot be sent ends the command.
 ///
-/// The input may pause for as long as it likes: a connection that the server ends meanwhile
-/// is replaced. What was sent on a connection that broke, and was not answered, is sent again,
-/// so the server may store it twice, with the same rand and timestamp.
+/// The input may pause without a limit: a connection that the server closes meanwhile is
+/// replaced. A report without a reply on a broken connection is sent again, so the server may
+/// store it twice, with the same rand and timestamp.
 ///
 /// Exits with 0 only if every report was taken.
 #[derive(Debug, Args)]
 pub(super) struct SendArgs {
-    /// What to report
+    /// The content of a report
     #[arg(value_name = "CONTENT")]
     contents: Vec<String>,
 
-    /// The name under which to report; by its IP address otherwise
+    /// The name of the agent [default: none; the server uses the IP address]
     #[arg(long, value_name = "NAME", value_parser = agent_name)]
     agent: Option<AgentName<'static>>,
 
@@ -42,8 +114,7 @@ pub(super) struct SendArgs {
     #[arg(long, value_enum, default_value_t = EncodingArg::Classic)]
     encoding: EncodingArg,
 
-    /// How long the first connection may take, and then each reply, with new connections
-    /// that are needed for it
+    /// The limit for the first connection, and then for each reply, including new connections
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     timeout: Duration,
 }
@@ -51,14 +122,14 @@ pub(super) struct SendArgs {
 /// Bytes of standard input read at once.
 const INPUT_BUFFER: usize = 64 * 1024;
 
-/// Bytes of a line beyond which it fits no frame: its end included.
+/// The greatest length of a line that fits a frame, including its end.
 const LONGEST_LINE: usize = MAX_DATA + 3;
 
 impl SendArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        self.point_out_a_likely_slip();
+        self.warn_of_address_as_content();
         let address = self.server.address();
-        let mut sending = Sending {
+        let mut sender = Sender {
             pipeline: Pipeline::connect(address, self.timeout)?,
             agent: self.agent.clone(),
             encoding: self.encoding.into(),
@@ -66,19 +137,17 @@ impl SendArgs {
             sent: 0,
         };
         let input = if self.contents.is_empty() {
-            sending.lines(rustix::stdio::stdin())
+            sender.lines(rustix::stdio::stdin())
         } else {
-            sending.contents(&self.contents)
+            sender.contents(&self.contents)
         };
-        let sent = sending.sent;
-        let outcome = sending.pipeline.finish();
-        conclude(address, sent, outcome, input)
+        let sent = sender.sent;
+        let outcome = sender.pipeline.finish();
+        summarize(address, sent, outcome, input)
     }
-}
 
-impl SendArgs {
-    /// The other clients take the server as an argument; here it is an option.
-    fn point_out_a_likely_slip(&self) {
+    /// Prints a note for an address as content: the other clients take the server as an argument.
+    fn warn_of_address_as_content(&self) {
         if let Some(content) = self.contents.first()
             && content.parse::<SocketAddr>().is_ok()
         {
@@ -88,8 +157,8 @@ impl SendArgs {
     }
 }
 
-/// Reports on their way.
-struct Sending {
+/// A pipeline of reports.
+struct Sender {
     pipeline: Pipeline,
     agent: Option<AgentName<'static>>,
     encoding: Encoding,
@@ -97,9 +166,11 @@ struct Sending {
     sent: u64,
 }
 
-/// Why no more reports are read: the pipeline has stopped, or the input is bad.
+/// Why no more reports are read.
 enum Halt {
+    /// The pipeline has stopped.
     Stopped,
+    /// The input is invalid.
     Input(anyhow::Error),
 }
 
@@ -109,7 +180,7 @@ impl From<Stopped> for Halt {
     }
 }
 
-impl Sending {
+impl Sender {
     fn contents(&mut self, contents: &[String]) -> Result<(), Halt> {
         for (number, content) in contents.iter().enumerate() {
             self.report(content, || format!("CONTENT {}", number + 1))?;
@@ -117,8 +188,7 @@ impl Sending {
         Ok(())
     }
 
-    /// Sends each line of `input`. While there is none, replies are read and the connection
-    /// is watched.
+    /// Sends each line of `input`, and reads replies while there is no input.
     fn lines(&mut self, input: BorrowedFd<'_>) -> Result<(), Halt> {
         let mut buffer = vec![0; INPUT_BUFFER];
         let mut begun = Vec::new();
@@ -178,7 +248,7 @@ impl Sending {
     }
 }
 
-fn conclude(
+fn summarize(
     address: &str,
     sent: u64,
     outcome: Outcome,
@@ -214,8 +284,54 @@ fn agent_name(text: &str) -> Result<AgentName<'static>, String> {
     AgentName::new(text.to_owned()).map_err(|error| error.to_string())
 }
 
-/// The time as agents tell it.
-pub(super) fn unix_seconds() -> i64 {
+/// The time in seconds since 1970, as in packets.
+fn unix_seconds() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |span| i64::try_from(span.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// Send a heartbeat and print the round trip, as a health check
+///
+/// Exits with 0 only if the server sends the right reply in time.
+#[derive(Debug, Args)]
+pub(super) struct PingArgs {
+    #[command(flatten)]
+    server: ServerArg,
+
+    /// Check the store, too: the server answers once a commit is on disk. Nothing is stored
+    #[arg(long)]
+    report: bool,
+
+    /// The limit for the connection, and then for the reply
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    timeout: Duration,
+}
+
+impl PingArgs {
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        let (version, expected) = match self.report {
+            true => (STORE_PROBE, Reply::Report),
+            false => ("1.0", Reply::Heartbeat),
+        };
+        let mut frame = Vec::new();
+        let heartbeat = Packet::Heartbeat(Heartbeat {
+            version: version.into(),
+            timestamp: unix_seconds(),
+            agent: None,
+            probe: true,
+        });
+        encode_packet(&heartbeat, Encoding::Classic, &mut frame)?;
+        let address = self.server.address();
+        let mut client = Client::connect(address, self.timeout)?;
+        let (reply, elapsed) = client.ask(&frame)?;
+        let text = reply.line().trim_ascii().escape_ascii();
+        if self.report && reply == Reply::Heartbeat {
+            bail!("{address} is alive, and too old for a check of its store");
+        }
+        if reply != expected {
+            bail!("{address} answered a heartbeat with: {text}");
+        }
+        let elapsed = elapsed.as_secs_f64() * 1e3;
+        output::print(&format!("{text} from {address}: {elapsed:.2} ms\n"))
+    }
 }
