@@ -110,7 +110,7 @@ struct WaitingEvent {
 }
 
 impl WaitingEvent {
-    fn new(reference: u64, event: &store::EventRecord<'_>) -> Self {
+    fn new(reference: u64, event: &store::EventRecord<&str>) -> Self {
         Self {
             reference,
             name: event.name.map(Box::from),
@@ -123,7 +123,7 @@ impl WaitingEvent {
         }
     }
 
-    fn event(&self) -> store::EventRecord<'_> {
+    fn event(&self) -> store::EventRecord<&str> {
         store::EventRecord {
             name: self.name.as_deref(),
             address: self.address,
@@ -523,7 +523,7 @@ fn slot(reference: u64) -> usize {
 }
 
 /// What the store keeps of an agent.
-fn agent_of(entry: &Entry) -> store::AgentRecord<'_> {
+fn agent_of(entry: &Entry) -> store::AgentRecord<&str> {
     let nanos = |span: Duration| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
     store::AgentRecord {
         name: entry.name.as_deref(),
@@ -543,7 +543,7 @@ fn agent_of(entry: &Entry) -> store::AgentRecord<'_> {
 }
 
 /// What the store keeps of the last change of an agent's state.
-fn event_of(entry: &Entry) -> store::EventRecord<'_> {
+fn event_of(entry: &Entry) -> store::EventRecord<&str> {
     store::EventRecord {
         name: entry.name.as_deref(),
         address: entry.address,

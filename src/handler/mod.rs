@@ -112,7 +112,7 @@ impl PacketHandler {
 
     /// Remembers an agent that the store knows. A row with a name that no agent can give
     /// itself was not written by us, and is nobody's.
-    pub fn remember(&mut self, agent: &store::AgentRecord<'_>) {
+    pub fn remember(&mut self, agent: &store::AgentRecord<&str>) {
         let identity = match agent.name {
             Some(name) if AgentName::new(name).is_err() => return,
             Some(name) => Identity::Name(name),

@@ -1,120 +1,118 @@
-//! What is committed together.
+//! A batch: the rows that one transaction writes.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
 
-use super::surplus::ESTABLISHED_HOURS;
+use super::retention::ESTABLISHED_HOURS;
 use hawk_time::UnixNanos;
 
-/// Reports of a batch, at most: a commit of so many takes some 20 ms, of which
-/// the disk's own time, the part that waits on nobody, is a small share.
+/// Maximum number of reports in a batch: their commit takes some 20 ms, of which the sync is a
+/// small share.
 const MAX_REPORTS: usize = 16 * 1024;
 
-/// Bytes of text in a batch, at most, but for the last report's: 64 of the
-/// longest reports, which keeps what is in memory for the store at some 25 MiB.
+/// Bytes of text at which a batch is full: 64 of the longest reports, which bounds the memory of
+/// all batches to some 25 MiB.
 const MAX_TEXT: usize = 4 << 20;
 
-/// Agents of a batch, at most.
+/// Maximum number of agents in a batch.
 const MAX_AGENTS: usize = 16 * 1024;
 
-/// Events of a batch, at most.
+/// Maximum number of events in a batch.
 const MAX_EVENTS: usize = 1024;
 
-/// New agents of a batch, and removals, each, at most. Names are in no order: each of these
-/// changes a page of the index of names of its own, which takes 8 KiB of the log, and some
-/// 100 us if there are many names. So a commit takes some 30 ms, however many agents come.
+/// Maximum number of new agents, and of removals, in a batch. Names are in no order: each of
+/// these changes another page of the index of names, which takes 8 KiB of the log, and some
+/// 100 us if there are many names. So a commit takes some 30 ms, however many agents are new.
 const MAX_PLACES: usize = 128;
 
-/// Maximum bytes of text of all discarded batches together.
+/// Bytes of text up to which discarded batches are kept.
 const MAX_UNWRITTEN_TEXT: usize = 32 << 20;
 
-/// Reports, agents' rows, events and removals that are kept together or not at all.
+/// Reports, agents, events and removals that are committed together or not at all.
 ///
-/// A batch is filled, committed, emptied and filled again; its memory stays.
+/// A batch is filled, committed, emptied and filled again, with the same memory.
 #[derive(Debug, Default)]
 pub struct Batch {
     pub(super) number: u64,
-    pub(super) kept: bool,
+    pub(super) is_committed: bool,
     pub(super) reports: Vec<BatchReport>,
     pub(super) runs: Vec<Run>,
     pub(super) agents: Vec<BatchAgent>,
     pub(super) events: Vec<BatchEvent>,
     pub(super) removals: Vec<Removal>,
-    /// Agents in it that were heard once: most of them are new.
+    /// Number of agents in it with one packet so far: most of them are new.
     new_agents: usize,
     /// A health check waits for its commit.
     pub(super) is_probed: bool,
     text: String,
 }
 
-/// Where an agent's row stands in a batch.
+/// The index of an agent in a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AgentIndex(pub u32);
 
-/// What is known of an agent.
+/// The columns of an agent, with texts of type `T`.
 #[derive(Clone, Copy, Debug)]
-pub struct AgentRecord<'a> {
-    /// The name it gave itself.
-    pub name: Option<&'a str>,
-    /// The address it was last heard from.
+pub struct AgentRecord<T> {
+    /// Its name; `None` if it sends none.
+    pub name: Option<T>,
+    /// The address of its last packet.
     pub address: IpAddr,
     /// The version in its last heartbeat.
-    pub version: &'a str,
-    /// When it was first heard.
+    pub version: T,
+    /// Time of its first packet.
     pub first_seen: UnixNanos,
-    /// When it was last heard.
+    /// Time of its last packet.
     pub last_seen: UnixNanos,
     /// Whether it is online.
     pub online: bool,
-    /// Since when it is online or offline.
+    /// Time of the last change of `online`.
     pub changed_at: UnixNanos,
-    /// Nanoseconds between its heartbeats, as learnt from them; 0 if unknown.
+    /// Learnt interval of its heartbeats in nanoseconds; 0 if unknown.
     pub interval: i64,
-    /// Different hours in which it was heard, counted up to 3; `None` if they were not
-    /// counted.
+    /// Number of different hours with a packet, counted up to 3; `None` if not counted.
     pub hours: Option<u32>,
-    /// The hour in which it was last heard, counted from 1970; 0 if unknown.
+    /// The hour of its last packet, counted from 1970; 0 if unknown.
     pub last_hour: i64,
-    /// Whether it is judged by its silence.
+    /// Whether its silence is judged.
     pub watched: bool,
-    /// Nanoseconds between its reports, as learnt from them; 0 if unknown.
+    /// Learnt interval of its reports in nanoseconds; 0 if unknown.
     pub report_interval: i64,
-    /// When two machines were last found to speak under its name, in nanoseconds since 1970; 0 if
-    /// never.
+    /// Time at which two machines were last found to use its name, in nanoseconds since 1970;
+    /// 0 if never.
     pub cloned_at: i64,
 }
 
-/// A change of an agent's state, with what was known of the agent at that time: its
-/// row may be removed before the event is read.
+/// A change of an agent's state, with the agent's columns at that time: its row may be removed
+/// before the event is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EventRecord<'a> {
-    /// The name it gave itself.
-    pub name: Option<&'a str>,
-    /// The address it was last heard from.
+pub struct EventRecord<T> {
+    /// The agent's name; `None` if it sends none.
+    pub name: Option<T>,
+    /// The address of the agent's last packet.
     pub address: IpAddr,
-    /// The version in its last heartbeat.
-    pub version: &'a str,
-    /// When it was last heard.
+    /// The version in the agent's last heartbeat.
+    pub version: T,
+    /// Time of the agent's last packet.
     pub last_seen: UnixNanos,
-    /// When its state changed.
+    /// Time of the change.
     pub at: UnixNanos,
-    /// Whether it is online since then, or offline.
+    /// Whether the new state is online.
     pub online: bool,
-    /// Whether it was heard in enough different hours to be established.
+    /// Whether the agent is established: it sent packets in enough different hours.
     pub established: bool,
 }
 
-/// A report as it is kept.
+/// The columns of a report.
 #[derive(Clone, Copy, Debug)]
 pub struct ReportRecord<'a> {
-    /// When it was received.
+    /// Time of its arrival.
     pub received_at: UnixNanos,
     /// The agent's text.
     pub content: &'a str,
     /// The agent's random number.
     pub rand: i64,
-    /// The agent's clock, in Unix seconds.
+    /// The agent's clock, in seconds since 1970.
     pub timestamp: i64,
 }
 
@@ -126,68 +124,51 @@ pub(super) struct BatchReport {
     content: Text,
 }
 
-/// Reports that stand together and come from one place.
+/// Consecutive reports of one agent over one connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Run {
     pub(super) agent: AgentIndex,
     pub(super) peer: SocketAddr,
     pub(super) length: u32,
-    /// The sequence number of the agent's last report in this batch before the run, once
-    /// that is known; 0 if there is none.
+    /// Sequence number of the agent's last report in this batch before the run; 0 if there is
+    /// none, or the reports have no numbers yet.
     pub(super) previous: i64,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BatchAgent {
-    /// The caller's number for it; see [`Batch::add_agent`].
+    /// The caller's number of the agent; see [`Batch::add_agent`].
     pub(super) reference: u64,
-    /// The number of its row, once that is written.
+    /// The number of its row; 0 before the row is written.
     pub(super) id: i64,
-    /// The sequence number of its last report once that is written; 0 if unknown.
+    /// Sequence number of its last report before this batch once the row is written; 0 if
+    /// unknown.
     pub(super) last_report: i64,
-    pub(super) name: Option<Text>,
-    pub(super) version: Text,
-    pub(super) address: IpAddr,
-    pub(super) first_seen: i64,
-    pub(super) last_seen: i64,
-    pub(super) online: bool,
-    pub(super) changed_at: i64,
-    pub(super) interval: i64,
-    pub(super) hours: Option<u32>,
-    pub(super) last_hour: i64,
-    pub(super) watched: bool,
-    pub(super) report_interval: i64,
-    pub(super) cloned_at: i64,
-    /// Heartbeats and reports since the row was last written.
+    pub(super) record: AgentRecord<Text>,
+    /// Heartbeats and reports since its row was last written.
     pub(super) heartbeats: u32,
     pub(super) reports: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BatchEvent {
-    /// Its agent's row in this batch, if it has one there.
+    /// Its agent in this batch; `None` if the agent has no row.
     pub(super) agent: Option<AgentIndex>,
     reference: u64,
-    pub(super) name: Option<Text>,
-    pub(super) address: IpAddr,
-    pub(super) version: Text,
-    pub(super) last_seen: i64,
-    pub(super) at: i64,
-    pub(super) online: bool,
-    pub(super) established: bool,
+    pub(super) record: EventRecord<Text>,
 }
 
 /// An agent whose row is removed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Removal {
-    /// Agents' rows in this batch that are written before.
+    /// Number of agents of this batch that are written before.
     pub(super) after: AgentIndex,
     reference: u64,
     pub(super) name: Option<Text>,
     pub(super) address: IpAddr,
 }
 
-/// A place in the batch's text.
+/// A range of the batch's text.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Text {
     start: u32,
@@ -195,19 +176,19 @@ pub(super) struct Text {
 }
 
 impl Batch {
-    /// Its number; later batches have greater ones.
+    /// Returns its number; later batches have greater numbers.
     #[must_use]
     pub const fn number(&self) -> u64 {
         self.number
     }
 
-    /// Once it has come back: whether all of it is on disk, or nothing.
+    /// Whether a completed batch is on disk. If not, no part of it is.
     #[must_use]
     pub const fn is_committed(&self) -> bool {
-        self.kept
+        self.is_committed
     }
 
-    /// Whether it has as much as a batch is to have.
+    /// Whether it has reached one of its bounds.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.reports.len() >= MAX_REPORTS
@@ -218,19 +199,19 @@ impl Batch {
             || self.removals.len() >= MAX_PLACES
     }
 
-    /// Whether there is nothing to commit.
+    /// Whether it has no rows to commit.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let no_rows = self.agents.is_empty() && self.events.is_empty();
         no_rows && self.removals.is_empty() && !self.is_probed
     }
 
-    /// Whether somebody waits for it to be kept, or would miss it: it has more
-    /// than what is known of agents, or as much of that as it can take.
+    /// Whether it must be committed now: it is full, or has reports, events or a health check.
+    /// Columns of agents alone can wait.
     #[must_use]
     pub fn is_urgent(&self) -> bool {
-        let is_waited_for = !self.reports.is_empty() || self.is_probed;
-        is_waited_for || !self.events.is_empty() || self.is_full()
+        let has_waiting = !self.reports.is_empty() || self.is_probed;
+        has_waiting || !self.events.is_empty() || self.is_full()
     }
 
     /// Makes the writer commit the batch even if it has no rows, with a write that changes
@@ -239,58 +220,42 @@ impl Batch {
         self.is_probed = true;
     }
 
-    /// Adds the row of an agent, which the caller knows by `reference`.
+    /// Adds an agent, which the caller identifies by `reference`.
     ///
-    /// Its lower half is the place of the agent in the caller's list, counted from 1;
-    /// the upper half distinguishes successive agents at this place.
-    /// So the writer finds the agent's row by its place.
-    pub fn add_agent(&mut self, reference: u64, agent: &AgentRecord<'_>) -> AgentIndex {
-        let index = AgentIndex(place(self.agents.len()));
-        let row = BatchAgent {
+    /// The lower half of the reference is the agent's place in the caller's list, counted from
+    /// 1; the upper half distinguishes successive agents at this place. The writer remembers
+    /// the agent's row by the place.
+    pub fn add_agent(&mut self, reference: u64, agent: &AgentRecord<&str>) -> AgentIndex {
+        let index = AgentIndex(offset(self.agents.len()));
+        let name = agent.name.map(|name| self.write(name));
+        let version = self.write(agent.version);
+        self.new_agents += usize::from(agent.first_seen == agent.last_seen);
+        self.agents.push(BatchAgent {
             reference,
             id: 0,
             last_report: 0,
-            name: agent.name.map(|name| self.write(name)),
-            version: self.write(agent.version),
-            address: agent.address,
-            first_seen: agent.first_seen.as_nanos(),
-            last_seen: agent.last_seen.as_nanos(),
-            online: agent.online,
-            changed_at: agent.changed_at.as_nanos(),
-            interval: agent.interval,
-            hours: agent.hours,
-            last_hour: agent.last_hour,
-            watched: agent.watched,
-            report_interval: agent.report_interval,
-            cloned_at: agent.cloned_at,
+            record: agent.with_texts(name, version),
             heartbeats: 0,
             reports: 0,
-        };
-        self.new_agents += usize::from(agent.first_seen == agent.last_seen);
-        self.agents.push(row);
+        });
         index
     }
 
-    /// Brings an agent's row up to date.
-    pub fn update_agent(&mut self, index: AgentIndex, agent: &AgentRecord<'_>) {
-        let mut row = self.agents[index.get()];
-        if self.read(row.version) != agent.version {
-            row.version = self.write(agent.version);
-        }
-        row.address = agent.address;
-        row.last_seen = agent.last_seen.as_nanos();
-        row.online = agent.online;
-        row.changed_at = agent.changed_at.as_nanos();
-        row.interval = agent.interval;
-        row.hours = agent.hours;
-        row.last_hour = agent.last_hour;
-        row.watched = agent.watched;
-        row.report_interval = agent.report_interval;
-        row.cloned_at = agent.cloned_at;
-        self.agents[index.get()] = row;
+    /// Replaces the columns of an agent, but for its name.
+    pub fn update_agent(&mut self, index: AgentIndex, agent: &AgentRecord<&str>) {
+        let before = self.agents[index.get()].record;
+        let version = match self.read(before.version) == agent.version {
+            true => before.version,
+            false => self.write(agent.version),
+        };
+        let record = &mut self.agents[index.get()].record;
+        *record = AgentRecord {
+            first_seen: before.first_seen,
+            ..agent.with_texts(before.name, version)
+        };
     }
 
-    /// Counts heartbeats of an agent.
+    /// Adds to an agent's number of heartbeats.
     pub fn add_heartbeats(&mut self, index: AgentIndex, heartbeats: u32) {
         let row = &mut self.agents[index.get()];
         row.heartbeats = row.heartbeats.saturating_add(heartbeats);
@@ -317,76 +282,54 @@ impl Batch {
         }
     }
 
-    /// Adds an event of the agent that the caller knows by `reference`; `index` is that
-    /// of its row in this batch. An agent that the caller has removed has none.
+    /// Adds an event of the agent with this reference, and the index, which is `None` if the caller has
+    /// removed it.
     pub fn add_event(
         &mut self,
         reference: u64,
         index: Option<AgentIndex>,
-        event: &EventRecord<'_>,
+        event: &EventRecord<&str>,
     ) {
-        let row = index.map(|index| self.agents[index.get()]);
-        let name = event.name.map(|name| match row.and_then(|row| row.name) {
-            Some(text) if self.read(text) == name => text,
-            _ => self.write(name),
-        });
-        let version = match row {
-            Some(row) if self.read(row.version) == event.version => row.version,
+        let agent = index.map(|index| self.agents[index.get()].record);
+        let name = event
+            .name
+            .map(|name| match agent.and_then(|agent| agent.name) {
+                Some(text) if self.read(text) == name => text,
+                _ => self.write(name),
+            });
+        let version = match agent {
+            Some(agent) if self.read(agent.version) == event.version => agent.version,
             _ => self.write(event.version),
         };
         self.events.push(BatchEvent {
             agent: index,
             reference,
-            name,
-            address: event.address,
-            version,
-            last_seen: event.last_seen.as_nanos(),
-            at: event.at.as_nanos(),
-            online: event.online,
-            established: event.established,
+            record: event.with_texts(name, version),
         });
     }
 
-    /// Removes the row of the agent that the caller knew by `reference`: the one with this
-    /// name, or without a name at this address. It is removed after what the batch has
-    /// of the agent already; its reports and events stay.
+    /// Removes the row of an agent with this name, or without a name at this address. Earlier
+    /// changes of the batch are written first; the agent's reports and events stay.
     pub fn remove_agent(&mut self, reference: u64, name: Option<&str>, address: IpAddr) {
         let name = name.map(|name| self.write(name));
         self.removals.push(Removal {
-            after: AgentIndex(place(self.agents.len())),
+            after: AgentIndex(offset(self.agents.len())),
             reference,
             name,
             address,
         });
     }
 
-    /// The agents that have a row in it: the caller's reference, and the heartbeats
-    /// that the batch counts.
+    /// Returns the reference and the number of heartbeats of each agent in it.
     pub fn agents(&self) -> impl Iterator<Item = (u64, u32)> {
         let rows = self.agents.iter();
         rows.map(|row| (row.reference, row.heartbeats))
     }
 
-    /// The events in it, in their order, each with the caller's reference for its agent.
-    fn events(&self) -> impl Iterator<Item = (u64, EventRecord<'_>)> {
-        self.events.iter().map(|event| {
-            let shown = EventRecord {
-                name: event.name.map(|name| self.read(name)),
-                address: event.address,
-                version: self.read(event.version),
-                last_seen: UnixNanos::from_nanos(event.last_seen),
-                at: UnixNanos::from_nanos(event.at),
-                online: event.online,
-                established: event.established,
-            };
-            (event.reference, shown)
-        })
-    }
-
     /// Takes over the agents, events and removals of a discarded batch, at most `most` of each
-    /// and [`MAX_UNWRITTEN_TEXT`] of their text. Returns how many events, and how many agents and
-    /// removals, it leaves out. Leaves out the reports, which were answered. `rows` has the
-    /// indices of the agents' rows by their references.
+    /// and [`MAX_UNWRITTEN_TEXT`] of their text. Returns how many events, and how many agents
+    /// and removals, it leaves out. Reports were answered `busy` and are not taken over.
+    /// `rows` has the index of each agent by its reference.
     pub(super) fn take_over(
         &mut self,
         discarded: &Self,
@@ -399,7 +342,7 @@ impl Batch {
             while let Some(removal) = removals.next_if(|removal| removal.after.get() <= at) {
                 let name = removal.name.map(|name| discarded.read(name));
                 rows.remove(&removal.reference);
-                match self.removals.len() < most && self.text.len() < MAX_UNWRITTEN_TEXT {
+                match self.removals.len() < most && self.has_unwritten_room() {
                     true => self.remove_agent(removal.reference, name, removal.address),
                     false => lost_changes += 1,
                 }
@@ -407,14 +350,17 @@ impl Batch {
             let Some(row) = discarded.agents.get(at) else {
                 break;
             };
-            let agent = row.agent(discarded);
-            let has_text = self.text.len() < MAX_UNWRITTEN_TEXT;
+            let agent = row.record;
+            let agent = agent.with_texts(
+                agent.name.map(|name| discarded.read(name)),
+                discarded.read(agent.version),
+            );
             let index = match rows.get(&row.reference) {
-                Some(&index) if has_text => {
+                Some(&index) if self.has_unwritten_room() => {
                     self.update_agent(index, &agent);
                     index
                 }
-                None if has_text && self.agents.len() < most => {
+                None if self.has_unwritten_room() && self.agents.len() < most => {
                     let index = self.add_agent(row.reference, &agent);
                     rows.insert(row.reference, index);
                     index
@@ -426,37 +372,48 @@ impl Batch {
             };
             self.add_heartbeats(index, row.heartbeats);
         }
-        for (reference, event) in discarded.events() {
-            if self.events.len() >= most || self.text.len() >= MAX_UNWRITTEN_TEXT {
+        for event in &discarded.events {
+            if self.events.len() >= most || !self.has_unwritten_room() {
                 lost_events += 1;
                 continue;
             }
-            let index = rows.get(&reference).copied();
-            self.add_event(reference, index, &event);
+            let record = event.record.with_texts(
+                event.record.name.map(|name| discarded.read(name)),
+                discarded.read(event.record.version),
+            );
+            let index = rows.get(&event.reference).copied();
+            self.add_event(event.reference, index, &record);
         }
         (lost_events, lost_changes)
     }
 
-    /// Returns the event that made the state of the agent's row at this place, unless the batch
-    /// has an event of that agent.
+    const fn has_unwritten_room(&self) -> bool {
+        self.text.len() < MAX_UNWRITTEN_TEXT
+    }
+
+    /// Returns the event of the last change of an agent's state, unless the batch has an event of
+    /// the agent.
     pub(super) fn missing_event(&self, at: usize) -> Option<BatchEvent> {
-        let (row, agent) = (&self.agents[at], AgentIndex(place(at)));
+        let (row, agent) = (&self.agents[at], AgentIndex(offset(at)));
         let has_event = self.events.iter().any(|event| event.agent == Some(agent));
+        let record = &row.record;
         (!has_event).then_some(BatchEvent {
             agent: Some(agent),
             reference: row.reference,
-            name: row.name,
-            address: row.address,
-            version: row.version,
-            last_seen: row.last_seen,
-            at: row.changed_at,
-            online: row.online,
-            established: row.hours >= Some(ESTABLISHED_HOURS),
+            record: EventRecord {
+                name: record.name,
+                address: record.address,
+                version: record.version,
+                last_seen: record.last_seen,
+                at: record.changed_at,
+                online: record.online,
+                established: record.hours >= Some(ESTABLISHED_HOURS),
+            },
         })
     }
 
-    /// Notes the sequence number of each agent's last report, given that of the first
-    /// report, and before each run that of its agent's report before.
+    /// Sets the sequence number of each agent's last report, and of the report before each
+    /// run, given the number of the first report.
     pub(super) fn number_reports(&mut self, first: i64) {
         let mut next = first;
         for agent in &mut self.agents {
@@ -473,7 +430,7 @@ impl Batch {
     /// Empties it for the next use.
     pub(super) fn reset(&mut self, number: u64) {
         self.number = number;
-        self.kept = false;
+        self.is_committed = false;
         self.reports.clear();
         self.runs.clear();
         self.agents.clear();
@@ -485,7 +442,7 @@ impl Batch {
     }
 
     pub(super) fn read(&self, text: Text) -> &str {
-        &self.text[Range::from(text)]
+        &self.text[text.start as usize..text.end as usize]
     }
 
     pub(super) fn content(&self, report: &BatchReport) -> &str {
@@ -496,23 +453,22 @@ impl Batch {
         let start = self.text.len();
         self.text.push_str(text);
         Text {
-            start: place(start),
-            end: place(self.text.len()),
+            start: offset(start),
+            end: offset(self.text.len()),
         }
     }
 }
 
-impl BatchAgent {
-    /// What is known of the agent, read from the batch that the row is in.
-    fn agent<'b>(&self, batch: &'b Batch) -> AgentRecord<'b> {
+impl<T> AgentRecord<T> {
+    const fn with_texts<U: Copy>(&self, name: Option<U>, version: U) -> AgentRecord<U> {
         AgentRecord {
-            name: self.name.map(|name| batch.read(name)),
+            name,
             address: self.address,
-            version: batch.read(self.version),
-            first_seen: UnixNanos::from_nanos(self.first_seen),
-            last_seen: UnixNanos::from_nanos(self.last_seen),
+            version,
+            first_seen: self.first_seen,
+            last_seen: self.last_seen,
             online: self.online,
-            changed_at: UnixNanos::from_nanos(self.changed_at),
+            changed_at: self.changed_at,
             interval: self.interval,
             hours: self.hours,
             last_hour: self.last_hour,
@@ -523,31 +479,38 @@ impl BatchAgent {
     }
 }
 
+impl<T> EventRecord<T> {
+    const fn with_texts<U: Copy>(&self, name: Option<U>, version: U) -> EventRecord<U> {
+        EventRecord {
+            name,
+            address: self.address,
+            version,
+            last_seen: self.last_seen,
+            at: self.at,
+            online: self.online,
+            established: self.established,
+        }
+    }
+}
+
 impl AgentIndex {
     pub(super) const fn get(self) -> usize {
         self.0 as usize
     }
 }
 
-/// A place in a batch as it is stored: [`Batch::is_full`] says stop long before one
-/// does not fit.
+/// Converts an offset in a batch. The bounds of a batch are far below 4 GiB.
 #[expect(clippy::cast_possible_truncation, reason = "see above")]
-fn place(at: usize) -> u32 {
-    debug_assert!(u32::try_from(at).is_ok(), "a batch has its limits");
+fn offset(at: usize) -> u32 {
+    debug_assert!(u32::try_from(at).is_ok(), "a batch is bounded");
     at as u32
-}
-
-impl From<Text> for Range<usize> {
-    fn from(text: Text) -> Self {
-        text.start as usize..text.end as usize
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn agent(version: &str) -> AgentRecord<'_> {
+    fn agent(version: &str) -> AgentRecord<&str> {
         let now = UnixNanos::from_nanos(7);
         AgentRecord {
             name: Some("web-01"),
@@ -576,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn reports_from_one_place_make_one_run() {
+    fn consecutive_reports_of_one_peer_are_one_run() {
         let mut batch = Batch::default();
         let [here, there] = ["10.0.0.7:1", "10.0.0.7:2"].map(|peer| peer.parse().unwrap());
         let index = batch.add_agent(7, &agent("1.0"));
@@ -590,7 +553,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_has_one_row_that_keeps_up() {
+    fn an_agent_has_one_row_that_is_updated() {
         let mut batch = Batch::default();
         let index = batch.add_agent(7, &agent("1.0"));
         let text = batch.text.len();
@@ -601,7 +564,7 @@ mod tests {
             "the same version is not written twice"
         );
         batch.update_agent(index, &agent("2.0"));
-        assert_eq!(batch.read(batch.agents[0].version), "2.0");
+        assert_eq!(batch.read(batch.agents[0].record.version), "2.0");
         assert_eq!(batch.agents().collect::<Vec<_>>(), [(7, 0)]);
     }
 
@@ -628,7 +591,7 @@ mod tests {
         }
         assert_eq!((unwritten.agents.len(), unwritten.removals.len()), (4, 4));
         assert_eq!((unwritten.events.len(), lost), (4, (6, 12)));
-        // One agent whose version changes with each batch.
+        // One agent with another version in each batch.
         let (mut unwritten, mut rows) = (Batch::default(), HashMap::new());
         let versions = ["x".repeat(1 << 20), "y".repeat(1 << 20)];
         for version in versions.iter().cycle().take(64) {

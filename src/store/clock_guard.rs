@@ -1,5 +1,5 @@
-//! Pauses expiry by age while the clock may be wrong: a clock that is ahead would remove
-//! reports that are not old.
+//! Pauses expiry by age while the clock may be wrong: with a clock that is ahead it would remove
+//! young reports.
 
 use std::time::Duration;
 
@@ -7,34 +7,34 @@ use rusqlite::{Connection, Statement};
 
 use hawk_time::{Clock, Moment, UnixNanos};
 
-/// The wall clock may gain so much on the monotonic one between two looks, and be ahead of
-/// the newest time in the store at the start by so much.
+/// Maximum difference of the wall clock from the time since boot between two checks, and from
+/// the newest time in the store at the start.
 const JUMP: Duration = Duration::from_secs(60 * 60);
 
-/// After a start with a greater gap, expiry by age waits this long: time for the clock to be
-/// corrected over the network.
+/// Pause of expiry by age after a start with a greater gap: time for a correction of the clock
+/// over the network.
 const WAIT: Duration = Duration::from_secs(60 * 60);
 
-/// Whether the wall clock may be relied upon to remove what is old.
+/// Decides whether the wall clock is reliable enough for expiry by age.
 pub(super) struct ClockGuard<'c> {
     clock: Clock,
     save: Statement<'c>,
-    /// What the wall clock showed when expiry was paused, until it is confirmed or the clock
-    /// shows an earlier time.
+    /// Wall-clock time of the pause; `None` while expiry is not paused. The pause ends when the
+    /// clock is confirmed or shows an earlier time.
     paused_at: Option<UnixNanos>,
-    /// The file says otherwise.
+    /// The file has another value of `paused_at`.
     is_unsaved: bool,
-    /// Expiry begins then.
+    /// Expiry begins at this time.
     wait_until: Option<Moment>,
     /// Time since boot and wall-clock time at the last check.
     last: (Duration, UnixNanos),
-    /// Why expiry is paused from the start; logged at the first look.
+    /// Why expiry is paused at the start; logged at the first check.
     reason: Option<&'static str>,
 }
 
 impl<'c> ClockGuard<'c> {
-    /// Compares the clock with the newest time in the store. `age` is the age at which
-    /// reports are removed.
+    /// Compares the clock with the newest time in the store. `age` is the maximum age of
+    /// reports.
     pub(super) fn prepare(
         connection: &'c Connection,
         clock: Clock,
@@ -75,7 +75,8 @@ impl<'c> ClockGuard<'c> {
         Ok(guard)
     }
 
-    /// Whether what is old may be removed now. To be asked within a transaction.
+    /// Checks the clock, and returns whether expiry by age is allowed. Must be called within a
+    /// transaction.
     pub(super) fn allows_expiry(&mut self) -> rusqlite::Result<bool> {
         let (now, wall) = (self.clock.now(), self.clock.wall());
         // The monotonic clock stands still while the machine is suspended.
@@ -111,7 +112,7 @@ impl<'c> ClockGuard<'c> {
         self.paused_at.is_some()
     }
 
-    /// Resumes expiry: the operator has confirmed the clock.
+    /// Resumes expiry: the operator confirms the clock.
     pub(super) fn confirm(&mut self) {
         self.wait_until = None;
         if self.paused_at.is_some() {
@@ -155,7 +156,7 @@ mod tests {
     const MONTH: Duration = Duration::from_secs(30 * 86_400);
     const START: UnixNanos = UnixNanos::from_nanos(1_475_249_220_000_000_000);
 
-    /// A store whose only report was received at [`START`].
+    /// Returns a store with one report, received at [`START`].
     fn store() -> Connection {
         let mut connection = Connection::open_in_memory().unwrap();
         schema::migrate(&mut connection).unwrap();
@@ -186,7 +187,7 @@ mod tests {
         assert!(look(&mut guard));
         manual.suspend(DAY);
         assert!(look(&mut guard), "a suspend is no jump");
-        // However long between two looks, and a small correction.
+        // A long interval between two checks, and a small correction.
         manual.advance(40 * DAY);
         assert!(look(&mut guard));
         set_wall(&manual, manual.wall().after(JUMP));
@@ -202,7 +203,7 @@ mod tests {
         assert!(look(&mut guard) && !guard.is_paused());
         set_wall(&manual, right.after(2 * JUMP));
         assert!(!look(&mut guard));
-        // A restart does not make it right.
+        // The pause outlasts a restart.
         drop(guard);
         let mut guard = ClockGuard::prepare(&store, clock.clone(), MONTH).unwrap();
         assert!(!look(&mut guard));
@@ -228,7 +229,7 @@ mod tests {
             manual.advance(WAIT);
             assert_eq!(guard.allows_expiry(), Ok(allowed_later), "{gap:?}");
         }
-        // An agent that was heard says that the clock is right, as a report does.
+        // The last packet of an agent confirms the clock, as a report does.
         let agent =
             "INSERT INTO agents (address, version, first_seen, last_seen, state, changed_at,
                          heartbeats, reports, interval)

@@ -1,7 +1,7 @@
-//! How far the events in the store are delivered.
+//! The progress of the delivery of events.
 //!
-//! The consumers' thread delivers events and publishes its progress in [`Delivery`]; the
-//! writer's thread, which alone writes the file, writes that down with its next transaction
+//! The consumer thread delivers events and publishes its progress in [`Delivery`]. The writer
+//! thread, the only one that writes the file, stores the progress with its next transaction
 //! ([`Deliveries`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -10,36 +10,36 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Statement, params};
 
-use super::slot::BatchSlot;
+use super::producer::BatchSlot;
 use hawk_time::{Moment, UnixNanos};
 
-/// Minimum time between two transactions that contain progress only.
+/// Minimum interval of transactions that contain progress only.
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Number of agents with an undelivered event that starts the first sweep, which removes
 /// agents without undelivered events.
 const FIRST_SWEEP: usize = 1024;
 
-/// The events of some agents, which are delivered independently of the other events.
+/// Events that are delivered in order, independently of the other lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
-    /// Events of agents that were established at the time.
+    /// Events of agents that were established at that time.
     Established,
     /// Events of other agents.
     Others,
 }
 
 impl Lane {
-    /// Both.
+    /// Both lanes.
     pub const ALL: [Self; 2] = [Self::Established, Self::Others];
 
-    /// Its place in an array of both.
+    /// Returns its index in an array of both.
     #[must_use]
     pub const fn index(self) -> usize {
         self as usize
     }
 
-    /// The lane of an agent's events.
+    /// Returns the lane of an agent's events.
     #[must_use]
     pub const fn of(established: bool) -> Self {
         if established {
@@ -49,7 +49,7 @@ impl Lane {
         }
     }
 
-    /// Its name in the table `cursors`.
+    /// Returns its name in the table `cursors`.
     const fn name(self) -> &'static str {
         match self {
             Self::Established => "established",
@@ -58,52 +58,52 @@ impl Lane {
     }
 }
 
-/// What the store says of deliveries when a file is opened.
+/// The stored progress of a file that was opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opening {
-    /// Which of the files that this process has opened, one after the other; from 1 on.
+    /// Number of files that this process has opened, including this one.
     pub number: u64,
-    /// For each consumer: the cursors of its lanes, and its retries.
+    /// The cursors of the lanes and the retries of each consumer.
     pub consumers: Vec<([i64; 2], Vec<i64>)>,
 }
 
-/// How far a consumer has come.
+/// The progress of a consumer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Events of each lane up to here are delivered, skipped or listed as retries.
+    /// Events of each lane up to this number are delivered, skipped or listed as retries.
     pub cursors: [i64; 2],
-    /// Events of each lane up to here are known to the consumer.
+    /// Events of each lane up to this number are read.
     pub read: [i64; 2],
-    /// Events that are to be listed as retries (`true`), or no longer.
+    /// Events that become retries (`true`) or cease to be (`false`).
     pub retries: BTreeMap<i64, bool>,
 }
 
-/// The progress of all consumers, shared by both threads.
+/// The progress of all consumers, which both threads share.
 #[derive(Default)]
 pub struct Delivery {
     consumers: Vec<&'static str>,
-    state: Mutex<State>,
-    ring: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    state: Mutex<DeliveryState>,
+    notify: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 #[derive(Default)]
-struct State {
-    /// Files opened so far, and the last of them.
+struct DeliveryState {
+    /// Number of files opened so far; device and inode of the last.
     opening: u64,
     file: Option<(u64, u64)>,
-    places: Vec<Place>,
+    consumers: Vec<ConsumerState>,
     slot: Option<Arc<BatchSlot>>,
 }
 
-/// A consumer's place in the sequence of events.
+/// The progress of a consumer in the open file.
 #[derive(Clone, Default)]
-struct Place {
+struct ConsumerState {
     cursors: [i64; 2],
     read: [i64; 2],
     retries: BTreeSet<i64>,
-    /// Events that were removed before they were read.
+    /// Number of events that were removed before the consumer read them.
     missed: u64,
-    /// What the file does not have yet.
+    /// Progress that the file does not have yet.
     unwritten: Unwritten,
 }
 
@@ -128,104 +128,114 @@ impl std::fmt::Debug for Delivery {
 }
 
 impl Delivery {
-    /// For consumers of these names.
+    /// Creates the progress of consumers with these names.
     #[must_use]
     pub fn new(consumers: Vec<&'static str>) -> Self {
         Self {
             consumers,
             state: Mutex::default(),
-            ring: OnceLock::new(),
+            notify: OnceLock::new(),
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, DeliveryState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The side of the consumers' thread.
+/// Methods for the consumer thread.
 impl Delivery {
-    /// Calls `ring` after each commit with events, and when another file was opened; the
+    /// Calls `notify` after each commit with events, and when another file was opened. The
     /// first call counts.
-    pub fn ring_with(&self, ring: impl Fn() + Send + Sync + 'static) {
-        let _first_counts = self.ring.set(Box::new(ring));
+    pub fn ring_with(&self, notify: impl Fn() + Send + Sync + 'static) {
+        let _first_counts = self.notify.set(Box::new(notify));
     }
 
-    /// What the last file that was opened says of deliveries, if it is another than `known`.
+    /// Returns the stored progress of the last opened file, unless its number is `known`.
     #[must_use]
     pub fn opening(&self, known: u64) -> Option<Opening> {
         let state = self.state();
-        let consumer = |place: &Place| (place.cursors, place.retries.iter().copied().collect());
+        let consumer = |consumer: &ConsumerState| {
+            (consumer.cursors, consumer.retries.iter().copied().collect())
+        };
         (state.opening != known).then(|| Opening {
             number: state.opening,
-            consumers: state.places.iter().map(consumer).collect(),
+            consumers: state.consumers.iter().map(consumer).collect(),
         })
     }
 
-    /// Takes down how far a consumer has come in the file of that opening.
+    /// Publishes the progress of a consumer in the file with the number `opening`.
     pub fn publish(&self, opening: u64, consumer: usize, progress: &Progress) {
         let mut state = self.state();
         if state.opening != opening {
             return;
         }
-        let was_clean = state.is_written_down();
-        let Some(place) = state.places.get_mut(consumer) else {
+        let was_written = state.is_written();
+        let Some(known) = state.consumers.get_mut(consumer) else {
             return;
         };
-        place.read = progress.read;
-        if place.cursors != progress.cursors {
-            place.cursors = progress.cursors;
-            place.unwritten.cursors = Some(progress.cursors);
+        known.read = progress.read;
+        if known.cursors != progress.cursors {
+            known.cursors = progress.cursors;
+            known.unwritten.cursors = Some(progress.cursors);
         }
         for (&event, &is_retry) in &progress.retries {
             match is_retry {
-                true => place.retries.insert(event),
-                false => place.retries.remove(&event),
+                true => known.retries.insert(event),
+                false => known.retries.remove(&event),
             };
-            place.unwritten.retries.insert(event, is_retry);
+            known.unwritten.retries.insert(event, is_retry);
         }
-        let wake = was_clean && !state.is_written_down();
-        let slot = state.slot.clone().filter(|_| wake);
+        let is_first = was_written && !state.is_written();
+        let slot = state.slot.clone().filter(|_| is_first);
         drop(state);
         if let Some(slot) = slot {
             slot.nudge();
         }
     }
 
-    /// Events that were removed before each consumer had read them.
+    /// Returns the number of events that were removed before each consumer read them.
     #[must_use]
     pub fn missed(&self) -> Vec<u64> {
         let state = self.state();
-        match state.places.is_empty() {
+        match state.consumers.is_empty() {
             true => vec![0; self.consumers.len()],
-            false => state.places.iter().map(|place| place.missed).collect(),
+            false => state
+                .consumers
+                .iter()
+                .map(|consumer| consumer.missed)
+                .collect(),
         }
     }
 }
 
-impl State {
-    fn is_written_down(&self) -> bool {
-        self.places.iter().all(|place| place.unwritten.is_empty())
+impl DeliveryState {
+    fn is_written(&self) -> bool {
+        self.consumers
+            .iter()
+            .all(|consumer| consumer.unwritten.is_empty())
     }
 }
 
-/// The writer's side, for one open file.
+/// Methods for the writer thread, for one open file.
 pub(super) struct Deliveries<'c> {
     delivery: Arc<Delivery>,
     set_cursor: Statement<'c>,
     add_retry: Statement<'c>,
     remove_retry: Statement<'c>,
-    /// The last event of agents that are not established, if it may not be delivered.
+    /// The last event of agents that are not established, if it may be undelivered.
     undelivered: HashMap<Box<str>, i64>,
     sweep_at: usize,
-    /// The last event of such agents that was removed from the file, now and once the
-    /// transaction at hand is committed.
+    /// The last event of such agents that was removed from the file, before and after the open
+    /// transaction.
     removed_until: i64,
     removing_until: i64,
     /// Progress that the open transaction writes, for each consumer.
     writing: Vec<Unwritten>,
     /// Unread events that the open transaction removes, for each consumer.
     missing: Vec<u64>,
+    /// The open transaction adds events.
+    has_events: bool,
     written_at: Option<Moment>,
 }
 
@@ -238,11 +248,11 @@ const ADD_RETRY: &str = "INSERT INTO retries (consumer, event, since) VALUES (?1
 const REMOVE_RETRY: &str = "DELETE FROM retries WHERE consumer = ?1 AND event = ?2";
 
 impl<'c> Deliveries<'c> {
-    /// Takes up the deliveries of a file that was opened. `file` is its device and inode.
+    /// Reads the progress of a file that was opened. `file` is its device and inode.
     ///
-    /// In a new file, or in another file than the last, such as a restored backup, every
-    /// consumer starts at the end; so does a consumer that was not
-    /// there when the file was opened before.
+    /// In a new file and in another file than the last, such as a restored backup, every
+    /// consumer starts at the end. So does a consumer that did not exist when the file was
+    /// opened before.
     pub(super) fn begin(
         connection: &'c Connection,
         delivery: Arc<Delivery>,
@@ -252,24 +262,28 @@ impl<'c> Deliveries<'c> {
         connection.execute_batch("BEGIN IMMEDIATE")?;
         let begun = begin(connection, &delivery, file)
             .and_then(|begun| connection.execute_batch("COMMIT").map(|()| begun));
-        let (places, undelivered) = match begun {
+        let (consumers, undelivered) = match begun {
             Ok(begun) => begun,
             Err(error) => {
-                // Some errors have rolled back already; then this is one too.
+                // After some errors SQLite has rolled back already; then this fails too.
                 connection.execute_batch("ROLLBACK").ok();
                 return Err(error);
             }
         };
         let mut state = delivery.state();
         state.slot = Some(Arc::clone(slot));
-        // After a failure of the same file, what is known is newer than what is written.
+        // After a failure of the same file, the published progress is newer than the stored.
         if state.file != Some(file) || state.opening == 0 {
             state.file = Some(file);
             state.opening += 1;
-            let missed: Vec<_> = state.places.iter().map(|place| place.missed).collect();
-            state.places = places;
-            for (place, missed) in state.places.iter_mut().zip(missed) {
-                place.missed = missed;
+            let missed: Vec<_> = state
+                .consumers
+                .iter()
+                .map(|consumer| consumer.missed)
+                .collect();
+            state.consumers = consumers;
+            for (consumer, missed) in state.consumers.iter_mut().zip(missed) {
+                consumer.missed = missed;
             }
         }
         drop(state);
@@ -284,16 +298,17 @@ impl<'c> Deliveries<'c> {
             removing_until: 0,
             writing: Vec::new(),
             missing: Vec::new(),
+            has_events: false,
             written_at: None,
         };
-        deliveries.ring();
+        deliveries.notify();
         Ok(deliveries)
     }
 
-    /// The lane of an agent's next event.
+    /// Returns the lane of an agent's next event.
     ///
-    /// An agent that has just become established has its events on the other lane until the
-    /// last event there is delivered: no event overtakes an earlier event of its agent.
+    /// The events of an agent that becomes established stay on the other lane until the last
+    /// event there is delivered: no event overtakes an earlier event of its agent.
     pub(super) fn lane(&mut self, agent: &str, established: bool) -> Lane {
         let Some(&last) = self.undelivered.get(agent).filter(|_| established) else {
             return Lane::of(established);
@@ -305,9 +320,10 @@ impl<'c> Deliveries<'c> {
         Lane::Others
     }
 
-    /// An agent's event has this number on the lane of agents that are not established.
-    pub(super) fn listed(&mut self, agent: &str, seq: i64) {
-        if self.delivery.consumers.is_empty() {
+    /// Notes an event that the open transaction adds.
+    pub(super) fn add(&mut self, agent: &str, seq: i64, lane: Lane) {
+        self.has_events = true;
+        if lane == Lane::Established || self.delivery.consumers.is_empty() {
             return;
         }
         self.undelivered.insert(agent.into(), seq);
@@ -320,22 +336,22 @@ impl<'c> Deliveries<'c> {
         }
     }
 
-    /// Whether there is progress that is not written down.
+    /// Whether there is progress that the file does not have.
     pub(super) fn has_progress(&self) -> bool {
-        !self.delivery.state().is_written_down()
+        !self.delivery.state().is_written()
     }
 
-    /// How long until progress is to be written down, if there is any.
+    /// Returns the time until progress must be stored; `None` if there is none.
     pub(super) fn due_in(&self, now: Moment) -> Option<Duration> {
-        if self.delivery.state().is_written_down() {
+        if self.delivery.state().is_written() {
             return None;
         }
         let next = self.written_at.map_or(now, |at| at.after(INTERVAL));
         Some(next.since(now))
     }
 
-    /// Writes progress down, within the transaction at hand, in which events were `removed`:
-    /// removed events that a consumer has not read are missed.
+    /// Stores progress within the open transaction, which `removed` events: a consumer misses
+    /// the events that it has not read.
     pub(super) fn write(
         &mut self,
         removed: &[(i64, bool)],
@@ -345,15 +361,18 @@ impl<'c> Deliveries<'c> {
         let last = others.map(|(seq, _)| *seq).max().unwrap_or(0);
         self.removing_until = self.removed_until.max(last);
         let state = self.delivery.state();
-        let missing = |place: &Place| {
+        let missing = |consumer: &ConsumerState| {
             let is_unread = |(seq, established): &&(i64, bool)| {
                 let lane = Lane::of(*established).index();
-                place.read[lane].max(place.cursors[lane]) < *seq
+                consumer.read[lane].max(consumer.cursors[lane]) < *seq
             };
             removed.iter().filter(is_unread).count() as u64
         };
-        self.missing = state.places.iter().map(missing).collect();
-        let unwritten = state.places.iter().map(|place| place.unwritten.clone());
+        self.missing = state.consumers.iter().map(missing).collect();
+        let unwritten = state
+            .consumers
+            .iter()
+            .map(|consumer| consumer.unwritten.clone());
         self.writing = unwritten.collect();
         drop(state);
         for (consumer, progress) in self.delivery.consumers.iter().zip(&self.writing) {
@@ -374,15 +393,15 @@ impl<'c> Deliveries<'c> {
         Ok(())
     }
 
-    /// The transaction at hand is committed, with or without `events`.
-    pub(super) fn committed(&mut self, events: bool, now: Moment) {
+    /// Notes that the open transaction is committed.
+    pub(super) fn committed(&mut self, now: Moment) {
         self.removed_until = self.removing_until;
         let mut state = self.delivery.state();
-        for (place, missing) in state.places.iter_mut().zip(self.missing.drain(..)) {
-            place.missed += missing;
+        for (consumer, missing) in state.consumers.iter_mut().zip(self.missing.drain(..)) {
+            consumer.missed += missing;
         }
-        for (place, written) in state.places.iter_mut().zip(self.writing.drain(..)) {
-            let unwritten = &mut place.unwritten;
+        for (consumer, written) in state.consumers.iter_mut().zip(self.writing.drain(..)) {
+            let unwritten = &mut consumer.unwritten;
             if unwritten.cursors == written.cursors {
                 unwritten.cursors = None;
             }
@@ -394,38 +413,41 @@ impl<'c> Deliveries<'c> {
         }
         drop(state);
         self.written_at = Some(now);
-        if events {
-            self.ring();
+        if std::mem::take(&mut self.has_events) {
+            self.notify();
         }
     }
 
-    fn ring(&self) {
-        if let Some(ring) = self.delivery.ring.get() {
-            ring();
+    fn notify(&self) {
+        if let Some(notify) = self.delivery.notify.get() {
+            notify();
         }
     }
 }
 
-impl State {
-    /// Whether no consumer has still to deliver this event of an agent that is not
+impl DeliveryState {
+    /// Whether all consumers have delivered or skipped this event of an agent that is not
     /// established.
     fn is_done(&self, seq: i64) -> bool {
         let lane = Lane::Others.index();
-        let is_done = |place: &Place| seq <= place.cursors[lane] && !place.retries.contains(&seq);
-        self.places.iter().all(is_done)
+        let is_done = |consumer: &ConsumerState| {
+            seq <= consumer.cursors[lane] && !consumer.retries.contains(&seq)
+        };
+        self.consumers.iter().all(is_done)
     }
 
-    /// Whether no consumer will deliver this event of an agent that is not established after
-    /// now: it is done, or was among those up to `removed_until` that were removed, and no
-    /// consumer has read it.
+    /// Whether this event of an agent that is not established will not be delivered any more:
+    /// it is done, or it was removed (up to `removed_until`) before a consumer read it.
     fn is_over(&self, seq: i64, removed_until: i64) -> bool {
         let lane = Lane::Others.index();
-        let is_unread = |place: &Place| seq > place.read[lane] && !place.retries.contains(&seq);
-        self.is_done(seq) || (seq <= removed_until && self.places.iter().all(is_unread))
+        let is_unread = |consumer: &ConsumerState| {
+            seq > consumer.read[lane] && !consumer.retries.contains(&seq)
+        };
+        self.is_done(seq) || (seq <= removed_until && self.consumers.iter().all(is_unread))
     }
 }
 
-type Begun = (Vec<Place>, HashMap<Box<str>, i64>);
+type Begun = (Vec<ConsumerState>, HashMap<Box<str>, i64>);
 
 fn begin(
     connection: &Connection,
@@ -454,43 +476,43 @@ fn begin(
         .query_row(last, [], |row| row.get(0))
         .optional()?;
     let last = last.unwrap_or(0);
-    let mut places = Vec::new();
-    for consumer in &delivery.consumers {
-        let mut place = Place::default();
+    let mut states = Vec::new();
+    for name in &delivery.consumers {
+        let mut state = ConsumerState::default();
         for lane in Lane::ALL {
-            let key = (consumer, lane.name());
+            let key = (name, lane.name());
             let find = "SELECT seq FROM cursors WHERE consumer = ?1 AND lane = ?2";
             let found: Option<i64> = connection
                 .query_row(find, key, |row| row.get(0))
                 .optional()?;
             if found.is_none() {
-                connection.execute(SET_CURSOR, (consumer, lane.name(), last))?;
+                connection.execute(SET_CURSOR, (name, lane.name(), last))?;
             }
-            place.cursors[lane.index()] = found.unwrap_or(last).min(last);
+            state.cursors[lane.index()] = found.unwrap_or(last).min(last);
         }
-        place.read = place.cursors;
+        state.read = state.cursors;
         let mut retries =
             connection.prepare("SELECT event FROM retries WHERE consumer = ?1 ORDER BY event")?;
-        let retries = retries.query_map([consumer], |row| row.get(0))?;
-        place.retries = retries.collect::<rusqlite::Result<_>>()?;
-        places.push(place);
+        let retries = retries.query_map([name], |row| row.get(0))?;
+        state.retries = retries.collect::<rusqlite::Result<_>>()?;
+        states.push(state);
     }
-    let undelivered = undelivered(connection, &places)?;
-    Ok((places, undelivered))
+    let undelivered = undelivered(connection, &states)?;
+    Ok((states, undelivered))
 }
 
-/// The last event of each agent that is not established, among events that may be
+/// Returns the last event of each agent that is not established, among events that may be
 /// undelivered.
 fn undelivered(
     connection: &Connection,
-    places: &[Place],
+    consumers: &[ConsumerState],
 ) -> rusqlite::Result<HashMap<Box<str>, i64>> {
-    let of_place = |place: &Place| {
-        let cursor = place.cursors[Lane::Others.index()];
-        let retry = place.retries.first().map(|first| first - 1);
+    let earliest = |consumer: &ConsumerState| {
+        let cursor = consumer.cursors[Lane::Others.index()];
+        let retry = consumer.retries.first().map(|first| first - 1);
         retry.unwrap_or(cursor).min(cursor)
     };
-    let Some(from) = places.iter().map(of_place).min() else {
+    let Some(from) = consumers.iter().map(earliest).min() else {
         return Ok(HashMap::new());
     };
     let mut events = connection.prepare(
@@ -555,11 +577,11 @@ mod tests {
 
     fn write(deliveries: &mut Deliveries<'_>) {
         deliveries.write(&[], NOW).unwrap();
-        deliveries.committed(false, Moment::from_nanos(1));
+        deliveries.committed(Moment::from_nanos(1));
     }
 
     #[test]
-    fn a_file_begins_at_its_end_and_goes_on_where_it_was() {
+    fn a_new_file_begins_at_its_end_and_a_known_file_at_its_cursor() {
         let connection = open();
         add_events(&connection, "a", true, 5);
         let first = delivery();
@@ -595,7 +617,7 @@ mod tests {
     }
 
     #[test]
-    fn a_consumer_that_was_away_begins_at_the_end() {
+    fn a_consumer_that_was_missing_begins_at_the_end() {
         let connection = open();
         let both = Arc::new(Delivery::new(vec!["on-event", "on-events"]));
         drop(begin_with(&connection, &both, FILE));
@@ -609,7 +631,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_outlives_a_failure_of_the_same_file_and_not_anfile_replaced() {
+    fn published_progress_outlives_a_failure_of_the_same_file_only() {
         let connection = open();
         add_events(&connection, "a", true, 5);
         let delivery = delivery();
@@ -634,14 +656,14 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_during_a_transaction_is_written_with_the_next() {
+    fn progress_published_during_a_transaction_is_stored_with_the_next() {
         let connection = open();
         let delivery = delivery();
         let mut deliveries = begin_with(&connection, &delivery, FILE);
         delivery.publish(1, 0, &progress(1, &[(1, true)]));
         deliveries.write(&[], NOW).unwrap();
         delivery.publish(1, 0, &progress(2, &[(1, false)]));
-        deliveries.committed(false, Moment::from_nanos(1));
+        deliveries.committed(Moment::from_nanos(1));
         let due = deliveries.due_in(Moment::from_nanos(1));
         assert_eq!(due, Some(INTERVAL));
         write(&mut deliveries);
@@ -663,7 +685,7 @@ mod tests {
         deliveries.write(&removed, NOW).unwrap();
         assert_eq!(delivery.missed(), [0]);
         deliveries.write(&removed, NOW).unwrap();
-        deliveries.committed(false, Moment::from_nanos(1));
+        deliveries.committed(Moment::from_nanos(1));
         assert_eq!(delivery.missed(), [2]);
     }
 
@@ -673,12 +695,12 @@ mod tests {
         let first = delivery();
         drop(begin_with(&connection, &first, FILE));
         let seq = add_events(&connection, "a", false, 1);
-        // Also if the server is started anew meanwhile.
+        // Also after a restart of the server.
         let delivery = delivery();
         let mut deliveries = begin_with(&connection, &delivery, FILE);
         assert_eq!(deliveries.lane("b", true), Lane::Established);
         assert_eq!(deliveries.lane("a", true), Lane::Others);
-        deliveries.listed("a", seq + 1);
+        deliveries.add("a", seq + 1, Lane::Others);
         delivery.publish(1, 0, &progress(seq, &[]));
         assert_eq!(deliveries.lane("a", true), Lane::Others, "the second waits");
         delivery.publish(1, 0, &progress(seq + 1, &[(seq + 1, true)]));
@@ -688,30 +710,30 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_of_lanes_is_bounded_by_what_waits() {
+    fn the_memory_of_lanes_is_bounded_by_undelivered_events() {
         let connection = open();
         let delivery = delivery();
         let mut deliveries = begin_with(&connection, &delivery, FILE);
         for seq in 1..10_000 {
-            deliveries.listed(&seq.to_string(), seq);
+            deliveries.add(&seq.to_string(), seq, Lane::Others);
             delivery.publish(1, 0, &progress(seq - 10, &[]));
         }
         assert!(deliveries.undelivered.len() <= FIRST_SWEEP);
     }
 
     #[test]
-    fn nothing_is_remembered_of_events_that_are_removed_while_no_consumer_reads_on() {
+    fn removed_events_are_forgotten_while_no_consumer_reads() {
         let connection = open();
         let delivery = delivery();
         let mut deliveries = begin_with(&connection, &delivery, FILE);
         for seq in 1..10_000 {
-            deliveries.listed(&seq.to_string(), seq);
+            deliveries.add(&seq.to_string(), seq, Lane::Others);
             deliveries.write(&[(seq - 10, false)], NOW).unwrap();
-            deliveries.committed(false, Moment::from_nanos(1));
+            deliveries.committed(Moment::from_nanos(1));
         }
         assert!(deliveries.undelivered.len() <= FIRST_SWEEP);
-        // One that was read may still be delivered.
-        deliveries.listed("a", 10_000);
+        // An event that was read may still be delivered.
+        deliveries.add("a", 10_000, Lane::Others);
         delivery.publish(
             1,
             0,
@@ -722,7 +744,7 @@ mod tests {
             },
         );
         deliveries.write(&[(10_000, false)], NOW).unwrap();
-        deliveries.committed(false, Moment::from_nanos(1));
+        deliveries.committed(Moment::from_nanos(1));
         assert_eq!(deliveries.lane("a", true), Lane::Others);
         delivery.publish(1, 0, &progress(10_000, &[]));
         assert_eq!(deliveries.lane("a", true), Lane::Established);

@@ -1,4 +1,4 @@
-//! One server writes a store at a time, and others can tell whether one does.
+//! The lock of a store: one server writes it at a time, and readers see whether a server does.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
@@ -11,65 +11,63 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
-use super::location::{FileId, beside, open_or_create};
+use super::files::{FileId, beside, open_or_create};
 
-/// How often, and at what distance, an attempt is repeated: a reader that looks
-/// whether a server is writing holds the lock for an instant.
+/// Number and interval of attempts: a reader that checks for a server takes the lock for an
+/// instant.
 const ATTEMPTS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// How often the lock file is opened again because another one has taken its place.
+/// Maximum number of times that the lock file is opened because it was replaced.
 const PLACEMENTS: u32 = 10;
 
-/// The right to write a store, held for as long as this lives.
+/// The right to write a store, released when dropped.
 ///
-/// It is a `flock(2)` on a file beside the store, `PATH-lock`: the kernel takes
-/// it back when the process ends, however it ends. It is not on the store
-/// itself, because closing any descriptor of that file would give up the locks
-/// that SQLite holds on it (`fcntl(2)`, "Record locking").
+/// It is a `flock(2)` on a file beside the store, `PATH-lock`, which the kernel releases when the
+/// process ends. It is not on the store itself: closing any descriptor of that file would
+/// release the locks that SQLite has on it (`fcntl(2)`, "Record locking").
 ///
-/// It belongs to the open file description: a descriptor of it that is
-/// [shared](Self::share) with another process holds the same lock, which is given back
-/// when both are closed. So it passes to the other without ever being free.
+/// The lock belongs to the open file description: a descriptor that is [shared](Self::share)
+/// with another process has the same lock, which is released when both are closed. So it
+/// passes to the successor process without ever being free.
 ///
-/// A lock on a file that is no longer at `PATH-lock` keeps no other server out; `renew`
-/// takes it anew.
+/// A lock on a file that is no longer at `PATH-lock` excludes no other server; `renew` takes it
+/// again.
 #[derive(Debug)]
 pub struct Lock {
-    /// Held open: closing it gives the lock back.
+    /// The open lock file: closing it releases the lock.
     file: Mutex<Arc<File>>,
     path: PathBuf,
 }
 
-/// Why the right to write was not given.
+/// Why the lock was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another server has it.
+    /// Another server has the lock.
     #[error("another hawk is writing it ({holder})")]
     Held {
-        /// What the other says of itself, such as `pid 4711`.
+        /// The contents of the lock file, such as `pid 4711`.
         holder: String,
     },
     /// The lock file cannot be used.
     #[error("cannot use its lock file {}", .0.display())]
     File(PathBuf, #[source] io::Error),
-    /// Something else is in the lock file's place.
+    /// A link or a special file is at the lock file's path.
     #[error("{} is a link or no regular file, and not a lock; remove it", .0.display())]
     Unfit(PathBuf),
-    /// The lock file is replaced each time it is locked.
+    /// The lock file was replaced each time it was locked.
     #[error("its lock file {} is replaced again and again", .0.display())]
     Unsteady(PathBuf),
-    /// What was handed over is no lock of this store.
+    /// The descriptor from the predecessor is not this store's lock file.
     #[error("the lock that was handed over is another file than {}", .0.display())]
     Strange(PathBuf),
 }
 
 impl Lock {
-    /// Takes the right to write the store at `store`, a [resolved](super::resolve) path.
+    /// Takes the lock of the store at `store`, a [resolved](super::resolve) path.
     ///
     /// # Errors
-    /// [`LockError`] if another process has it, or if the file beside the store
-    /// cannot be made.
+    /// [`LockError`] if another process has it, or if the lock file cannot be created.
     pub fn take(store: &Path) -> Result<Self, LockError> {
         let path = beside(store, "-lock");
         let file = acquire(&path)?;
@@ -81,27 +79,25 @@ impl Lock {
         Ok(lock)
     }
 
-    /// The lock's file, for another process to hold it with.
+    /// Returns the lock file, for the successor process.
     #[must_use]
     pub fn share(&self) -> Arc<File> {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&file)
     }
 
-    /// Holds the lock of the store at `store` with a descriptor that another process
-    /// has [shared](Self::share).
+    /// Takes over the lock of the store at `store` with a descriptor that the predecessor has
+    /// [shared](Self::share).
     ///
     /// # Errors
-    /// [`LockError`] if it is another file's, or one through which nobody holds the lock
-    /// while somebody else does.
+    /// [`LockError`] if it is another file, or if another descriptor has the lock.
     pub fn adopt(shared: OwnedFd, store: &Path) -> Result<Self, LockError> {
         let path = beside(store, "-lock");
         let file = File::from(shared);
         if !is_at(&file, &path)? {
             return Err(LockError::Strange(path));
         }
-        // If it holds the lock already, nothing changes: the kernel lets be what is as
-        // it is to be (Linux, fs/locks.c, `flock_lock_inode`).
+        // Has no effect if it has the lock already (Linux, fs/locks.c, `flock_lock_inode`).
         hold(&file, &path)?;
         Ok(Self {
             file: Mutex::new(Arc::new(file)),
@@ -109,11 +105,11 @@ impl Lock {
         })
     }
 
-    /// Takes the lock at the same path again if the file there is another file or is missing:
-    /// another server could lock that file. Releases the old lock after the new lock is taken.
+    /// Takes the lock at its path again if another file or none is there: another server could
+    /// lock that file. Releases the old lock after the new lock is taken.
     ///
     /// # Errors
-    /// As [`take`](Self::take); the lock that is held stays so.
+    /// As [`take`](Self::take); the old lock is kept.
     pub(super) fn renew(&self) -> Result<(), LockError> {
         if self.is_in_place() {
             return Ok(());
@@ -123,28 +119,28 @@ impl Lock {
         self.sign()
     }
 
-    /// Whether the file that is locked is the one at its path.
+    /// Whether the locked file is at its path.
     pub(super) fn is_in_place(&self) -> bool {
         is_at(&self.share(), &self.path).unwrap_or(false)
     }
 
-    /// Says in the file that it is this process that writes the store.
+    /// Writes this process's id into the lock file.
     ///
     /// # Errors
-    /// [`LockError::File`]; the lock is held all the same.
+    /// [`LockError::File`]; the lock is kept.
     pub fn sign(&self) -> Result<(), LockError> {
         let cannot = |error| LockError::File(self.path.clone(), error);
         let holder = format!("pid {}\n", std::process::id());
         let file = self.share();
         file.set_len(0).map_err(cannot)?;
-        // Its offset belongs to all who share it.
+        // The offset is shared with other processes.
         file.write_all_at(holder.as_bytes(), 0).map_err(cannot)
     }
 
     /// Whether a server is writing the store at `store`.
     ///
     /// # Errors
-    /// Whatever opening the lock file says, but for its absence: then nobody is.
+    /// If the lock file cannot be opened. A missing lock file means that no server writes.
     pub fn is_held(store: &Path) -> io::Result<bool> {
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let opened = OpenOptions::new()
@@ -164,8 +160,8 @@ impl Lock {
     }
 }
 
-/// Locks the file at `path`, which is made if there is none. Checks that the path still names
-/// the locked file: a lock on a removed file would not exclude another server.
+/// Locks the file at `path`, and creates it if it does not exist. Checks that the path still
+/// names the locked file: a lock on a removed file would exclude no other server.
 fn acquire(path: &Path) -> Result<File, LockError> {
     for _ in 0..PLACEMENTS {
         let file = open_or_create(path).map_err(|error| match Errno::from_io_error(&error) {
@@ -174,7 +170,7 @@ fn acquire(path: &Path) -> Result<File, LockError> {
         })?;
         let found = file.metadata();
         let found = found.map_err(|error| LockError::File(path.to_owned(), error))?;
-        // One that has a second name may be any file, and this one is written to.
+        // A file with a second name may be any file, and the lock file is written to.
         if !found.is_file() || found.nlink() > 1 {
             return Err(LockError::Unfit(path.to_owned()));
         }
@@ -186,7 +182,7 @@ fn acquire(path: &Path) -> Result<File, LockError> {
     Err(LockError::Unsteady(path.to_owned()))
 }
 
-/// Whether `path` leads to `file`, and by no link.
+/// Whether `file` is at `path`, without a link.
 fn is_at(file: &File, path: &Path) -> Result<bool, LockError> {
     let cannot = |error| LockError::File(path.to_owned(), error);
     let held = file.metadata().map_err(cannot)?;
@@ -224,13 +220,13 @@ mod tests {
 
     use super::*;
 
-    /// What another process gets.
+    /// Returns the descriptor that the successor process gets.
     fn descriptor(lock: &Lock) -> OwnedFd {
         lock.share().try_clone().unwrap().into()
     }
 
     #[test]
-    fn one_has_it_and_the_next_is_told_who() {
+    fn a_second_process_is_refused_with_the_pid_of_the_first() {
         let directory = tempfile::tempdir().unwrap();
         let store = directory.path().join("hawk.db");
         assert!(!Lock::is_held(&store).unwrap());
@@ -245,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_is_shared_is_held_until_both_have_let_it_go() {
+    fn a_shared_lock_is_released_when_both_descriptors_are_closed() {
         let directory = tempfile::tempdir().unwrap();
         let store = directory.path().join("hawk.db");
         let first = Lock::take(&store).unwrap();
@@ -254,12 +250,12 @@ mod tests {
         drop(first);
         let refused = Lock::take(&store).unwrap_err();
         assert!(matches!(refused, LockError::Held { .. }), "{refused}");
-        // Who it is of is said when it is wanted, however often.
+        // `sign` may be called repeatedly.
         std::fs::write(&second.path, "pid of another process\n").unwrap();
         (0..2).for_each(|_| second.sign().unwrap());
         let signed = std::fs::read_to_string(&second.path).unwrap();
         assert_eq!(signed, format!("pid {}\n", std::process::id()));
-        // Another attempt to go on, which is broken off.
+        // Another hand-over that is aborted.
         let shared = descriptor(&second);
         drop(Lock::adopt(shared, &store).unwrap());
         assert!(Lock::is_held(&store).unwrap());
@@ -268,18 +264,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_lock_of_the_store_is_refused() {
+    fn a_descriptor_that_is_not_the_stores_lock_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let [store, other] = ["hawk.db", "other.db"].map(|name| directory.path().join(name));
         let lock = Lock::take(&store).unwrap();
         let strange = Lock::take(&other).unwrap();
         let adopt = |lock: &Lock| Lock::adopt(descriptor(lock), &store).unwrap_err();
         assert!(matches!(adopt(&strange), LockError::Strange(path) if path == lock.path));
-        // The right file, and not the descriptor that has the lock.
+        // The right file, but a descriptor without the lock.
         let same = File::open(&lock.path).unwrap();
         let refused = Lock::adopt(same.into(), &store).unwrap_err();
         assert!(matches!(refused, LockError::Held { .. }), "{refused}");
-        // It is removed, and then another one is in its place.
+        // The file is removed, and then replaced.
         std::fs::remove_file(&lock.path).unwrap();
         assert!(matches!(adopt(&lock), LockError::Strange(_)));
         let _placed = Lock::take(&store).unwrap();
@@ -287,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_in_place_of_the_lock_is_neither_followed_nor_written_to() {
+    fn a_link_at_the_locks_path_is_neither_followed_nor_written_to() {
         let directory = tempfile::tempdir().unwrap();
         let [store, other] = ["hawk.db", "other"].map(|name| directory.path().join(name));
         let path = beside(&store, "-lock");
@@ -312,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_whose_file_was_removed_is_taken_again() {
+    fn a_lock_is_taken_again_after_its_file_was_removed() {
         let directory = tempfile::tempdir().unwrap();
         let store = directory.path().join("hawk.db");
         let lock = Lock::take(&store).unwrap();
@@ -321,7 +317,7 @@ mod tests {
         lock.renew().unwrap();
         assert!(lock.is_in_place() && Lock::is_held(&store).unwrap());
         lock.renew().unwrap();
-        // Another server is faster.
+        // Another server takes it first.
         fs::remove_file(&lock.path).unwrap();
         let other = Lock::take(&store).unwrap();
         let refused = lock.renew().unwrap_err();
@@ -333,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_not_there_is_named() {
+    fn the_error_names_a_missing_folder() {
         let refused = Lock::take(Path::new("/nowhere/hawk.db")).unwrap_err();
         assert!(
             refused.to_string().contains("/nowhere/hawk.db-lock"),

@@ -17,7 +17,7 @@ use std::time::Duration;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, Type, ValueRef};
 use rusqlite::{Connection, Error, ErrorCode, OpenFlags, OptionalExtension as _, Row};
 
-use super::location::{FileId, beside, resolve};
+use super::files::{FileId, beside, resolve};
 use super::lock::Lock;
 use super::open::{LOCK_PATIENCE, Work, check_tables, harden, size_of};
 use super::schema::{self, Fitness};

@@ -1,6 +1,6 @@
-//! The tables, and what it takes to use a file that may have others.
+//! The tables, their migration, and the check of a file that may have others.
 //!
-//! `docs/store.md` tells users what each column means.
+//! `docs/store.md` describes each column.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -10,24 +10,24 @@ use rusqlite::{Connection, Row};
 
 use super::OpenError;
 
-/// Marks a file as one of ours (`PRAGMA application_id`): "hawk" in ASCII.
+/// Marks a file as a store (`PRAGMA application_id`): "hawk" in ASCII.
 pub const APPLICATION_ID: i32 = 0x6861_776b;
 
 /// The version of the tables below (`PRAGMA user_version`).
 pub const VERSION: i32 = 2;
 
-/// What the file holds, and whether it can be used.
+/// Whether a file can be used as a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fitness {
-    /// Our tables, in the present version.
+    /// It has the tables of this version.
     Ready,
-    /// Nothing yet.
+    /// It is empty.
     Empty,
-    /// Our tables in an older version, which [`migrate`] brings up to date.
+    /// It has the tables of an older version, which [`migrate`] changes to this one.
     Older(i32),
-    /// Our tables in a version that only a newer program understands.
+    /// It has the tables of a newer version.
     Newer(i32),
-    /// Some other program's database.
+    /// It is another program's database.
     Foreign,
 }
 
@@ -46,10 +46,10 @@ impl Fitness {
     }
 }
 
-/// Looks at the file behind `connection` without changing it.
+/// Examines the file of `connection` without changing it.
 ///
 /// # Errors
-/// Whatever SQLite says, most often that the file is no database or is locked.
+/// The error of SQLite, most often that the file is no database or is locked.
 pub fn examine(connection: &Connection) -> rusqlite::Result<Fitness> {
     let number = |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get(0));
     let application: i32 = number("application_id")?;
@@ -65,12 +65,12 @@ pub fn examine(connection: &Connection) -> rusqlite::Result<Fitness> {
     })
 }
 
-/// What is in the file's schema beside the tables and indexes of this version, or is
-/// missing there, in words; `None` if nothing is.
+/// Returns the first object by which the file's schema differs from that of `version`, in words;
+/// `None` if there is none.
 ///
-/// Every statement of this program relies on its tables: another one, a trigger, an index
-/// with an expression or a CHECK could run code of the file's author, without an end.
-/// Ordinary tables under other names are left alone; nothing here reads them.
+/// A changed table, a trigger, an index with an expression or a CHECK could run code of the
+/// file's author without end. Ordinary tables under other names are allowed: this program does
+/// not read them.
 ///
 /// # Errors
 /// The error of SQLite, most often that the schema is damaged.
@@ -98,13 +98,12 @@ pub fn difference(connection: &Connection, version: i32) -> rusqlite::Result<Opt
 struct Object {
     kind: String,
     name: String,
-    /// The statement that made it, without blanks and quotation marks: how ALTER TABLE writes
-    /// these is SQLite's own business.
+    /// Its CREATE statement without blanks and quotation marks, which ALTER TABLE may change.
     text: String,
 }
 
 impl Object {
-    /// For people to read; the name is anything.
+    /// Returns its kind and name for a message. The name may be any text.
     fn in_words(&self) -> String {
         let name: String = self.name.chars().take(64).collect();
         let kind = match self.kind.as_str() {
@@ -115,7 +114,8 @@ impl Object {
         format!("{kind} {name:?}")
     }
 
-    /// An ordinary table of an operator, or the index that SQLite makes for one.
+    /// Whether it is an ordinary table of an operator, or the index that SQLite creates for
+    /// one.
     fn is_harmless(&self) -> bool {
         match self.kind.as_str() {
             "table" => self.text.starts_with("CREATETABLE"),
@@ -125,7 +125,7 @@ impl Object {
     }
 }
 
-/// All entries of the schema.
+/// Returns all entries of the schema.
 fn objects(connection: &Connection) -> rusqlite::Result<Vec<Object>> {
     let mut objects = connection.prepare("SELECT type, name, sql FROM sqlite_schema")?;
     let read = |row: &Row<'_>| {
@@ -141,7 +141,7 @@ fn objects(connection: &Connection) -> rusqlite::Result<Vec<Object>> {
     objects.query_map([], read)?.collect()
 }
 
-/// The schema of a version, as the same steps make it in memory.
+/// Returns the schema of a version, made by the same steps in memory.
 fn expected(version: i32) -> rusqlite::Result<&'static [Object]> {
     static EXPECTED: [OnceLock<Vec<Object>>; STEPS.len() + 1] =
         [const { OnceLock::new() }; STEPS.len() + 1];
@@ -160,10 +160,10 @@ fn expected(version: i32) -> rusqlite::Result<&'static [Object]> {
     Ok(expected.get_or_init(|| made))
 }
 
-/// Brings a file that [`examine`] found empty or older up to date, in one
-/// transaction: a program that opens it sees the old tables or the new ones.
+/// Migrates an empty or older file to this version in one transaction: other programs see the
+/// old tables or the new ones.
 ///
-/// The time it takes does not depend on the number of rows.
+/// The time that it takes does not depend on the number of rows.
 ///
 /// # Errors
 /// The error of SQLite; the file is then unchanged.
@@ -172,7 +172,7 @@ pub fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     let defensive = connection.db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)?;
     let outcome = run_steps(connection, VERSION);
-    // Loads the tables as they are now, and forbids edits again.
+    // Loads the new tables, and forbids edits again.
     let reset = connection.execute_batch("PRAGMA writable_schema = RESET");
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, defensive)?;
     outcome.and(reset)
@@ -182,7 +182,7 @@ pub fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
 fn run_steps(connection: &mut Connection, to: i32) -> rusqlite::Result<()> {
     let transaction =
         connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    // Another process may have been faster.
+    // Another process may have migrated it first.
     let version: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let number = |version| usize::try_from(version).unwrap_or(usize::MAX);
     for step in STEPS.iter().take(number(to)).skip(number(version)) {
@@ -193,8 +193,8 @@ fn run_steps(connection: &mut Connection, to: i32) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// The step to each version from the one before; the first starts from nothing.
-/// A released step is never changed.
+/// The step to each version from the version before, beginning with an empty file. A released
+/// step is never changed.
 const STEPS: &[&str] = &[VERSION_1, VERSION_2];
 
 const VERSION_1: &str = "
@@ -239,7 +239,7 @@ CREATE TABLE events (
 /// tables are replaced instead, which has the same effect on the file
 /// (<https://sqlite.org/lang_altertable.html>, "Making Other Kinds Of Table Schema
 /// Changes"): columns are added at the end only, and a row that was written before has
-/// their default. `CREATE TABLE` then has every connection read the texts again.
+/// their default. `CREATE TABLE` makes every connection read the texts again.
 const VERSION_2: &str = "
 CREATE TABLE store (
     one         INTEGER PRIMARY KEY CHECK (one = 1),
@@ -335,7 +335,7 @@ UPDATE sqlite_schema SET sql = 'CREATE TABLE events (
 ) STRICT' WHERE type = 'table' AND name = 'events';
 ";
 
-/// The tables as version 1 had them, with rows, for tests of the migration.
+/// Creates the tables of version 1 with rows, for tests of the migration.
 #[cfg(test)]
 pub(super) fn older(connection: &Connection, rows: &str) {
     connection.execute_batch(VERSION_1).unwrap();
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_file_is_brought_up_to_date_once() {
+    fn a_new_file_is_migrated_once() {
         let mut connection = Connection::open_in_memory().unwrap();
         assert_eq!(examine(&connection), Ok(Fitness::Empty));
         migrate(&mut connection).unwrap();
@@ -368,14 +368,14 @@ mod tests {
         assert_eq!(examine(&connection), Ok(Fitness::Ready));
     }
 
-    /// The first object that differs after `sql` was run on a file of this version.
+    /// Returns the difference after `sql` was run on a file of this version.
     fn difference_after(version: i32, sql: &str) -> Option<String> {
         let mut connection = Connection::open_in_memory().unwrap();
         run_steps(&mut connection, version).unwrap();
         connection
             .set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)
             .unwrap();
-        // Loads the tables as the steps have left them.
+        // Loads the tables that the steps have written.
         connection
             .execute_batch("PRAGMA writable_schema = RESET")
             .unwrap();
@@ -396,14 +396,14 @@ mod tests {
     }
 
     #[test]
-    fn an_operators_table_and_statistics_are_left_alone() {
+    fn an_operators_table_and_statistics_are_allowed() {
         for sql in ["CREATE TABLE mine (name TEXT PRIMARY KEY)", "ANALYZE"] {
             assert_eq!(difference_after(VERSION, sql), None, "{sql}");
         }
     }
 
     #[test]
-    fn what_could_run_code_is_named() {
+    fn objects_that_could_run_code_are_named() {
         for (sql, expected) in [
             (
                 "CREATE TRIGGER t AFTER INSERT ON reports BEGIN DELETE FROM reports; END",
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_cannot_use_is_told_apart() {
+    fn unusable_files_are_distinguished() {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch("CREATE TABLE t (x)").unwrap();
         assert_eq!(examine(&connection), Ok(Fitness::Foreign));

@@ -1,18 +1,19 @@
 //! The statements that write a batch.
+//!
+//! Start at [`Statements::write`]: agents first, so that reports and events can refer to their
+//! rows.
 
 use std::fmt::{Display, Write as _};
-use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, Statement, params};
 
 use super::batch::{Batch, BatchAgent, BatchEvent, BatchReport, Removal, Run};
 use super::delivery::{Deliveries, Lane};
-use super::pages::Pages;
+use super::retention::Pages;
 use super::schema::VERSION;
-use hawk_time::{Moment, UnixNanos};
 
-/// How many reports one INSERT takes, the most first. A statement costs about as
-/// much as a row; beyond some thirty rows nothing more is won.
+/// Numbers of reports that one INSERT takes, the greatest first. A statement costs about as
+/// much as a row; more than some thirty rows save nothing.
 const ROWS: [usize; 3] = [32, 8, 1];
 
 /// Columns of a report.
@@ -21,8 +22,8 @@ const COLUMNS: usize = 8;
 /// Sequence numbers that are reserved at a time; see [`Order::reserved`].
 const RESERVE: i64 = 4096;
 
-/// Reports of a row in `times`: few enough that a reader finds the first report since a
-/// time within a millisecond, and many enough that the row costs nothing.
+/// Reports of a row in `times`: few enough that a reader finds the first report since a time
+/// within a millisecond, and many enough that the row costs little.
 const BLOCK: u32 = 4096;
 
 /// The row must still be that of the agent: then a report never refers to another agent,
@@ -34,8 +35,8 @@ UPDATE agents SET version = ?4, last_seen = ?6, state = ?7, changed_at = ?8,
     report_interval = ?16, cloned_at = ?17
 WHERE id = ?1 AND name IS ?2 AND (name IS NOT NULL OR address = ?3)";
 
-/// Apart, because an address that is set, even to what it was, has the page of its
-/// index written with every batch.
+/// A statement of its own: an assignment to `address`, even of the same value, writes the page
+/// of its index with every batch.
 const UPDATE_ADDRESS: &str = "UPDATE agents SET address = ?2 WHERE id = ?1 AND address <> ?2";
 
 const INSERT_AGENT: &str = "
@@ -49,9 +50,8 @@ const INSERT_EVENT: &str = "
 INSERT INTO events (at, agent, state, name, address, version, last_seen, established)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
 
-/// Prepared statements for batches, and what the writer remembers of the open file.
-///
-/// Another file, and the same one opened again, start with an empty memory.
+/// Prepared statements for batches, and the writer's memory of the open file. Begins anew with
+/// each file that is opened.
 pub(super) struct Statements<'c> {
     begin: Statement<'c>,
     commit: Statement<'c>,
@@ -68,52 +68,49 @@ pub(super) struct Statements<'c> {
     event: Statement<'c>,
     other_event: Statement<'c>,
     pages: Pages<'c>,
-    /// Pages that reports took since the transaction began.
+    /// Pages that the reports of this transaction take.
     report_pages: i64,
     newest: Statement<'c>,
     reserve: Statement<'c>,
-    /// Writes the value that is there. An UPDATE that changes nothing would write no page.
+    /// Writes the present value. An UPDATE that changes nothing would write no page.
     probe: Statement<'c>,
     block: Statement<'c>,
-    deliveries: Option<Deliveries<'c>>,
-    /// The transaction at hand has events.
-    has_events: bool,
+    pub(super) deliveries: Deliveries<'c>,
     /// An address as text.
     address: String,
-    peer: Peer,
-    /// Runs of all batches so far, so that each has a number of its own.
+    peer: PeerText,
+    /// Number of runs in all batches so far: each run has a number.
     runs: u64,
     /// The agents' rows, by the lower half of their references, counted from 1.
     rows: Vec<AgentRowId>,
-    /// Changes of `rows` that hold once the transaction is committed.
-    /// Agents of the batch whose rows had the other state before, as places in the batch. Only
-    /// rows that this process has not written yet are compared.
+    /// Agents of the batch, as indices, whose rows had the other state. Compared only when this
+    /// process writes a row of the file for the first time.
     corrected: Vec<usize>,
+    /// Changes of `rows` by the open transaction.
     learnt: Vec<(u64, AgentRowId)>,
     order: Order,
-    /// The order once the transaction is committed.
+    /// The order after the open transaction.
     next_order: Order,
 }
 
-/// An agent's row, as the writer remembers it.
+/// The writer's memory of an agent's row.
 #[derive(Clone, Copy, Debug, Default)]
 struct AgentRowId {
     /// The upper half of the agent's reference.
     generation: u32,
-    /// The number of the row; 0: none is known.
+    /// The number of the row; 0 if unknown.
     id: i64,
-    /// The sequence number of the agent's last report; 0: none is known.
+    /// Sequence number of the agent's last report; 0 if unknown.
     last_report: i64,
 }
 
-/// The order of reports.
+/// The sequence numbers of reports.
 #[derive(Clone, Copy, Debug)]
 struct Order {
-    /// The greatest sequence number that was given.
+    /// The greatest number in use.
     last: i64,
-    /// No report has a greater number than this. It is raised in the file before it is
-    /// reached, so a report gets a number that was never given even if all rows are
-    /// gone.
+    /// No report has a greater number than this. The file has it before a report reaches it,
+    /// so no number is given twice, even after all rows were removed.
     reserved: i64,
     /// Reports that no row of `times` covers yet.
     block: Block,
@@ -150,7 +147,7 @@ impl Block {
 }
 
 impl Order {
-    /// The order of the reports in the file.
+    /// Reads the order from the file.
     fn read(connection: &Connection) -> rusqlite::Result<Self> {
         let (reserved, first_timed): (i64, i64) =
             connection.query_row("SELECT reserved, first_timed FROM store", [], |row| {
@@ -187,12 +184,15 @@ impl Order {
 }
 
 impl<'c> Statements<'c> {
-    pub(super) fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
+    pub(super) fn prepare(
+        connection: &'c Connection,
+        deliveries: Deliveries<'c>,
+    ) -> rusqlite::Result<Self> {
         let [most, some, one] = ROWS;
         let order = Order::read(connection)?;
         Ok(Self {
-            // From the start: a lock that another program holds is met here, and
-            // not in the middle.
+            // Takes the lock at the start: another program's lock fails the transaction there,
+            // not in its middle.
             begin: connection.prepare("BEGIN IMMEDIATE")?,
             commit: connection.prepare("COMMIT")?,
             rollback: connection.prepare("ROLLBACK")?,
@@ -223,10 +223,9 @@ impl<'c> Statements<'c> {
             reserve: connection.prepare("UPDATE store SET reserved = ?1")?,
             probe: connection.prepare(&format!("PRAGMA user_version = {VERSION}"))?,
             block: connection.prepare("INSERT OR REPLACE INTO times VALUES (?1, ?2, ?3, ?4)")?,
-            deliveries: None,
-            has_events: false,
+            deliveries,
             address: String::new(),
-            peer: Peer::default(),
+            peer: PeerText::default(),
             runs: 0,
             rows: Vec::new(),
             corrected: Vec::new(),
@@ -261,12 +260,12 @@ impl<'c> Statements<'c> {
         self.rollback.raw_execute().map(drop)
     }
 
-    /// Pages that the reports written in this transaction have taken.
+    /// Returns the number of pages that the reports of this transaction take.
     pub(super) const fn report_pages(&self) -> i64 {
         self.report_pages
     }
 
-    /// Writes all of a batch.
+    /// Writes all rows of a batch.
     pub(super) fn write(&mut self, batch: &mut Batch) -> rusqlite::Result<()> {
         let first = self.next_seq(batch.reports.len())?;
         batch.number_reports(first.number());
@@ -283,23 +282,18 @@ impl<'c> Statements<'c> {
         for removal in &batch.removals[removals..] {
             self.remove_agent(removal, batch)?;
         }
-        let before = match batch.reports.is_empty() {
-            true => 0,
-            false => self.pages.in_use()?,
-        };
-        let mut rows = Rows::of(batch, self.runs, first);
-        self.runs += batch.runs.len() as u64;
-        for (at, size) in ROWS.into_iter().enumerate() {
-            while rows.left() >= size {
-                self.reports[at].bind(&mut rows, &mut self.peer)?;
-                self.reports[at].statement.raw_execute()?;
-            }
-        }
         if !batch.reports.is_empty() {
+            let before = self.pages.in_use()?;
+            self.write_reports(batch, first)?;
             self.report_pages += self.pages.in_use()? - before;
         }
-        self.write_times(batch, first.number())?;
-        self.write_corrections(batch)?;
+        // Events that the file lacks: a restored backup has agents in the states of its time, and
+        // the events since then are in another file.
+        for at in std::mem::take(&mut self.corrected) {
+            if let Some(event) = batch.missing_event(at) {
+                self.write_event(&event, batch)?;
+            }
+        }
         for event in &batch.events {
             self.write_event(event, batch)?;
         }
@@ -309,16 +303,16 @@ impl<'c> Statements<'c> {
         Ok(())
     }
 
-    /// The sequence number of the first of `reports` that come next, all of which are
-    /// reserved in the file.
+    /// Returns the sequence number of the first of `reports` reports, and reserves their
+    /// numbers in the file.
     fn next_seq(&mut self, reports: usize) -> rusqlite::Result<First> {
         if reports == 0 {
             return Ok(First::Implied(0));
         }
         let order = &mut self.next_order;
         let newest: Option<i64> = self.newest.query_row([], |row| row.get(0))?;
-        // What SQLite takes by itself is one more than the newest. It may be less than
-        // what was given, when the newest rows are gone.
+        // SQLite itself takes the number after the newest row, which is too small if newer
+        // rows were removed.
         let (first, implied) = match newest {
             Some(newest) if newest >= order.last => (newest.checked_add(1), true),
             _ => (order.last.max(order.reserved).checked_add(1), false),
@@ -338,9 +332,17 @@ impl<'c> Statements<'c> {
         })
     }
 
-    /// Writes the rows of `times` that the reports of a batch complete.
-    fn write_times(&mut self, batch: &Batch, first: i64) -> rusqlite::Result<()> {
-        for (seq, report) in (first..).zip(&batch.reports) {
+    /// Writes the reports of a batch, and the rows of `times` that they complete.
+    fn write_reports(&mut self, batch: &Batch, first: First) -> rusqlite::Result<()> {
+        let mut rows = Rows::new(batch, self.runs, first);
+        self.runs += batch.runs.len() as u64;
+        for (insert, size) in self.reports.iter_mut().zip(ROWS) {
+            while rows.left() >= size {
+                insert.bind(&mut rows, &mut self.peer)?;
+                insert.statement.raw_execute()?;
+            }
+        }
+        for (seq, report) in (first.number()..).zip(&batch.reports) {
             let block = &mut self.next_order.block;
             block.add(seq, report.received_at);
             if block.reports >= BLOCK {
@@ -352,30 +354,32 @@ impl<'c> Statements<'c> {
         Ok(())
     }
 
-    /// What is remembered of the row of the agent with this reference.
-    fn known(&self, reference: u64) -> Option<AgentRowId> {
-        let row = self.rows.get(place(reference))?;
-        (row.id != 0 && row.generation == generation(reference)).then_some(*row)
-    }
-
-    /// Writes an agent's row, and notes its number in the batch.
+    /// Writes an agent's row, and sets its number in the batch.
     fn write_agent(&mut self, at: usize, batch: &mut Batch) -> rusqlite::Result<()> {
         let row = batch.agents[at];
-        put(&mut self.address, &row.address);
-        let (id, before) = match self.known(row.reference) {
+        put(&mut self.address, &row.record.address);
+        let known = self.rows.get(place(row.reference)).copied();
+        let known =
+            known.filter(|known| known.id != 0 && known.generation == generation(row.reference));
+        let (id, before) = match known {
             Some(known) if self.update_agent(known.id, &row, batch)? => {
                 (known.id, known.last_report)
             }
-            // Its row is not known, or was removed as silent for too long.
-            _ => match self.find_agent(row.name.map(|name| batch.read(name)))? {
+            // Its row is unknown, or was removed because the agent was silent for too long.
+            _ => match self.find_agent(row.record.name.map(|name| batch.read(name)))? {
                 Some(found) => {
                     self.update_agent(found.id, &row, batch)?;
-                    if found.online != row.online {
+                    if found.online != row.record.online {
                         self.corrected.push(at);
                     }
                     (found.id, found.last_report)
                 }
-                None => (self.insert_agent(&row, batch)?, 0),
+                None => {
+                    bind_agent(&mut self.insert_agent, None, &self.address, &row, batch)?;
+                    let mut rows = self.insert_agent.raw_query();
+                    let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+                    (row.get(0)?, 0)
+                }
             },
         };
         let row = &mut batch.agents[at];
@@ -394,25 +398,17 @@ impl<'c> Statements<'c> {
         Ok(())
     }
 
-    /// Brings an agent's row up to date; false if it has none of this number.
+    /// Updates an agent's row; false if the agent has no row with this number.
     fn update_agent(&mut self, id: i64, row: &BatchAgent, batch: &Batch) -> rusqlite::Result<bool> {
         bind_agent(&mut self.update_agent, Some(id), &self.address, row, batch)?;
         let is_updated = self.update_agent.raw_execute()? > 0;
-        if is_updated && row.name.is_some() {
+        if is_updated && row.record.name.is_some() {
             self.update_address.execute(params![id, self.address])?;
         }
         Ok(is_updated)
     }
 
-    fn insert_agent(&mut self, row: &BatchAgent, batch: &Batch) -> rusqlite::Result<i64> {
-        bind_agent(&mut self.insert_agent, None, &self.address, row, batch)?;
-        let mut rows = self.insert_agent.raw_query();
-        let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-        row.get(0)
-    }
-
-    /// Returns the row of the agent with this name, or of the agent without a name at the
-    /// address at hand.
+    /// Returns the row of the agent with this name, or without a name at `self.address`.
     fn find_agent(&mut self, name: Option<&str>) -> rusqlite::Result<Option<FoundAgent>> {
         let found = |row: &Row<'_>| {
             let last_report: Option<i64> = row.get(1)?;
@@ -440,60 +436,8 @@ impl<'c> Statements<'c> {
         .map(drop)
     }
 
-    /// Writes events that the file lacks: a restored backup has agents in the states of its
-    /// time, and the events since then are in another file.
-    fn write_corrections(&mut self, batch: &Batch) -> rusqlite::Result<()> {
-        let corrected = std::mem::take(&mut self.corrected);
-        for event in corrected
-            .into_iter()
-            .filter_map(|at| batch.missing_event(at))
-        {
-            self.write_event(&event, batch)?;
-        }
-        Ok(())
-    }
-
-    fn write_event(&mut self, event: &BatchEvent, batch: &Batch) -> rusqlite::Result<()> {
-        let name = event.name.map(|name| batch.read(name));
-        put(&mut self.address, &event.address);
-        let agent = match event.agent {
-            Some(index) => batch.agents[index.get()].id,
-            None => self.correct_state(event, name, batch)?,
-        };
-        let established = match &mut self.deliveries {
-            Some(deliveries) => {
-                deliveries.lane(name.unwrap_or(&self.address), event.established)
-                    == Lane::Established
-            }
-            None => event.established,
-        };
-        let values = params![
-            event.at,
-            agent,
-            state(event.online),
-            name,
-            self.address,
-            batch.read(event.version),
-            event.last_seen,
-            established,
-        ];
-        let seq = self.event.insert(values)?;
-        self.has_events = true;
-        if !established {
-            self.other_event.execute([])?;
-        }
-        if let Some(deliveries) = &mut self.deliveries
-            && !established
-        {
-            deliveries.listed(name.unwrap_or(&self.address), seq);
-        }
-        Ok(())
-    }
-}
-
-impl Statements<'_> {
-    /// Gives the row of an agent that the server has removed the state of this event, its last
-    /// one; returns the row's number, or 0 if the agent has none.
+    /// Sets the state of the row of an agent that the server has removed to the state of this
+    /// event, its last one. Returns the row's number, or 0 if the agent has no row.
     fn correct_state(
         &mut self,
         event: &BatchEvent,
@@ -503,53 +447,49 @@ impl Statements<'_> {
         let Some(found) = self.find_agent(name)? else {
             return Ok(0);
         };
-        // A row in this batch is that of a later agent of the same name.
-        if found.online != event.online && batch.agents.iter().all(|row| row.id != found.id) {
-            let values = params![found.id, state(event.online), event.at];
+        let record = &event.record;
+        // A row in this batch is of a later agent with the same name.
+        if found.online != record.online && batch.agents.iter().all(|row| row.id != found.id) {
+            let values = params![found.id, state(record.online), record.at.as_nanos()];
             self.update_state.execute(values)?;
         }
         Ok(found.id)
     }
+
+    fn write_event(&mut self, event: &BatchEvent, batch: &Batch) -> rusqlite::Result<()> {
+        let record = &event.record;
+        let name = record.name.map(|name| batch.read(name));
+        put(&mut self.address, &record.address);
+        let agent = match event.agent {
+            Some(index) => batch.agents[index.get()].id,
+            None => self.correct_state(event, name, batch)?,
+        };
+        let key = name.unwrap_or(&self.address);
+        let lane = self.deliveries.lane(key, record.established);
+        let seq = self.event.insert(params![
+            record.at.as_nanos(),
+            agent,
+            state(record.online),
+            name,
+            self.address,
+            batch.read(record.version),
+            record.last_seen.as_nanos(),
+            lane == Lane::Established,
+        ])?;
+        if lane == Lane::Others {
+            self.other_event.execute([])?;
+        }
+        self.deliveries.add(key, seq, lane);
+        Ok(())
+    }
 }
 
-/// What concerns the delivery of events.
-impl<'c> Statements<'c> {
-    /// Writes down how far the events of this file are delivered.
-    pub(super) fn deliver(&mut self, deliveries: Deliveries<'c>) {
-        self.deliveries = Some(deliveries);
-    }
-
-    /// Whether there is progress that is not written down.
-    pub(super) fn has_progress(&self) -> bool {
-        let deliveries = self.deliveries.as_ref();
-        deliveries.is_some_and(Deliveries::has_progress)
-    }
-
-    /// When progress is to be written down without a batch, if there is any.
-    pub(super) fn progress_due_in(&self, now: Moment) -> Option<Duration> {
-        self.deliveries.as_ref()?.due_in(now)
-    }
-
-    /// Writes progress down, within the transaction at hand, in which these events were
-    /// removed: their numbers, and whether their agents were established.
-    pub(super) fn write_progress(
-        &mut self,
-        removed: &[(i64, bool)],
-        now: UnixNanos,
-    ) -> rusqlite::Result<()> {
-        match &mut self.deliveries {
-            Some(deliveries) => deliveries.write(removed, now),
-            None => Ok(()),
-        }
-    }
-
-    /// The transaction at hand is committed.
-    pub(super) fn committed(&mut self, now: Moment) {
-        let events = std::mem::take(&mut self.has_events);
-        if let Some(deliveries) = &mut self.deliveries {
-            deliveries.committed(events, now);
-        }
-    }
+/// An agent's row in the file.
+struct FoundAgent {
+    id: i64,
+    /// Sequence number of its last report, or 0.
+    last_report: i64,
+    online: bool,
 }
 
 /// Binds an agent's columns, in the order in which the table has them.
@@ -560,24 +500,25 @@ fn bind_agent(
     row: &BatchAgent,
     batch: &Batch,
 ) -> rusqlite::Result<()> {
+    let record = &row.record;
     let values = params![
         id,
-        row.name.map(|name| batch.read(name)),
+        record.name.map(|name| batch.read(name)),
         address,
-        batch.read(row.version),
-        row.first_seen,
-        row.last_seen,
-        state(row.online),
-        row.changed_at,
+        batch.read(record.version),
+        record.first_seen.as_nanos(),
+        record.last_seen.as_nanos(),
+        state(record.online),
+        record.changed_at.as_nanos(),
         row.heartbeats,
         row.reports,
-        row.interval,
+        record.interval,
         (row.last_report != 0).then_some(row.last_report),
-        row.hours,
-        row.last_hour,
-        row.watched,
-        row.report_interval,
-        row.cloned_at,
+        record.hours,
+        record.last_hour,
+        record.watched,
+        record.report_interval,
+        record.cloned_at,
     ];
     for (at, value) in (1..).zip(values) {
         statement.raw_bind_parameter(at, value)?;
@@ -585,20 +526,12 @@ fn bind_agent(
     Ok(())
 }
 
-/// An agent's row that is in the file.
-struct FoundAgent {
-    id: i64,
-    /// The sequence number of its last report, or 0.
-    last_report: i64,
-    online: bool,
-}
-
 /// The sequence number of a batch's first report.
 #[derive(Clone, Copy, Debug)]
 enum First {
-    /// The one that SQLite takes by itself.
+    /// The number that SQLite itself takes.
     Implied(i64),
-    /// One that it must be given.
+    /// A number that must be bound.
     Given(i64),
 }
 
@@ -610,9 +543,9 @@ impl First {
     }
 }
 
-/// The place of an agent's row in [`Statements::rows`].
+/// Returns the place of an agent's row in [`Statements::rows`].
 fn place(reference: u64) -> usize {
-    // The half is meant to be cut out.
+    // The upper half is cut off on purpose.
     #[expect(clippy::cast_possible_truncation)]
     let number = reference as u32;
     (number as usize).saturating_sub(1)
@@ -637,16 +570,16 @@ fn used_up() -> rusqlite::Error {
 /// One INSERT of a fixed number of reports.
 struct Insert<'c> {
     statement: Statement<'c>,
-    /// What is bound in each row: most often what is wanted next.
+    /// The bound values of each row: often the next rows have the same.
     bound: Vec<Bound>,
-    /// The first row is given its sequence number.
-    given: bool,
+    /// The first row has a bound sequence number.
+    is_seq_bound: bool,
 }
 
-/// What is bound in a row of an [`Insert`].
+/// The bound values of a row of an [`Insert`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Bound {
-    /// The number of the run that has the bound agent and peer.
+    /// The number of the run with the bound agent and peer.
     run: u64,
     received_at: i64,
     /// 0: NULL.
@@ -654,7 +587,7 @@ struct Bound {
 }
 
 impl Bound {
-    /// It is not known what is bound. No run has this number.
+    /// The bound values are unknown. No run has this number.
     const UNKNOWN: Self = Self {
         run: u64::MAX,
         received_at: 0,
@@ -674,21 +607,21 @@ impl<'c> Insert<'c> {
         Ok(Self {
             statement,
             bound: vec![Bound::UNKNOWN; rows],
-            given: false,
+            is_seq_bound: false,
         })
     }
 
-    /// Binds the next of `rows`, as many as it takes.
+    /// Binds the next of `rows`, as many as the statement takes.
     ///
-    /// SQLite looks a given `seq` up in the table before it writes it; if none is given,
-    /// it takes the greatest there is and adds 1, which costs nothing.
-    fn bind(&mut self, rows: &mut Rows<'_>, peer: &mut Peer) -> rusqlite::Result<()> {
+    /// SQLite looks a bound `seq` up in the table before it writes the row. Without one it
+    /// takes the greatest number and adds 1, which costs nothing.
+    fn bind(&mut self, rows: &mut Rows<'_>, peer: &mut PeerText) -> rusqlite::Result<()> {
         let statement = &mut self.statement;
-        if std::mem::take(&mut self.given) {
+        if std::mem::take(&mut self.is_seq_bound) {
             statement.raw_bind_parameter(1, None::<i64>)?;
         }
         if let Some(given) = rows.given.take() {
-            self.given = true;
+            self.is_seq_bound = true;
             statement.raw_bind_parameter(1, given)?;
         }
         for (row, bound) in self.bound.iter_mut().enumerate() {
@@ -697,7 +630,7 @@ impl<'c> Insert<'c> {
             };
             let (run, report) = (next.run, next.report);
             let column = row * COLUMNS;
-            // Unknown until the end: an error leaves it half bound.
+            // Unknown until the end: an error leaves the row half bound.
             let before = std::mem::replace(bound, Bound::UNKNOWN);
             let wanted = Bound {
                 run: next.number,
@@ -711,7 +644,7 @@ impl<'c> Insert<'c> {
                     statement.raw_bind_parameter(column + 2, agent)?;
                     statement.raw_bind_parameter(column + 3, peer.text(next.number, run))?;
                 }
-                // Reports of one turn have the same time.
+                // Reports of one turn of the event loop have the same time.
                 if before.received_at != wanted.received_at || !is_known {
                     statement.raw_bind_parameter(column + 7, wanted.received_at)?;
                 }
@@ -729,15 +662,15 @@ impl<'c> Insert<'c> {
     }
 }
 
-/// The text of a run's peer, which several rows want.
+/// The text of a run's peer, which is bound in several rows.
 #[derive(Default)]
-struct Peer {
-    /// Which run's it is.
+struct PeerText {
+    /// The number of the run.
     number: Option<u64>,
     text: String,
 }
 
-impl Peer {
+impl PeerText {
     fn text(&mut self, number: u64, run: &Run) -> &str {
         if self.number != Some(number) {
             self.number = Some(number);
@@ -747,33 +680,32 @@ impl Peer {
     }
 }
 
-/// A batch's reports from some place on, each with its run and that one's number.
+/// The reports of a batch that are not written yet, each with its run.
 struct Rows<'b> {
     batch: &'b Batch,
     reports: &'b [BatchReport],
     runs: &'b [Run],
-    /// The number of the first of `runs`, and how many of its reports are past.
+    /// The number of the first of `runs`, and how many of its reports are written.
     number: u64,
     past: u32,
     /// The sequence number of the first of `reports`.
     seq: i64,
-    /// The sequence number that must be given to the first of `reports`.
+    /// The sequence number to bind for the first of `reports`.
     given: Option<i64>,
 }
 
-/// A report to be written.
-struct Next<'b> {
+/// The next report to write.
+struct NextReport<'b> {
     /// The number of its run.
     number: u64,
     run: &'b Run,
     report: &'b BatchReport,
-    /// How many sequence numbers before it its agent's report before it has; 0 if that
-    /// is not known.
+    /// Its sequence number minus that of its agent's report before; 0 if unknown.
     back: i64,
 }
 
 impl<'b> Rows<'b> {
-    const fn of(batch: &'b Batch, number: u64, first: First) -> Self {
+    const fn new(batch: &'b Batch, number: u64, first: First) -> Self {
         Self {
             batch,
             reports: batch.reports.as_slice(),
@@ -792,7 +724,7 @@ impl<'b> Rows<'b> {
         self.reports.len()
     }
 
-    fn next(&mut self) -> Option<Next<'b>> {
+    fn next(&mut self) -> Option<NextReport<'b>> {
         let (report, reports) = self.reports.split_first()?;
         let mut run = self.runs.first()?;
         if self.past == run.length {
@@ -817,7 +749,7 @@ impl<'b> Rows<'b> {
         self.reports = reports;
         self.past += 1;
         self.seq += 1;
-        Some(Next {
+        Some(NextReport {
             number: self.number,
             run,
             report,
@@ -830,7 +762,7 @@ const fn state(online: bool) -> &'static str {
     if online { "online" } else { "offline" }
 }
 
-/// Writes `value` in the place of what `text` had, in the same memory.
+/// Replaces `text` by `value`, in the same memory.
 fn put(text: &mut String, value: &impl Display) {
     text.clear();
     // Writing into a string cannot fail.

@@ -1,4 +1,7 @@
 //! The writer: one thread that commits batches, one after the other.
+//!
+//! Start at [`Writer::serve`]. It commits until something fails; [`Writer::recover`] then
+//! discards batches until the store can be written again, and the next `serve` begins.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,88 +14,86 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 
 use super::delivery::{Deliveries, Delivery};
-use super::drops::Drops;
-use super::files::{Change, Files};
+use super::files::{FileChange, Files};
 use super::open::{LOCK_PATIENCE, OpenError, explain, open, wal_pages};
-use super::retention::{Added, Retainer, Retention};
+use super::producer::{BatchSlot, Next, Stop};
+use super::retention::{Added, RemovalLog, Retainer, Retention};
 use super::schema::{self, Fitness, VERSION};
-use super::slot::{BatchSlot, Next, Stop};
 use super::statements::Statements;
 use super::{AgentIndex, Batch, BatchProducer, Health, Lock};
 use crate::stats::StoreCounters;
-use hawk_time::{Clock, Throttle, UnixNanos, log_limited};
+use hawk_time::Throttle;
+use hawk_time::{Clock, UnixNanos};
 
-/// Pages in the log at which they are moved into the file: 8 MiB. The log is
-/// then written from its start again, over pages that are on disk already, which
-/// makes a sync several times as fast as one that makes a file longer.
+/// Pages in the log at which they are moved into the file: 8 MiB. The log is then written from
+/// its start again, over pages that are on disk already: a sync is then several times as fast as
+/// a sync that makes the file longer.
 const CHECKPOINT_PAGES: u32 = 1000;
 
-/// Pages in the log at which something must be holding it: 256 MiB.
+/// Pages in the log at which another program must be holding it: 256 MiB.
 const SWOLLEN_PAGES: u32 = 32 * CHECKPOINT_PAGES;
 
-/// Without batches, how often the writer looks for something else to do.
+/// Interval of housekeeping without batches.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// When there is something to remove, how long the writer waits for a batch
-/// with which to do it.
+/// How long the writer waits for a batch when rows must be removed.
 const IDLE_BEHIND: Duration = Duration::from_millis(10);
 
-/// While the store is down, the time between two attempts.
+/// Interval of attempts while the store is down.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// While the store is down, how often that is logged again.
+/// Interval of the log line while the store is down.
 const REMIND: Duration = Duration::from_secs(60);
 
 /// Maximum number of events of discarded batches that are kept until the store can be
 /// written: some 10 MB of memory, or 30 MB if all names and versions have their maximum length.
 const MAX_UNWRITTEN: usize = 100_000;
 
-/// Transactions of retention alone, at most, after a write failed for want of space.
+/// Maximum number of transactions of retention alone, after a write failed for want of space.
 const ROOM_STEPS: u32 = 16;
 
-/// How often in 10 s it is told that the store is down, and that it is back: each time
-/// while that is news.
+/// Log lines in 10 s that say that the store is down, and that it is back.
 const CHANGES: u32 = 5;
 
-/// All that the writer's thread has but for its connection.
+/// The writer without its connection.
 pub(super) struct Writer {
     path: PathBuf,
     retention: Retention,
     slot: Arc<BatchSlot>,
-    /// The right to write, held until this ends.
+    /// The right to write.
     lock: Arc<Lock>,
     clock: Clock,
     counters: StoreCounters,
     unwritten: Unwritten,
-    drops: Drops,
-    /// Agents that were heard last before this are too many.
+    removals: RemovalLog,
+    /// Surplus agents have their last packet before this time.
     surplus: Option<UnixNanos>,
     delivery: Arc<Delivery>,
-    /// The files that are open.
+    /// The open files; `None` before they are watched.
     files: Option<Files>,
     /// Keeps the file in use until it is open for writing; see [`super::StandbyStore`].
     witness: Option<Connection>,
-    /// The files have been usable since they were last tried again.
+    /// The files have been usable since the last attempt to recover.
     was_usable: bool,
     /// The last failure was for want of space.
     was_full: bool,
-    /// It was said that the log has grown too long.
-    swollen: bool,
-    /// A store that fails with each batch, and not in between, goes down and comes
-    /// back as often as agents like.
+    /// The log line about a log that has grown too long was written.
+    is_swollen: bool,
+    /// A store that fails with each batch, and not in between, changes its health as often as
+    /// agents send reports.
     complaints: Throttle,
     recoveries: Throttle,
 }
 
-/// How the writer waits for its next task, at most for a given time.
+/// Waits for the next task, at most for the given time.
 type Wait<'w> = dyn FnMut(&BatchSlot, Duration) -> Next + 'w;
 
-/// What discarded batches had of agents and events. It is written before the next batch,
-/// so that events keep their order.
+/// Agents, events and removals of discarded batches. They are written before the next batch, so
+/// that events keep their order.
 #[derive(Default)]
 struct Unwritten {
     batch: Batch,
-    /// The indices of the agents' rows, by their references.
+    /// Index of each agent by its reference.
     rows: HashMap<u64, AgentIndex>,
     /// Events, and other changes of agents, that there was no room for.
     lost_events: u64,
@@ -108,59 +109,48 @@ impl Unwritten {
         self.lost_changes += changes;
     }
 
-    /// All of it is in the file.
+    /// Empties it after its commit.
     fn clear(&mut self) {
-        if !self.batch.is_empty() {
-            *self = Self {
-                lost_events: self.lost_events,
-                lost_changes: self.lost_changes,
-                ..Self::default()
-            };
-        }
         for (what, lost) in [
-            ("events", &mut self.lost_events),
-            ("changes of agents", &mut self.lost_changes),
+            ("events", self.lost_events),
+            ("changes of agents", self.lost_changes),
         ] {
-            let lost = std::mem::take(lost);
             if lost > 0 {
                 log::warn!("{what} lost while the store was unavailable: {lost}");
             }
         }
-    }
-}
-
-/// What is in the log.
-struct Log {
-    /// Pages in it at which the next checkpoint is due.
-    checkpoint_at: u32,
-    /// Another program reads, so that the last checkpoint was not complete.
-    is_held: bool,
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self {
-            checkpoint_at: CHECKPOINT_PAGES,
-            is_held: false,
+        if !self.batch.is_empty() || self.lost_events + self.lost_changes > 0 {
+            *self = Self::default();
         }
     }
 }
 
-/// How a time of serving ended.
+/// A file that is being written.
+struct Served<'c> {
+    connection: &'c Connection,
+    statements: Statements<'c>,
+    retainer: Retainer<'c>,
+    /// Pages in the log at which the next checkpoint is due.
+    checkpoint_at: u32,
+    /// Another program reads, so that the last checkpoint was not complete.
+    is_log_held: bool,
+}
+
+/// Why [`Writer::serve`] returned.
 enum End {
     Stopped(Stop),
     Failed,
-    /// Nothing could be served: the file is damaged where it is read first.
+    /// The file is damaged where it is read first.
     Unprepared,
 }
 
-/// Why a batch was not kept.
+/// Why a batch was not committed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("{}", explain(.0))]
     Sqlite(#[from] rusqlite::Error),
     #[error(transparent)]
-    Changed(#[from] Change),
+    Changed(#[from] FileChange),
     #[error("its files cannot be examined: {0}")]
     Watch(#[source] io::Error),
     #[error(
@@ -168,19 +158,19 @@ enum Failure {
          program reads it; end that program"
     )]
     Held,
-    #[error("{}", whole(.0))]
+    #[error("{}", with_causes(.0))]
     Open(#[from] OpenError),
 }
 
 impl Failure {
     fn is_want_of_space(&self) -> bool {
+        let Self::Sqlite(error) = self else {
+            return false;
+        };
+        // A write beyond the limit of file sizes is an I/O error.
         matches!(
-            self,
-            Self::Sqlite(error) if matches!(
-                error.sqlite_error_code(),
-                // A write beyond the limit of file sizes is an I/O error.
-                Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure)
-            )
+            error.sqlite_error_code(),
+            Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure)
         )
     }
 }
@@ -195,33 +185,24 @@ impl Writer {
             clock: Clock::System,
             counters: StoreCounters::default(),
             unwritten: Unwritten::default(),
-            drops: Drops::default(),
+            removals: RemovalLog::default(),
             surplus: None,
             delivery: Arc::default(),
             files: None,
             witness: None,
             was_usable: true,
             was_full: false,
-            swollen: false,
+            is_swollen: false,
             complaints: Throttle::bursts_of(CHANGES),
             recoveries: Throttle::bursts_of(CHANGES),
         }
     }
 
-    /// Removes agents that were heard last before this, if they are offline and not
+    /// Removes agents with the last packet before this time that are offline and not
     /// established.
-    pub(super) const fn with_surplus(mut self, heard_before: Option<UnixNanos>) -> Self {
-        self.surplus = heard_before;
+    pub(super) const fn with_surplus(mut self, seen_before: Option<UnixNanos>) -> Self {
+        self.surplus = seen_before;
         self
-    }
-
-    /// The reactor's half.
-    pub(super) fn producer(&self) -> BatchProducer {
-        BatchProducer::new(Arc::clone(&self.slot), Arc::clone(&self.lock))
-    }
-
-    pub(super) const fn slot(&self) -> &Arc<BatchSlot> {
-        &self.slot
     }
 
     /// Reads this clock instead of the machine's.
@@ -230,21 +211,30 @@ impl Writer {
         self
     }
 
-    /// Writes down how far events are delivered.
+    /// Writes the progress of delivery.
     pub(super) fn with_delivery(mut self, delivery: Arc<Delivery>) -> Self {
         self.delivery = delivery;
         self
     }
 
-    /// Commits what comes until it is told to stop.
+    /// Returns the reactor's end.
+    pub(super) fn producer(&self) -> BatchProducer {
+        BatchProducer::new(Arc::clone(&self.slot), Arc::clone(&self.lock))
+    }
+
+    pub(super) const fn slot(&self) -> &Arc<BatchSlot> {
+        &self.slot
+    }
+
+    /// Commits batches until a stop is ordered.
     pub(super) fn run(self, connection: Connection) {
         self.write(Some(connection), &mut BatchSlot::take);
     }
 
-    /// Commits batches until a stop is ordered, on the caller's thread:
-    /// instead of waiting for a batch it calls `idle` with the time it would wait for. When
-    /// that breaks off, the file is left as it is.
-    pub(super) fn run_here(
+    /// Commits batches until a stop is ordered, on the caller's thread. Instead of waiting for
+    /// a batch it calls `idle` with the time to wait. If `idle` breaks, it leaves the file as
+    /// it is.
+    pub(super) fn run_inline(
         self,
         connection: Connection,
         mut idle: impl FnMut(Duration) -> ControlFlow<()>,
@@ -258,24 +248,21 @@ impl Writer {
         );
     }
 
-    /// Waits to be unparked, opens the file, and commits batches until a stop is
-    /// ordered. If the file cannot be opened, that is as if it could not be written.
+    /// Waits until it is resumed, opens the file, and commits batches until a stop is ordered.
+    /// A file that cannot be opened is treated as a file that cannot be written.
     pub(super) fn open_and_run(mut self, witness: Connection) {
         if !self.slot.park_writer() {
             return;
         }
-        // It says which process writes, for people to read.
+        // Operators read the lock file to find the writing process.
         if let Err(error) = self.lock.sign() {
             log::warn!("{error}");
         }
         let is_older = matches!(schema::examine(&witness), Ok(Fitness::Older(_)));
         self.witness = Some(witness);
-        let opened = self.open().inspect_err(|failure| {
-            self.complain(failure);
-            self.slot.give_back(None, Health::Down, self.counters);
-        });
+        let opened = self.open().inspect_err(|failure| self.fail(failure));
         if is_older {
-            // Rows of older tables say less of an agent than what is known of it.
+            // Rows of older tables lack columns of their agents: they are written anew.
             self.slot.note_file_replaced();
         }
         self.write(opened.ok(), &mut BatchSlot::take);
@@ -283,7 +270,7 @@ impl Writer {
 
     fn write(mut self, mut connection: Option<Connection>, wait: &mut Wait<'_>) {
         if let Some(connection) = &mut connection {
-            // The bound on the work of the start: see `Work`.
+            // Removes the bound on the work of the start: see `Work`.
             let unbounded = connection.progress_handler(0, None::<fn() -> bool>);
             unbounded.unwrap_or_else(|error| log::warn!("{error}"));
         }
@@ -297,7 +284,7 @@ impl Writer {
             if let End::Stopped(how) = end {
                 break how;
             }
-            // A file that fails each time it is used may be tried without a failure.
+            // A file that fails each time it is used may pass an attempt to recover.
             let at_once = matches!(end, End::Failed) && std::mem::take(&mut self.was_usable);
             if let Err(how) = self.recover(&mut connection, at_once, wait) {
                 break how;
@@ -313,124 +300,52 @@ impl Writer {
         }
     }
 
-    /// Retires the file if another program has moved or replaced it or its log. SQLite would
-    /// remove the file at the log's path as it closes: by now another file's log.
-    fn retire_at_stop(&mut self, connection: &mut Option<Connection>) {
-        if let Some(present) = connection
-            && let Err(failure) = self.look(present)
-            && self.retire(connection, &failure).is_err()
-        {
-            // The moved file lacks a part of its log.
-            abandon(connection.take());
-            if let Some(files) = self.files.as_ref().filter(|files| files.has_log()) {
-                files.set_log_aside();
-            }
-        }
-    }
-
-    /// Commits what comes for as long as that succeeds.
+    /// Commits batches until a failure or a stop.
     fn serve(&mut self, connection: &Connection, wait: &mut Wait<'_>) -> End {
         if self.files.is_none()
             && let Err(failure) = self.watch(connection)
         {
-            self.complain(&failure);
-            self.slot.give_back(None, Health::Down, self.counters);
+            self.fail(&failure);
             return End::Failed;
         }
-        let (mut statements, mut retainer) = match self.prepare(connection) {
-            Ok(prepared) => prepared,
+        let mut served = match self.prepare(connection) {
+            Ok(served) => served,
             Err(error) => {
-                self.complain(&error.into());
-                self.slot.give_back(None, Health::Down, self.counters);
+                self.fail(&error.into());
                 return End::Unprepared;
             }
         };
-        let mut log = Log::default();
         loop {
             if self.slot.take_confirmation() {
-                retainer.confirm_clock();
+                served.retainer.confirm_clock();
             }
-            let progress_due = statements.progress_due_in(self.clock.now());
-            let patience = if retainer.is_behind() {
-                IDLE_BEHIND
-            } else {
-                progress_due.map_or(IDLE, |due| due.min(IDLE))
+            let progress_due = served.statements.deliveries.due_in(self.clock.now());
+            let patience = match served.retainer.is_behind() {
+                true => IDLE_BEHIND,
+                false => progress_due.map_or(IDLE, |due| due.min(IDLE)),
             };
-            let (batch, outcome) = match wait(&self.slot, patience) {
+            let next = wait(&self.slot, patience);
+            let has_rest =
+                !self.unwritten.batch.is_empty() || served.statements.deliveries.has_progress();
+            let outcome = match next {
                 Next::Stop(how) => {
                     if how == Stop::Finish {
-                        if (!self.unwritten.batch.is_empty() || statements.has_progress())
-                            && let Err(failure) =
-                                self.commit(connection, &mut statements, &mut retainer, None)
-                        {
+                        if has_rest && let Err(failure) = self.commit(&mut served, None) {
                             self.complain(&failure);
                         }
-                        self.slot.all_committed();
+                        self.slot.note_committed();
                         self.empty_log(connection);
                     }
                     return End::Stopped(how);
                 }
-                Next::Park if self.unwritten.batch.is_empty() && !statements.has_progress() => {
+                Next::Park if !has_rest => {
                     self.slot.park_writer();
-                    continue;
+                    Ok(())
                 }
-                Next::Nothing
-                    if !retainer.is_behind()
-                        && self.unwritten.batch.is_empty()
-                        && !statements
-                            .progress_due_in(self.clock.now())
-                            .is_some_and(|due| due.is_zero()) =>
-                {
-                    let outcome = self.look(connection).and_then(|()| {
-                        if log.is_held && self.checkpoint(connection, &mut log)? {
-                            self.empty_log(connection);
-                            self.note_log();
-                        }
-                        Ok(())
-                    });
-                    match outcome {
-                        Ok(()) => {
-                            self.was_usable = true;
-                            self.slot.give_back(None, Health::Up, self.counters);
-                        }
-                        Err(failure) => return self.fail(&failure),
-                    }
-                    continue;
-                }
-                Next::Park | Next::Nothing => {
-                    let outcome = self.commit(connection, &mut statements, &mut retainer, None);
-                    (None, outcome)
-                }
-                Next::Batch(mut batch) => {
-                    let batch_at_hand = Some(&mut batch);
-                    let outcome =
-                        self.commit(connection, &mut statements, &mut retainer, batch_at_hand);
-                    batch.kept = outcome.is_ok();
-                    if !batch.kept {
-                        self.unwritten.take_over(&batch);
-                    }
-                    self.count(&batch);
-                    (Some(batch), outcome)
-                }
+                Next::Nothing if !self.is_commit_due(&served) => self.housekeeping(&mut served),
+                Next::Park | Next::Nothing => self.commit_and_complete(&mut served, None),
+                Next::Batch(batch) => self.commit_and_complete(&mut served, Some(batch)),
             };
-            self.counters.bytes = retainer.bytes();
-            self.counters.expiry_paused = u64::from(retainer.is_paused());
-            self.note_log();
-            self.was_usable |= outcome.is_ok();
-            let health = if outcome.is_ok() {
-                Health::Up
-            } else {
-                Health::Down
-            };
-            // The replies first, whatever else there is to do.
-            self.slot.give_back(batch, health, self.counters);
-            let outcome = outcome.and_then(|()| {
-                let checkpoint_at_once = retainer.is_short_of_space() && wal_pages() > 0;
-                if wal_pages() >= log.checkpoint_at || checkpoint_at_once {
-                    self.checkpoint(connection, &mut log)?;
-                }
-                Ok(())
-            });
             if let Err(failure) = outcome {
                 self.was_full = failure.is_want_of_space();
                 self.complain(&failure);
@@ -439,8 +354,121 @@ impl Writer {
         }
     }
 
-    /// Removes old reports in transactions of their own. Together with the rows that did not
-    /// fit on the disk they would be rolled back, and the disk would stay full.
+    /// Whether a transaction is due without a batch.
+    fn is_commit_due(&self, served: &Served<'_>) -> bool {
+        let progress_due = served.statements.deliveries.due_in(self.clock.now());
+        served.retainer.is_behind()
+            || !self.unwritten.batch.is_empty()
+            || progress_due.is_some_and(|due| due.is_zero())
+    }
+
+    /// Checks the files, and empties a log that another program has held.
+    fn housekeeping(&mut self, served: &mut Served<'_>) -> Result<(), Failure> {
+        let outcome = self.check_files(served.connection).and_then(|()| {
+            if served.is_log_held && self.checkpoint(served)? {
+                self.empty_log(served.connection);
+                self.note_log();
+            }
+            Ok(())
+        });
+        self.was_usable |= outcome.is_ok();
+        self.complete(None, outcome.is_ok());
+        outcome
+    }
+
+    /// Commits a batch, completes it, and moves a long log into the file.
+    fn commit_and_complete(
+        &mut self,
+        served: &mut Served<'_>,
+        mut batch: Option<Batch>,
+    ) -> Result<(), Failure> {
+        let outcome = self.commit(served, batch.as_mut());
+        if let Some(batch) = &mut batch {
+            batch.is_committed = outcome.is_ok();
+            if outcome.is_err() {
+                self.unwritten.take_over(batch);
+            }
+            self.count(batch);
+        }
+        self.counters.bytes = served.retainer.bytes();
+        self.counters.expiry_paused = u64::from(served.retainer.is_paused());
+        self.note_log();
+        self.was_usable |= outcome.is_ok();
+        // Replies wait for the batch: it is completed before the checkpoint.
+        self.complete(batch, outcome.is_ok());
+        outcome?;
+        let checkpoint_at_once = served.retainer.is_short_of_space() && wal_pages() > 0;
+        if wal_pages() >= served.checkpoint_at || checkpoint_at_once {
+            self.checkpoint(served)?;
+        }
+        Ok(())
+    }
+
+    /// Commits one transaction into files that are still the store's afterwards. A commit into
+    /// a file that another program moved does not count: the rows of discarded
+    /// batches are then written to the next file as well.
+    fn commit(
+        &mut self,
+        served: &mut Served<'_>,
+        batch: Option<&mut Batch>,
+    ) -> Result<(), Failure> {
+        self.check_files(served.connection)?;
+        self.transact(served, batch)?;
+        match self.check_commit() {
+            // Only the open descriptor still leads to the log. Once all of it is in the file,
+            // the commit counts: as a discarded batch it would be stored, and sent again.
+            Err(Failure::Changed(FileChange::LogMoved))
+                if copy_log(served.connection).unwrap_or(false) => {}
+            outcome => outcome?,
+        }
+        self.unwritten.clear();
+        Ok(())
+    }
+
+    /// Writes the rows of discarded batches and a batch, and takes a step of retention, in one
+    /// transaction.
+    fn transact(
+        &mut self,
+        served: &mut Served<'_>,
+        batch: Option<&mut Batch>,
+    ) -> Result<(), Failure> {
+        let Served {
+            statements,
+            retainer,
+            ..
+        } = served;
+        statements.begin()?;
+        let step = || {
+            let mut added = Added::default();
+            let unwritten = Some(&mut self.unwritten.batch).filter(|batch| !batch.is_empty());
+            for batch in unwritten.into_iter().chain(batch) {
+                added += Added::of(batch);
+                statements.write(batch)?;
+            }
+            added.report_pages = statements.report_pages();
+            let removed = retainer.step(added)?;
+            let events = retainer.take_removed_events();
+            statements.deliveries.write(&events, self.clock.wall())?;
+            statements.commit().map(|()| removed)
+        };
+        match step() {
+            Ok(removed) => {
+                let now = self.clock.now();
+                self.removals.count(removed, &mut self.counters, now);
+                statements.deliveries.committed(now);
+                Ok(())
+            }
+            Err(error) => {
+                // After some errors SQLite has rolled back already; then this fails too.
+                statements.rollback().ok();
+                drop(retainer.take_removed_events());
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Removes old reports in transactions of their own. Together with rows that do not fit on
+    /// the disk they would be rolled back, and the disk would stay full.
     fn make_room(&mut self, connection: &Connection) {
         let unwritten = std::mem::take(&mut self.unwritten);
         if let Err(failure) = self.retain_alone(connection) {
@@ -450,91 +478,21 @@ impl Writer {
     }
 
     fn retain_alone(&mut self, connection: &Connection) -> Result<(), Failure> {
-        let (mut statements, mut retainer) = self.prepare(connection)?;
-        let mut log = Log::default();
+        let mut served = self.prepare(connection)?;
         for _ in 0..ROOM_STEPS {
-            self.commit(connection, &mut statements, &mut retainer, None)?;
+            self.commit(&mut served, None)?;
             // The log is then written from its start again, in the space that it has.
-            self.checkpoint(connection, &mut log)?;
-            if !retainer.is_behind() {
+            self.checkpoint(&mut served)?;
+            if !served.retainer.is_behind() {
                 break;
             }
         }
         Ok(())
     }
 
-    /// One transaction, in files that are still the store's afterwards. A commit into a
-    /// file that was moved meanwhile does not count: what the writer holds of discarded
-    /// batches is written to the next file again.
-    fn commit(
-        &mut self,
-        connection: &Connection,
-        statements: &mut Statements<'_>,
-        retainer: &mut Retainer<'_>,
-        batch: Option<&mut Batch>,
-    ) -> Result<(), Failure> {
-        self.look(connection)?;
-        self.transact(statements, retainer, batch)?;
-        match self.look_at_commit() {
-            // Only the open descriptor still leads to the log. Once all of it is in the file,
-            // the commit counts: as a discarded batch it would be stored, and sent again.
-            Err(Failure::Changed(Change::LogMoved)) if copy_log(connection).unwrap_or(false) => {}
-            outcome => outcome?,
-        }
-        self.unwritten.clear();
-        Ok(())
-    }
-
-    /// One transaction: the batch, if there is one, and a step of retention. If
-    /// any of it fails, nothing of it has happened.
-    fn transact(
-        &mut self,
-        statements: &mut Statements<'_>,
-        retainer: &mut Retainer<'_>,
-        batch: Option<&mut Batch>,
-    ) -> Result<(), Failure> {
-        statements.begin()?;
-        let mut added = Added::of(&self.unwritten.batch);
-        if let Some(batch) = &batch {
-            added += Added::of(batch);
-        }
-        let unwritten = match self.unwritten.batch.is_empty() {
-            true => Ok(()),
-            false => statements.write(&mut self.unwritten.batch),
-        };
-        let written = unwritten.and_then(|()| match batch {
-            Some(batch) => statements.write(batch),
-            None => Ok(()),
-        });
-        let outcome = written
-            .and_then(|()| {
-                added.report_pages = statements.report_pages();
-                retainer.step(added)
-            })
-            .and_then(|removed| {
-                let events = retainer.take_removed_events();
-                statements.write_progress(&events, self.clock.wall())?;
-                statements.commit().map(|()| removed)
-            });
-        match outcome {
-            Ok(removed) => {
-                let now = self.clock.now();
-                self.drops.count(removed, &mut self.counters, now);
-                statements.committed(now);
-                Ok(())
-            }
-            Err(error) => {
-                // Some errors have rolled back already; then this is one too.
-                statements.rollback().ok();
-                drop(retainer.take_removed_events());
-                Err(error.into())
-            }
-        }
-    }
-
     fn count(&mut self, batch: &Batch) {
         let reports = batch.reports.len() as u64;
-        if batch.kept {
+        if batch.is_committed {
             self.counters.commits += 1;
             self.counters.reports += reports;
         } else {
@@ -543,9 +501,9 @@ impl Writer {
         }
     }
 
-    /// Tries again and again until the store can be written, or until there is no
-    /// more need to; the first time `at_once` or after [`RETRY`]. What lies ready meanwhile is
-    /// discarded.
+    /// Tries to write the store until that succeeds or a stop is ordered: first at once or
+    /// after [`RETRY`], then at this interval. Discards the batches that are submitted
+    /// meanwhile.
     fn recover(
         &mut self,
         connection: &mut Option<Connection>,
@@ -562,14 +520,17 @@ impl Writer {
             match outcome {
                 None => {}
                 Some(Ok(())) => {
-                    self.slot.give_back(None, Health::Up, self.counters);
-                    let down =
-                        humantime::format_duration(round(self.clock.now().since(down_since)));
-                    log_limited!(info, self.recoveries, self.clock.now(), left_out =>
-                        "store available again after {down} store={:?} discarded={} \
-                         left_out={left_out}",
-                        self.path,
-                        self.counters.discarded);
+                    self.complete(None, true);
+                    let down = self.clock.now().since(down_since).as_secs().max(1);
+                    let down = humantime::format_duration(Duration::from_secs(down));
+                    if let Some(left_out) = self.recoveries.allow(self.clock.now()) {
+                        log::info!(
+                            "store available again after {down} store={:?} discarded={} \
+                             left_out={left_out}",
+                            self.path,
+                            self.counters.discarded
+                        );
+                    }
                     return Ok(());
                 }
                 Some(Err(failure)) if self.clock.now().since(reminded) >= REMIND => {
@@ -580,7 +541,7 @@ impl Writer {
             }
             let retry_at = self.clock.now().after(RETRY);
             loop {
-                self.slot.give_back(None, Health::Down, self.counters);
+                self.complete(None, false);
                 let left = retry_at.since(self.clock.now());
                 match wait(&self.slot, left) {
                     Next::Nothing if self.clock.now() >= retry_at => break,
@@ -592,27 +553,26 @@ impl Writer {
                     Next::Batch(batch) => {
                         self.unwritten.take_over(&batch);
                         self.count(&batch);
-                        self.slot
-                            .give_back(Some(batch), Health::Down, self.counters);
+                        self.complete(Some(batch), false);
                     }
                 }
             }
         }
     }
 
-    /// Sees whether the store can be written.
+    /// Tests whether the store can be written.
     ///
-    /// A commit whose sync has failed leaves its pages in the log, whole. This
-    /// connection knows that they do not count, and writes over them; another
-    /// one would take them for a commit, and bring back what was discarded. So
-    /// the file is opened anew only if it is another one, or useless as it is.
+    /// A commit whose sync failed leaves its pages in the log. The connection that failed
+    /// ignores them and overwrites them; a new connection would read them as a commit, and
+    /// bring discarded reports back. So the file is opened anew only if it is another file, or
+    /// if its connection is useless.
     fn try_again(&mut self, connection: &mut Option<Connection>) -> Result<(), Failure> {
         if self.files.is_none() {
             // They could not be watched: they may have been moved since they were opened.
             abandon(connection.take());
         }
         if let Some(present) = connection
-            && let Err(failure) = self.look(present)
+            && let Err(failure) = self.check_files(present)
         {
             self.retire(connection, &failure)?;
         }
@@ -636,34 +596,35 @@ impl Writer {
         Ok(probed?)
     }
 
-    /// Prepares what serves a file, which reads some of it.
-    fn prepare<'c>(
-        &self,
-        connection: &'c Connection,
-    ) -> rusqlite::Result<(Statements<'c>, Retainer<'c>)> {
-        let mut statements = Statements::prepare(connection)?;
+    /// Prepares statements and retention for a file.
+    fn prepare<'c>(&self, connection: &'c Connection) -> rusqlite::Result<Served<'c>> {
         let delivery = Arc::clone(&self.delivery);
         let file = self.files.as_ref().map_or((0, 0), Files::store_id);
-        statements.deliver(Deliveries::begin(connection, delivery, file, &self.slot)?);
-        let clock = self.clock.clone();
-        let mut retainer = Retainer::prepare(connection, self.retention, clock)?;
-        if let Some(heard_before) = self.surplus {
-            retainer.remove_agents(heard_before)?;
+        let deliveries = Deliveries::begin(connection, delivery, file, &self.slot)?;
+        let statements = Statements::prepare(connection, deliveries)?;
+        let mut retainer = Retainer::prepare(connection, self.retention, self.clock.clone())?;
+        if let Some(seen_before) = self.surplus {
+            retainer.remove_agents(seen_before)?;
         }
-        Ok((statements, retainer))
+        Ok(Served {
+            connection,
+            statements,
+            retainer,
+            checkpoint_at: CHECKPOINT_PAGES,
+            is_log_held: false,
+        })
     }
 
-    /// Opens the file at our path, whichever it is.
+    /// Opens the file that is at the store's path now.
     fn open(&mut self) -> Result<Connection, Failure> {
-        let renewed = self.lock.renew();
-        renewed.map_err(|error| OpenError::Lock(self.path.clone(), error))?;
+        self.renew_lock()?;
         let connection = open(&self.path)?;
         self.watch(&connection)?;
         self.witness = None;
         Ok(connection)
     }
 
-    /// Watches the files that `connection` has opened.
+    /// Watches the files of `connection`.
     fn watch(&mut self, connection: &Connection) -> Result<(), Failure> {
         let before = self.files.take();
         let files = Files::watch(&self.path, connection, before).map_err(Failure::Watch)?;
@@ -671,12 +632,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Closes a file that is not the store any more, so that nothing of it gets into the file
-    /// that is at its path now, or that will be. What was committed goes into the file itself
-    /// first, wherever that was moved to.
+    fn renew_lock(&self) -> Result<(), Failure> {
+        let renewed = self.lock.renew();
+        renewed.map_err(|error| OpenError::Lock(self.path.clone(), error).into())
+    }
+
+    /// Closes a file that is no longer the store, so that none of its pages reach another file
+    /// at its path. Moves its log into it first, at its new path.
     ///
     /// # Errors
-    /// [`Failure::Held`] if that is not possible yet; the file then stays open.
+    /// [`Failure::Held`] while another program prevents the latter; the file stays open.
     fn retire(
         &mut self,
         connection: &mut Option<Connection>,
@@ -686,65 +651,84 @@ impl Writer {
             return Ok(());
         };
         let files = self.files.as_ref();
-        match why {
-            Failure::Changed(Change::Moved | Change::LogMoved) => {
-                let is_moved = copy_log(present).unwrap_or(false);
-                if !is_moved && files.is_some_and(Files::has_name) {
-                    return Err(Failure::Held);
-                }
-                abandon(connection.take());
-                match why {
-                    Failure::Changed(Change::LogMoved) => {
-                        // Whichever is there now was never this file's.
-                        files.inspect(|files| files.set_log_aside());
-                    }
-                    _ => {
-                        files.inspect(|files| files.remove_log());
-                    }
-                }
+        let Failure::Changed(change) = why else {
+            abandon(connection.take());
+            return Ok(());
+        };
+        if let FileChange::Moved | FileChange::LogMoved = change {
+            let is_moved = copy_log(present).unwrap_or(false);
+            if !is_moved && files.is_some_and(Files::has_name) {
+                return Err(Failure::Held);
             }
-            Failure::Changed(Change::Overwritten) => {
-                abandon(connection.take());
-                files.inspect(|files| files.set_log_aside());
+        }
+        abandon(connection.take());
+        if let Some(files) = files {
+            match change {
+                FileChange::Moved => files.remove_log(),
+                // A log at the path never was this file's.
+                FileChange::LogMoved | FileChange::Overwritten => files.set_log_aside(),
+                FileChange::LogTruncated => {}
             }
-            _ => abandon(connection.take()),
         }
         Ok(())
     }
 
-    /// Whether the files are as this process left them, and its lock holds.
-    fn look(&mut self, connection: &Connection) -> Result<(), Failure> {
+    /// Retires the file if another program has moved or replaced it or its log. SQLite would
+    /// remove the file at the log's path as it closes: by now another file's log.
+    fn retire_at_stop(&mut self, connection: &mut Option<Connection>) {
+        if let Some(present) = connection
+            && let Err(failure) = self.check_files(present)
+            && self.retire(connection, &failure).is_err()
+        {
+            // The moved file lacks a part of its log.
+            abandon(connection.take());
+            if let Some(files) = self.files.as_ref().filter(|files| files.has_log()) {
+                files.set_log_aside();
+            }
+        }
+    }
+
+    /// Checks that the files are as this process left them, and takes the lock anew if its file
+    /// was removed.
+    fn check_files(&mut self, connection: &Connection) -> Result<(), Failure> {
         if let Some(files) = &mut self.files {
             files.check(connection)?;
         }
-        let renewed = self.lock.renew();
-        renewed.map_err(|error| OpenError::Lock(self.path.clone(), error).into())
+        self.renew_lock()
     }
 
-    /// Whether what was just committed is in the store's files.
-    fn look_at_commit(&mut self) -> Result<(), Failure> {
+    /// Checks that the last commit is in the store's files.
+    fn check_commit(&mut self) -> Result<(), Failure> {
         match &mut self.files {
             Some(files) => Ok(files.check_commit(wal_pages())?),
             None => Ok(()),
         }
     }
 
-    /// Moves the log into the file; true if that was all of it.
-    fn checkpoint(&mut self, connection: &Connection, log: &mut Log) -> Result<bool, Failure> {
-        self.look(connection)?;
+    /// Moves the log into the file; true if all of it was moved.
+    fn checkpoint(&mut self, served: &mut Served<'_>) -> Result<bool, Failure> {
+        self.check_files(served.connection)?;
         let pages = wal_pages();
-        let all = checkpoint(connection, "PASSIVE")?;
+        let all = checkpoint(served.connection, "PASSIVE")?;
         self.note_checkpoint();
-        log.is_held = !all;
-        log.checkpoint_at = if all { 0 } else { pages } + CHECKPOINT_PAGES;
-        self.warn_if_swollen(pages, all);
+        served.is_log_held = !all;
+        served.checkpoint_at = if all { 0 } else { pages } + CHECKPOINT_PAGES;
+        let is_swollen = !all && pages >= SWOLLEN_PAGES;
+        if is_swollen && !self.is_swollen {
+            log::warn!(
+                "the store's log has grown to {pages} pages, because some other program has been \
+                 reading for long; end its transaction store={:?}",
+                self.path
+            );
+        }
+        self.is_swollen = is_swollen;
         Ok(all)
     }
 
-    /// Moves the log into the file and empties it, unless another program reads: it is then
-    /// left for the next opening. Waits for no lock.
+    /// Moves the log into the file and empties it, unless another program reads: the next
+    /// opening does it then. Waits for no lock.
     fn empty_log(&mut self, connection: &Connection) {
-        if self.look(connection).is_ok() {
+        if self.check_files(connection).is_ok() {
             let emptied = without_waiting(connection, || checkpoint(connection, "TRUNCATE"));
             if let Err(error) = emptied {
                 log::debug!("the store's log is left: {error}");
@@ -763,42 +747,37 @@ impl Writer {
         self.counters.wal_bytes = self.files.as_ref().map_or(0, Files::log_bytes);
     }
 
-    /// Logs why the store is down, and tells the reactor.
-    fn fail(&mut self, failure: &Failure) -> End {
+    /// Publishes the health and the counters, and completes a batch.
+    fn complete(&self, batch: Option<Batch>, is_up: bool) {
+        let health = if is_up { Health::Up } else { Health::Down };
+        self.slot.complete(batch, health, self.counters);
+    }
+
+    /// Logs why the store is down, and publishes that it is.
+    fn fail(&mut self, failure: &Failure) {
         self.complain(failure);
-        self.slot.give_back(None, Health::Down, self.counters);
-        End::Failed
+        self.complete(None, false);
     }
 
     fn complain(&mut self, failure: &Failure) {
-        log_limited!(warn, self.complaints, self.clock.now(), left_out =>
-            "store unavailable, reports are answered busy: {failure} store={:?} \
-             left_out={left_out}",
-            self.path);
-    }
-
-    /// A log that cannot be moved into the file grows with every commit.
-    fn warn_if_swollen(&mut self, pages: u32, emptied: bool) {
-        let swollen = !emptied && pages >= SWOLLEN_PAGES;
-        if swollen && !self.swollen {
+        if let Some(left_out) = self.complaints.allow(self.clock.now()) {
             log::warn!(
-                "the store's log has grown to {pages} pages, because some other program has been \
-                 reading for long; end its transaction store={:?}",
+                "store unavailable, reports are answered busy: {failure} store={:?} \
+                 left_out={left_out}",
                 self.path
             );
         }
-        self.swollen = swollen;
     }
 }
 
-/// Closes the file. Whoever has it open last moves the log into it and removes that,
-/// which is for the other process to do if we leave it the file
+/// Closes a file. The last process with the file open moves the log into it and removes the
+/// log; with [`Stop::Leave`] that is left to the successor process
 /// (<https://sqlite.org/c3ref/c_dbconfig_defensive.html>, "NO_CKPT_ON_CLOSE").
 fn close(connection: Connection, how: Stop) {
     if how == Stop::Leave {
         let off = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         if let Err(error) = off {
-            log::warn!("the store is closed as if nobody else had it open: {error}");
+            log::warn!("the store is closed with a checkpoint: {error}");
         }
     }
     drop(connection);
@@ -811,11 +790,11 @@ fn abandon(connection: Option<Connection>) {
     }
 }
 
-/// Copies all of the log into the file; whether that was possible. Waits for no lock.
+/// Copies the log into the file; true if all of it was copied. Waits for no lock.
 fn copy_log(connection: &Connection) -> rusqlite::Result<bool> {
     without_waiting(connection, || {
         checkpoint(connection, "PASSIVE")?;
-        // It also empties the log, if no other program reads.
+        // It also empties the log if no other program reads.
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
             let (log, moved): (i64, i64) = (row.get(1)?, row.get(2)?);
             Ok(log == moved)
@@ -834,21 +813,21 @@ fn without_waiting<T>(
     outcome
 }
 
-/// Writes something, although it is the same: a page, the log and a sync.
+/// Writes a page with its present contents, the log and a sync.
 fn probe(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch("BEGIN IMMEDIATE")?;
     let written = connection
         .pragma_update(None, "user_version", VERSION)
         .and_then(|()| connection.execute_batch("COMMIT"));
     if let Err(error) = written {
-        // Some errors have rolled back already; then this is one too.
+        // After some errors SQLite has rolled back already; then this fails too.
         connection.execute_batch("ROLLBACK").ok();
         return Err(error);
     }
     checkpoint(connection, "PASSIVE").map(drop)
 }
 
-/// Moves the log into the file; whether that was all of it.
+/// Moves the log into the file; true if all of it was moved.
 fn checkpoint(connection: &Connection, how: &str) -> rusqlite::Result<bool> {
     let pragma = format!("PRAGMA wal_checkpoint({how})");
     connection.query_row(&pragma, [], |row| {
@@ -857,23 +836,18 @@ fn checkpoint(connection: &Connection, how: &str) -> rusqlite::Result<bool> {
     })
 }
 
-/// An error with its causes, in one line.
-fn whole(error: &OpenError) -> String {
+/// Returns the text of an error with its causes, in one line.
+fn with_causes(error: &OpenError) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        // SQLite's word stands in the text already.
+        // The text has SQLite's message already.
         if !error.is::<rusqlite::Error>() {
             text = format!("{text}: {error}");
         }
         cause = error.source();
     }
     text
-}
-
-/// To whole seconds: a span for people to read.
-fn round(span: Duration) -> Duration {
-    Duration::from_secs(span.as_secs().max(1))
 }
 
 #[cfg(test)]
@@ -965,15 +939,10 @@ mod tests {
             }
         };
         connection.update_hook(Some(remove)).unwrap();
-        let (mut statements, mut retainer) = writer.prepare(&connection).unwrap();
+        let mut served = writer.prepare(&connection).unwrap();
         let mut batch = batch_with_event(true);
-        let outcome = writer.commit(
-            &connection,
-            &mut statements,
-            &mut retainer,
-            Some(&mut batch),
-        );
-        drop((statements, retainer));
+        let outcome = writer.commit(&mut served, Some(&mut batch));
+        drop(served);
         connection
             .update_hook(None::<fn(Action, &str, &str, i64)>)
             .unwrap();
@@ -1059,30 +1028,21 @@ mod tests {
         };
         connection.update_hook(Some(rename)).unwrap();
         let mut batch = batch_with_event(true);
-        let (mut statements, mut retainer) = writer.prepare(&connection).unwrap();
-        let failure = writer
-            .commit(
-                &connection,
-                &mut statements,
-                &mut retainer,
-                Some(&mut batch),
-            )
-            .unwrap_err();
+        let mut served = writer.prepare(&connection).unwrap();
+        let failure = writer.commit(&mut served, Some(&mut batch)).unwrap_err();
         assert!(
-            matches!(failure, Failure::Changed(Change::Moved)),
+            matches!(failure, Failure::Changed(FileChange::Moved)),
             "{failure}"
         );
-        drop((statements, retainer));
+        drop(served);
         writer.unwritten.take_over(&batch);
         let mut connection = Some(connection);
         writer.try_again(&mut connection).unwrap();
         let connection = connection.unwrap();
-        let (mut statements, mut retainer) = writer.prepare(&connection).unwrap();
-        writer
-            .commit(&connection, &mut statements, &mut retainer, None)
-            .unwrap();
+        let mut served = writer.prepare(&connection).unwrap();
+        writer.commit(&mut served, None).unwrap();
         assert!(writer.unwritten.batch.is_empty());
-        drop((statements, retainer));
+        drop(served);
         assert_eq!(events(&connection), ["offline", "online"]);
     }
 }

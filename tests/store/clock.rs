@@ -1,4 +1,4 @@
-//! A clock that is or was wrong: the order is that of arrival, and nothing is removed.
+//! A clock that is wrong: reports keep the order of arrival, and none is removed.
 
 use hawk_testkit::place::*;
 use hawk_testkit::*;

@@ -1,4 +1,4 @@
-//! The queries in `docs/store.md` run as they stand.
+//! The queries in `docs/store.md` run unchanged.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
@@ -11,7 +11,7 @@ use hawk_testkit::*;
 
 const DOCUMENT: &str = include_str!("../../docs/store.md");
 
-/// The blocks of a language, such as `sql`.
+/// Returns the code blocks of a language, such as `sql`.
 fn blocks(language: &str) -> Vec<&'static str> {
     let parts = DOCUMENT.split("\n```");
     let wanted = parts.filter_map(|part| part.strip_prefix(language)?.strip_prefix('\n'));
@@ -31,7 +31,7 @@ fn rows(store: &Connection, query: &str) -> usize {
 }
 
 #[test]
-fn every_query_finds_what_it_says() {
+fn every_documented_query_returns_the_documented_rows() {
     let place = Place::new();
     let server = place.serve(&["--offline-after", "300ms", "--start-grace", "1ms"]);
     let mut agent = server.connect();
@@ -43,11 +43,11 @@ fn every_query_finds_what_it_says() {
     assert!(found.is_some());
     server.signal(Signal::TERM);
     server.wait_exit();
-    // The other stays online for as long as this takes.
+    // The other agent stays online during the test.
     let server = place.serve(&["--offline-after", "1h", "--start-grace", "1h"]);
     server.connect().exchange(&report_of("web-02", 1), REPORT);
     let queries = blocks("sql");
-    // Those of the last hour: web-01's three, and each report once.
+    // Reports of the last hour: three of web-01, and each report once.
     let expected: &[(&str, usize)] = &[
         ("r.content", 1),
         ("name = 'web-01'", 3),
@@ -67,7 +67,7 @@ fn every_query_finds_what_it_says() {
 }
 
 #[test]
-fn the_columns_are_those_of_the_tables() {
+fn documented_columns_are_those_of_the_tables() {
     let place = Place::new();
     drop(place.serve(&[]));
     for table in ["reports", "agents", "events", "times", "store"] {
@@ -85,7 +85,7 @@ fn the_columns_are_those_of_the_tables() {
 }
 
 #[test]
-fn the_application_id_is_the_documented_one() {
+fn the_documented_application_id_is_right() {
     let place = Place::new();
     drop(place.serve(&[]));
     let id: i64 = place.column("PRAGMA application_id")[0];
@@ -94,7 +94,7 @@ fn the_application_id_is_the_documented_one() {
 }
 
 /// Runs a documented command in the folder of the store, with Python's SQLite for the shell
-/// of SQLite, which may not be there.
+/// of SQLite, which may be missing.
 #[track_caller]
 fn run_documented(place: &Place, command: &str) {
     let tools = place.folder().join("tools");
@@ -133,14 +133,14 @@ fn a_backup_is_a_store_on_the_second_night_too() {
     agent.exchange(&report("first night"), REPORT);
     run_documented(&place, backup);
     agent.exchange(&report("second night"), REPORT);
-    // One that was interrupted.
+    // The backup was interrupted.
     std::fs::write(place.folder().join("backup.db.new"), "half").unwrap();
     run_documented(&place, backup);
     agent.exchange(&report("after the backup"), REPORT);
     drop(agent);
     server.signal(Signal::TERM);
     server.wait_exit();
-    // There is no user hawk here.
+    // This machine has no user hawk.
     run_documented(&place, &restore.replace("-o hawk -g hawk ", ""));
     for file in ["backup.db", "hawk.db"] {
         let mode = std::fs::metadata(place.folder().join(file))

@@ -1,4 +1,4 @@
-//! A disk that fails, and files that others have their hands on.
+//! Failing disks, and files that other programs lock, move or damage.
 
 use rusqlite::Connection;
 use rustix::process::Signal;
@@ -6,7 +6,8 @@ use rustix::process::Signal;
 use hawk_testkit::place::*;
 use hawk_testkit::*;
 
-/// Whatever goes wrong: told at once, kept not at all, and over by itself.
+/// Under a fault, the server answers busy at once, stores no part of the batch, logs `said`, and
+/// recovers by itself.
 fn survives(fault: &str, said: &str) {
     let place = Place::new();
     let server = place.serve_faulty(&[]);
@@ -20,7 +21,7 @@ fn survives(fault: &str, said: &str) {
     for line in [BUSY, HEARTBEAT, BUSY] {
         agent.expect_line(line);
     }
-    // Down now, and nobody has to wait to be told.
+    // The store is down now: replies do not wait for it.
     (4..50).for_each(|rand| expect_busy(&mut agent, &report_of("web-01", rand)));
     let line = |line: &str| line.contains("store unavailable") && line.contains(said);
     server.log().wait_for(0, line);
@@ -42,13 +43,13 @@ fn survives(fault: &str, said: &str) {
     server.signal(Signal::TERM);
     assert_eq!(server.wait_exit().code, Some(0));
     assert_eq!(place.column::<i64>("SELECT reports FROM agents"), [3]);
-    // None of its heartbeats is forgotten either.
+    // Its heartbeats are counted too.
     assert_eq!(place.column::<i64>("SELECT heartbeats FROM agents"), [1]);
     place.expect_sound();
 }
 
 #[test]
-fn a_disk_that_fails_now_and_then_does_not_flood_the_log() {
+fn repeated_faults_do_not_flood_the_log() {
     const TIMES: usize = 12;
     let start = std::time::Instant::now();
     let place = Place::new();
@@ -89,7 +90,7 @@ fn a_disk_that_writes_half() {
 }
 
 #[test]
-fn a_torn_write_and_a_sudden_end() {
+fn a_torn_write_before_a_kill_loses_no_acknowledged_report() {
     let place = Place::new();
     let server = place.serve_faulty(&[]);
     let mut agent = server.connect();
@@ -127,7 +128,7 @@ fn a_file_that_another_program_has_locked() {
 }
 
 #[test]
-fn others_may_read_while_it_writes() {
+fn other_programs_may_read_while_the_server_writes() {
     let place = Place::new();
     let server = place.serve(&[]);
     let mut agent = server.connect();
@@ -146,7 +147,7 @@ fn others_may_read_while_it_writes() {
 }
 
 #[test]
-fn a_file_that_is_taken_away_is_not_written_to() {
+fn a_file_that_was_moved_is_not_written() {
     let place = Place::new();
     let server = place.serve(&[]);
     let mut agent = server.connect();
@@ -165,7 +166,7 @@ fn a_file_that_is_taken_away_is_not_written_to() {
         .wait_for(0, |line| line.contains("store available again"));
     insist(&mut agent, &report_of("web-01", 2));
     assert_eq!(place.contents(), ["web-01 2"]);
-    // What is known of agents is in the new file too.
+    // The new file has the agents too.
     assert_eq!(
         place.column::<String>("SELECT name FROM agents"),
         ["web-01"]
@@ -190,7 +191,7 @@ fn a_file_that_is_damaged_while_it_is_in_use() {
     agent.exchange(&heartbeat(), HEARTBEAT);
 }
 
-/// Overwrites the reports' first page, which a start has no need to read.
+/// Overwrites the reports' first page, which the start does not read.
 fn damage(place: &Place) {
     let (page, size): (u64, u64) = {
         let connection = Connection::open(place.store()).unwrap();

@@ -1,4 +1,4 @@
-//! The store's files: their names, their owner and who may touch them.
+//! The store's files: names, owner and permissions.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
@@ -10,10 +10,10 @@ use crate::startup::refused;
 use hawk_testkit::place::*;
 use hawk_testkit::*;
 
-/// A user that owns nothing.
+/// A user without files.
 const NOBODY: u32 = 65534;
 
-/// Runs `launch` as [`NOBODY`], if this process may.
+/// Runs `launch` as [`NOBODY`] if this process may.
 fn as_nobody(launch: Launch) -> Launch {
     let ids = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
     launch.under("setpriv", &[&ids[0], &ids[1], "--clear-groups"])
@@ -26,7 +26,7 @@ fn is_root() -> bool {
     geteuid().is_root()
 }
 
-/// The modes of the store's files in `folder`, by name.
+/// Returns the modes of the store's files in `folder`, by name.
 fn modes(folder: &Path) -> Vec<(String, u32)> {
     let files = fs::read_dir(folder).unwrap().map(Result::unwrap);
     let name = |file: &fs::DirEntry| file.file_name().into_string().unwrap();
@@ -71,7 +71,7 @@ fn a_store_behind_a_symbolic_link_is_written_and_read_by_it() {
     for place in [&place, &other] {
         let exit = place.read(&["reports"]).run();
         assert!(exit.stdout[0].contains("hello"), "{exit:?}");
-        // A server is writing it, so there is nothing to note.
+        // A server is writing it: the command prints no note.
         assert_eq!(exit.stderr, [""; 0]);
     }
     server.signal(Signal::TERM);
@@ -84,7 +84,7 @@ fn a_store_behind_a_symbolic_link_is_written_and_read_by_it() {
 }
 
 #[test]
-fn a_link_in_place_of_the_lock_is_refused_and_not_followed() {
+fn a_link_at_the_locks_path_is_refused_and_not_followed() {
     let place = Place::new();
     let precious = place.folder().join("precious");
     fs::write(&precious, "precious").unwrap();
@@ -94,7 +94,7 @@ fn a_link_in_place_of_the_lock_is_refused_and_not_followed() {
 }
 
 #[test]
-fn new_files_are_the_owners_alone_whatever_the_umask() {
+fn new_files_are_private_under_any_umask() {
     let place = Place::new();
     let server = place
         .launch(&[])
@@ -109,7 +109,7 @@ fn new_files_are_the_owners_alone_whatever_the_umask() {
 }
 
 #[test]
-fn files_that_other_users_may_read_are_warned_of_with_what_to_run() {
+fn files_that_other_users_may_read_cause_a_warning_with_a_command() {
     let place = Place::new();
     let server = place.serve(&[]);
     server.signal(Signal::TERM);
@@ -117,7 +117,7 @@ fn files_that_other_users_may_read_are_warned_of_with_what_to_run() {
     fs::set_permissions(place.store(), Permissions::from_mode(0o644)).unwrap();
     let server = place.serve(&[]);
     let (line, _) = server.log().wait_for(0, |line| line.contains("chmod 600 "));
-    let (_, command) = line.split_once("take them away: ").unwrap();
+    let (_, command) = line.split_once("remove them: ").unwrap();
     assert!(
         std::process::Command::new("sh")
             .args(["-c", command])
@@ -126,7 +126,7 @@ fn files_that_other_users_may_read_are_warned_of_with_what_to_run() {
             .success()
     );
     let opened = modes(place.folder());
-    // The log and its index, which have the mode that the file had.
+    // The log and its index have the file's former mode.
     assert!(opened.iter().all(|file| file.1 == 0o600), "{opened:?}");
 }
 
@@ -159,13 +159,13 @@ fn root_is_refused_where_another_user_could_replace_the_files() {
 }
 
 #[test]
-fn what_the_server_cannot_write_is_refused_at_the_start() {
+fn unwritable_files_are_refused_at_the_start() {
     if !is_root() {
         return;
     }
     let place = Place::new();
     drop(place.serve(&[]));
-    // Only what is checked: the rest is as the server's user would have it.
+    // Only the checked file belongs to another user.
     let hawk = place.folder().join("hawk");
     fs::copy(env!("CARGO_BIN_EXE_hawk"), &hawk).unwrap();
     let store = place.store();
@@ -207,7 +207,7 @@ fn what_the_server_cannot_write_is_refused_at_the_start() {
 }
 
 #[test]
-fn a_path_that_is_none_is_refused_by_every_command() {
+fn every_command_refuses_an_empty_path() {
     for command in ["serve", "agents", "events", "reports"] {
         for path in ["", ":memory:", "file:hawk.db", "file:/tmp/hawk.db?mode=ro"] {
             let exit = Launch::hawk(&[command, "--store", path]).run();

@@ -1,4 +1,4 @@
-//! `--follow`: what comes is shown as it comes.
+//! `--follow`: rows are shown as they arrive.
 
 use rustix::process::Signal;
 
@@ -6,7 +6,7 @@ use hawk_testkit::place::*;
 use hawk_testkit::*;
 
 #[test]
-fn reports_are_shown_as_they_come() {
+fn reports_are_shown_as_they_arrive() {
     let place = Place::new();
     let server = place.serve(&[]);
     let mut agent = server.connect();
@@ -23,7 +23,7 @@ fn reports_are_shown_as_they_come() {
     let (_, mark) = follower
         .stdout
         .wait_for(mark, |line| line.contains("\"rand\":16,"));
-    // A server that ends and another that begins are nothing to it.
+    // A restart of the server does not end it.
     server.signal(Signal::TERM);
     server.wait_exit();
     let server = place.serve(&[]);
@@ -35,7 +35,7 @@ fn reports_are_shown_as_they_come() {
 }
 
 #[test]
-fn events_are_shown_as_they_come() {
+fn events_are_shown_as_they_arrive() {
     let place = Place::new();
     let server = place.serve(&["--offline-after", "300ms", "--start-grace", "1ms"]);
     let follower = place.read(&["events", "-f"]).spawn();
@@ -49,7 +49,7 @@ fn events_are_shown_as_they_come() {
 }
 
 #[test]
-fn a_store_that_is_replaced_is_not_followed_in_vain() {
+fn following_a_store_ends_when_it_is_replaced() {
     let place = Place::new();
     let server = place.serve(&[]);
     server.connect().exchange(&report("hello"), REPORT);

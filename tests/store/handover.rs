@@ -1,7 +1,7 @@
-//! Two handlers, one after the other on one store: what the second knows, and what is
-//! written meanwhile.
+//! Two handlers, one after the other on one store: the state of the second, and the rows
+//! written during the hand-over.
 //!
-//! Both are in this process; see `killed.rs` for one that has its own.
+//! Both are in this process; `killed.rs` has two processes.
 
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -18,7 +18,7 @@ use crate::turns::*;
 use hawk_testkit::place::*;
 use hawk_testkit::*;
 
-/// A first process that has had a report, and its agent.
+/// Returns a first handler that has stored a report, and its agent.
 fn begun(place: &Place) -> (Turns, Session) {
     let mut from = Turns::first(place, KEEP_ALL);
     let mut session = Session::of(Some("web-01"));
@@ -26,7 +26,7 @@ fn begun(place: &Place) -> (Turns, Session) {
     (from, session)
 }
 
-/// What goes on after `from`, which is to leave or to go on itself.
+/// Returns the successor of `from`.
 fn moved(place: &Place, from: &mut Turns) -> Turns {
     from.quiesce();
     let mut to = from.successor(Store::open_standby(&place.store()).unwrap());
@@ -51,7 +51,7 @@ fn events(place: &Place) -> i64 {
 }
 
 #[test]
-fn a_store_that_moves_has_each_report_once_and_knows_each_agent() {
+fn after_a_hand_over_the_store_has_each_report_and_agent_once() {
     let place = Place::new();
     let mut from = Turns::first(&place, KEEP_ALL);
     let mut sessions = [Some("web-01"), None, Some("web-02")].map(Session::of);
@@ -69,7 +69,7 @@ fn a_store_that_moves_has_each_report_once_and_knows_each_agent() {
         apply(&mut to.keeper, slot, Some(state));
     });
     assert_eq!(shown, 1);
-    // The old one serves on meanwhile.
+    // The predecessor still serves.
     from.report(named, "3");
     from.heartbeat(named);
     let last = from.report(late, "4");
@@ -129,7 +129,7 @@ fn a_store_that_moves_has_each_report_once_and_knows_each_agent() {
 }
 
 #[test]
-fn sequence_numbers_go_on_in_the_next_process_even_if_all_rows_are_gone() {
+fn the_successor_continues_the_sequence_numbers_after_all_rows_were_removed() {
     let place = Place::new();
     let (mut from, mut session) = begun(&place);
     let session = &mut session;
@@ -155,7 +155,7 @@ fn statistics(handler: &PacketHandler) -> Vec<String> {
 }
 
 #[test]
-fn what_was_done_is_counted_on() {
+fn the_successor_continues_the_counters() {
     let place = Place::new();
     let (mut from, mut session) = begun(&place);
     let session = &mut session;
@@ -176,11 +176,11 @@ fn what_was_done_is_counted_on() {
 }
 
 #[test]
-fn after_a_rollback_the_first_goes_on_as_before() {
+fn after_a_rollback_the_predecessor_resumes() {
     let place = Place::new();
     let mut from = Turns::first(&place, KEEP_ALL);
     let session = &mut Session::of(Some("web-01"));
-    // Again and again: one attempt does not poison the next.
+    // A failed attempt does not affect the next.
     for round in 0..3 {
         from.report(session, &format!("{round} before"));
         let mut to = from.successor(Store::open_standby(&place.store()).unwrap());
@@ -188,7 +188,7 @@ fn after_a_rollback_the_first_goes_on_as_before() {
         from.quiesce();
         move_the_rest(&mut from, &mut to);
         expect_locked(&place);
-        // It ends, and with it the store's thread, which has touched nothing.
+        // The successor ends, and its writer thread has touched nothing.
         to.keeper.leave(PATIENCE);
         from.keeper.end_copy();
         while from.bell.try_recv().is_ok() {}
@@ -212,7 +212,7 @@ fn after_a_rollback_the_first_goes_on_as_before() {
 }
 
 #[test]
-fn a_quiesce_that_is_broken_off_loses_nothing() {
+fn an_aborted_quiesce_loses_nothing() {
     let place = Place::new();
     let mut from = Turns::first(&place, KEEP_ALL);
     let session = &mut Session::of(Some("web-01"));
@@ -231,7 +231,7 @@ fn a_quiesce_that_is_broken_off_loses_nothing() {
 }
 
 #[test]
-fn a_store_that_hangs_is_told_and_nothing_is_lost() {
+fn a_quiesce_fails_while_the_store_hangs_and_loses_nothing() {
     let place = Place::new();
     let (mut from, mut session) = begun(&place);
     let session = &mut session;
@@ -258,13 +258,13 @@ fn a_store_that_hangs_is_told_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_store_that_is_down_is_told_and_comes_back() {
+fn a_quiesce_fails_while_the_store_is_down() {
     let place = Place::new();
     let mut from = Turns::first(&place, KEEP_ALL);
     let session = &mut Session::of(Some("web-01"));
     let commit = from.report(session, "1");
     from.until_kept(commit);
-    // A folder is in its place: it can be neither found nor made.
+    // A folder at its path: the file can be neither opened nor created.
     let away = place.folder().join("away");
     std::fs::rename(place.store(), &away).unwrap();
     std::fs::create_dir(place.store()).unwrap();
@@ -274,7 +274,7 @@ fn a_store_that_is_down_is_told_and_comes_back() {
     assert_eq!(error, StoreDown::Unavailable);
     assert_eq!(from.discarded, [commit]);
     from.keeper.go_on();
-    // Another file is made.
+    // A new file is created.
     std::fs::remove_dir(place.store()).unwrap();
     from.until(|turns| {
         let commit = turns.turn_with(|keeper| {
@@ -315,7 +315,7 @@ fn nothing_is_removed_while_the_writer_is_parked() {
              VALUES ('10.0.0.9', '', 0, unixepoch() * 1000000000, 'online', 0, 0, 0, 0)"
         ))
         .unwrap();
-    // It has steps and steps to take, one every 10 ms.
+    // Retention has many steps to take, one every 10 ms.
     let mut from = Turns::first(
         &place,
         Retention {
@@ -341,14 +341,14 @@ fn nothing_is_removed_while_the_writer_is_parked() {
 }
 
 #[test]
-fn no_agent_is_blamed_for_silence_while_nothing_is_taken() {
+fn no_agent_goes_offline_during_a_hand_over() {
     let place = Place::new();
     let mut from = Turns::first(&place, KEEP_ALL);
     let session = &mut Session::of(Some("web-01"));
     from.heartbeat(session);
     from.quiesce();
     let told = events(&place);
-    // As long as any hand-over may take, and longer.
+    // Longer than any hand-over may take.
     from.ahead += 30 * SILENCE;
     from.turn();
     let now = Moment::now().after(from.ahead);
@@ -376,8 +376,8 @@ fn no_agent_is_blamed_for_silence_while_nothing_is_taken() {
 }
 
 #[test]
-fn an_agent_whose_connection_moved_is_not_forgotten() {
-    // A quarter of the places is for one address.
+fn an_agent_with_a_moved_connection_is_not_removed() {
+    // One address may have a quarter of the places.
     let mut from = Turns::new(8);
     let mut sessions = ["web-01", "web-02"].map(|name| Session::of(Some(name)));
     sessions
@@ -394,12 +394,12 @@ fn an_agent_whose_connection_moved_is_not_forgotten() {
         let (bounds, _) = lines[0].split_once(" unwatched=").unwrap();
         bounds.to_owned()
     };
-    // Neither has sent anything to it, and both are connected.
+    // Both are connected and have sent nothing to the successor.
     let refused = to.try_heartbeat(&mut Session::of(Some("web-03")));
     assert_eq!(refused, Answer::Now(Reply::Busy(Busy::TooManyAgents)));
     let all = "agents known=2 online=2 established=0 refused=1 evicted=0";
     assert_eq!(known(&mut to), all);
-    // No session speaks for the first any more.
+    // The first agent has no session any more.
     to.keeper.detach(sessions[0].tag.unwrap());
     to.heartbeat(&mut Session::of(Some("web-04")));
     let all = "agents known=2 online=2 established=0 refused=1 evicted=1";

@@ -1,4 +1,4 @@
-//! Files that were made to harm: refused, or read to an end.
+//! Hostile files are refused, or read in bounded time.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use rusqlite::config::DbConfig;
 use hawk_testkit::place::*;
 use hawk_testkit::*;
 
-/// A store with `sql` run on it, which may edit the schema.
+/// Returns a store after running `sql`, which may edit the schema.
 fn crafted(sql: &str) -> Place {
     let place = Place::new();
     let mut store = Connection::open(place.store()).unwrap();
@@ -24,7 +24,7 @@ fn crafted(sql: &str) -> Place {
     place
 }
 
-/// Every command that uses the store ends soon; each with this exit code, if one is given.
+/// Checks that every command that uses the store ends soon, with this exit code if given.
 #[track_caller]
 fn ends(place: &Place, code: Option<i32>, words: &str) {
     let start = Instant::now();
@@ -72,7 +72,7 @@ fn a_schema_with_code_in_it_is_refused_by_name() {
 }
 
 #[test]
-fn rows_that_hawk_would_not_write_are_read_to_an_end() {
+fn foreign_rows_are_read_in_bounded_time() {
     let values = "(9223372036854775807, -1, '', x'00ff', -9223372036854775808, \
                    9223372036854775807, -9223372036854775808, 9223372036854775807)";
     let place = crafted(
@@ -87,7 +87,7 @@ fn rows_that_hawk_would_not_write_are_read_to_an_end() {
         .replace("x'00ff'", "char(0, 27, 8238)"),
     );
     ends(&place, None, "");
-    // The highest sequence number is used up: no more reports, and no end of the server.
+    // The greatest sequence number is in use: the server refuses reports and keeps running.
     let server = place.serve(&[]);
     let mut agent = server.connect();
     agent.send(&report("x"));
@@ -96,7 +96,7 @@ fn rows_that_hawk_would_not_write_are_read_to_an_end() {
     agent.exchange(&heartbeat(), HEARTBEAT);
 }
 
-/// Every page after the first is overwritten by the bytes that `fill` gives for its number.
+/// Overwrites every page after the first with the bytes that `fill` returns for its number.
 fn overwrite(place: &Place, fill: impl Fn(usize) -> Option<u8>) {
     let mut bytes = fs::read(place.store()).unwrap();
     let size = usize::from(u16::from_be_bytes([bytes[16], bytes[17]]));
@@ -109,7 +109,7 @@ fn overwrite(place: &Place, fill: impl Fn(usize) -> Option<u8>) {
 }
 
 #[test]
-fn damaged_pages_end_no_process() {
+fn damaged_pages_crash_no_process() {
     let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
         INSERT INTO reports SELECT i, 1, '', hex(zeroblob(20)), 0, 0, NULL, NULL FROM n;
         INSERT INTO events (at, agent, state) VALUES (1, 1, 'online')";
@@ -121,8 +121,8 @@ fn damaged_pages_end_no_process() {
 }
 
 #[test]
-fn pages_in_a_circle_are_read_to_an_end() {
-    // Many leaves, each of which the root then refers to many times.
+fn a_cycle_of_pages_is_read_in_bounded_time() {
+    // Many leaves, and many references from the root to each.
     let place = crafted(
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
          INSERT INTO reports SELECT i, 1, '', hex(zeroblob(40)), 0, 0, NULL, NULL FROM n",

@@ -1,4 +1,4 @@
-//! What is acknowledged is in the table.
+//! Acknowledged reports are in the table.
 
 use hawk_testkit::place::*;
 use hawk_testkit::*;
@@ -32,7 +32,7 @@ fn a_report_is_in_the_table_once_its_reply_is_read() {
 }
 
 #[test]
-fn an_agents_name_sticks_to_its_connection() {
+fn an_agents_name_applies_to_its_whole_connection() {
     let place = Place::new();
     let server = place.serve(&[]);
     let mut agent = server.connect();
@@ -57,7 +57,7 @@ fn an_agents_name_sticks_to_its_connection() {
 }
 
 #[test]
-fn heartbeats_are_noted_although_no_report_comes() {
+fn heartbeats_are_stored_without_a_report() {
     let place = Place::new();
     let server = place.serve(&[]);
     let mut agent = server.connect();
@@ -79,7 +79,7 @@ fn without_a_store_reports_are_answered_and_no_file_is_made() {
 }
 
 #[test]
-fn a_stop_leaves_one_file_that_another_start_goes_on_with() {
+fn a_stop_leaves_one_file_that_the_next_start_continues() {
     let place = Place::new();
     for start in 1..=3_i64 {
         let server = place.serve(&[]);
@@ -98,7 +98,7 @@ fn a_stop_leaves_one_file_that_another_start_goes_on_with() {
 }
 
 #[test]
-fn what_is_received_before_a_stop_is_kept_and_answered() {
+fn reports_received_before_a_stop_are_stored_and_answered() {
     let place = Place::new();
     let server = place.serve(&[]);
     let mut agents: Vec<Agent> = (0..20).map(|_| server.connect()).collect();
@@ -118,7 +118,7 @@ fn what_is_received_before_a_stop_is_kept_and_answered() {
 }
 
 #[test]
-fn an_agent_that_sends_and_leaves_has_its_reports_kept() {
+fn reports_of_an_agent_that_disconnects_are_stored() {
     let place = Place::new();
     let server = place.serve(&[]);
     let mut agent = server.connect();
@@ -134,7 +134,7 @@ fn an_agent_that_sends_and_leaves_has_its_reports_kept() {
 }
 
 #[test]
-fn many_agents_many_batches_nothing_missing_nothing_twice() {
+fn many_batches_have_each_report_of_many_agents_once() {
     let place = Place::new();
     let server = place.serve(&[]);
     let address = server.address;

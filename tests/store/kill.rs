@@ -1,7 +1,7 @@
-//! The server is killed at random moments, again and again on one store, and
-//! everything that was acknowledged is in it.
+//! The server is killed repeatedly at random moments on one store, which then has every
+//! acknowledged report.
 //!
-//! `HAWK_KILLS` says how often, `HAWK_SEED` repeats a run.
+//! `HAWK_KILLS` is the number of kills, `HAWK_SEED` repeats a run.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -18,11 +18,11 @@ use hawk_testkit::*;
 
 const AGENTS: usize = 6;
 
-/// Reports in flight on each connection, at most.
+/// Maximum number of reports in flight on each connection.
 const DEPTH: usize = 20;
 
 #[test]
-fn whatever_was_acknowledged_survives_a_sudden_end() {
+fn acknowledged_reports_survive_a_kill() {
     let kills: u32 = number("HAWK_KILLS").unwrap_or(50);
     let seed = number("HAWK_SEED").unwrap_or_else(rand::random);
     eprintln!("{kills} kills, HAWK_SEED={seed}");
@@ -33,14 +33,14 @@ fn whatever_was_acknowledged_survives_a_sudden_end() {
     // acknowledged in it, and the first that was not sent.
     let mut agents = [(0, 0, 0); AGENTS];
     for _ in 0..kills {
-        // Mostly soon, sometimes late enough for the log to be moved.
+        // Mostly soon, sometimes after a checkpoint.
         let most = if random.random_ratio(1, 5) {
             20_000
         } else {
             500
         };
         let countdown = Arc::new(AtomicI64::new(random.random_range(0..most)));
-        // It opens the store without help.
+        // It opens the store without repair.
         let server = place.serve(&[]);
         verify(&place, &agents);
         let threads: Vec<JoinHandle<(i64, i64)>> = agents
@@ -59,7 +59,7 @@ fn whatever_was_acknowledged_survives_a_sudden_end() {
             .collect();
         for (agent, thread) in agents.iter_mut().zip(threads) {
             let (answered, next) = thread.join().unwrap();
-            // What is unanswered is not sent again.
+            // Unanswered reports are not sent again.
             *agent = (agent.2, answered, next);
             total += agent.1 - agent.0;
         }
@@ -119,7 +119,7 @@ fn load(
     }
 }
 
-/// All that was acknowledged in the last round is in the table, once.
+/// Checks that the table has each acknowledged report of the last round once.
 #[track_caller]
 fn verify(place: &Place, agents: &[(i64, i64, i64)]) {
     let store = place.open();

@@ -1,4 +1,4 @@
-//! A process that is killed while its writer is parked, and another that goes on.
+//! A process that is killed while its writer is parked, and its successor.
 
 use std::os::fd::AsFd as _;
 use std::process::{Command, Stdio};
@@ -9,13 +9,13 @@ use crate::turns::*;
 use hawk_testkit::place::*;
 use hawk_testkit::*;
 
-/// Where the store of the process to be killed is.
+/// Path of the store of the process to be killed.
 const STORE: &str = "HAWK_TEST_STORE";
 
 const REPORTS: usize = 50;
 
 #[test]
-fn a_process_that_is_killed_while_parked_leaves_all_to_the_next() {
+fn the_successor_of_a_process_killed_while_parked_has_everything() {
     let place = Place::new();
     Turns::first(&place, KEEP_ALL).finish();
     let lock = Lock::take(&place.store()).unwrap();
@@ -49,7 +49,7 @@ fn a_process_that_is_killed_while_parked_leaves_all_to_the_next() {
     place.expect_sound();
 }
 
-/// Writes the store whose lock is its stdin, and stands still until it is killed.
+/// Writes the store with the lock on stdin, and blocks until it is killed.
 #[test]
 #[ignore = "the test above runs it, in a process of its own"]
 fn the_one_that_is_killed() {
@@ -70,6 +70,6 @@ fn the_one_that_is_killed() {
     turns.quiesce();
     assert!(turns.kept.contains(&last));
     println!("parked");
-    // Only a failure takes as long.
+    // Only a failure takes this long.
     std::thread::sleep(10 * PATIENCE);
 }

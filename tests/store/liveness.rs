@@ -1,4 +1,4 @@
-//! Who is alive, and when that changes.
+//! The states of agents and their changes.
 
 use rustix::process::Signal;
 
@@ -26,7 +26,7 @@ fn silence_makes_offline_and_a_packet_online_again() {
     wait_for_events(&place, &["web-01 online", "web-01 offline"]);
     let line = |line: &str| line.contains("agent offline agent=\"web-01\" address=127.0.0.1");
     server.log().wait_for(0, line);
-    // On the same connection, or on any other.
+    // On the same connection or on another.
     drop(agent);
     server
         .connect()
@@ -57,7 +57,7 @@ fn a_ping_leaves_no_agent_and_no_event() {
         HEARTBEAT,
     );
     assert_eq!(server.stats().agents.get("known"), 0);
-    // An agent that was heard is not seen anew by a probe.
+    // A probe does not change the time of an agent's last packet.
     agent.exchange(&named_heartbeat("web-02"), HEARTBEAT);
     let last_seen = || place.column::<i64>("SELECT last_seen FROM agents");
     let seen = eventually(|| (last_seen().len() == 1).then(&last_seen)).unwrap();
@@ -70,7 +70,7 @@ fn a_ping_leaves_no_agent_and_no_event() {
 }
 
 #[test]
-fn reports_now_and_then_raise_no_alarm() {
+fn irregular_reports_cause_no_event() {
     let place = Place::new();
     let changes = place.folder().join("changes");
     let command = format!("cat >> {}", changes.display());
@@ -85,7 +85,7 @@ fn reports_now_and_then_raise_no_alarm() {
         ["known", "online", "unwatched"].map(|key| stats.get(key)),
         [1, 0, 1]
     );
-    // Its first heartbeat has it judged.
+    // After its first heartbeat it is judged.
     server
         .connect()
         .exchange(&named_heartbeat("cron"), HEARTBEAT);
@@ -99,7 +99,7 @@ fn reports_now_and_then_raise_no_alarm() {
 }
 
 #[test]
-fn an_agent_that_is_only_listed_is_not_taken_up_as_offline_by_the_next_start() {
+fn an_unwatched_agent_is_not_offline_after_the_next_start() {
     let place = Place::new();
     let start = || place.serve(&["--start-grace", "1ms"]);
     let server = start();
@@ -126,13 +126,13 @@ fn an_agent_that_is_only_listed_is_not_taken_up_as_offline_by_the_next_start() {
 }
 
 #[test]
-fn a_name_that_two_machines_use_is_told_of_and_one_that_moves_is_not() {
+fn a_name_that_two_machines_use_is_logged_and_a_move_is_not() {
     let place = Place::new();
     let server = place.serve(&[]);
     let from = |last: u8| Agent::connect_from([127, 0, 0, last].into(), server.address);
     let beat = |agent: &mut Agent, name: &str| agent.exchange(&named_heartbeat(name), HEARTBEAT);
     let clock = Clock::of("120ms");
-    // One moves twice, and opens a connection each time; its old ones stay open.
+    // One machine moves twice and opens a connection each time; its old connections stay open.
     let mut old = Vec::new();
     for last in [2, 3, 2] {
         let mut agent = from(last);
@@ -189,7 +189,7 @@ fn a_reconnect_is_no_event() {
 }
 
 #[test]
-fn a_restart_raises_no_alarm_before_its_grace_is_over() {
+fn a_restart_causes_no_offline_event_before_its_grace_is_over() {
     let place = Place::new();
     let server = place.serve(&[]);
     server
@@ -216,7 +216,7 @@ fn a_restart_raises_no_alarm_before_its_grace_is_over() {
     let server = place.serve(&[offline_after, ["--start-grace", "1ms"]].concat());
     let mut agent = server.connect();
     let offline = eventually(|| {
-        // One of them is there.
+        // One of them is connected.
         agent.exchange(&named_heartbeat("web-01"), HEARTBEAT);
         let events = place.column::<String>(EVENTS);
         (events.last().unwrap() == "web-02 offline").then_some(events)

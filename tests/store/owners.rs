@@ -17,7 +17,7 @@ fn named_heartbeat(name: &str) -> Vec<u8> {
     heartbeat_packet(hawk_wire::Encoding::Compact, Some(name))
 }
 
-/// Each report is shown under the name that its content begins with.
+/// Checks that each report is shown under the name at the start of its content.
 #[track_caller]
 fn expect_owners(place: &Place, expected: &[&str]) {
     let rows = "SELECT name || ': ' || content FROM reports JOIN agents ON id = agent ORDER BY seq";
@@ -29,7 +29,7 @@ fn expect_owners(place: &Place, expected: &[&str]) {
 }
 
 #[test]
-fn after_the_files_are_removed_reports_and_states_have_the_right_owners() {
+fn after_the_files_are_removed_reports_and_states_have_the_right_agents() {
     let place = Place::new();
     let server = place.serve(&["--offline-after", "1h"]);
     let mut agents = ["a", "b", "c"].map(|name| (name, server.connect()));
@@ -37,12 +37,12 @@ fn after_the_files_are_removed_reports_and_states_have_the_right_owners() {
         agent.exchange(&report_of(name, 1), REPORT);
     }
     remove(&place, &["", "-wal", "-shm"]);
-    // In another order than before, so that each would have had another's number.
+    // In another order than before, so that the new file gives each agent another number.
     for (name, agent) in agents.iter_mut().rev().take(2) {
         insist(agent, &report_of(name, 2));
     }
     expect_owners(&place, &["c 2", "b 2"]);
-    // The new file has all agents, those too that have not sent anything since.
+    // The new file has all agents, including agents that sent nothing since.
     let known = "SELECT name FROM agents WHERE state = 'online' ORDER BY name";
     let found = eventually(|| (place.column::<String>(known) == ["a", "b", "c"]).then_some(()));
     assert!(found.is_some(), "{:?}", place.column::<String>(known));
@@ -54,7 +54,7 @@ fn after_the_files_are_removed_reports_and_states_have_the_right_owners() {
 }
 
 #[test]
-fn after_a_backup_is_put_in_place_reports_have_the_right_owners() {
+fn after_a_backup_is_put_in_place_reports_have_the_right_agents() {
     let place = Place::new();
     let server = place.serve(&["--offline-after", "1h"]);
     let mut agents = ["a", "b", "c", "d"].map(|name| (name, server.connect()));

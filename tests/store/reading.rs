@@ -1,4 +1,4 @@
-//! `hawk agents`, `hawk events` and `hawk reports`: what they show, and of what.
+//! `hawk agents`, `hawk events` and `hawk reports`: their output.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use hawk_testkit::place::*;
 use hawk_testkit::*;
 
-/// The command goes well and says nothing but its result.
+/// Checks that the command succeeds and prints only its result.
 #[track_caller]
 fn shown(launch: Launch) -> Vec<String> {
     let exit = launch.run();
@@ -20,7 +20,7 @@ fn shown(launch: Launch) -> Vec<String> {
     exit.stdout
 }
 
-/// The command fails, and says all of `words` in one line.
+/// Checks that the command fails with all of `words` in one line.
 #[track_caller]
 fn refused(launch: Launch, words: &[&str]) {
     let exit = launch.run();
@@ -34,7 +34,7 @@ fn refused(launch: Launch, words: &[&str]) {
     }
 }
 
-/// A store of known times, written without a server.
+/// Returns a store with known times, written without a server.
 fn known(place: &Place) -> Connection {
     let mut store = Connection::open(place.store()).unwrap();
     schema::migrate(&mut store).unwrap();
@@ -103,7 +103,7 @@ fn agents_are_a_table_or_lines_of_json() {
     drop(store);
 }
 
-/// The cells of a table's line.
+/// Returns the cells of a line of a table.
 fn cells(line: &str) -> Vec<&str> {
     let cells = line.split("  ").map(str::trim);
     cells.filter(|cell| !cell.is_empty()).collect()
@@ -177,7 +177,7 @@ fn events_are_lines_of_text_or_of_json() {
 }
 
 #[test]
-fn it_is_said_when_no_server_is_writing() {
+fn a_note_says_when_no_server_is_writing() {
     let place = Place::new();
     let server = place.serve(&[]);
     let mut agent = server.connect();
@@ -198,7 +198,7 @@ fn it_is_said_when_no_server_is_writing() {
         };
         assert!(note.contains("no server is writing it"), "{note}");
     }
-    // After a sudden end too, when the log is still to be read.
+    // Also after a kill, with reports in the log.
     let server = place.serve(&[]);
     server.connect().exchange(&report("again"), REPORT);
     server.signal(Signal::KILL);
@@ -207,7 +207,7 @@ fn it_is_said_when_no_server_is_writing() {
 }
 
 #[test]
-fn what_cannot_be_read_is_refused_in_a_line() {
+fn an_unreadable_store_is_refused_in_one_line() {
     let place = Place::new();
     refused(place.read(&["agents"]), &["hawk.db", "hawk serve"]);
     refused(
@@ -239,7 +239,7 @@ fn what_cannot_be_read_is_refused_in_a_line() {
 }
 
 #[test]
-fn whoever_has_read_enough_may_go() {
+fn a_closed_pipe_is_no_failure() {
     let place = Place::new();
     let store = known(&place);
     // More than a pipe holds.

@@ -15,12 +15,12 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// The contents of all reports in a file.
+/// Returns the contents of all reports in a file.
 fn contents_of(path: &Path) -> Vec<String> {
     column(&open(path), "SELECT content FROM reports ORDER BY seq")
 }
 
-/// A server on `place` that has acknowledged `count` reports.
+/// Starts a server on `place` and sends it `count` reports.
 fn begun(place: &Place, count: i64) -> (Server, Agent) {
     let server = place.serve(&[]);
     let mut agent = server.connect();
@@ -48,7 +48,7 @@ fn a_file_renamed_alone_has_every_report_that_was_acknowledged() {
     insist(&mut agent, &report_of("web-01", 200));
     stop(server);
     assert_eq!(place.contents(), reports(200..201));
-    // The one that was refused may be in both.
+    // A report that was answered busy may be in both.
     assert_eq!(contents_of(&away)[..200], reports(0..200));
     assert!(!beside(&away, "-wal").exists());
     place.expect_sound();
@@ -92,7 +92,7 @@ fn a_folder_that_is_renamed_has_every_report_and_the_lock_is_taken_anew() {
     assert_eq!(contents_of(&store), reports(2..3));
     let second = Launch::serve(&["--store", store.to_str().unwrap()]).run();
     assert_eq!(second.code, Some(1), "{second:?}");
-    // Nobody writes the other one.
+    // No server writes the other file.
     let other = Server::start(&["--store", away.join("hawk.db").to_str().unwrap()]);
     stop(other);
     stop(server);
@@ -171,7 +171,7 @@ fn nothing_is_acknowledged_into_a_log_that_was_truncated() {
 }
 
 #[test]
-fn nothing_is_acknowledged_into_a_file_that_is_no_store_any_more() {
+fn nothing_is_acknowledged_into_an_overwritten_file() {
     let place = Place::new();
     let (server, mut agent) = begun(&place, 50);
     let backup = place.folder().join("backup.db");
@@ -208,7 +208,7 @@ fn a_file_that_is_truncated_does_not_end_the_server() {
         agent.send(&report_of("web-01", 100));
         assert_eq!(agent.line(), BUSY);
         agent.exchange(&heartbeat(), HEARTBEAT);
-        // Removed, it is made anew.
+        // After its removal the server creates a new file.
         fs::remove_file(place.store()).unwrap();
         insist(&mut agent, &report_of("web-01", 101));
         stop(server);
@@ -257,7 +257,7 @@ fn a_stop_waits_for_no_reader_and_loses_nothing() {
 }
 
 #[test]
-fn the_log_shrinks_again_once_a_reader_is_gone() {
+fn the_log_shrinks_after_a_reader_has_ended() {
     let place = Place::new();
     let (server, mut agent) = begun(&place, 1);
     let log = beside(&place.store(), "-wal");
@@ -282,7 +282,7 @@ fn the_log_shrinks_again_once_a_reader_is_gone() {
 }
 
 #[test]
-fn a_limit_on_file_sizes_is_met_as_a_full_disk_is() {
+fn a_limit_on_file_sizes_acts_like_a_full_disk() {
     let place = Place::new();
     let server = place
         .launch(&[])

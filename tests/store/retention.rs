@@ -1,22 +1,22 @@
-//! What is too old or too much goes, and its place is used again.
+//! Rows that are too old or too many are removed, and their space is reused.
 
 use hawk_testkit::place::*;
 use hawk_testkit::*;
 
 #[test]
-fn by_size_the_oldest_reports_go_and_the_file_stays_as_it_is() {
+fn beyond_the_size_the_oldest_reports_are_removed_and_the_file_does_not_grow() {
     let place = Place::new();
     let server = place.serve(&["--retain-size", "1MiB"]);
     let mut agent = server.connect();
     let content = "x".repeat(1000);
     let burst = report(&content).repeat(100);
     let mut sizes = Vec::new();
-    // Some eight times what it may hold.
+    // Some eight times the size limit.
     for round in 0..80 {
         agent.send(&burst);
         (0..100).for_each(|_| agent.expect_line(REPORT));
         if round % 10 == 9 {
-            // Until it has caught up: reports come in faster than it looks.
+            // Until retention has caught up: reports arrive faster than it checks.
             let caught_up = eventually(|| (kept(&place) < 1000).then_some(()));
             assert!(caught_up.is_some(), "{} are kept", kept(&place));
             sizes.push(std::fs::metadata(place.store()).unwrap().len());
@@ -26,10 +26,10 @@ fn by_size_the_oldest_reports_go_and_the_file_stays_as_it_is() {
     let kept = kept(&place);
     assert!((100..1000).contains(&kept), "{kept}");
     server.wait_until(|stats| stats.store("expired").cast_signed() + kept == 8000);
-    // The newest are there, without a gap.
+    // The newest reports are stored without a gap.
     agent.exchange(&report("the last"), REPORT);
     assert_eq!(place.contents().last().unwrap(), "the last");
-    // Counts are of what was received, whatever is kept of it.
+    // The counters include removed reports.
     assert_eq!(place.column::<i64>("SELECT reports FROM agents"), [8001]);
     place.expect_sound();
 }
@@ -39,7 +39,7 @@ fn kept(place: &Place) -> i64 {
 }
 
 #[test]
-fn by_age_reports_events_and_silent_agents_go() {
+fn beyond_the_age_reports_events_and_silent_agents_are_removed() {
     let place = Place::new();
     let ages = [
         "--retain",
@@ -55,7 +55,7 @@ fn by_age_reports_events_and_silent_agents_go() {
         let gone = eventually(|| place.contents().is_empty().then_some(()));
         assert!(gone.is_some());
     }
-    // Agents and events are looked at less often, and at every start.
+    // Agents and events are checked less often, and at every start.
     let server = place.serve(&ages);
     let left = "SELECT (SELECT count(*) FROM agents) + (SELECT count(*) FROM events)";
     let gone = eventually(|| (place.column::<i64>(left) == [0]).then_some(()));
@@ -85,7 +85,7 @@ const AGENT: &str = "agents (name, address, version, first_seen, last_seen, stat
                      heartbeats, reports, interval, hours)";
 
 #[test]
-fn agents_and_events_push_no_report_out() {
+fn agents_and_events_displace_no_report() {
     let place = Place::new();
     let server = place.serve(&[]);
     let mut agent = server.connect();
@@ -106,7 +106,7 @@ fn agents_and_events_push_no_report_out() {
 }
 
 #[test]
-fn an_agent_that_makes_room_leaves_its_reports() {
+fn reports_of_a_removed_agent_stay() {
     let place = Place::new();
     let server = place.serve(&["--max-agents", "1"]);
     for name in ["web-01", "web-02"] {
@@ -128,7 +128,7 @@ fn an_agent_that_makes_room_leaves_its_reports() {
 }
 
 #[test]
-fn after_a_crash_agents_beyond_the_limit_are_offline_with_an_event() {
+fn after_a_kill_agents_beyond_the_limit_are_offline_with_an_event() {
     let place = Place::new();
     stopped(place.serve(&[]));
     let now = hawk_time::UnixNanos::now().as_nanos();

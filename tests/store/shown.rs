@@ -1,4 +1,4 @@
-//! What agents say, as people and spreadsheets get to see it.
+//! The text of agents on a terminal and in a spreadsheet.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
@@ -32,7 +32,7 @@ fn say(agent: Option<&str>, content: &str) -> Vec<u8> {
     }))
 }
 
-/// What a command prints.
+/// Returns the output of a command.
 #[track_caller]
 fn printed(place: &Place, args: &[&str]) -> Vec<String> {
     let exit = place.read(args).run();
@@ -57,7 +57,7 @@ fn is_hostile(character: char) -> bool {
 }
 
 #[test]
-fn text_has_no_character_that_a_terminal_obeys_or_hides() {
+fn text_has_no_character_that_a_terminal_interprets_or_hides() {
     let place = Place::new();
     let server = place.serve(&["--log-packets"]);
     let mut agent = server.connect();
@@ -76,11 +76,11 @@ fn text_has_no_character_that_a_terminal_obeys_or_hides() {
     let listed = printed(&place, &["agents"])[1].clone();
     assert!(listed.starts_with("\"a\\u{202e}\\u{200b}b\" "), "{listed}");
     for line in server.log().since(0) {
-        // The filler of Hangul is blank, and neither hidden nor obeyed.
+        // The filler of Hangul is blank, and neither hidden nor interpreted.
         let line = line.replace('\u{3164}', "");
         assert!(!line.contains(is_hostile), "{line:?}");
     }
-    // Programs get all of it.
+    // JSON has the text unchanged.
     let json = printed(&place, &["reports", "--json"])[0].clone();
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["content"], HOSTILE);
@@ -102,7 +102,7 @@ fn a_column_is_cut_and_data_is_not() {
     assert!(row.starts_with(&expected), "{row}");
     let json = &printed(&place, &["agents", "--json"])[0];
     assert!(json.contains(&name) && json.contains(&version), "{json}");
-    // Into a pipe, a report is whole.
+    // In a pipe, a report is complete.
     for form in [
         &["reports"][..],
         &["reports", "--json"],
@@ -126,7 +126,7 @@ fn a_column_is_cut_and_data_is_not() {
 }
 
 #[test]
-fn a_name_that_looks_like_an_address_or_a_number_is_told_apart_and_found() {
+fn a_name_that_looks_like_an_address_or_a_number_is_quoted_and_found() {
     let place = Place::new();
     let server = place.serve(&[]);
     let names = ["127.0.0.1", "#1", "\"127.0.0.1\""];
@@ -163,7 +163,7 @@ fn a_name_that_looks_like_an_address_or_a_number_is_told_apart_and_found() {
         found.len() == 1 && found[0].contains("\"of #1\""),
         "{found:?}"
     );
-    // What is not found says how it is written.
+    // The error shows the quoted form.
     server
         .connect()
         .exchange(&say(Some("10.0.0.7"), "x"), REPORT);
@@ -231,7 +231,7 @@ fn an_address_has_one_form_everywhere() {
     assert_eq!(server.count_logged("ffff"), 0, "{}", server.log());
 }
 
-/// What a command prints on a terminal; `None` if there is no script(1) to make one.
+/// Returns the output of a command on a terminal; `None` without script(1).
 fn on_a_terminal(place: &Place, args: &[&str]) -> Option<Vec<String>> {
     let hawk = env!("CARGO_BIN_EXE_hawk");
     let store = place.store();
@@ -346,7 +346,7 @@ fn ping_can_check_the_store_and_stores_nothing() {
             [0]
         );
     }
-    // Without a store there is none to check.
+    // Without a store.
     let server = Server::start(&[]);
     let exit = Launch::hawk(&["ping", "--report", &server.address.to_string()]).run();
     assert_eq!(exit.code, Some(0), "{exit:?}");

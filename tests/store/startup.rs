@@ -1,4 +1,4 @@
-//! Stores that cannot be used are refused at the start, with what to do.
+//! Stores that cannot be used are refused at the start, with advice.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use hawk_testkit::place::*;
 use hawk_testkit::*;
 
-/// The start fails, and says all of `words` in one line.
+/// Checks that the start fails with all of `words` in one line.
 #[track_caller]
 pub(crate) fn refused(launch: Launch, words: &[&str]) {
     let exit = launch.run();
@@ -24,7 +24,7 @@ pub(crate) fn refused(launch: Launch, words: &[&str]) {
 }
 
 #[test]
-fn a_folder_that_is_not_there() {
+fn a_missing_folder() {
     let place = Place::new();
     let path = place.folder().join("no/hawk.db");
     let launch = Launch::serve(&["--store", path.to_str().unwrap()]);
@@ -119,7 +119,7 @@ fn a_header_that_is_damaged() {
 #[test]
 fn a_folder_that_cannot_be_written() {
     let place = Place::new();
-    // The superuser may write anywhere but where the kernel has no files to make.
+    // The superuser may write anywhere but in a folder of the kernel.
     let launch = Launch::serve(&["--store", "/proc/hawk.db"]);
     refused(launch, &["/proc/hawk.db"]);
     drop(place);

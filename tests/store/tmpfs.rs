@@ -1,4 +1,4 @@
-//! A disk that is really full, or really cannot be written: a small tmpfs.
+//! A full or read-only disk: a small tmpfs.
 
 use std::ffi::CStr;
 use std::fs;
@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use hawk_testkit::place::*;
 use hawk_testkit::*;
 
-/// A small file system at a folder, for as long as this lives.
+/// A small file system mounted on a folder, unmounted when dropped.
 struct Small<'a>(&'a Path);
 
 impl<'a> Small<'a> {
@@ -20,7 +20,7 @@ impl<'a> Small<'a> {
 
     fn mount_sized(at: &'a Path, size: &CStr) -> Option<Self> {
         let mounted = mount("tmpfs", at, "tmpfs", MountFlags::empty(), Some(size));
-        #[allow(clippy::print_stderr)] // Whoever runs the tests must hear of it.
+        #[allow(clippy::print_stderr)] // A skipped test must be visible.
         if mounted.is_err() {
             eprintln!("SKIPPED: mounting a tmpfs takes the superuser");
         }
@@ -29,7 +29,7 @@ impl<'a> Small<'a> {
 }
 
 impl Small<'_> {
-    /// Nothing on it can be written any more.
+    /// Remounts it read-only.
     fn freeze(&self) {
         mount_remount(self.0, MountFlags::RDONLY, "").unwrap();
     }
@@ -96,7 +96,7 @@ fn on_a_disk_smaller_than_the_limits_the_oldest_reports_make_room() {
     let server = Server::start(&args);
     let mut agent = server.connect();
     let burst = report(&"x".repeat(10_000)).repeat(100);
-    // Some three times what the disk holds.
+    // Some three times the size of the disk.
     for _ in 0..120 {
         agent.send(&burst);
         (0..100).for_each(|_| agent.expect_line(REPORT));
@@ -137,7 +137,7 @@ fn a_store_on_a_disk_that_cannot_be_written_is_still_read() {
         assert_eq!(shown(), number, "{signal:?}");
         mounted.thaw();
     }
-    // The log is all that has the second report, and its index is gone.
+    // Only the log has the second report, and its index is gone.
     fs::remove_file(format!("{store}-shm")).unwrap();
     mounted.freeze();
     let exit = read();

@@ -1,4 +1,4 @@
-//! A handler with its store, in made-up turns of a reactor.
+//! A handler with its store, driven by simulated turns of a reactor.
 
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -20,10 +20,10 @@ pub(crate) const KEEP_ALL: Retention = Retention {
     ..Retention::UNLIMITED
 };
 
-/// Agents that are silent for longer are offline.
+/// Silence after which an agent is offline.
 pub(crate) const SILENCE: Duration = Duration::from_secs(10);
 
-/// An agent's side: what a session keeps of it.
+/// The state of an agent in its session.
 pub(crate) struct Session {
     pub(crate) name: Option<&'static str>,
     pub(crate) tag: Option<Tag>,
@@ -35,12 +35,12 @@ impl Session {
     }
 }
 
-/// A handler in made-up turns of a reactor.
+/// A handler driven by simulated turns of a reactor.
 pub(crate) struct Turns {
     pub(crate) keeper: PacketHandler,
-    /// Rings when there is something to settle.
+    /// Signals that a batch is completed.
     pub(crate) bell: mpsc::Receiver<()>,
-    /// The time, ahead of the clock by this.
+    /// How far the simulated time is ahead of the clock.
     pub(crate) ahead: Duration,
     pub(crate) kept: Vec<CommitId>,
     pub(crate) discarded: Vec<CommitId>,
@@ -69,7 +69,7 @@ impl Turns {
         }
     }
 
-    /// The first process on the store.
+    /// Creates the first handler of the store.
     pub(crate) fn first(place: &Place, retention: Retention) -> Self {
         let mut turns = Self::new(100);
         let store = Store::open(place.store()).unwrap();
@@ -77,7 +77,7 @@ impl Turns {
         turns
     }
 
-    /// One that is to go on after `self`, with the store looked at.
+    /// Creates the successor of `self`, with its standby store.
     pub(crate) fn successor(&self, examined: StandbyStore) -> Self {
         let mut turns = Self::new(100);
         let path = examined.path().to_owned();
@@ -135,7 +135,7 @@ impl Turns {
         assert_eq!(self.try_heartbeat(session), Answer::Now(Reply::Heartbeat));
     }
 
-    /// Hands a report in; the commit that it waits for.
+    /// Sends a report; returns the commit that its reply waits for.
     #[track_caller]
     pub(crate) fn report(&mut self, session: &mut Session, content: &str) -> CommitId {
         let packet = Packet::Report(Report {
@@ -150,12 +150,12 @@ impl Turns {
         }
     }
 
-    /// Takes turns, each once something has come back or a moment has passed, until
-    /// `look` finds something.
+    /// Takes turns until `look` returns a value: each after a batch is completed or some time has
+    /// passed.
     #[track_caller]
     pub(crate) fn until<T>(&mut self, mut look: impl FnMut(&mut Self) -> Option<T>) -> T {
         let found = eventually(|| {
-            // Nobody rings for what is announced to nobody.
+            // A change without a consumer is not signalled.
             let _rung = self.bell.recv_timeout(Duration::from_millis(5));
             self.turn();
             look(self)
@@ -182,7 +182,7 @@ impl Turns {
     }
 }
 
-/// Applies what is shown of a slot.
+/// Applies the copied state of a slot.
 pub(crate) fn apply(to: &mut PacketHandler, slot: u32, state: Option<AgentState>) {
     match state {
         Some(state) => to.adopt(slot, state).unwrap(),
@@ -190,7 +190,7 @@ pub(crate) fn apply(to: &mut PacketHandler, slot: u32, state: Option<AgentState>
     }
 }
 
-/// All that is left to be shown, at the end.
+/// Copies the remaining state at the end.
 pub(crate) fn move_the_rest(from: &mut Turns, to: &mut Turns) {
     let all = from.keeper.copy_some(usize::MAX, &mut |slot, state| {
         apply(&mut to.keeper, slot, Some(state));
@@ -203,13 +203,13 @@ pub(crate) fn move_the_rest(from: &mut Turns, to: &mut Turns) {
     to.ahead = from.ahead;
 }
 
-/// Nobody else may write.
+/// Checks that no other process may write.
 #[track_caller]
 pub(crate) fn expect_locked(place: &Place) {
     assert!(Lock::is_held(&place.store()).unwrap());
 }
 
-/// The bytes of the file and of its log.
+/// Returns the bytes of the file and of its log.
 pub(crate) fn files(place: &Place) -> [Vec<u8>; 2] {
     ["hawk.db", "hawk.db-wal"].map(|name| std::fs::read(place.folder().join(name)).unwrap())
 }

@@ -4,7 +4,7 @@ use hawk_testkit::place::*;
 use hawk_testkit::*;
 
 #[test]
-fn nothing_overtakes_a_report_and_nobody_else_waits_for_it() {
+fn replies_keep_their_order_and_other_connections_do_not_wait() {
     let place = Place::new();
     let server = place.serve_faulty(&[]);
     server
@@ -21,7 +21,7 @@ fn nothing_overtakes_a_report_and_nobody_else_waits_for_it() {
         ]
         .concat(),
     );
-    // The server has it, and the disk does not.
+    // The server has the report, the disk does not.
     server.wait_until(|stats| stats.get("bytes_in") > 350);
     let mut beats = server.connect();
     (0..3).for_each(|_| beats.exchange(&heartbeat(), HEARTBEAT));
@@ -39,13 +39,13 @@ fn nothing_overtakes_a_report_and_nobody_else_waits_for_it() {
 }
 
 #[test]
-fn who_waits_for_the_store_is_neither_closed_nor_declared_offline() {
+fn an_agent_that_waits_for_the_store_is_neither_closed_nor_offline() {
     let place = Place::new();
     let server = place.serve_faulty(&["--idle-timeout", "300ms", "--start-grace", "1ms"]);
     place.fault("sync=hang");
     let mut waits = server.connect();
     waits.send(&report_of("web-01", 1));
-    // Many times over: the wheel that would have closed it has gone round.
+    // Many rounds of the timer wheel that would close it.
     let idle = server.connect();
     let closed = server.wait_until(|stats| stats.get("closed_idle_timeout") == 1);
     assert_eq!(closed.get("connections"), 1);
@@ -60,9 +60,9 @@ fn who_waits_for_the_store_is_neither_closed_nor_declared_offline() {
 }
 
 #[test]
-fn a_store_that_is_behind_stops_the_reading_and_loses_nothing() {
-    // More than one batch can take, although no agent is read from when it is
-    // owed some 2,000 replies.
+fn a_slow_store_pauses_reading_and_loses_nothing() {
+    // More than one batch takes, although a connection with some 2,000 pending replies is
+    // paused.
     const AGENTS: i64 = 16;
     const REPORTS: i64 = 4000;
     let place = Place::new();
@@ -86,7 +86,7 @@ fn a_store_that_is_behind_stops_the_reading_and_loses_nothing() {
     let full = server.wait_until(|stats| {
         stats.get("held") > 0 && format!("{:?}", stats.store).contains("stalled")
     });
-    // Two batches at most, and what a read may bring beyond.
+    // Two batches at most, and the rest of a read.
     let all = AGENTS * REPORTS * report_of("agent-0", 0).len().cast_signed() as i64;
     assert!(full.get("bytes_in").cast_signed() < all);
     assert_eq!(server.stats().closed(), 0);
@@ -103,7 +103,7 @@ fn a_store_that_is_behind_stops_the_reading_and_loses_nothing() {
 }
 
 #[test]
-fn ends_wait_for_what_is_owed() {
+fn end_of_file_waits_for_pending_replies() {
     let place = Place::new();
     let server = place.serve_faulty(&[]);
     place.fault("sync=hang");
@@ -141,7 +141,7 @@ fn acknowledged_on_receipt_does_not_wait() {
 }
 
 #[test]
-fn a_store_that_never_comes_to_an_end_does_not_hold_up_the_stop_for_ever() {
+fn a_hanging_store_does_not_block_the_stop() {
     let place = Place::new();
     let server = place.serve_faulty(&["--drain-timeout", "200ms"]);
     place.fault("sync=hang");

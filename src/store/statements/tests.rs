@@ -1,4 +1,6 @@
-//! What is in a batch is in the tables, whatever is in it.
+//! A committed batch is in the tables, whatever its contents.
+
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -7,7 +9,7 @@ use crate::store::schema;
 use crate::store::{AgentRecord, EventRecord, ReportRecord};
 use hawk_time::UnixNanos;
 
-/// A report: whose, from which port, when, and what it says.
+/// A report: agent, port, time and content.
 type Planned = (u8, u16, i64, String);
 
 /// Reports that are committed together, or rolled back.
@@ -37,7 +39,12 @@ fn reference(agent: u8, generation: u32) -> u64 {
     u64::from(generation) << 32 | u64::from(agent + 1)
 }
 
-fn agent(name: Option<&str>) -> AgentRecord<'_> {
+fn prepare(connection: &Connection) -> Statements<'_> {
+    let deliveries = Deliveries::begin(connection, Arc::default(), (0, 0), &Arc::default());
+    Statements::prepare(connection, deliveries.unwrap()).unwrap()
+}
+
+fn agent(name: Option<&str>) -> AgentRecord<&str> {
     AgentRecord {
         name,
         address: [10, 0, 0, 7].into(),
@@ -109,9 +116,9 @@ fn stored(connection: &Connection) -> Vec<(i64, Option<String>, String, String, 
 
 proptest! {
     #[test]
-    fn what_was_committed_is_in_the_tables_and_nothing_else(plans in plans(), forgetful: bool) {
+    fn the_tables_have_exactly_the_committed_reports(plans in plans(), forgetful: bool) {
         let connection = open();
-        let mut statements = Statements::prepare(&connection).unwrap();
+        let mut statements = prepare(&connection);
         let mut batch = Batch::default();
         let (mut expected, mut next_rand, mut generation) = (Vec::new(), 0, 1);
         for (number, plan) in plans.iter().enumerate() {
@@ -149,9 +156,9 @@ proptest! {
 }
 
 #[test]
-fn reports_have_the_time_at_which_they_were_received_whatever_their_order() {
+fn reports_have_their_time_of_arrival_in_any_order() {
     let connection = open();
-    let mut statements = Statements::prepare(&connection).unwrap();
+    let mut statements = prepare(&connection);
     // The same times in each batch, then earlier ones, then the last that there is.
     let batches: [Vec<i64>; 5] = [
         (1000..1100).collect(),
@@ -180,7 +187,7 @@ fn reports_have_the_time_at_which_they_were_received_whatever_their_order() {
 #[test]
 fn an_agent_whose_row_was_removed_gets_another() {
     let connection = open();
-    let mut statements = Statements::prepare(&connection).unwrap();
+    let mut statements = prepare(&connection);
     let write = |statements: &mut Statements<'_>| {
         let plan = Plan {
             reports: vec![(1, 1, 1, String::new())],
@@ -201,14 +208,14 @@ fn an_agent_whose_row_was_removed_gets_another() {
     let owners = "SELECT count(*) FROM reports JOIN agents ON id = agent WHERE name = 'other'";
     assert_eq!(numbers(&connection, owners), [1], "the one before the swap");
     // Another writer, as after a restart, finds it by its name.
-    let mut statements = Statements::prepare(&connection).unwrap();
+    let mut statements = prepare(&connection);
     assert_eq!(write(&mut statements), 3);
 }
 
 #[test]
 fn a_removed_agent_leaves_its_reports_and_events() {
     let connection = open();
-    let mut statements = Statements::prepare(&connection).unwrap();
+    let mut statements = prepare(&connection);
     let mut batch = Batch::default();
     let event = EventRecord {
         name: Some("web-01"),
@@ -238,7 +245,7 @@ fn a_removed_agent_leaves_its_reports_and_events() {
     batch.add_event(reference(0, 1), Some(named_index), &event);
     batch.remove_agent(reference(0, 1), event.name, event.address);
     batch.add_event(reference(1, 1), Some(unnamed_index), &unnamed);
-    // It is met again at once, in the same place.
+    // It is inserted again at once, at the same place.
     let again = batch.add_agent(reference(0, 2), &agent(Some("web-01")));
     batch.add_report(again, peer, &report);
     batch.remove_agent(reference(1, 1), None, event.address);
@@ -280,11 +287,11 @@ fn every_4096_reports_have_a_row_of_times() {
             false => statements.rollback().unwrap(),
         }
     };
-    let mut statements = Statements::prepare(&connection).unwrap();
+    let mut statements = prepare(&connection);
     write(&mut statements, 10_000..13_000, true);
     write(&mut statements, 50_000..59_000, false);
-    // Another process goes on.
-    let mut statements = Statements::prepare(&connection).unwrap();
+    // A successor process.
+    let mut statements = prepare(&connection);
     write(&mut statements, 20_000..23_000, true);
     write(&mut statements, 0..3000, true);
     let times = |column| {
@@ -299,10 +306,10 @@ fn every_4096_reports_have_a_row_of_times() {
     assert_eq!(times("latest"), [21_095, 22_999]);
 }
 
-/// What happens to a store between two batches.
+/// A change of a store between two batches.
 #[derive(Clone, Debug)]
-enum Happening {
-    /// So many reports at this time.
+enum StoreChange {
+    /// Number of reports, and their time.
     Batch(u8, i64),
     /// A batch that fails.
     Failed(u8, i64),
@@ -310,21 +317,21 @@ enum Happening {
     DeleteOldest,
     DeleteNewest,
     DeleteAll,
-    /// Another process goes on.
+    /// A successor process.
     Restart,
 }
 
-fn happenings() -> impl Strategy<Value = Vec<Happening>> {
+fn changes() -> impl Strategy<Value = Vec<StoreChange>> {
     let time = prop_oneof![0..10_i64, any::<i64>()];
-    let happening = prop_oneof![
-        4 => (1..40_u8, time.clone()).prop_map(|(reports, time)| Happening::Batch(reports, time)),
-        1 => (1..40_u8, time).prop_map(|(reports, time)| Happening::Failed(reports, time)),
-        1 => Just(Happening::DeleteOldest),
-        1 => Just(Happening::DeleteNewest),
-        1 => Just(Happening::DeleteAll),
-        2 => Just(Happening::Restart),
+    let change = prop_oneof![
+        4 => (1..40_u8, time.clone()).prop_map(|(reports, time)| StoreChange::Batch(reports, time)),
+        1 => (1..40_u8, time).prop_map(|(reports, time)| StoreChange::Failed(reports, time)),
+        1 => Just(StoreChange::DeleteOldest),
+        1 => Just(StoreChange::DeleteNewest),
+        1 => Just(StoreChange::DeleteAll),
+        2 => Just(StoreChange::Restart),
     ];
-    prop::collection::vec(happening, 1..30)
+    prop::collection::vec(change, 1..30)
 }
 
 proptest! {
@@ -332,19 +339,19 @@ proptest! {
     /// rows alone are removed behind the server's back, a writer that has seen them
     /// does not use their numbers again.
     #[test]
-    fn sequence_numbers_only_grow(happenings in happenings(), older in any::<bool>()) {
+    fn sequence_numbers_only_grow(changes in changes(), older in any::<bool>()) {
         let mut connection = Connection::open_in_memory().unwrap();
         if older {
             let rows = "INSERT INTO reports VALUES (1475249220000000001, 1, '', '', -1, 0)";
             schema::older(&connection, rows);
         }
         schema::migrate(&mut connection).unwrap();
-        let mut statements = Statements::prepare(&connection).unwrap();
+        let mut statements = prepare(&connection);
         let (mut greatest, mut next_rand) = (0, 0);
         let mut newest_removed = false;
-        for (number, happening) in (1..).zip(happenings) {
-            match happening {
-                Happening::Batch(reports, time) | Happening::Failed(reports, time) => {
+        for (number, change) in (1..).zip(changes) {
+            match change {
+                StoreChange::Batch(reports, time) | StoreChange::Failed(reports, time) => {
                     let mut batch = Batch::default();
                     batch.reset(number);
                     let first_rand = next_rand;
@@ -353,7 +360,7 @@ proptest! {
                     fill(&mut batch, &plan, 1, &mut next_rand);
                     statements.begin().unwrap();
                     statements.write(&mut batch).unwrap();
-                    if let Happening::Failed(..) = happening {
+                    if let StoreChange::Failed(..) = change {
                         statements.rollback().unwrap();
                         continue;
                     }
@@ -365,33 +372,33 @@ proptest! {
                     }
                     newest_removed = false;
                 }
-                Happening::DeleteOldest => {
+                StoreChange::DeleteOldest => {
                     let delete = "DELETE FROM reports WHERE seq <= (SELECT avg(seq) FROM reports)";
                     connection.execute(delete, []).unwrap();
                 }
-                Happening::DeleteNewest => {
+                StoreChange::DeleteNewest => {
                     let delete = "DELETE FROM reports WHERE seq > (SELECT avg(seq) FROM reports)";
                     newest_removed |= connection.execute(delete, []).unwrap() > 0;
                 }
-                Happening::DeleteAll => {
+                StoreChange::DeleteAll => {
                     connection.execute("DELETE FROM reports", []).unwrap();
                 }
-                Happening::Restart if newest_removed => {}
-                Happening::Restart => statements = Statements::prepare(&connection).unwrap(),
+                StoreChange::Restart if newest_removed => {}
+                StoreChange::Restart => statements = prepare(&connection),
             }
         }
     }
 }
 
 #[test]
-fn a_store_whose_last_number_is_taken_refuses_reports() {
+fn a_store_without_a_free_number_refuses_reports() {
     let connection = open();
     let full = format!(
         "INSERT INTO reports VALUES ({}, 1, '', '', 0, 0, 1, NULL)",
         i64::MAX
     );
     connection.execute(&full, []).unwrap();
-    let mut statements = Statements::prepare(&connection).unwrap();
+    let mut statements = prepare(&connection);
     let mut batch = Batch::default();
     let plan = Plan {
         reports: vec![(1, 1, 1, String::new())],
@@ -428,23 +435,23 @@ fn a_row_in_another_state_than_its_agent_gets_the_event_that_it_lacks() {
         commit(statements, &mut batch);
     };
     let offline = "SELECT state = 'offline' FROM events ORDER BY seq";
-    write(&mut Statements::prepare(&connection).unwrap(), true, true);
+    write(&mut prepare(&connection), true, true);
     // A backup was restored: the event of this state is in another file.
-    let mut statements = Statements::prepare(&connection).unwrap();
+    let mut statements = prepare(&connection);
     write(&mut statements, false, false);
     assert_eq!(numbers(&connection, offline), [0, 1]);
     write(&mut statements, false, false);
     write(&mut statements, true, true);
     assert_eq!(numbers(&connection, offline), [0, 1, 0]);
     // As after a restart: the event is in the batch.
-    write(&mut Statements::prepare(&connection).unwrap(), false, true);
+    write(&mut prepare(&connection), false, true);
     assert_eq!(numbers(&connection, offline), [0, 1, 0, 1]);
 }
 
 #[test]
 fn an_event_without_a_row_in_its_batch_sets_the_state_of_the_row() {
     let connection = open();
-    let mut statements = Statements::prepare(&connection).unwrap();
+    let mut statements = prepare(&connection);
     let event = EventRecord {
         name: Some("web-01"),
         address: [10, 0, 0, 7].into(),

@@ -1,4 +1,4 @@
-//! A journal that is longer than a step: nothing is left out or shown twice.
+//! A journal of several pages: each row is returned once.
 
 use hawk::store::{AgentFilter, AgentId, Cursor, Reader, ReportRow, Selection, schema};
 use hawk_time::UnixNanos;
@@ -6,14 +6,14 @@ use rusqlite::Connection;
 
 use hawk_testkit::place::*;
 
-/// More than two steps.
+/// More than two pages.
 const ROWS: i64 = 25_000;
 
 /// Reports of a row in `times`.
 const BLOCK: i64 = 4096;
 
-/// Every 1,000th is of agent 2, all others of agent 1. The time of each is ten times its
-/// number.
+/// Returns a store in which every 1,000th report is of agent 2, all others of agent 1. The time of
+/// each is ten times its number.
 fn filled(place: &Place) -> Reader {
     let mut store = Connection::open(place.store()).unwrap();
     schema::migrate(&mut store).unwrap();
@@ -52,23 +52,23 @@ fn between(reader: &Reader, since: i64, until: i64) -> Selection {
         .unwrap()
 }
 
-/// The `rand` of all from `cursor` on, and how many steps that took.
+/// Returns the `rand` of all reports from `cursor` on, and the number of pages.
 fn collect(reader: &Reader, mut cursor: Cursor, selection: &Selection) -> (Vec<i64>, usize) {
     let mut found = Vec::new();
-    for steps in 1.. {
-        let step = reader.page::<ReportRow>(cursor, selection).unwrap();
-        found.extend(step.rows.iter().map(|row| row.rand));
-        assert!(step.is_last || step.next > cursor, "it gets on");
-        cursor = step.next;
-        if step.is_last {
-            return (found, steps);
+    for pages in 1.. {
+        let page = reader.page::<ReportRow>(cursor, selection).unwrap();
+        found.extend(page.rows.iter().map(|row| row.rand));
+        assert!(page.is_last || page.next > cursor, "the cursor advances");
+        cursor = page.next;
+        if page.is_last {
+            return (found, pages);
         }
     }
-    unreachable!("steps end");
+    unreachable!("the journal ends");
 }
 
 #[test]
-fn all_are_shown_once_and_in_order() {
+fn all_rows_are_returned_once_and_in_order() {
     let place = Place::new();
     let reader = filled(&place);
     let (all, steps) = collect(&reader, Cursor::START, &of(&reader, None));
@@ -83,7 +83,7 @@ fn all_are_shown_once_and_in_order() {
 }
 
 #[test]
-fn the_last_are_found_however_far_back() {
+fn the_last_rows_are_found_at_any_distance() {
     let place = Place::new();
     let reader = filled(&place);
     let last = |count, selection: &Selection| {
@@ -113,10 +113,10 @@ fn the_last_are_found_however_far_back() {
 }
 
 #[test]
-fn times_are_found_wherever_they_are() {
+fn times_are_found_anywhere_in_the_journal() {
     let place = Place::new();
     let reader = filled(&place);
-    // One clock was ahead for a moment, in the second block, another was behind.
+    // In the second block one clock was ahead for a moment, and another was behind.
     let store = place.open();
     store
         .execute_batch(
@@ -161,7 +161,7 @@ fn a_report_of_version_1_has_its_time_in_its_key() {
 }
 
 #[test]
-fn a_step_of_long_reports_is_a_short_one() {
+fn a_page_of_long_reports_has_few_rows() {
     let place = Place::new();
     let reader = filled(&place);
     let store = place.open();
@@ -169,9 +169,9 @@ fn a_step_of_long_reports_is_a_short_one() {
         .execute_batch("UPDATE reports SET content = printf('%.*c', 60000, 'x') WHERE rand <= 100")
         .unwrap();
     let all = of(&reader, None);
-    let step = reader.page::<ReportRow>(Cursor::START, &all).unwrap();
-    assert_eq!(step.rows.len(), 18, "those that make a mebibyte");
-    assert!(!step.is_last);
+    let page = reader.page::<ReportRow>(Cursor::START, &all).unwrap();
+    assert_eq!(page.rows.len(), 18, "those that make a mebibyte");
+    assert!(!page.is_last);
     let (all, _) = collect(&reader, Cursor::START, &all);
     assert_eq!(all, (1..=ROWS).collect::<Vec<_>>());
 }
