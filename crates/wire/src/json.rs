@@ -1,24 +1,19 @@
-//! The two JSON objects of the wire, read the way Go's `encoding/json` reads
-//! them, because Go agents are what is deployed.
+//! The two JSON objects of the wire, read as Go's `encoding/json` reads them, because Go
+//! agents are deployed.
 //!
 //! Go takes much that other parsers refuse: `null` for any field (no effect on it), a key
-//! given twice (the last one wins), a lone surrogate in an escape or a byte that is no
+//! given twice (the last value wins), a lone surrogate in an escape or a byte that is not
 //! UTF-8 (each becomes U+FFFD). Unlike Go, keys match by exact case, and the number of
-//! replaced bytes is [limited](MOST_REPLACED).
+//! replaced bytes is [limited](super::utf8).
 //!
-//! Each byte is looked at once to find where values end. Only the texts of known keys are
-//! looked at again, each once, when the whole is known to be sound: so a frame that is
-//! malformed at its end costs no more than one that is not.
+//! The parser reads each byte once: it decodes escapes while it looks for the end of the
+//! string. So a frame that is malformed at its end costs no more than a valid frame.
 
 use std::borrow::Cow;
+use std::mem;
 
 use super::plain::{end_of_plain, is_special};
 use super::reply::Refusal;
-
-/// Bytes that are no UTF-8 and are replaced by U+FFFD, in one text. Any more become `?`,
-/// which is no longer than they are: otherwise a text could be stored as one three times as
-/// long.
-const MOST_REPLACED: usize = 256;
 
 /// The classic envelope.
 #[derive(Debug, Default)]
@@ -27,6 +22,10 @@ pub(super) struct Envelope<'a> {
     /// The base64 text.
     pub(super) packet_content: Option<Text<'a>>,
 }
+
+/// A string without its quotes and with its escapes decoded. It may hold bytes that are not
+/// UTF-8. Borrows from the frame if the string has no escapes.
+pub(super) type Text<'a> = Cow<'a, [u8]>;
 
 /// The inner object; which keys it knows depends on the packet's kind.
 #[derive(Debug, Default)]
@@ -103,15 +102,9 @@ impl<'a> Object<'a> for InnerObject<'a> {
 /// [`Refusal::Malformed`] if `json` is no JSON. Otherwise [`Refusal::WrongType`] if it is no
 /// object, or if a text or flag is something else; otherwise what is wrong with the first
 /// number that cannot be used.
-pub(super) fn parse<'a, T: Object<'a>>(json: &'a [u8], object: T) -> Result<T, Refusal> {
-    let mut parser = Parser {
-        json,
-        at: 0,
-        nesting: Nesting::default(),
-        wrong_type: false,
-        bad_number: None,
-    };
-    let object = parser.whole(object).ok_or(Refusal::Malformed)?;
+pub(super) fn parse<'a, T: Object<'a>>(json: &'a [u8], mut object: T) -> Result<T, Refusal> {
+    let mut parser = Parser::default();
+    parser.whole(json, &mut object).ok_or(Refusal::Malformed)?;
     match parser.bad_number {
         _ if parser.wrong_type => Err(Refusal::WrongType),
         Some(refusal) => Err(refusal),
@@ -119,263 +112,388 @@ pub(super) fn parse<'a, T: Object<'a>>(json: &'a [u8], object: T) -> Result<T, R
     }
 }
 
-/// A place in a JSON text. Its functions return `None` where the text is no JSON.
-struct Parser<'a> {
-    json: &'a [u8],
-    at: usize,
-    /// The values that are being skipped.
-    nesting: Nesting,
-    /// Whether a value of another type stands where a text, a flag or the object is to be.
+/// Reads a JSON text. Each function takes the text from some place on and returns what is
+/// behind the part that it has read, or `None` where the text is not JSON.
+#[derive(Default)]
+struct Parser {
+    /// Whether a value of another type stands in the place of a text, a flag or the object.
     wrong_type: bool,
-    /// The first number that cannot be used.
+    /// The refusal for the first number that cannot be used.
     bad_number: Option<Refusal>,
 }
 
-impl<'a> Parser<'a> {
-    fn whole<T: Object<'a>>(&mut self, mut object: T) -> Option<T> {
-        match self.peek()? {
-            b'{' => {
-                self.at += 1;
-                self.members(&mut object)?;
-            }
-            b'n' => self.literal(b"null")?,
+impl Parser {
+    /// Reads a text that is one object, or `null`, into `object`.
+    fn whole<'a, T: Object<'a>>(&mut self, json: &'a [u8], object: &mut T) -> Option<()> {
+        let behind = match token(json)? {
+            (b'{', rest) => self.members(rest, object)?,
+            (b'n', rest) => literal(rest, b"ull")?,
             _ => {
                 self.wrong_type = true;
-                self.skip()?;
+                skip(json)?
             }
-        }
-        match self.peek() {
-            None => Some(object),
-            Some(_) => None,
-        }
+        };
+        token(behind).is_none().then_some(())
     }
 
-    /// The members of an object whose opening bracket is passed.
-    fn members<T: Object<'a>>(&mut self, object: &mut T) -> Option<()> {
-        if self.peek()? == b'}' {
-            self.at += 1;
-            return Some(());
-        }
+    /// Reads the members of an object from behind its opening bracket to its closing one.
+    #[inline]
+    fn members<'a, T: Object<'a>>(&mut self, json: &'a [u8], object: &mut T) -> Option<&'a [u8]> {
+        let mut rest = match token(json)? {
+            (b'}', behind) => return Some(behind),
+            _ => json,
+        };
         loop {
-            let key = Key::of(self.key()?);
-            match object.field(key) {
-                Field::Ignored => self.skip()?,
-                field => self.value(field)?,
-            }
-            match self.token()? {
-                b',' => {}
-                b'}' => return Some(()),
+            let (key, value) = key(rest)?;
+            let behind = match key {
+                Key::Unknown => skip(value)?,
+                key => match object.field(key) {
+                    Field::Ignored => skip(value)?,
+                    field => self.value(value, field)?,
+                },
+            };
+            match token(behind)? {
+                (b',', next) => rest = next,
+                (b'}', behind) => return Some(behind),
                 _ => return None,
             }
         }
     }
 
-    /// A value that is to go into `field`.
-    fn value(&mut self, field: Field<'_, 'a>) -> Option<()> {
-        match (self.peek()?, field) {
+    /// Reads a value into `field`.
+    #[inline(never)]
+    fn value<'a>(&mut self, json: &'a [u8], field: Field<'_, 'a>) -> Option<&'a [u8]> {
+        let (first, rest) = token(json)?;
+        match (first, field) {
             (b'n', field) => {
-                self.literal(b"null")?;
                 if let Field::Bytes(text) = field {
                     *text = Some(Text::default());
                 }
+                literal(rest, b"ull")
             }
-            (b'"', Field::Text(text)) => {
-                self.at += 1;
-                *text = self.string()?;
-            }
+            (b'"', Field::Text(text)) => string(rest, text),
             (b'"', Field::OptionalText(text) | Field::Bytes(text)) => {
-                self.at += 1;
-                *text = Some(self.string()?);
+                string(rest, text.get_or_insert_default())
             }
-            (b'-' | b'0'..=b'9', Field::Number(number)) => match self.number()?.value() {
-                Ok(value) => *number = value,
-                Err(refusal) => self.refuse_number(refusal),
-            },
+            (b'-' | b'0'..=b'9', Field::Number(number)) => {
+                let (value, behind) = integer(json)?;
+                match value {
+                    Ok(value) => *number = value,
+                    Err(refusal) => self.refuse_number(refusal),
+                }
+                Some(behind)
+            }
             (b't', Field::Flag(flag)) => {
-                self.literal(b"true")?;
                 *flag = true;
+                literal(rest, b"rue")
             }
             (b'f', Field::Flag(flag)) => {
-                self.literal(b"false")?;
                 *flag = false;
+                literal(rest, b"alse")
             }
             (_, Field::Number(_)) => {
                 self.refuse_number(Refusal::WrongType);
-                self.skip()?;
+                skip(json)
             }
             (_, _) => {
                 self.wrong_type = true;
-                self.skip()?;
+                skip(json)
             }
         }
-        Some(())
     }
 
     fn refuse_number(&mut self, refusal: Refusal) {
         self.bad_number.get_or_insert(refusal);
     }
+}
 
-    /// Passes a value of any kind. Nesting takes no stack.
-    fn skip(&mut self) -> Option<()> {
-        self.nesting.clear();
-        loop {
-            match self.token()? {
-                b'"' => drop(self.string()?),
-                b'[' if self.peek()? == b']' => self.at += 1,
-                b'[' => {
-                    self.nesting.enter(Kind::Array);
+/// Returns the first byte that is not white space, and what is behind it.
+#[inline(always)]
+fn token(json: &[u8]) -> Option<(u8, &[u8])> {
+    match json {
+        [byte, behind @ ..] if *byte > b' ' => Some((*byte, behind)),
+        _ => token_behind_space(json),
+    }
+}
+
+#[inline(never)]
+fn token_behind_space(json: &[u8]) -> Option<(u8, &[u8])> {
+    let space = |byte: &u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
+    let length = json.iter().take_while(|byte| space(byte)).count();
+    let (byte, behind) = json.get(length..)?.split_first()?;
+    Some((*byte, behind))
+}
+
+/// Passes the rest of a literal.
+fn literal<'a>(json: &'a [u8], rest: &[u8]) -> Option<&'a [u8]> {
+    json.strip_prefix(rest)
+}
+
+/// Passes a value of any kind.
+#[inline(always)]
+fn skip(json: &[u8]) -> Option<&[u8]> {
+    match token(json)? {
+        (first @ (b'[' | b'{'), behind) => skip_nested(first, behind),
+        (first, behind) => skip_scalar(first, behind),
+    }
+}
+
+/// Passes an array or object whose bracket `first` is passed. Nesting takes no stack.
+#[inline(never)]
+fn skip_nested(mut first: u8, mut rest: &[u8]) -> Option<&[u8]> {
+    let mut nesting = Nesting::default();
+    loop {
+        // A value begins with `first`, which is passed.
+        match first {
+            b'[' => {
+                nesting.enter(Kind::Array);
+                while nesting.is_even()
+                    && let Some(behind) = rest.strip_prefix(b"[[[[[[[[")
+                {
+                    nesting.enter_eight_arrays();
+                    rest = behind;
+                }
+                (first, rest) = token(rest)?;
+                if first != b']' {
                     continue;
                 }
-                b'{' if self.peek()? == b'}' => self.at += 1,
-                b'{' => {
-                    self.nesting.enter(Kind::Object);
-                    self.key()?;
-                    continue;
-                }
-                b'-' | b'0'..=b'9' => {
-                    self.at -= 1;
-                    self.number()?;
-                }
-                b't' => self.rest_of_literal(b"rue")?,
-                b'f' => self.rest_of_literal(b"alse")?,
-                b'n' => self.rest_of_literal(b"ull")?,
-                _ => return None,
+                nesting.leave();
             }
-            loop {
-                let Some(innermost) = self.nesting.innermost() else {
-                    return Some(());
-                };
-                match (self.token()?, innermost) {
-                    (b',', _) => break,
-                    (b']', Kind::Array) | (b'}', Kind::Object) => self.nesting.leave(),
-                    _ => return None,
-                }
-            }
-            if self.nesting.innermost() == Some(Kind::Object) {
-                self.key()?;
-            }
-        }
-    }
-
-    /// A key and the colon behind it.
-    fn key(&mut self) -> Option<Text<'a>> {
-        if self.token()? != b'"' {
-            return None;
-        }
-        let key = self.string()?;
-        (self.token()? == b':').then_some(key)
-    }
-
-    /// A string whose opening quote is passed.
-    fn string(&mut self) -> Option<Text<'a>> {
-        let start = self.at;
-        let mut escaped = false;
-        loop {
-            // Where escapes stand close together, byte by byte is quicker.
-            let near = self.json.get(self.at..)?;
-            let near = near.first_chunk::<NEAR>().map_or(near, |near| near);
-            let special = near.iter().position(|byte| is_special(*byte));
-            self.at += match special {
-                Some(at) => at,
-                None => near.len() + end_of_plain(self.json.get(self.at + near.len()..)?)?,
-            };
-            match *self.json.get(self.at)? {
-                b'"' => break,
-                b'\\' => {
-                    escaped = true;
-                    self.escape()?;
-                }
-                _ => return None,
-            }
-        }
-        let raw = self.json.get(start..self.at)?;
-        self.at += 1;
-        Some(Text { raw, escaped })
-    }
-
-    /// Passes escapes that stand one behind the other.
-    fn escape(&mut self) -> Option<()> {
-        while let Some([b'\\', letter, behind @ ..]) = self.json.get(self.at..) {
-            match escape(*letter)? {
-                UNICODE => {
-                    let digits = behind.first_chunk::<4>()?;
-                    if !digits.iter().all(u8::is_ascii_hexdigit) {
-                        return None;
+            b'{' => {
+                nesting.enter(Kind::Object);
+                match token(rest)? {
+                    (b'}', behind) => {
+                        rest = behind;
+                        nesting.leave();
                     }
-                    self.at += 6;
+                    _ => {
+                        (first, rest) = token(skip_key(rest)?)?;
+                        continue;
+                    }
                 }
-                _ => self.at += 2,
+            }
+            _ => rest = skip_scalar(first, rest)?,
+        }
+        // A value is passed: find the next one.
+        first = loop {
+            let Some(innermost) = nesting.innermost() else {
+                return Some(rest);
+            };
+            let (byte, behind) = token(rest)?;
+            rest = behind;
+            match (byte, innermost) {
+                (b',', Kind::Array) => {
+                    (first, rest) = token(rest)?;
+                    break first;
+                }
+                (b',', Kind::Object) => {
+                    (first, rest) = token(skip_key(rest)?)?;
+                    break first;
+                }
+                (b']', Kind::Array) => {
+                    nesting.leave();
+                    while nesting.ends_with_eight_arrays()
+                        && let Some(behind) = rest.strip_prefix(b"]]]]]]]]")
+                    {
+                        nesting.leave_eight();
+                        rest = behind;
+                    }
+                }
+                (b'}', Kind::Object) => nesting.leave(),
+                _ => return None,
+            }
+        };
+    }
+}
+
+/// Passes a string, number or literal whose byte `first` is passed.
+#[inline(always)]
+fn skip_scalar(first: u8, rest: &[u8]) -> Option<&[u8]> {
+    match first {
+        b'"' => skip_string(rest),
+        b'0'..=b'9' | b'-' => Some(number(first, rest)?.1),
+        b't' => literal(rest, b"rue"),
+        b'f' => literal(rest, b"alse"),
+        b'n' => literal(rest, b"ull"),
+        _ => None,
+    }
+}
+
+/// Reads a key and passes the colon behind it.
+#[inline(always)]
+fn key(json: &[u8]) -> Option<(Key, &[u8])> {
+    let (b'"', rest) = token(json)? else {
+        return None;
+    };
+    let (key, behind) = match plain(rest)? {
+        (name, [b'"', behind @ ..]) => (Key::named(name), behind),
+        (start, special) => escaped_key(start, special)?,
+    };
+    match token(behind)? {
+        (b':', value) => Some((key, value)),
+        _ => None,
+    }
+}
+
+/// Reads a key from its first special byte on; `start` stands before it.
+#[inline(never)]
+fn escaped_key<'a>(start: &[u8], special: &'a [u8]) -> Option<(Key, &'a [u8])> {
+    let mut name = KeyName::default();
+    name.append(start);
+    let behind = unescape(special, |bytes| name.append(bytes))?;
+    Some((Key::named(name.get()), behind))
+}
+
+/// Passes a key and the colon behind it.
+#[inline(always)]
+fn skip_key(json: &[u8]) -> Option<&[u8]> {
+    let (b'"', rest) = token(json)? else {
+        return None;
+    };
+    match token(skip_string(rest)?)? {
+        (b':', value) => Some(value),
+        _ => None,
+    }
+}
+
+/// Reads a string into `text`, from behind its opening quote.
+fn string<'a>(json: &'a [u8], text: &mut Text<'a>) -> Option<&'a [u8]> {
+    let (start, special) = plain(json)?;
+    match special {
+        [b'"', behind @ ..] => {
+            *text = Text::Borrowed(start);
+            return Some(behind);
+        }
+        [b'\\', ..] => {}
+        _ => return None,
+    }
+    // A key that is given again and again uses the memory of its last value.
+    let mut decoded = match mem::take(text) {
+        Text::Borrowed(_) => Vec::new(),
+        Text::Owned(last) => last,
+    };
+    decoded.clear();
+    decoded.reserve(start.len() + special.len().min(RESERVED));
+    decoded.extend_from_slice(start);
+    let behind = unescape(special, |bytes| decoded.extend_from_slice(bytes))?;
+    *text = Text::Owned(decoded);
+    Some(behind)
+}
+
+/// Passes a string whose opening quote is passed.
+#[inline(always)]
+fn skip_string(json: &[u8]) -> Option<&[u8]> {
+    match plain(json)? {
+        (_, [b'"', behind @ ..]) => Some(behind),
+        (_, special) => skip_escaped(special),
+    }
+}
+
+#[inline(never)]
+fn skip_escaped(special: &[u8]) -> Option<&[u8]> {
+    unescape(special, |_| ())
+}
+
+/// Splits a string before its first special byte.
+#[inline(always)]
+fn plain(json: &[u8]) -> Option<(&[u8], &[u8])> {
+    // Most keys are so short that a search in words costs more.
+    let near = json.first_chunk::<NEAR>();
+    let near = near.and_then(|near| near.iter().position(|byte| look_up(&SPECIAL, *byte)));
+    json.split_at_checked(near.or_else(|| end_of_plain(json))?)
+}
+
+/// Decodes a string from a special byte on and passes its closing quote. Gives `sink` what
+/// the string stands for, in pieces.
+#[inline]
+fn unescape(mut json: &[u8], mut sink: impl FnMut(&[u8])) -> Option<&[u8]> {
+    let mut decoded = [0; DECODED];
+    loop {
+        match json {
+            [b'"', behind @ ..] => return Some(behind),
+            [b'\\', ..] => {
+                let mut end = [0; WINDOW];
+                let window = match json.first_chunk() {
+                    Some(window) => window,
+                    None => {
+                        // Zeros, which cannot stand in a string, follow the last bytes.
+                        end.get_mut(..json.len())?.copy_from_slice(json);
+                        &end
+                    }
+                };
+                let (read, written) = unescape_window(window, &mut decoded)?;
+                json = json.get(read..)?;
+                sink(decoded.get(..written)?);
+            }
+            _ => {
+                let (plain, behind) = json.split_at_checked(end_of_plain(json)?)?;
+                if plain.is_empty() {
+                    return None;
+                }
+                sink(plain);
+                json = behind;
             }
         }
-        // A backslash that ends the text is no escape.
-        (self.json.get(self.at)? != &b'\\').then_some(())
     }
+}
 
-    /// A number, whole or not.
-    fn number(&mut self) -> Option<Number<'a>> {
-        let start = self.at;
-        if self.json.get(self.at) == Some(&b'-') {
-            self.at += 1;
+/// Passes a number whose byte `first` is passed; returns whether it is whole, too.
+#[inline(always)]
+fn number(first: u8, rest: &[u8]) -> Option<(bool, &[u8])> {
+    let (first, rest) = match first {
+        b'-' => {
+            let (digit, rest) = rest.split_first()?;
+            (*digit, rest)
         }
-        match self.json.get(self.at)? {
-            b'0' => self.at += 1,
-            _ => self.digits()?,
-        }
-        let mut is_whole = true;
-        if self.json.get(self.at) == Some(&b'.') {
-            is_whole = false;
-            self.at += 1;
-            self.digits()?;
-        }
-        if let Some(b'e' | b'E') = self.json.get(self.at) {
-            is_whole = false;
-            self.at += 1;
-            if let Some(b'+' | b'-') = self.json.get(self.at) {
-                self.at += 1;
-            }
-            self.digits()?;
-        }
-        let text = self.json.get(start..self.at)?;
-        Some(Number { text, is_whole })
+        _ => (first, rest),
+    };
+    let behind = match first {
+        b'0' => rest,
+        b'1'..=b'9' => behind_digits(rest),
+        _ => return None,
+    };
+    match behind {
+        [b'.' | b'e' | b'E', ..] => Some((false, fraction(behind)?)),
+        _ => Some((true, behind)),
     }
+}
 
-    /// Passes one digit or more.
-    fn digits(&mut self) -> Option<()> {
-        let rest = self.json.get(self.at..)?;
-        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        self.at += digits;
-        (digits > 0).then_some(())
+/// Passes the fraction and the exponent of a number.
+#[inline(never)]
+fn fraction(mut rest: &[u8]) -> Option<&[u8]> {
+    if let [b'.', b'0'..=b'9', behind @ ..] = rest {
+        rest = behind_digits(behind);
     }
+    match rest {
+        [b'e' | b'E', b'0'..=b'9', behind @ ..]
+        | [b'e' | b'E', b'+' | b'-', b'0'..=b'9', behind @ ..] => Some(behind_digits(behind)),
+        [b'.' | b'e' | b'E', ..] => None,
+        _ => Some(rest),
+    }
+}
 
-    fn literal(&mut self, literal: &[u8]) -> Option<()> {
-        let rest = self.json.get(self.at..)?;
-        self.at += literal.len();
-        rest.starts_with(literal).then_some(())
+#[inline(always)]
+fn behind_digits(mut rest: &[u8]) -> &[u8] {
+    while let [b'0'..=b'9', behind @ ..] = rest {
+        rest = behind;
     }
+    rest
+}
 
-    /// The rest of a literal whose first byte is passed.
-    fn rest_of_literal(&mut self, rest: &[u8]) -> Option<()> {
-        self.literal(rest)
-    }
-
-    /// The next byte that is no white space, which it stands at then.
-    #[inline]
-    fn peek(&mut self) -> Option<u8> {
-        loop {
-            match self.json.get(self.at)? {
-                b' ' | b'\n' | b'\r' | b'\t' => self.at += 1,
-                byte => return Some(*byte),
-            }
-        }
-    }
-
-    /// As [`peek`](Self::peek), and passes it.
-    #[inline]
-    fn token(&mut self) -> Option<u8> {
-        let byte = self.peek()?;
-        self.at += 1;
-        Some(byte)
-    }
+/// Reads a number; returns its value if it is whole and fits 64 bits.
+fn integer(json: &[u8]) -> Option<(Result<i64, Refusal>, &[u8])> {
+    let (first, rest) = token(json)?;
+    let (is_whole, behind) = number(first, rest)?;
+    let text = json.get(..json.len() - behind.len())?;
+    // A sign and digits are ASCII.
+    let value = match std::str::from_utf8(text) {
+        Ok(text) if is_whole => text
+            .trim_ascii_start()
+            .parse()
+            .map_err(|_| Refusal::OutOfRange),
+        _ => Err(Refusal::WrongType),
+    };
+    Some((value, behind))
 }
 
 /// A value that holds other values.
@@ -385,247 +503,219 @@ enum Kind {
     Object,
 }
 
-/// Arrays and objects that stand in each other. The outer ones take no memory of their own,
+/// Arrays and objects that stand in each other. The innermost 64 take no memory of the heap,
 /// as an agent may send a key of its own with each packet.
 #[derive(Default)]
 struct Nesting {
     depth: usize,
-    /// A bit for each of the outermost values, set for an object.
-    outer: u64,
-    /// The values inside those.
-    inner: Vec<Kind>,
+    /// A bit for each of the innermost values, the last one in the lowest bit, set for an
+    /// object; at most 64, as many as make the number of the outer ones a multiple of 64.
+    innermost: u64,
+    /// The values around those, 64 in each.
+    outer: Vec<u64>,
 }
 
 impl Nesting {
-    const OUTER: usize = u64::BITS as usize;
-
-    fn clear(&mut self) {
-        (self.depth, self.outer) = (0, 0);
-        self.inner.clear();
-    }
+    const WORD: usize = u64::BITS as usize;
 
     fn enter(&mut self, kind: Kind) {
-        match self.depth < Self::OUTER {
-            true => {
-                let bit = 1 << self.depth;
-                match kind {
-                    Kind::Array => self.outer &= !bit,
-                    Kind::Object => self.outer |= bit,
-                }
-            }
-            false => self.inner.push(kind),
-        }
+        self.make_room();
+        self.innermost = self.innermost << 1 | u64::from(kind == Kind::Object);
         self.depth += 1;
     }
 
     fn leave(&mut self) {
-        self.inner.pop();
         self.depth = self.depth.saturating_sub(1);
+        self.innermost >>= 1;
+        self.refill();
     }
 
     fn innermost(&self) -> Option<Kind> {
-        let at = self.depth.checked_sub(1)?;
-        match self
-            .outer
-            .checked_shr(u32::try_from(at).unwrap_or(u32::MAX))
-        {
-            Some(bits) if bits & 1 == 1 => Some(Kind::Object),
-            Some(_) => Some(Kind::Array),
-            None => self.inner.last().copied(),
+        match self.innermost & 1 {
+            _ if self.depth == 0 => None,
+            0 => Some(Kind::Array),
+            _ => Some(Kind::Object),
+        }
+    }
+
+    /// Whether eight more values fit in the word of the innermost ones, or begin another.
+    const fn is_even(&self) -> bool {
+        self.depth.is_multiple_of(8)
+    }
+
+    /// Does what eight calls of [`enter`](Self::enter) do, where the nesting is
+    /// [even](Self::is_even): a frame may be filled with brackets.
+    fn enter_eight_arrays(&mut self) {
+        self.make_room();
+        self.innermost <<= 8;
+        self.depth += 8;
+    }
+
+    const fn ends_with_eight_arrays(&self) -> bool {
+        self.is_even() && self.depth > 0 && self.innermost & 0xFF == 0
+    }
+
+    fn leave_eight(&mut self) {
+        self.depth = self.depth.saturating_sub(8);
+        self.innermost >>= 8;
+        self.refill();
+    }
+
+    #[inline]
+    fn make_room(&mut self) {
+        if self.depth.is_multiple_of(Self::WORD) && self.depth > 0 {
+            self.outer.push(self.innermost);
+        }
+    }
+
+    #[inline]
+    fn refill(&mut self) {
+        if self.depth.is_multiple_of(Self::WORD) {
+            self.innermost = self.outer.pop().unwrap_or_default();
         }
     }
 }
 
-/// A number as it is written.
-struct Number<'a> {
-    text: &'a [u8],
-    is_whole: bool,
-}
+/// Bytes of memory that are reserved at once for a string with escapes, at most: more than
+/// the strings of deployed agents take.
+const RESERVED: usize = 1024;
 
-impl Number<'_> {
-    fn value(&self) -> Result<i64, Refusal> {
-        if !self.is_whole {
-            return Err(Refusal::WrongType);
-        }
-        // A sign and digits are ASCII.
-        let text = std::str::from_utf8(self.text).map_err(|_| Refusal::WrongType)?;
-        text.parse().map_err(|_| Refusal::OutOfRange)
-    }
-}
+/// Bytes that [`unescape`] is shown.
+const WINDOW: usize = 160;
 
-/// Bytes of a string that are looked at one by one before the rest is looked at in blocks.
+/// An escape that begins behind so many of them is left to the next window. A pair of
+/// surrogates and [`NEAR`] bytes fit behind.
+const BLOCK: usize = 128;
+
+/// Plain bytes behind an escape that are taken one by one; more are searched in blocks.
 const NEAR: usize = 8;
 
-/// What the letter behind a backslash stands for; [`UNICODE`] stands for itself, as digits
-/// follow.
-const fn escape(letter: u8) -> Option<u8> {
-    Some(match letter {
-        b'"' | b'\\' | b'/' | UNICODE => letter,
-        b'b' => 0x08,
-        b'f' => 0x0C,
-        b'n' => b'\n',
-        b'r' => b'\r',
-        b't' => b'\t',
-        _ => return None,
-    })
+/// Room for what a window stands for: more than [`WINDOW`], and as many as a `u8` counts, so
+/// that no index needs a check.
+const DECODED: usize = 256;
+
+/// Decodes the escapes at the front of `window`, and plain bytes that stand between them, into
+/// `decoded`. Returns how many bytes of both that takes, or `None` at a bad escape.
+fn unescape_window(window: &[u8; WINDOW], decoded: &mut [u8; DECODED]) -> Option<(usize, usize)> {
+    let (mut read, mut written) = (0, 0_u8);
+    let byte_at = |at: usize| window.get(at).copied().unwrap_or_default();
+    while read < BLOCK && byte_at(read) == b'\\' {
+        match look_up(&LETTERS, byte_at(read + 1)) {
+            0 => {
+                let (character, length) = unescape_unicode(window.get(read..)?.first_chunk()?)?;
+                let utf8 = decoded
+                    .get_mut(usize::from(written)..)?
+                    .first_chunk_mut::<4>()?;
+                let length_of_utf8 = character.encode_utf8(utf8).len();
+                written = written.wrapping_add(u8::try_from(length_of_utf8).ok()?);
+                read += length;
+            }
+            byte => {
+                put(decoded, &mut written, byte);
+                read += 2;
+                while read < BLOCK
+                    && byte_at(read) == b'\\'
+                    && let byte @ 1.. = look_up(&LETTERS, byte_at(read + 1))
+                {
+                    put(decoded, &mut written, byte);
+                    read += 2;
+                }
+            }
+        }
+        for _ in 0..NEAR {
+            let byte = byte_at(read);
+            if look_up(&SPECIAL, byte) {
+                break;
+            }
+            put(decoded, &mut written, byte);
+            read += 1;
+        }
+    }
+    Some((read, usize::from(written)))
+}
+
+#[inline(always)]
+fn put(decoded: &mut [u8; DECODED], written: &mut u8, byte: u8) {
+    if let Some(slot) = decoded.get_mut(usize::from(*written)) {
+        *slot = byte;
+    }
+    *written = written.wrapping_add(1);
+}
+
+/// Returns the character of the `\u` escape at the front of `escapes`, or of two such escapes
+/// that are a pair of surrogates, and how many bytes they take; `None` if they are no `\u` escape.
+#[inline]
+fn unescape_unicode(escapes: &[u8; 12]) -> Option<(char, usize)> {
+    let [_, UNICODE, a, b, c, d, backslash, letter, e, f, g, h] = *escapes else {
+        return None;
+    };
+    let first = unit([a, b, c, d])?;
+    // The digits of the second of a pair are DC00 to DFFF.
+    if let 0xD800..0xDC00 = first
+        && let (b'\\', UNICODE, b'c'..=b'f' | b'C'..=b'F') = (backslash, letter, f)
+        && let Some(second @ 0xDC00..0xE000) = unit([e, f, g, h])
+    {
+        let pair = 0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00);
+        return Some((char::from_u32(pair)?, 12));
+    }
+    let character = char::from_u32(first);
+    Some((character.unwrap_or(char::REPLACEMENT_CHARACTER), 6))
+}
+
+/// Returns the number that four hexadecimal digits write.
+#[inline]
+fn unit(digits: [u8; 4]) -> Option<u32> {
+    let [a, b, c, d] = digits.map(|digit| u32::from(look_up(&HEX, digit)));
+    ((a | b | c | d) < 16).then_some(a << 12 | b << 8 | c << 4 | d)
 }
 
 /// The letter in front of four digits.
 const UNICODE: u8 = b'u';
 
-/// A string as it is written, between its quotes. Its escapes are sound.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Text<'a> {
-    raw: &'a [u8],
-    /// Whether it has an escape.
-    escaped: bool,
-}
-
-impl<'a> Text<'a> {
-    /// What it stands for, as UTF-8: with a U+FFFD for each lone surrogate, and for each byte
-    /// that is no UTF-8 as long as they are [few](MOST_REPLACED).
-    pub(super) fn decode(self) -> Cow<'a, str> {
-        match self.bytes() {
-            Cow::Borrowed(bytes) => match std::str::from_utf8(bytes) {
-                Ok(text) => Cow::Borrowed(text),
-                Err(_) => Cow::Owned(replace_invalid(bytes)),
-            },
-            Cow::Owned(bytes) => Cow::Owned(
-                String::from_utf8(bytes).unwrap_or_else(|error| replace_invalid(error.as_bytes())),
-            ),
+/// Makes a table with an entry for each byte.
+macro_rules! by_byte {
+    ($byte:ident => $entry:expr) => {{
+        let mut table = [{
+            let $byte = 0_u8;
+            $entry
+        }; 256];
+        let mut rest: &mut [_] = &mut table;
+        let mut $byte = 0_u8;
+        while let Some((slot, behind)) = rest.split_first_mut() {
+            *slot = $entry;
+            rest = behind;
+            $byte = $byte.wrapping_add(1);
         }
-    }
-
-    /// The same, without any check that it is UTF-8.
-    pub(super) fn bytes(self) -> Cow<'a, [u8]> {
-        match self.escaped {
-            true => Cow::Owned(unescape(self.raw)),
-            false => Cow::Borrowed(self.raw),
-        }
-    }
+        table
+    }};
 }
 
-/// What a string with escapes stands for. It is never longer than it is written.
-fn unescape(raw: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(raw.len());
-    let mut rest = raw;
-    loop {
-        rest = match rest {
-            [] => return out,
-            [b'\\', UNICODE, behind @ ..] => {
-                let (character, behind) = unescape_unicode(behind);
-                let mut bytes = [0; 4];
-                out.extend_from_slice(character.encode_utf8(&mut bytes).as_bytes());
-                behind
-            }
-            [b'\\', letter, behind @ ..] => {
-                out.push(escape(*letter).unwrap_or(*letter));
-                behind
-            }
-            _ => {
-                let near = rest.first_chunk::<NEAR>().map_or(rest, |near| near);
-                let end = near.iter().position(|byte| *byte == b'\\');
-                let far = || end_of_plain(rest).unwrap_or(rest.len());
-                let (text, behind) = rest.split_at(end.unwrap_or_else(far));
-                match end {
-                    // A loop is quicker than a call to copy so few.
-                    Some(_) => text.iter().for_each(|byte| out.push(*byte)),
-                    None => out.extend_from_slice(text),
-                }
-                behind
-            }
-        };
-    }
-}
+/// What the letter behind a backslash stands for; 0 for [`UNICODE`], where digits follow, and
+/// for letters that mean nothing.
+static LETTERS: [u8; 256] = by_byte!(letter => match letter {
+    b'"' | b'\\' | b'/' => letter,
+    b'b' => 0x08,
+    b'f' => 0x0C,
+    b'n' => b'\n',
+    b'r' => b'\r',
+    b't' => b'\t',
+    _ => 0,
+});
 
-/// The character of four hexadecimal digits, or of two such escapes that are a pair of
-/// surrogates; and what is behind them.
-fn unescape_unicode(digits: &[u8]) -> (char, &[u8]) {
-    let (first, behind) = unit(digits);
-    if let 0xD800..0xDC00 = first
-        && let [b'\\', UNICODE, digits @ ..] = behind
-        && let (second @ 0xDC00..0xE000, behind) = unit(digits)
-    {
-        let pair = 0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00);
-        return (
-            char::from_u32(pair).unwrap_or(char::REPLACEMENT_CHARACTER),
-            behind,
-        );
-    }
-    let character = char::from_u32(first);
-    (character.unwrap_or(char::REPLACEMENT_CHARACTER), behind)
-}
+/// The value of a hexadecimal digit, and 255 for any other byte.
+static HEX: [u8; 256] = by_byte!(digit => match digit {
+    b'0'..=b'9' => digit - b'0',
+    b'a'..=b'f' => digit - b'a' + 10,
+    b'A'..=b'F' => digit - b'A' + 10,
+    _ => u8::MAX,
+});
 
-/// The number that four hexadecimal digits write.
-fn unit(text: &[u8]) -> (u32, &[u8]) {
-    let (digits, behind) = text.split_at(text.len().min(4));
-    let unit = digits.iter().fold(0, |unit, digit| {
-        let value = match digit {
-            b'0'..=b'9' => digit - b'0',
-            _ => (digit | 0x20).wrapping_sub(b'a').wrapping_add(10) & 0xF,
-        };
-        unit << 4 | u32::from(value)
-    });
-    (unit, behind)
-}
+/// Whether a byte cannot stand in a string as it is.
+static SPECIAL: [bool; 256] = by_byte!(byte => is_special(byte));
 
-/// Replaces each bad byte.
-fn replace_invalid(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() + 2 * MOST_REPLACED);
-    let mut rest = bytes;
-    for _ in 0..MOST_REPLACED {
-        match std::str::from_utf8(rest) {
-            Ok(valid) => {
-                text.push_str(valid);
-                return text;
-            }
-            Err(error) => {
-                let (valid, bad) = rest.split_at(error.valid_up_to());
-                text.push_str(std::str::from_utf8(valid).unwrap_or_default());
-                text.push(char::REPLACEMENT_CHARACTER);
-                rest = bad.get(1..).unwrap_or_default();
-            }
-        }
-    }
-    text.push_str(&String::from_utf8(mask_invalid(rest)).unwrap_or_default());
-    text
-}
-
-/// Puts a `?` in the place of each bad byte.
-fn mask_invalid(bytes: &[u8]) -> Vec<u8> {
-    let mut text = bytes.to_vec();
-    let mut rest = text.as_mut_slice();
-    while let [first, ..] = rest {
-        let length = match *first {
-            0..0x80 => 1,
-            _ => match length_of_character(rest) {
-                0 => {
-                    if let Some(bad) = rest.first_mut() {
-                        *bad = b'?';
-                    }
-                    1
-                }
-                length => length,
-            },
-        };
-        (_, rest) = rest.split_at_mut(length);
-    }
-    text
-}
-
-/// Bytes of the first character of `bytes`, which is beyond ASCII; 0 if it is no UTF-8
-/// (the Unicode Standard, table 3-7).
-fn length_of_character(bytes: &[u8]) -> usize {
-    match bytes {
-        [0xC2..=0xDF, 0x80..=0xBF, ..] => 2,
-        [0xE0, 0xA0..=0xBF, 0x80..=0xBF, ..]
-        | [0xE1..=0xEC | 0xEE..=0xEF, 0x80..=0xBF, 0x80..=0xBF, ..]
-        | [0xED, 0x80..=0x9F, 0x80..=0xBF, ..] => 3,
-        [0xF0, 0x90..=0xBF, 0x80..=0xBF, 0x80..=0xBF, ..]
-        | [0xF1..=0xF3, 0x80..=0xBF, 0x80..=0xBF, 0x80..=0xBF, ..]
-        | [0xF4, 0x80..=0x8F, 0x80..=0xBF, 0x80..=0xBF, ..] => 4,
-        _ => 0,
-    }
+#[inline]
+fn look_up<T: Copy + Default>(table: &[T; 256], byte: u8) -> T {
+    table.get(usize::from(byte)).copied().unwrap_or_default()
 }
 
 /// The keys that mean something, in one object or another.
@@ -642,19 +732,31 @@ pub(super) enum Key {
     Unknown,
 }
 
-/// The longest key, in bytes, and how long it is if every byte is an escape.
+/// The longest key, in bytes.
 const LONGEST_KEY: usize = "PacketContent".len();
-const LONGEST_ESCAPED: usize = 6 * LONGEST_KEY;
 
-impl Key {
-    fn of(text: Text<'_>) -> Self {
-        match text.escaped {
-            false => Self::named(text.raw),
-            true if text.raw.len() > LONGEST_ESCAPED => Self::Unknown,
-            true => Self::named(&unescape(text.raw)),
+/// The first bytes of a key with escapes, enough to tell whether it is one of the known keys.
+#[derive(Default)]
+struct KeyName {
+    bytes: [u8; LONGEST_KEY + 1],
+    length: usize,
+}
+
+impl KeyName {
+    /// Appends as many of `bytes` as fit.
+    fn append(&mut self, bytes: &[u8]) {
+        for (slot, byte) in self.bytes.iter_mut().skip(self.length).zip(bytes) {
+            *slot = *byte;
+            self.length += 1;
         }
     }
 
+    fn get(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+impl Key {
     fn named(name: &[u8]) -> Self {
         match name {
             b"PacketType" => Self::PacketType,
@@ -758,34 +860,8 @@ mod tests {
             let Ok(InnerObject::Report(inner)) = parse(text.as_bytes(), object) else {
                 panic!("{text}");
             };
-            assert_eq!((inner.content.decode().len(), inner.rand), (length, 7));
+            assert_eq!((inner.content.len(), inner.rand), (length, 7));
         }
-    }
-
-    #[test]
-    fn a_text_does_not_grow_without_a_limit() {
-        let text = |raw: &[u8]| {
-            Text {
-                raw,
-                escaped: false,
-            }
-            .decode()
-            .into_owned()
-        };
-        let few = vec![0x80; MOST_REPLACED];
-        assert_eq!(text(&few), "\u{FFFD}".repeat(MOST_REPLACED));
-        let many = [&[0x80; 60_000][..], "ü".as_bytes(), b"\xC3"].concat();
-        let expected = [
-            "\u{FFFD}".repeat(MOST_REPLACED),
-            "?".repeat(60_000 - MOST_REPLACED),
-            "ü?".into(),
-        ];
-        assert_eq!(text(&many), expected.concat());
-        let escaped = Text {
-            raw: &b"\\ud800".repeat(10_000),
-            escaped: true,
-        };
-        assert_eq!(escaped.decode(), "\u{FFFD}".repeat(10_000));
     }
 
     proptest! {
@@ -801,25 +877,53 @@ mod tests {
             prop_assert_eq!(by_us, by_serde);
         }
 
-        /// Bad bytes are found where the standard library finds them.
+        /// Escapes are decoded as serde_json decodes them, wherever windows end.
         #[test]
-        fn bad_bytes_are_those_of_the_standard_library(
-            bytes in prop::collection::vec(
-                prop_oneof![any::<u8>(), 0x80..=0xC3_u8, Just(0xE0), Just(0xED), Just(0xF0), Just(0xF4)],
-                0..40,
+        fn a_string_stands_for_what_serde_json_makes_of_it(
+            pieces in prop::collection::vec(
+                prop_oneof![
+                    Just("\\n".to_owned()), Just("\\\"".to_owned()), Just("\\\\".to_owned()),
+                    "[a-z]{0,3}", "[a-z]{9,90}", Just("\\u00fC".to_owned()),
+                    Just("\\ud83d\\ude00".to_owned()), "\\PC{0,2}".prop_map(|text| text.replace(['"', '\\'], "")),
+                ],
+                0..90,
             ),
         ) {
-            let mut expected = Vec::new();
-            for chunk in bytes.utf8_chunks() {
-                expected.extend_from_slice(chunk.valid().as_bytes());
-                expected.extend(chunk.invalid().iter().map(|_| b'?'));
+            let string = format!("\"{}\"", pieces.concat());
+            let expected: String = serde_json::from_str(&string).unwrap();
+            let text = format!("{{\"x\":[{string}],\"content\":{string},\"rand\":7}}");
+            let object = InnerObject::Report(Inner::default());
+            let Ok(InnerObject::Report(inner)) = parse(text.as_bytes(), object) else {
+                return Err(TestCaseError::fail(text));
+            };
+            prop_assert_eq!(inner.content.as_ref(), expected.as_bytes());
+            prop_assert_eq!(inner.rand, 7);
+        }
+
+        /// Nesting is followed as serde_json follows it, also at eight brackets at once.
+        #[test]
+        fn nesting_is_what_serde_json_takes(
+            runs in prop::collection::vec((prop::sample::select(vec!["[", "{\"a\":", "[1,"]), 1..70_usize), 1..6),
+            cut in 0..3_usize,
+            broken in prop::option::of((any::<prop::sample::Index>(), prop::sample::select(vec![b'[', b']', b'}', b'1']))),
+        ) {
+            let mut text = String::new();
+            let mut closing = Vec::new();
+            for (opening, times) in runs {
+                text.push_str(&opening.repeat(times));
+                closing.extend(std::iter::repeat_n(if opening.starts_with('[') { ']' } else { '}' }, times));
             }
-            prop_assert_eq!(mask_invalid(&bytes), expected.clone());
-            let replaced = String::from_utf8(expected).unwrap();
-            let question = bytes.iter().filter(|byte| **byte == b'?').count();
-            if question == 0 {
-                prop_assert_eq!(replace_invalid(&bytes), replaced.replace('?', "\u{FFFD}"));
+            text.push('1');
+            // serde_json goes no deeper than 127.
+            prop_assume!(closing.len() < 120);
+            text.extend(closing.into_iter().rev().skip(cut));
+            let mut text = text.into_bytes();
+            if let Some((at, byte)) = broken {
+                let at = at.index(text.len());
+                text[at] = byte;
             }
+            let (by_serde, by_us) = both(&text);
+            prop_assert_eq!(by_us, by_serde);
         }
     }
 }

@@ -21,6 +21,7 @@ mod packet;
 mod payload;
 mod plain;
 mod reply;
+mod utf8;
 
 pub use decoder::{Decoded, Decoder, DecoderState, Input, JUNK_LIMIT, Step};
 pub use encode::{Encoding, encode_packet};

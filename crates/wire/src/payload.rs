@@ -4,6 +4,7 @@ use super::json::{Envelope, Inner, InnerObject, Text, parse};
 use super::packet::{AgentName, Heartbeat, Packet, PacketKind, Report};
 use super::plain;
 use super::reply::Refusal;
+use super::utf8;
 
 /// Decodes frame data into packets; keeps the space that base64 needs, so that
 /// one decoder for all connections allocates once.
@@ -52,18 +53,25 @@ impl PacketDecoder {
         // The original's field is a byte.
         let number = u8::try_from(number).map_err(|_| Refusal::OutOfRange)?;
         let kind = PacketKind::from_number(number).ok_or(Refusal::UnknownPacketType)?;
-        decode_inner(kind, decode_base64(&text.bytes(), &mut self.scratch)?)
+        decode_inner(kind, decode_base64(&text, &mut self.scratch)?)
     }
 }
 
 fn decode_inner(kind: PacketKind, json: &[u8]) -> Result<Packet<'_>, Refusal> {
-    match plain::packet(kind, json) {
+    match plain::short_packet(kind, json) {
+        Some(packet) => Ok(packet),
+        None => decode_unusual(kind, json),
+    }
+}
+
+#[cold]
+fn decode_unusual(kind: PacketKind, json: &[u8]) -> Result<Packet<'_>, Refusal> {
+    match plain::long_packet(kind, json) {
         Some(packet) => Ok(packet),
         None => parse_inner(kind, json),
     }
 }
 
-#[cold]
 pub(super) fn parse_inner(kind: PacketKind, json: &[u8]) -> Result<Packet<'_>, Refusal> {
     if json.is_empty() {
         return Err(Refusal::Empty);
@@ -77,19 +85,19 @@ pub(super) fn parse_inner(kind: PacketKind, json: &[u8]) -> Result<Packet<'_>, R
             timestamp: inner.timestamp,
             agent: agent_name(inner.agent)?,
             probe: inner.probe,
-            version: inner.version.decode(),
+            version: utf8::decode(inner.version),
         })),
         InnerObject::Report(inner) => Ok(Packet::Report(Report {
             rand: inner.rand,
             timestamp: inner.timestamp,
             agent: agent_name(inner.agent)?,
-            content: inner.content.decode(),
+            content: utf8::decode(inner.content),
         })),
     }
 }
 
 fn agent_name(name: Option<Text<'_>>) -> Result<Option<AgentName<'_>>, Refusal> {
-    name.map(|name| AgentName::new(name.decode()))
+    name.map(|name| AgentName::new(utf8::decode(name)))
         .transpose()
         .map_err(|_| Refusal::BadAgentName)
 }
@@ -97,13 +105,11 @@ fn agent_name(name: Option<Text<'_>>) -> Result<Option<AgentName<'_>>, Refusal> 
 /// Decodes padded standard base64 into `scratch`, with the two liberties that Go grants: line
 /// breaks anywhere, and stray bits in the last character.
 fn decode_base64<'s>(text: &[u8], scratch: &'s mut Vec<u8>) -> Result<&'s [u8], Refusal> {
-    let breaks = |byte: &u8| matches!(byte, b'\r' | b'\n');
-    // Looks at every byte, many at a time.
-    let broken = text.iter().fold(false, |found, byte| found | breaks(byte));
-    let decodes = match broken {
-        false => decode_liberally(text, scratch),
-        true => {
-            let text: Vec<u8> = text.iter().copied().filter(|byte| !breaks(byte)).collect();
+    let decodes = match memchr::memchr2(b'\r', b'\n', text) {
+        None => decode_liberally(text, scratch),
+        Some(_) => {
+            let mut text = text.to_vec();
+            text.retain(|byte| !matches!(byte, b'\r' | b'\n'));
             decode_liberally(&text, scratch)
         }
     };
@@ -123,7 +129,7 @@ fn decode_strictly(text: &[u8], scratch: &mut Vec<u8>) -> bool {
 /// The same, except for stray bits in the last character.
 fn decode_liberally(text: &[u8], scratch: &mut Vec<u8>) -> bool {
     let (most, last) = text.split_at(text.len().saturating_sub(4));
-    if !decode_strictly(most, scratch) || most.contains(&b'=') {
+    if !decode_strictly(most, scratch) || memchr::memchr(b'=', most).is_some() {
         return false;
     }
     let mut last = match last {

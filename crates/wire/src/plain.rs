@@ -21,39 +21,45 @@ pub(super) fn envelope(data: &[u8]) -> Option<(PacketKind, &[u8])> {
     Some((kind, rest.strip_suffix(br#""}"#)?))
 }
 
-/// The packet of this kind whose inner object is `json`.
+/// Returns the packet of this kind whose inner object is `json`, if its text is short, as
+/// that of deployed agents is.
 // Inlined, so that the packet is made where its caller's result is to be.
 #[inline(always)]
-pub(super) fn packet(kind: PacketKind, json: &[u8]) -> Option<Packet<'_>> {
+pub(super) fn short_packet(kind: PacketKind, json: &[u8]) -> Option<Packet<'_>> {
+    packet::<false>(kind, json)
+}
+
+/// Does the same for any text, in vector instructions.
+#[inline(never)]
+pub(super) fn long_packet(kind: PacketKind, json: &[u8]) -> Option<Packet<'_>> {
+    packet::<true>(kind, json)
+}
+
+#[inline(always)]
+fn packet<const LONG: bool>(kind: PacketKind, json: &[u8]) -> Option<Packet<'_>> {
     match kind {
         PacketKind::Heartbeat => {
-            let (version, rest) = text(json.strip_prefix(br#"{"version":""#)?)?;
+            let (version, rest) = text::<LONG>(json.strip_prefix(br#"{"version":""#)?)?;
             let (timestamp, rest) = integer(rest.strip_prefix(br#","timestamp":"#)?)?;
             Some(Packet::Heartbeat(Heartbeat {
                 timestamp,
                 agent: last_field(rest)?,
                 probe: false,
-                version: utf8(version)?.into(),
+                version: utf8::<LONG>(version)?.into(),
             }))
         }
         PacketKind::Report => {
-            let (content, rest) = text(json.strip_prefix(br#"{"content":""#)?)?;
+            let (content, rest) = text::<LONG>(json.strip_prefix(br#"{"content":""#)?)?;
             let (rand, rest) = integer(rest.strip_prefix(br#","rand":"#)?)?;
             let (timestamp, rest) = integer(rest.strip_prefix(br#","timestamp":"#)?)?;
             Some(Packet::Report(Report {
                 rand,
                 timestamp,
                 agent: last_field(rest)?,
-                content: utf8(content)?.into(),
+                content: utf8::<LONG>(content)?.into(),
             }))
         }
     }
-}
-
-/// A text, which is looked at last: what is not plain behind it is found before.
-#[inline]
-fn utf8(text: &[u8]) -> Option<&str> {
-    std::str::from_utf8(text).ok()
 }
 
 /// The end of an object, and the name before it if there is one.
@@ -68,23 +74,38 @@ fn last_field(rest: &[u8]) -> Option<Option<AgentName<'_>>> {
 /// Out of line, so that packets without a name are put together in registers.
 #[inline(never)]
 fn agent(rest: &[u8]) -> Option<AgentName<'_>> {
-    let (name, rest) = text(rest.strip_prefix(br#","agent":""#)?)?;
-    let name = AgentName::new(utf8(name)?).ok()?;
+    let (name, rest) = text::<true>(rest.strip_prefix(br#","agent":""#)?)?;
+    let name = AgentName::new(utf8::<false>(name)?).ok()?;
     (rest == b"}").then_some(name)
 }
 
-/// A string whose opening quote is passed, and what is behind its closing one.
-#[inline]
-fn text(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (text, rest) = bytes.split_at_checked(end_of_plain(bytes)?)?;
+/// Splits a string whose opening quote is passed at its closing one; a short one only, if it
+/// is not `LONG`.
+#[inline(always)]
+fn text<const LONG: bool>(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = match bytes.first_chunk::<BLOCK>() {
+        _ if LONG => end_of_plain(bytes),
+        Some(head) => find_special(head),
+        None => find_special(bytes),
+    };
+    let (text, rest) = bytes.split_at_checked(end?)?;
     Some((text, rest.strip_prefix(b"\"")?))
+}
+
+/// Checks a text. It is checked last, after all that is not plain behind it.
+#[inline(always)]
+fn utf8<const LONG: bool>(text: &[u8]) -> Option<&str> {
+    match LONG {
+        true => simdutf8::basic::from_utf8(text).ok(),
+        false => std::str::from_utf8(text).ok(),
+    }
 }
 
 /// Where the first byte is that cannot stand in a string as it is.
 ///
 /// Most strings end within the first few words. A long one is passed over in blocks,
 /// of which the compiler makes vector instructions.
-#[inline]
+#[inline(never)]
 pub(super) fn end_of_plain(bytes: &[u8]) -> Option<usize> {
     match bytes.first_chunk::<BLOCK>() {
         Some(head) => find_special(head).or_else(|| end_of_long(bytes)),
@@ -92,7 +113,6 @@ pub(super) fn end_of_plain(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-#[inline(never)]
 fn end_of_long(bytes: &[u8]) -> Option<usize> {
     let (blocks, _) = bytes.as_chunks::<BLOCK>();
     let plain = blocks.iter().take_while(|block| !holds_special(block));
@@ -101,7 +121,7 @@ fn end_of_long(bytes: &[u8]) -> Option<usize> {
 }
 
 /// Where the first special byte is, a word at a time.
-#[inline]
+#[inline(always)]
 fn find_special(bytes: &[u8]) -> Option<usize> {
     let (words, tail) = bytes.as_chunks::<WORD>();
     for (index, word) in words.iter().enumerate() {
@@ -215,6 +235,15 @@ mod tests {
 
     use super::*;
     use crate::payload::parse_inner;
+
+    /// What both functions make of a packet: the one for short ones the same, or nothing.
+    fn packet(kind: PacketKind, json: &[u8]) -> Option<Packet<'_>> {
+        let long = long_packet(kind, json);
+        if let Some(short) = short_packet(kind, json) {
+            assert_eq!(Some(short), long);
+        }
+        long
+    }
 
     /// A report's inner object as Go writes it, but for what is asked for.
     fn report(content: &[u8], rand: &str, timestamp: &str, more: &[u8]) -> Vec<u8> {
