@@ -1,7 +1,8 @@
-//! Which connections are accepted, and how many of them one address may have.
+//! Which connections are accepted, and how many connections one address may have.
 //!
-//! Policy only: the reactor asks before it accepts a connection, and reports each one
-//! that it accepts, that has its first frame pass, and that ends.
+//! Owns the rules and the counts of connections by network. Must not know sockets: the reactor
+//! asks [`Admission::judge`] about each connection, and reports when a connection is accepted,
+//! has its first frame and ends. Start with [`Rules`].
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -12,89 +13,89 @@ use ipnet::IpNet;
 
 use crate::network::{Network, Site};
 
-/// The least share of newcomers: below it, a share would refuse a handful of agents that
-/// connect at the same time.
-const LEAST_NEWCOMERS: u32 = 16;
+/// The minimum of [`Rules::new_connections`]: a smaller number would refuse a handful of agents
+/// that connect at the same time.
+const LEAST_NEW_CONNECTIONS: u32 = 16;
 
-/// Which connections are accepted.
+/// The rules by which connections are accepted.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
-    /// Only addresses within these; all, if it is empty.
+    /// The networks from which connections are accepted; empty: all networks.
     pub allow: Vec<IpNet>,
-    /// No address within these, even if it is allowed.
+    /// The networks from which no connection is accepted, even if they are allowed.
     pub deny: Vec<IpNet>,
-    /// The most connections of one [`Network`].
+    /// Maximum number of connections of one [`Network`]; `None`: no maximum.
     pub per_ip: Option<NonZeroU32>,
-    /// The most connections of one IPv6 [`Site`].
+    /// Maximum number of connections of one IPv6 [`Site`]; `None`: no maximum.
     pub per_site: Option<NonZeroU32>,
-    /// The most newcomers of one [`Network`] while the server is crowded. A newcomer is a
-    /// connection on which no frame has passed yet.
-    pub newcomers: Option<NonZeroU32>,
+    /// Maximum number of new connections, on which no frame has passed yet, of one [`Network`]
+    /// while the server is crowded; `None`: no maximum.
+    pub new_connections: Option<NonZeroU32>,
 }
 
 impl Rules {
     /// Limits each network to `per_ip` connections, by default half of `max_connections`; a
-    /// site to three quarters of them; and the newcomers of a network to an eighth of its
-    /// connections.
+    /// site to three quarters of them; and the new connections of a network to an eighth of its
+    /// limit.
     #[must_use]
     pub fn share(self, max_connections: usize, per_ip: Option<NonZeroU32>) -> Self {
         let all = u32::try_from(max_connections).unwrap_or(u32::MAX);
         let per_ip = per_ip.map_or(all.div_ceil(2), NonZeroU32::get);
         let per_site = per_ip.max(all - all / 4);
-        let newcomers = LEAST_NEWCOMERS.max(per_ip / 8);
+        let new_connections = LEAST_NEW_CONNECTIONS.max(per_ip / 8);
         Self {
             per_ip: NonZeroU32::new(per_ip),
             per_site: NonZeroU32::new(per_site),
-            newcomers: NonZeroU32::new(newcomers),
+            new_connections: NonZeroU32::new(new_connections),
             ..self
         }
     }
 }
 
-/// What one network or site may have a part of.
+/// A limited number of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Share {
     /// The connections of a network.
     Connections,
     /// The connections of a site.
     Site,
-    /// The newcomers of a network.
-    Newcomers,
+    /// The new connections of a network, on which no frame has passed yet.
+    NewConnections,
 }
 
 impl Share {
-    /// As the log has it.
+    /// Returns the word for log lines.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Connections => "connections",
             Self::Site => "site",
-            Self::Newcomers => "newcomers",
+            Self::NewConnections => "newcomers",
         }
     }
 }
 
-/// A network or site that has just reached 80 % of one of its shares.
+/// A network or site that has just reached 80 % of a limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nearing {
-    /// Which share.
+    /// The kind of limit.
     pub share: Share,
-    /// The address, network or site that has this share, as logged.
-    pub whose: String,
-    /// How much of it is in use.
+    /// The address, network or site, in the form for log lines.
+    pub holder: String,
+    /// Number of its connections of this kind.
     pub used: u32,
-    /// The whole share.
+    /// The limit.
     pub limit: NonZeroU32,
 }
 
 /// The decision about a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is accepted.
-    Welcome,
-    /// Its address may not connect at all.
+    /// Accept the connection.
+    Accept,
+    /// The rules exclude its address.
     NotAllowed,
-    /// Its network or site has used up this share, of which it has so much.
+    /// Its network or site has reached this limit.
     TooMany(Share, NonZeroU32),
 }
 
@@ -104,7 +105,7 @@ pub struct Admission {
     rules: Rules,
     /// Connections by network; empty if the rules have no shares.
     networks: HashMap<Network, Count>,
-    /// Connections by site, likewise.
+    /// Connections by site; empty if the rules have no shares.
     sites: HashMap<Site, u32>,
 }
 
@@ -112,11 +113,11 @@ pub struct Admission {
 struct Count {
     connections: u32,
     /// Connections on which no frame has passed.
-    newcomers: u32,
+    new: u32,
 }
 
 impl Admission {
-    /// Under these rules, without any connection.
+    /// Returns an admission without connections.
     #[must_use]
     pub fn new(rules: Rules) -> Self {
         Self {
@@ -126,8 +127,8 @@ impl Admission {
         }
     }
 
-    /// Decides about a new connection from `address`. The server `is_crowded` when more than
-    /// half of all connections are in use.
+    /// Decides about a connection from `address`. The server `is_crowded` when more than half of
+    /// all connections are in use.
     #[must_use]
     pub fn judge(&self, address: IpAddr, is_crowded: bool) -> Verdict {
         let address = address.to_canonical();
@@ -139,11 +140,11 @@ impl Admission {
         let network = Network::of(address);
         let count = self.networks.get(&network).copied().unwrap_or_default();
         let site = network.site().and_then(|site| self.sites.get(&site));
-        let newcomers = if is_crowded { count.newcomers } else { 0 };
+        let new = if is_crowded { count.new } else { 0 };
         let shares = [
             (Share::Connections, self.rules.per_ip, count.connections),
             (Share::Site, self.rules.per_site, site.copied().unwrap_or(0)),
-            (Share::Newcomers, self.rules.newcomers, newcomers),
+            (Share::NewConnections, self.rules.new_connections, new),
         ];
         for (share, limit, used) in shares {
             if let Some(limit) = limit
@@ -152,21 +153,21 @@ impl Admission {
                 return Verdict::TooMany(share, limit);
             }
         }
-        Verdict::Welcome
+        Verdict::Accept
     }
 
-    /// Counts an accepted connection from `address` as a newcomer. Returns a share if this
-    /// connection makes its use reach 80 %.
-    pub fn enter(&mut self, address: IpAddr, is_crowded: bool) -> Option<Nearing> {
-        if !self.counts() {
+    /// Counts an accepted connection from `address`. Returns a limit of which this connection
+    /// makes 80 %.
+    pub fn add(&mut self, address: IpAddr, is_crowded: bool) -> Option<Nearing> {
+        let rules = &self.rules;
+        if [rules.per_ip, rules.per_site, rules.new_connections] == [None; 3] {
             return None;
         }
         let network = Network::of(address);
         let count = self.networks.entry(network).or_default();
         count.connections += 1;
-        count.newcomers += 1;
+        count.new += 1;
         let count = *count;
-        let rules = &self.rules;
         let mut nearing = nearing(
             Share::Connections,
             rules.per_ip,
@@ -180,26 +181,26 @@ impl Admission {
             nearing = nearing.or(site);
         }
         if is_crowded {
-            let limit = rules.newcomers;
-            let newcomers = self::nearing(Share::Newcomers, limit, count.newcomers, &network);
-            nearing = nearing.or(newcomers);
+            let limit = rules.new_connections;
+            let new = self::nearing(Share::NewConnections, limit, count.new, &network);
+            nearing = nearing.or(new);
         }
         nearing
     }
 
-    /// A newcomer from `address` has had its first frame pass.
-    pub fn heard(&mut self, address: IpAddr) {
+    /// Counts a connection from `address` as new no more: its first frame has passed.
+    pub fn first_frame_passed(&mut self, address: IpAddr) {
         if let Some(count) = self.networks.get_mut(&Network::of(address)) {
-            count.newcomers = count.newcomers.saturating_sub(1);
+            count.new = count.new.saturating_sub(1);
         }
     }
 
-    /// A connection from `address` that was [entered](Self::enter) has ended.
-    pub fn leave(&mut self, address: IpAddr, was_newcomer: bool) {
+    /// Removes a connection from `address` that was [added](Self::add) and has ended.
+    pub fn remove(&mut self, address: IpAddr, was_new: bool) {
         let network = Network::of(address);
         if let Some(count) = self.networks.get_mut(&network) {
             count.connections = count.connections.saturating_sub(1);
-            count.newcomers = count.newcomers.saturating_sub(u32::from(was_newcomer));
+            count.new = count.new.saturating_sub(u32::from(was_new));
             if count.connections == 0 {
                 remove(&mut self.networks, &network);
             }
@@ -213,20 +214,9 @@ impl Admission {
             }
         }
     }
-
-    /// Whether there are shares to count for.
-    const fn counts(&self) -> bool {
-        let Rules {
-            per_ip,
-            per_site,
-            newcomers,
-            ..
-        } = &self.rules;
-        per_ip.is_some() || per_site.is_some() || newcomers.is_some()
-    }
 }
 
-/// Removes `key`, and gives memory back once a crowd of other keys is gone.
+/// Removes `key`, and shrinks the map once most of its entries are gone.
 fn remove<K: Hash + Eq, V>(map: &mut HashMap<K, V>, key: &K) {
     map.remove(key);
     if map.capacity() > 1024 && map.len() < map.capacity() / 8 {
@@ -234,19 +224,19 @@ fn remove<K: Hash + Eq, V>(map: &mut HashMap<K, V>, key: &K) {
     }
 }
 
-/// A share that is limited to `limit`, if `used` is the first number to reach 80 % of it.
-/// The smallest shares are left out: they are in use as a rule.
+/// Returns a limit if `used` is the first number to reach 80 % of it. Limits below 5 are left
+/// out: they are usually reached.
 fn nearing(
     share: Share,
     limit: Option<NonZeroU32>,
     used: u32,
-    whose: &dyn ToString,
+    holder: &dyn ToString,
 ) -> Option<Nearing> {
     let limit = limit.filter(|limit| limit.get() >= 5)?;
     let mark = limit.get() - limit.get() / 5;
     (used == mark).then(|| Nearing {
         share,
-        whose: whose.to_string(),
+        holder: holder.to_string(),
         used,
         limit,
     })
@@ -268,8 +258,8 @@ mod tests {
         admission.judge(address(text), false)
     }
 
-    fn enter(admission: &mut Admission, text: &str) -> Option<Nearing> {
-        admission.enter(address(text), false)
+    fn add(admission: &mut Admission, text: &str) -> Option<Nearing> {
+        admission.add(address(text), false)
     }
 
     fn limit(limit: u32) -> NonZeroU32 {
@@ -277,24 +267,24 @@ mod tests {
     }
 
     #[test]
-    fn without_rules_every_address_is_welcome() {
+    fn without_rules_every_address_is_accepted() {
         let mut admission = Admission::new(Rules::default());
         for address in ["10.0.0.7", "::1", "::ffff:10.0.0.7"] {
-            assert_eq!(judge(&admission, address), Verdict::Welcome);
-            assert_eq!(enter(&mut admission, address), None);
+            assert_eq!(judge(&admission, address), Verdict::Accept);
+            assert_eq!(add(&mut admission, address), None);
         }
         assert!(admission.networks.is_empty());
     }
 
     #[test]
-    fn what_is_denied_is_not_allowed_even_if_it_is_allowed() {
+    fn deny_overrides_allow() {
         let admission = Admission::new(Rules {
             allow: nets(&["10.0.0.0/8", "fd00::/8"]),
             deny: nets(&["10.6.0.0/16", "fd00::7/128"]),
             ..Rules::default()
         });
         for address in ["10.0.0.7", "::ffff:10.0.0.7", "fd00::8"] {
-            assert_eq!(judge(&admission, address), Verdict::Welcome, "{address}");
+            assert_eq!(judge(&admission, address), Verdict::Accept, "{address}");
         }
         for address in ["10.6.0.7", "11.0.0.1", "fd00::7", "::1", "::ffff:10.6.1.1"] {
             assert_eq!(judge(&admission, address), Verdict::NotAllowed, "{address}");
@@ -304,77 +294,77 @@ mod tests {
             ..Rules::default()
         });
         assert_eq!(judge(&denied, "10.0.0.7"), Verdict::NotAllowed);
-        assert_eq!(judge(&denied, "::1"), Verdict::Welcome);
+        assert_eq!(judge(&denied, "::1"), Verdict::Accept);
     }
 
     #[test]
-    fn an_address_has_as_many_connections_as_its_limit_and_no_more() {
+    fn the_connections_of_an_address_are_limited() {
         let mut admission = Admission::new(Rules {
             per_ip: NonZeroU32::new(2),
             ..Rules::default()
         });
         let full = Verdict::TooMany(Share::Connections, limit(2));
-        enter(&mut admission, "10.0.0.7");
-        // The same one, on a socket for both families.
-        enter(&mut admission, "::ffff:10.0.0.7");
+        add(&mut admission, "10.0.0.7");
+        // The same address, on a socket for both families.
+        add(&mut admission, "::ffff:10.0.0.7");
         assert_eq!(judge(&admission, "10.0.0.7"), full);
-        assert_eq!(judge(&admission, "10.0.0.8"), Verdict::Welcome);
-        admission.leave(address("10.0.0.7"), true);
-        assert_eq!(judge(&admission, "10.0.0.7"), Verdict::Welcome);
-        admission.leave(address("10.0.0.7"), true);
+        assert_eq!(judge(&admission, "10.0.0.8"), Verdict::Accept);
+        admission.remove(address("10.0.0.7"), true);
+        assert_eq!(judge(&admission, "10.0.0.7"), Verdict::Accept);
+        admission.remove(address("10.0.0.7"), true);
         assert!(admission.networks.is_empty());
-        admission.leave(address("10.0.0.7"), true);
+        admission.remove(address("10.0.0.7"), true);
     }
 
     #[test]
-    fn an_ipv6_network_counts_as_one_address_and_its_site_has_a_limit_of_its_own() {
+    fn an_ipv6_network_counts_as_one_address_and_its_site_has_its_own_limit() {
         let mut admission = Admission::new(Rules {
             per_ip: NonZeroU32::new(1),
             per_site: NonZeroU32::new(2),
             ..Rules::default()
         });
-        enter(&mut admission, "fd00:0:0:1::7");
+        add(&mut admission, "fd00:0:0:1::7");
         let full = Verdict::TooMany(Share::Connections, limit(1));
         assert_eq!(judge(&admission, "fd00:0:0:1:ffff::8"), full);
-        assert_eq!(judge(&admission, "fd00:0:0:2::7"), Verdict::Welcome);
-        enter(&mut admission, "fd00:0:0:2::7");
+        assert_eq!(judge(&admission, "fd00:0:0:2::7"), Verdict::Accept);
+        add(&mut admission, "fd00:0:0:2::7");
         let full = Verdict::TooMany(Share::Site, limit(2));
         assert_eq!(judge(&admission, "fd00:0:0:3::7"), full);
-        assert_eq!(judge(&admission, "fd00:0:1:3::7"), Verdict::Welcome);
-        admission.leave(address("fd00:0:0:1::7"), true);
-        assert_eq!(judge(&admission, "fd00:0:0:3::7"), Verdict::Welcome);
-        admission.leave(address("fd00:0:0:2::7"), true);
+        assert_eq!(judge(&admission, "fd00:0:1:3::7"), Verdict::Accept);
+        admission.remove(address("fd00:0:0:1::7"), true);
+        assert_eq!(judge(&admission, "fd00:0:0:3::7"), Verdict::Accept);
+        admission.remove(address("fd00:0:0:2::7"), true);
         assert!(admission.networks.is_empty() && admission.sites.is_empty());
     }
 
     #[test]
-    fn newcomers_of_an_address_have_a_limit_while_the_server_is_crowded() {
+    fn new_connections_of_an_address_are_limited_while_the_server_is_crowded() {
         let mut admission = Admission::new(Rules {
-            newcomers: NonZeroU32::new(2),
+            new_connections: NonZeroU32::new(2),
             ..Rules::default()
         });
-        (0..2).for_each(|_| drop(enter(&mut admission, "10.0.0.7")));
-        let busy = Verdict::TooMany(Share::Newcomers, limit(2));
+        (0..2).for_each(|_| drop(add(&mut admission, "10.0.0.7")));
+        let busy = Verdict::TooMany(Share::NewConnections, limit(2));
         let judge = |admission: &Admission, crowded| admission.judge(address("10.0.0.7"), crowded);
         assert_eq!(judge(&admission, true), busy);
-        assert_eq!(judge(&admission, false), Verdict::Welcome);
-        assert_eq!(admission.judge(address("10.0.0.8"), true), Verdict::Welcome);
-        admission.heard(address("10.0.0.7"));
-        assert_eq!(judge(&admission, true), Verdict::Welcome);
-        enter(&mut admission, "10.0.0.7");
+        assert_eq!(judge(&admission, false), Verdict::Accept);
+        assert_eq!(admission.judge(address("10.0.0.8"), true), Verdict::Accept);
+        admission.first_frame_passed(address("10.0.0.7"));
+        assert_eq!(judge(&admission, true), Verdict::Accept);
+        add(&mut admission, "10.0.0.7");
         assert_eq!(judge(&admission, true), busy);
-        // One that was heard leaves, then one that was not.
-        admission.leave(address("10.0.0.7"), false);
+        // A connection with a frame ends, then a connection without.
+        admission.remove(address("10.0.0.7"), false);
         assert_eq!(judge(&admission, true), busy);
-        admission.leave(address("10.0.0.7"), true);
-        assert_eq!(judge(&admission, true), Verdict::Welcome);
+        admission.remove(address("10.0.0.7"), true);
+        assert_eq!(judge(&admission, true), Verdict::Accept);
     }
 
     #[test]
     fn shares_are_half_of_all_connections_three_quarters_and_an_eighth_of_the_half() {
         let shares = |all, per_ip| {
             let rules = Rules::default().share(all, NonZeroU32::new(per_ip));
-            [rules.per_ip, rules.per_site, rules.newcomers].map(|share| share.unwrap().get())
+            [rules.per_ip, rules.per_site, rules.new_connections].map(|share| share.unwrap().get())
         };
         assert_eq!(shares(19_936, 0), [9_968, 14_952, 1_246]);
         assert_eq!(shares(1, 0), [1, 1, 16]);
@@ -384,20 +374,20 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_named_once_when_80_percent_are_reached() {
+    fn a_limit_is_returned_once_when_80_percent_are_reached() {
         let mut admission = Admission::new(Rules {
             per_ip: NonZeroU32::new(10),
             ..Rules::default()
         });
-        let told: Vec<_> = (0..10)
-            .filter_map(|_| enter(&mut admission, "fd00:0:0:1::7"))
+        let returned: Vec<_> = (0..10)
+            .filter_map(|_| add(&mut admission, "fd00:0:0:1::7"))
             .collect();
         let nearing = Nearing {
             share: Share::Connections,
-            whose: "fd00:0:0:1::/64".into(),
+            holder: "fd00:0:0:1::/64".into(),
             used: 8,
             limit: limit(10),
         };
-        assert_eq!(told, [nearing]);
+        assert_eq!(returned, [nearing]);
     }
 }

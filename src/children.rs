@@ -1,8 +1,9 @@
 //! Child processes of this process, and orphans that it inherits as process 1.
 //!
 //! In a container hawk may be process 1. The kernel makes it the parent of every orphaned
-//! process there, and each orphan stays a zombie until its parent waits for it. A thread waits
-//! for orphans only. The owner of a [`Child`] waits for it and gets its status.
+//! process there, and each orphan stays a zombie until its parent waits for it.
+//! [`reap_orphans`] starts a thread that waits for orphans only. The owner of a [`Child`] waits
+//! for it and gets its status.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -17,13 +18,13 @@ use rustix::process::{
     Pid, PidfdFlags, WaitId, WaitIdOptions, WaitOptions, pidfd_open, waitid, waitpid,
 };
 
-/// Without a child there is nothing to wait for; a new one is found this much later.
+/// While this process has no child, the time between two searches for one.
 const NO_CHILD: Duration = Duration::from_secs(1);
 
-/// Time in which the owner of an ended child must wait for it.
+/// Time for owners to wait for their ended children, before the next search for orphans.
 const OWNED: Duration = Duration::from_millis(20);
 
-/// Children with an owner that have not been waited for.
+/// Children with an owner.
 static OWN: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
 fn own() -> MutexGuard<'static, BTreeSet<u32>> {
@@ -120,7 +121,7 @@ pub fn reap_orphans() -> io::Result<()> {
         .map(drop)
 }
 
-/// Waits until a child has ended, and then for all that have and are orphans.
+/// Blocks until a child has ended, then reaps all ended orphans.
 fn reap_some() {
     // WNOWAIT: detects an ended child without reaping it; the process id is not returned.
     match waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
@@ -131,7 +132,7 @@ fn reap_some() {
     let own = own();
     for child in zombies(process::id()) {
         if !own.contains(&child.as_raw_nonzero().get().cast_unsigned()) {
-            // Nothing is to be done if it is gone.
+            // An error means that the child is gone.
             let _status = waitpid(Some(child), WaitOptions::NOHANG);
         }
     }
@@ -139,7 +140,7 @@ fn reap_some() {
     std::thread::sleep(OWNED);
 }
 
-/// Processes that have ended and that `parent` has not waited for.
+/// Returns the processes that have ended and that `parent` has not waited for.
 fn zombies(parent: u32) -> Vec<Pid> {
     let Ok(processes) = std::fs::read_dir("/proc") else {
         return Vec::new();
@@ -154,7 +155,7 @@ fn is_zombie_of(pid: Pid, parent: u32) -> bool {
     let Ok(stat) = std::fs::read_to_string(path) else {
         return false;
     };
-    // The second field is a name, in parentheses, and may have some of its own.
+    // The second field is a name in parentheses, and may contain parentheses.
     let mut fields = stat
         .rsplit_once(')')
         .map_or("", |(_, fields)| fields)

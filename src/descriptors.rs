@@ -2,14 +2,14 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// The soft limit of open files as it is now; `None` if there is none.
+/// Returns the soft limit of open files; `None`: no limit.
 #[must_use]
 pub fn soft_limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// Raises this process's soft limit of open files to the hard one, as far as
-/// the system lets it; the limit as it is then, `u64::MAX` if there is none.
+/// Raises this process's soft limit of open files to the hard limit, if the system permits it.
+/// Returns the soft limit afterwards; `u64::MAX`: no limit.
 #[must_use]
 pub fn raise_limit() -> u64 {
     let before = getrlimit(Resource::Nofile);
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_soft_limit_is_the_hard_one_afterwards() {
+    fn the_soft_limit_is_raised_to_the_hard_limit() {
         let raised = raise_limit();
         let limit = getrlimit(Resource::Nofile);
         assert_eq!(limit.current, limit.maximum);

@@ -1,9 +1,8 @@
-//! Where the server's log lines go: to a queue, and from there to stderr.
+//! The queue of log lines on their way to stderr.
 //!
-//! Whoever reads stderr, a pager that is paused or a log shipper that hangs, must not
-//! hold up the event loop. So lines are put into a bounded queue, and a thread of
-//! their own writes them. What does not fit is left out and counted, and a line says
-//! so at the very place.
+//! A slow reader of stderr, such as a paused pager or a hanging log shipper, must not block the
+//! event loop. So lines are put into a bounded queue, and a thread writes them. Lines that do
+//! not fit are left out and counted, and a line in their place has their number.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -12,48 +11,48 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Bytes of lines that may wait: some 50,000 of the usual length, so that neither a
-/// reader that pauses for some seconds nor a burst of `--log-packets` costs a line.
-/// As many may be on their way out at the same time.
+/// Maximum size of the queued lines in bytes: some 50,000 lines of the usual length, so that
+/// neither a reader that pauses for seconds nor a burst of `--log-packets` costs a line. As many
+/// bytes may be with the writing thread at the same time.
 const QUEUE: usize = 8 << 20;
 
-/// Bytes that are written at once: what a pipe takes (pipe(7)). That one more piece is
-/// gone shows that somebody reads.
+/// Bytes of one write: the capacity of a pipe (pipe(7)). The end of a write shows that stderr is
+/// being read.
 const PIECE: usize = 64 * 1024;
 
-/// At the end, how long to wait for the next piece to go,
+/// Maximum wait for the end of one write when the sink is dropped.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// and how long for all of them: a reader may be slow, and a stop is to end.
+/// Maximum wait for the end of all writes when the sink is dropped.
 const MOST_PATIENCE: Duration = Duration::from_secs(3);
 
-/// Lines that were left out since the start.
+/// The number of lines that were left out since the start.
 #[derive(Clone, Debug, Default)]
 pub struct LeftOut(Arc<AtomicU64>);
 
 impl LeftOut {
-    /// How many that is.
+    /// Returns the number.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// The queue and its thread. When it is dropped, what is queued is written first,
-/// unless nobody reads it.
+/// The queue and its thread. Dropping it waits until the queued lines are written, unless stderr
+/// is not read.
 #[derive(Debug)]
 pub struct LogSink {
     shared: Arc<Shared>,
 }
 
-/// Puts lines into the queue, one with each call, and never blocks.
+/// Puts one line into the queue with each call of `write`, and never blocks.
 #[derive(Debug)]
 pub struct LogWriter(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
     queue: Mutex<Queue>,
-    /// There is something to write, or something was written.
+    /// Signalled when lines are queued and when a piece was written.
     moved: Condvar,
     left_out: LeftOut,
 }
@@ -61,11 +60,11 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     lines: Vec<u8>,
-    /// Lines that were left out behind those.
+    /// Number of lines left out after them.
     left_out: u64,
-    /// Pieces that were written.
+    /// Number of pieces written.
     pieces: u64,
-    /// Whether some are on their way out.
+    /// The thread has lines to write.
     writing: bool,
     closed: bool,
 }
@@ -74,23 +73,23 @@ impl LogSink {
     /// Starts a thread that writes to `out`.
     ///
     /// # Errors
-    /// Whatever `pthread_create(3)` has to say.
+    /// The error of `pthread_create(3)`.
     pub fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        let theirs = Arc::clone(&shared);
+        let of_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("log".to_owned());
-        // Nobody joins it: it may stand in a write that never ends.
-        let _thread = thread.spawn(move || theirs.write_to(out))?;
+        // Never joined: a write may block for ever.
+        let _thread = thread.spawn(move || of_thread.write_to(out))?;
         Ok(Self { shared })
     }
 
-    /// What puts lines into the queue.
+    /// Returns a writer that puts lines into the queue.
     #[must_use]
     pub fn writer(&self) -> LogWriter {
         LogWriter(Arc::clone(&self.shared))
     }
 
-    /// The count of lines that were left out.
+    /// Returns the count of lines that were left out.
     #[must_use]
     pub fn left_out(&self) -> LeftOut {
         self.shared.left_out.clone()
@@ -127,7 +126,7 @@ impl Write for LogWriter {
         let safe = without_blanks(line);
         let line = safe.as_ref();
         let mut queue = self.0.lock();
-        // A shorter line may still fit, but would stand before those left out.
+        // A shorter line may still fit, but would precede the lines left out.
         if queue.left_out > 0 || queue.lines.len() + line.len() > QUEUE {
             queue.left_out += 1;
             self.0.left_out.0.fetch_add(1, Ordering::Relaxed);
@@ -185,19 +184,19 @@ pub fn escape(text: &str, is_bad: fn(char) -> bool) -> Cow<'_, str> {
 }
 
 impl Shared {
-    /// A panic elsewhere leaves the queue as it was: it is whole after each statement.
+    /// Locks the queue, also after a panic: it is consistent after each statement.
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The thread: writes what is queued, until there is no more to come.
+    /// Writes queued lines until the sink is dropped.
     fn write_to(&self, mut out: impl Write) {
         let mut lines = Vec::new();
         while self.take(&mut lines) {
             for piece in lines.chunks(PIECE) {
                 let written = out.write_all(piece).and_then(|()| out.flush());
                 if written.is_err() {
-                    // Nobody to tell, or a stderr that somebody has made non-blocking.
+                    // Another program may have made stderr non-blocking.
                     let lines = piece.iter().filter(|byte| **byte == b'\n').count() as u64;
                     self.left_out.0.fetch_add(lines, Ordering::Relaxed);
                 }
@@ -207,11 +206,11 @@ impl Shared {
         }
     }
 
-    /// Waits for lines and takes all there are, in exchange for the space of those
-    /// before; no if none will come any more.
+    /// Waits for lines and swaps them with the buffer of the previous lines. Returns false once
+    /// the sink is dropped and no line is left.
     fn take(&self, lines: &mut Vec<u8>) -> bool {
         lines.clear();
-        // What a burst took is given back.
+        // Returns the memory of a burst.
         lines.shrink_to(PIECE);
         let mut queue = self.lock();
         queue.writing = false;

@@ -1,10 +1,9 @@
-//! The unit in which addresses are counted: an IPv4 address, or an IPv6 network of 64
-//! bits.
+//! The unit in which addresses are counted: an IPv4 address, or an IPv6 network of 64 bits.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// All addresses that count as one.
+/// Addresses that count as one.
 ///
 /// An IPv6 host chooses freely among the 2^64 addresses of its network (RFC 4291,
 /// section 2.5.4), so these count together. An IPv4 address that is written as IPv6
@@ -17,13 +16,13 @@ pub enum Network {
     V6([u8; 8]),
 }
 
-/// The first 48 bits of IPv6 addresses: what a provider usually assigns to one site, which
-/// divides it into 65,536 networks (RFC 6177).
+/// The first 48 bits of IPv6 addresses. A provider usually assigns them to one site, which
+/// divides them into 65,536 networks (RFC 6177).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Site([u8; 6]);
 
 impl Network {
-    /// The network that `address` belongs to.
+    /// Returns the network that contains `address`.
     #[must_use]
     pub fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
@@ -35,7 +34,7 @@ impl Network {
         }
     }
 
-    /// The site that an IPv6 network belongs to; IPv4 addresses have none.
+    /// Returns the site that contains an IPv6 network; IPv4 addresses have none.
     #[must_use]
     pub const fn site(self) -> Option<Site> {
         match self {
@@ -60,7 +59,7 @@ impl fmt::Display for Site {
     }
 }
 
-/// The address that begins with `octets`; the others are zero.
+/// Returns the address that begins with `octets` and continues with zeros.
 fn ipv6(octets: &[u8]) -> Ipv6Addr {
     let mut address = [0; 16];
     address[..octets.len()].copy_from_slice(octets);
@@ -76,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv4_addresses_count_by_themselves_in_either_form() {
+    fn an_ipv4_address_is_one_network_in_either_form() {
         assert_eq!(network("10.0.0.7"), network("::ffff:10.0.0.7"));
         assert_ne!(network("10.0.0.7"), network("10.0.0.8"));
         assert_eq!(network("10.0.0.7").site(), None);

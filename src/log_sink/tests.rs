@@ -1,4 +1,4 @@
-//! The queue, written to a place that takes lines only when it is told to.
+//! The queue, in front of a writer that waits for permits.
 
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Takes a piece for each permit, and hands it on.
+/// Takes a piece for each permit, and sends it to a channel.
 struct Gate {
     permits: Receiver<()>,
     pieces: Sender<Vec<u8>>,
@@ -27,7 +27,7 @@ impl Write for Gate {
     }
 }
 
-/// A sink behind a gate: its permits, and what came through.
+/// Returns a sink, the permits of its gate, and the pieces that pass the gate.
 fn gated() -> (LogSink, SyncSender<()>, Receiver<Vec<u8>>) {
     let (permit, permits) = sync_channel(1);
     let (pieces, came) = channel();
@@ -35,23 +35,23 @@ fn gated() -> (LogSink, SyncSender<()>, Receiver<Vec<u8>>) {
     (sink, permit, came)
 }
 
-/// Lets everything through from now on.
+/// Opens the gate.
 fn open(permit: SyncSender<()>) -> JoinHandle<()> {
     std::thread::spawn(move || while permit.send(()).is_ok() {})
 }
 
-/// Everything that came, once the sink is done.
+/// Returns all that passed the gate, once the sink is done.
 fn all(came: &Receiver<Vec<u8>>) -> String {
     let pieces: Vec<Vec<u8>> = came.iter().collect();
     String::from_utf8(pieces.concat()).unwrap()
 }
 
 #[test]
-fn what_does_not_fit_is_left_out_counted_and_told_at_its_place() {
+fn lines_that_do_not_fit_are_left_out_counted_and_logged_in_their_place() {
     let (sink, permit, came) = gated();
     let mut writer = sink.writer();
     let line = [&[b'x'; 1023][..], b"\n"].concat();
-    // Nobody reads: one line is on its way, and behind it the queue fills.
+    // The gate is closed: the thread has one line, and the queue fills.
     writer.write_all(&line).unwrap();
     while sink.shared.lock().has_some() {
         std::thread::yield_now();
@@ -62,11 +62,11 @@ fn what_does_not_fit_is_left_out_counted_and_told_at_its_place() {
     }
     let left_out = sink.left_out().get();
     assert_eq!(left_out, fits as u64);
-    // Short as it is, it would stand before what is missing.
+    // A short line would precede the missing lines.
     writer.write_all(b"short\n").unwrap();
     assert_eq!(sink.left_out().get(), left_out + 1);
 
-    // Somebody reads again.
+    // The gate opens.
     let reading = open(permit);
     while sink.shared.lock().has_some() {
         std::thread::yield_now();
@@ -87,7 +87,7 @@ fn what_does_not_fit_is_left_out_counted_and_told_at_its_place() {
 }
 
 #[test]
-fn what_is_queued_is_written_before_the_end_in_its_order() {
+fn queued_lines_are_written_in_order_before_the_end() {
     let (sink, permit, came) = gated();
     let mut writer = sink.writer();
     let lines: Vec<_> = (0..1000).map(|number| format!("{number}\n")).collect();
@@ -101,12 +101,12 @@ fn what_is_queued_is_written_before_the_end_in_its_order() {
 }
 
 #[test]
-fn a_reader_that_hangs_does_not_hold_up_the_end() {
+fn a_hanging_reader_does_not_block_the_end() {
     let (sink, _permit, _came) = gated();
     sink.writer().write_all(b"line\n").unwrap();
     let start = Instant::now();
     drop(sink);
-    assert!(start.elapsed() >= PATIENCE, "it was given time");
+    assert!(start.elapsed() >= PATIENCE, "the sink waits");
 }
 
 const BLANKS: [char; 5] = ['\u{115F}', '\u{1160}', '\u{3164}', '\u{FFA0}', '\u{2800}'];

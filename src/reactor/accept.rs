@@ -71,7 +71,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
                     remedy(share));
                 Some(Busy::TooManyFromAddress)
             }
-            Verdict::Welcome => None,
+            Verdict::Accept => None,
         };
         let id = self.connections.next_id();
         if let Err(error) = self.kernel.watch(&mut socket, id.token()) {
@@ -98,11 +98,11 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             Some(why) => self.turn_away(id, why),
             None => {
                 log::debug!("connection opened peer={peer}");
-                if let Some(nearing) = self.admission.enter(peer.ip(), crowded) {
+                if let Some(nearing) = self.admission.add(peer.ip(), crowded) {
                     log_limited!(warn, self.refusals.nearing, now, left_out =>
                         "an address has 80 % of its share: address={} share={} used={} limit={} \
                          left_out={left_out} ({})",
-                        nearing.whose,
+                        nearing.holder,
                         nearing.share.name(),
                         nearing.used,
                         nearing.limit,
@@ -144,7 +144,7 @@ const fn remedy(share: Share) -> &'static str {
     match share {
         Share::Connections => "raise --max-connections-per-ip if these are agents behind one NAT",
         Share::Site => "raise --max-connections or --max-connections-per-ip",
-        Share::Newcomers => {
+        Share::NewConnections => {
             "none of these has sent a frame yet; raise --max-connections-per-ip if they are agents \
              that connect at the same time"
         }

@@ -337,7 +337,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             Some(cause) => self.turned_away.push_back((id, cause)),
             None => {
                 // The predecessor has logged an address near its share.
-                drop(self.admission.enter(peer.ip(), false));
+                drop(self.admission.add(peer.ip(), false));
                 if self.cx.limits.rate.is_some() {
                     self.cx.rates.opened(Network::of(peer.ip()), now);
                 }
@@ -373,7 +373,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         let bytes = connection.restore(state, &mut self.cx.sessions);
         if connection.counted.is_new() && connection.session().frames() > 0 {
             connection.counted.mark_seen();
-            self.admission.heard(connection.address());
+            self.admission.first_frame_passed(connection.address());
         }
         if let Some(deadline) = connection.deadline(&self.cx.limits) {
             self.wheel.arm(id.slot, deadline);

@@ -555,7 +555,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
         if connection.counted.is_new() && connection.session().frames() > 0 {
             connection.counted.mark_seen();
-            self.admission.heard(connection.address());
+            self.admission.first_frame_passed(connection.address());
         }
         let recount = connection.counted.buffer() != connection.general_capacity();
         if let Some(copying) = &mut self.copying {
@@ -650,7 +650,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         match turned_away {
             Some(place) => drop(self.turned_away.remove(place)),
             None => {
-                self.admission.leave(address, counted.is_new());
+                self.admission.remove(address, counted.is_new());
                 if self.cx.limits.rate.is_some() {
                     self.cx.rates.closed(network, self.cx.now);
                 }
