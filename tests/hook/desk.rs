@@ -1,4 +1,4 @@
-//! Where commands leave what they were told, and where they wait.
+//! A folder in which commands write their events and wait.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -11,18 +11,17 @@ use tempfile::TempDir;
 
 use hawk_testkit::*;
 
-/// Leaves the event on the desk.
+/// Appends the event to `$DESK/events`.
 pub(crate) const NOTE: &str = "cat >> $DESK/events";
 
-/// Leaves the event on the desk, and waits there until it is [let
-/// go](Desk::let_go).
+/// Appends the event to `$DESK/events`, and waits until it is [released](Desk::release).
 pub(crate) const NOTE_AND_WAIT: &str = "cat >> $DESK/events; read -r token < $DESK/gate";
 
 /// A folder that commands find as `$DESK`.
 pub(crate) struct Desk {
     folder: TempDir,
-    /// A pipe with a name. Open for both, so that nobody waits for it to be
-    /// opened: commands wait for what is in it.
+    /// A named pipe. Open for reading and writing, so that opening it does not block: commands
+    /// block when they read from it.
     gate: File,
 }
 
@@ -40,8 +39,7 @@ impl Desk {
         self.folder.path().join(name)
     }
 
-    /// `hawk serve` that runs `command`. Nobody goes offline, unless `args` have it
-    /// otherwise.
+    /// Returns `hawk serve` with `command`. No agent goes offline, unless `args` say otherwise.
     pub(crate) fn launch(&self, command: &str, args: &[&str]) -> Launch {
         let mut all = vec!["--on-event", command];
         if !args.contains(&"--offline-after") {
@@ -56,20 +54,20 @@ impl Desk {
         self.launch(command, args).start()
     }
 
-    /// Lets so many of those go that wait at the gate, now or later.
-    pub(crate) fn let_go(&self, number: usize) {
-        // A shell reads byte by byte, so that each line is for one of them.
+    /// Releases so many commands that wait at the gate, now or later.
+    pub(crate) fn release(&self, number: usize) {
+        // A shell reads byte by byte, so that each line is for one command.
         (&self.gate).write_all(&vec![b'\n'; number]).unwrap();
     }
 
-    /// A file that commands have written, as it is by now.
+    /// Returns the text of a file of commands.
     pub(crate) fn text(&self, name: &str) -> String {
         let written = fs::read(self.path(name)).unwrap_or_default();
-        // A long text is written in pieces, which may end within a character.
+        // A piece of a long text may end within a character.
         String::from_utf8_lossy(&written).into_owned()
     }
 
-    /// The events on the desk, in their order.
+    /// Returns the events in order.
     #[track_caller]
     pub(crate) fn events(&self) -> Vec<Value> {
         let text = self.text("events");
@@ -79,28 +77,28 @@ impl Desk {
         whole.map(read).collect()
     }
 
-    /// Of whom and what they tell.
+    /// Returns the agents and states of the events.
     #[track_caller]
-    pub(crate) fn told(&self) -> Vec<String> {
+    pub(crate) fn states(&self) -> Vec<String> {
         let events = self.events();
         let word = |event: &Value, key| event[key].as_str().unwrap().to_owned();
-        let told = events
+        let states = events
             .iter()
             .map(|event| word(event, "agent") + " " + &word(event, "state"));
-        told.collect()
+        states.collect()
     }
 
-    /// Waits until the desk has so many events, and returns them.
+    /// Waits for so many events, and returns them.
     #[track_caller]
     pub(crate) fn wait_for(&self, number: usize) -> Vec<Value> {
         let found = eventually(|| Some(self.events()).filter(|found| found.len() >= number));
-        let found = found.unwrap_or_else(|| panic!("only these came: {:#?}", self.events()));
+        let found = found.unwrap_or_else(|| panic!("only these events: {:#?}", self.events()));
         assert_eq!(found.len(), number, "{found:#?}");
         found
     }
 }
 
-/// An agent of that name that has come online.
+/// Returns an agent of this name that is online.
 #[track_caller]
 pub(crate) fn come(server: &Server, name: &str) -> Agent {
     let mut agent = server.connect();
@@ -108,7 +106,7 @@ pub(crate) fn come(server: &Server, name: &str) -> Agent {
     agent
 }
 
-/// As many agents as that, of different names.
+/// Returns so many agents of different names that are online.
 #[track_caller]
 pub(crate) fn come_all(server: &Server, number: usize) -> Vec<Agent> {
     let names = (0..number).map(|number| format!("agent-{number}"));
@@ -119,8 +117,7 @@ pub(crate) fn named_heartbeat(name: &str) -> Vec<u8> {
     heartbeat_packet(hawk_wire::Encoding::Classic, Some(name))
 }
 
-/// The processes that `parent` has started and that are not gone, those that have
-/// ended and were not waited for included.
+/// Returns the children of `parent`, zombies included.
 pub(crate) fn children_of(parent: Pid) -> Vec<Pid> {
     let processes = fs::read_dir("/proc").expect("Linux has it");
     let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -130,7 +127,7 @@ pub(crate) fn children_of(parent: Pid) -> Vec<Pid> {
         .collect()
 }
 
-/// Whether the process runs: it is neither gone nor ended.
+/// Returns whether the process exists and is not a zombie.
 pub(crate) fn is_running(pid: Pid) -> bool {
     state_and_parent(pid).is_some_and(|(state, _)| state != "Z" && state != "X")
 }
@@ -138,12 +135,12 @@ pub(crate) fn is_running(pid: Pid) -> bool {
 fn state_and_parent(pid: Pid) -> Option<(String, i32)> {
     let pid = pid.as_raw_nonzero();
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is a name, in parentheses, and may have some of its own.
+    // The second field is a name in parentheses, and may contain parentheses.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
 }
 
-/// The process that has taken over, as `hawk upgrade` prints it.
+/// Returns the successor, as `hawk upgrade` prints it.
 #[track_caller]
 pub(crate) fn successor_of(upgrade: &Exit) -> Pid {
     let text = upgrade.stdout.concat();

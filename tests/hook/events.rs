@@ -1,4 +1,4 @@
-//! What commands are told, and in which order.
+//! The input of commands, and the order of calls.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use hawk_testkit::*;
 const SOON_OFFLINE: [&str; 4] = ["--offline-after", "200ms", "--start-grace", "1ms"];
 
 #[test]
-fn each_change_is_told_once() {
+fn each_change_runs_a_command_once() {
     let desk = Desk::new();
     let server = desk.serve(NOTE, &SOON_OFFLINE);
     come(&server, "web-01");
@@ -76,7 +76,7 @@ fn without_the_option_there_is_no_line_in_the_statistics() {
 }
 
 #[test]
-fn many_at_once_are_told_each() {
+fn each_of_many_changes_at_once_runs_a_command() {
     let desk = Desk::new();
     let server = desk.serve(NOTE, &[]);
     let agents = come_all(&server, 300);
@@ -86,7 +86,7 @@ fn many_at_once_are_told_each() {
 }
 
 #[test]
-fn an_agents_event_waits_for_its_last_and_for_no_other() {
+fn an_event_waits_for_the_previous_event_of_its_agent_alone() {
     let desk = Desk::new();
     let server = desk.serve(NOTE_AND_WAIT, &SOON_OFFLINE);
     drop(come(&server, "web-01"));
@@ -95,19 +95,19 @@ fn an_agents_event_waits_for_its_last_and_for_no_other() {
     drop(come(&server, "web-02"));
     server.wait_until(|stats| (stats.hook("running"), stats.hook("waiting")) == (2, 2));
     desk.wait_for(2);
-    assert_eq!(desk.told(), ["web-01 online", "web-02 online"]);
-    desk.let_go(4);
+    assert_eq!(desk.states(), ["web-01 online", "web-02 online"]);
+    desk.release(4);
     desk.wait_for(4);
-    let after = BTreeSet::from_iter(desk.told().split_off(2));
+    let after = BTreeSet::from_iter(desk.states().split_off(2));
     let expected = ["web-01 offline", "web-02 offline"].map(str::to_owned);
     assert_eq!(after, BTreeSet::from(expected));
 }
 
 #[test]
-fn of_a_long_version_the_beginning_is_told() {
+fn an_event_has_the_beginning_of_a_long_version() {
     let desk = Desk::new();
     let server = desk.serve(NOTE, &[]);
-    // Each byte is no UTF-8, and becomes a character of three.
+    // Each byte is invalid UTF-8, and becomes a character of three bytes.
     let version = [0x80; 65_000];
     let heartbeat = [b"\x00{\"version\":\"", &version[..], b"\",\"timestamp\":1}"].concat();
     server.connect().exchange(&frame(&heartbeat), HEARTBEAT);

@@ -1,4 +1,4 @@
-//! Commands that fail, hang, or do not listen.
+//! Commands that fail, hang, or ignore signals.
 
 use rustix::process::Pid;
 
@@ -10,7 +10,7 @@ fn a_command_that_fails_is_logged_and_counted() {
     let desk = Desk::new();
     for (command, outcome) in [
         ("exit 3", "exit status: 3"),
-        // The one that nobody can have been started with ignored.
+        // The signal that no process can ignore.
         ("kill -s KILL $$", "signal: 9 (SIGKILL)"),
         ("/nowhere/notify", "exit status: 127"),
     ] {
@@ -33,12 +33,12 @@ fn many_failures_are_one_line() {
     let _agents = come_all(&server, 100);
     server.wait_until(|stats| stats.hook("failed") == 100);
     let lines = server.count_logged("the on-event command ended");
-    // One in ten seconds; the machine may be slow.
+    // One line in ten seconds; the machine may be slow.
     assert!((1..10).contains(&lines), "{lines}");
 }
 
 #[test]
-fn a_command_that_hangs_is_killed_with_all_it_has_started() {
+fn a_hanging_command_is_killed_with_its_process_group() {
     let desk = Desk::new();
     let command = "read -r event; case $event in \
                    *hangs*) tail -f /dev/null & echo $! > $DESK/pid; wait ;; \
@@ -59,7 +59,7 @@ fn a_command_that_hangs_is_killed_with_all_it_has_started() {
 }
 
 #[test]
-fn a_place_that_was_held_up_is_taken_by_the_next() {
+fn the_place_of_a_killed_command_is_free() {
     let desk = Desk::new();
     let command = "read -r event; case $event in *hangs*) exec tail -f /dev/null ;; \
                    *) echo \"$event\" >> $DESK/events ;; esac";

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::desk::*;
 use hawk_testkit::*;
 
-/// Leaves the events of each call on the desk, and a line behind them.
+/// Appends the events to `$DESK/events`, and a line to `$DESK/calls`.
 const NOTE_CALLS: &str = "cat >> $DESK/events; echo >> $DESK/calls";
 
 fn launch(desk: &Desk, args: &[&str]) -> Launch {

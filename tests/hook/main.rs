@@ -1,5 +1,4 @@
-//! The command for each change of an agent's state: the real server, real
-//! sockets, real shells.
+//! The commands for changes of agents' states: the real server, sockets and shells.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 

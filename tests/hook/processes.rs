@@ -1,10 +1,10 @@
-//! Commands as processes: how many, and what they are given.
+//! Commands as processes: their number, environment and limits.
 
 use crate::desk::*;
 use hawk_testkit::*;
 
 #[test]
-fn two_of_new_agents_run_at_once_and_the_server_goes_on() {
+fn two_commands_for_new_agents_run_at_once_and_do_not_block_the_server() {
     let desk = Desk::new();
     let server = desk.serve(NOTE_AND_WAIT, &["--on-event-timeout", "1h"]);
     let mut agents = come_all(&server, 6);
@@ -17,11 +17,11 @@ fn two_of_new_agents_run_at_once_and_the_server_goes_on() {
             agent.exchange(&named_heartbeat(&format!("agent-{number}")), HEARTBEAT);
         }
     }
-    desk.let_go(1);
+    desk.release(1);
     desk.wait_for(3);
     let stats = server.wait_until(|stats| stats.hook("waiting") == 3);
     assert_eq!(stats.hook("running"), 2);
-    desk.let_go(5);
+    desk.release(5);
     desk.wait_for(6);
     let stats = server.wait_until(|stats| stats.hook("run") == 6);
     assert_eq!((stats.hook("running"), stats.hook("waiting")), (0, 0));
@@ -29,7 +29,7 @@ fn two_of_new_agents_run_at_once_and_the_server_goes_on() {
 }
 
 #[test]
-fn what_a_command_says_goes_to_the_log() {
+fn the_output_of_a_command_goes_to_the_log() {
     let desk = Desk::new();
     let server = desk.serve("echo on stdout; echo on stderr >&2; cat", &[]);
     let listening = format!("listening on {}", server.address);
@@ -45,10 +45,10 @@ fn what_a_command_says_goes_to_the_log() {
 }
 
 #[test]
-fn a_command_has_the_environment_but_for_what_the_service_manager_set_and_our_options() {
+fn a_command_has_the_environment_without_service_variables_and_options() {
     let desk = Desk::new();
     let launch = desk.launch("env >> $DESK/env; echo >> $DESK/events", &[]);
-    // None of them makes sense, which is logged and does no harm.
+    // None of the values is valid, which is logged and harmless.
     let names = hawk::service::VARIABLES;
     let launch = names
         .iter()
@@ -66,8 +66,8 @@ fn a_command_has_the_environment_but_for_what_the_service_manager_set_and_our_op
     }
 }
 
-/// The limit is raised for connections alone, also by a process that takes over: it is
-/// started with the raised one.
+/// The limit is raised for connections alone, also by a successor, which is started with the
+/// raised limit.
 #[test]
 fn a_command_has_the_limit_of_open_files_with_which_hawk_was_started() {
     let desk = Desk::new();
@@ -96,7 +96,7 @@ fn a_command_has_the_limit_of_open_files_with_which_hawk_was_started() {
 }
 
 #[test]
-fn a_command_of_a_server_that_took_over_is_not_told_to_take_over() {
+fn a_command_of_a_successor_has_no_variable_of_the_hand_over() {
     let desk = Desk::new();
     let control = desk.path("control");
     let control = control.to_str().unwrap();
@@ -128,7 +128,7 @@ fn a_command_gets_no_descriptor_of_the_servers() {
     server.wait_until(|stats| stats.hook("run") == 5);
     let descriptors = desk.text("descriptors");
     assert_eq!(descriptors.matches("memfd:hawk-event").count(), 5);
-    // Whoever runs the tests may have left some of theirs to us, and so to all.
+    // Descriptors inherited from the test runner are inherited by all processes.
     let ours = std::fs::read_dir("/proc/self/fd").unwrap();
     let ours = ours.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
     let ours: Vec<_> = ours.collect();
@@ -143,7 +143,7 @@ fn a_command_gets_no_descriptor_of_the_servers() {
 }
 
 #[test]
-fn a_command_has_signals_as_any_program_expects_them() {
+fn a_command_has_default_signal_actions() {
     let desk = Desk::new();
     let server = desk.serve(
         "cat /proc/self/status > $DESK/status; cat >> $DESK/events",
@@ -159,7 +159,7 @@ fn a_command_has_signals_as_any_program_expects_them() {
     let pipe = 1_u64 << (rustix::process::Signal::PIPE.as_raw() - 1);
     assert_eq!(set("SigBlk:"), 0, "none is blocked");
     assert_eq!(set("SigIgn:") & pipe, 0, "SIGPIPE ends it");
-    // What the server handles has its default action again.
+    // Signals that the server handles have their default action again.
     let ignored_here = std::fs::read_to_string("/proc/self/status").unwrap();
     let ignored_here = ignored_here
         .lines()
@@ -168,14 +168,14 @@ fn a_command_has_signals_as_any_program_expects_them() {
     assert_eq!(set("SigIgn:") & !ignored_here, 0, "none is ignored more");
 }
 
-/// As process 1 the server is the parent of every process whose own has ended.
+/// As process 1 the server is the parent of all orphans.
 #[test]
-fn as_process_1_it_leaves_no_zombies_and_the_statuses_of_its_commands_to_itself() {
+fn process_1_reaps_orphans_and_gets_the_statuses_of_its_commands() {
     if !rustix::process::geteuid().is_root() {
         return skip("a PID namespace takes the superuser");
     }
     let desk = Desk::new();
-    // Its background process outlives it.
+    // The background process of the command outlives it.
     let command = "read -r event; echo \"$event\" >> $DESK/events; (sleep 0.05 &); \
                    case $event in *agent-7*) exit 3 ;; esac";
     let launch = desk.launch(command, &["--drain-timeout", "1s"]);

@@ -1,4 +1,4 @@
-//! The server stops while commands run and others wait.
+//! Stops of the server while commands run and events wait.
 
 use rustix::process::Signal;
 
@@ -11,22 +11,22 @@ fn serve_with_six_events(desk: &Desk, args: &[&str]) -> (Server, Vec<Agent>) {
         NOTE_AND_WAIT,
         &[&["--on-event-timeout", "1h"], args].concat(),
     );
-    // Of agents that are not established two run at once.
+    // Two commands for agents that are not established run at once.
     let agents = come_all(&server, 6);
     desk.wait_for(2);
     (server, agents)
 }
 
 #[test]
-fn a_gentle_stop_runs_what_waits() {
+fn a_gentle_stop_delivers_waiting_events_without_a_store() {
     let desk = Desk::new();
     let (server, agents) = serve_with_six_events(&desk, &["--drain-timeout", "1h"]);
     server.signal(Signal::TERM);
     drop(agents);
-    // Nothing but commands is left to wait for.
+    // The server waits for commands alone.
     server.log().wait_for(0, |line| line.contains("] served "));
     desk.wait_for(2);
-    desk.let_go(6);
+    desk.release(6);
     let exit = server.wait_exit();
     assert_eq!(exit.code, Some(0));
     desk.wait_for(6);
@@ -37,12 +37,12 @@ fn a_gentle_stop_runs_what_waits() {
 }
 
 #[test]
-fn a_stop_gives_up_what_takes_too_long() {
+fn a_stop_kills_commands_after_the_drain_timeout() {
     let desk = Desk::new();
     let (server, agents) = serve_with_six_events(&desk, &["--drain-timeout", "300ms"]);
     server.signal(Signal::TERM);
     drop(agents);
-    // Its log ends when nobody holds it any more, commands included.
+    // The log ends once the server and all commands have closed it.
     let exit = server.wait_exit();
     assert_eq!(exit.code, Some(0));
     let line = "on-event commands given up: 2 are killed, for 4 events more none is run";
@@ -51,7 +51,7 @@ fn a_stop_gives_up_what_takes_too_long() {
 }
 
 #[test]
-fn a_second_signal_kills_what_runs() {
+fn a_second_signal_kills_running_commands() {
     let desk = Desk::new();
     let (server, _agents) = serve_with_six_events(&desk, &["--drain-timeout", "1h"]);
     server.signal(Signal::TERM);

@@ -1,4 +1,4 @@
-//! With a store: each event is delivered at least once, and the last is the truth.
+//! With a store: each event is delivered at least once, and the last event last.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,7 +12,7 @@ use hawk_testkit::*;
 
 const SOON_OFFLINE: [&str; 4] = ["--offline-after", "300ms", "--start-grace", "1ms"];
 
-/// Fails for agents with "bad" in their names until `$DESK/mended` is there.
+/// Fails for agents with "bad" in their names until `$DESK/mended` exists.
 const FAIL_IF_BAD: &str = "read -r event; case $event in *bad*) test -e $DESK/mended || exit 1 ;; \
                            esac; echo \"$event\" >> $DESK/events";
 
@@ -44,7 +44,7 @@ impl Stored {
         Connection::open(&self.store).unwrap()
     }
 
-    /// Agents and their states, as the store has them.
+    /// Returns the states of agents in the store.
     fn states(&self) -> BTreeMap<String, String> {
         let store = self.open();
         let mut agents = store.prepare("SELECT name, state FROM agents").unwrap();
@@ -52,7 +52,7 @@ impl Stored {
         rows.unwrap().map(Result::unwrap).collect()
     }
 
-    /// The numbers of all events, by agent.
+    /// Returns the numbers of all events in the store, by agent.
     fn table(&self) -> BTreeMap<String, Vec<i64>> {
         let store = self.open();
         let mut events = store
@@ -68,7 +68,7 @@ impl Stored {
 
     /// Waits until all events of the table are delivered, and checks their order.
     #[track_caller]
-    fn expect_the_truth(&self) {
+    fn expect_all_delivered(&self) {
         let is_all = || {
             let (table, delivered) = (self.table(), self.delivered());
             let all = table.iter().all(|(agent, events)| {
@@ -120,7 +120,7 @@ fn upgrade(stored: &Stored) -> Pid {
     successor_of(&upgrade)
 }
 
-/// Stops a server that has taken over, gently.
+/// Stops a successor gently.
 fn stop(server: &Server, pid: Pid) {
     kill_process(pid, Signal::TERM).unwrap();
     server.wait_stdout_end();
@@ -137,20 +137,20 @@ fn order_holds_across_an_upgrade_while_commands_run_and_wait() {
     let count = || server.count_logged("agent offline");
     assert!(eventually(|| (count() >= 6).then_some(())).is_some());
     let pid = upgrade(&stored);
-    // Online again, in the new process.
+    // Online again, in the successor.
     for (agent, name) in agents.iter_mut().zip(&names).skip(3) {
         agent.exchange(&named_heartbeat(name), HEARTBEAT);
     }
     let (_, mark) = server.log().wait_for(0, offline);
     server.log().wait_for(mark, offline);
-    stored.expect_the_truth();
+    stored.expect_all_delivered();
     stop(&server, pid);
 }
 
 #[test]
 fn a_command_that_outlives_the_upgrade_is_not_overtaken() {
     let stored = Stored::new();
-    // The first takes longer than the old process waits for before it hands over.
+    // The first command runs longer than the predecessor waits for commands.
     let command = "read -r event; case $event in *online*) sleep 4 ;; esac; \
                    echo \"$event\" >> $DESK/events";
     let server = stored.serve(command, &SOON_OFFLINE);
@@ -159,12 +159,12 @@ fn a_command_that_outlives_the_upgrade_is_not_overtaken() {
         .log()
         .wait_for(0, |line| line.contains("agent offline"));
     let pid = upgrade(&stored);
-    stored.expect_the_truth();
+    stored.expect_all_delivered();
     stop(&server, pid);
 }
 
 #[test]
-fn an_event_that_fails_holds_up_no_other_agent_and_comes_when_it_can() {
+fn an_event_that_fails_holds_up_no_other_agent_and_is_delivered_later() {
     let stored = Stored::new();
     let server = stored.serve(FAIL_IF_BAD, &SOON_OFFLINE);
     come(&server, "bad");
@@ -175,13 +175,13 @@ fn an_event_that_fails_holds_up_no_other_agent_and_comes_when_it_can() {
     assert_eq!(stats.hook("waiting") + stats.hook("running"), 2);
     assert_eq!(stored.delivered().get("bad"), None);
     fs::write(stored.desk.path("mended"), "").unwrap();
-    stored.expect_the_truth();
+    stored.expect_all_delivered();
     let stats = server.wait_until(|stats| stats.hook("delivered") == 4);
     assert_eq!(stats.hook("skipped") + stats.hook("missed"), 0);
 }
 
 #[test]
-fn a_command_that_is_missing_for_a_while_starts_no_storm_and_loses_nothing() {
+fn a_missing_command_is_tried_at_long_intervals_and_loses_no_event() {
     let stored = Stored::new();
     let server = stored.serve("$DESK/script", &[]);
     let _agents = come_all(&server, 100);
@@ -191,7 +191,7 @@ fn a_command_that_is_missing_for_a_while_starts_no_storm_and_loses_nothing() {
     fs::write(&script, "#!/bin/sh\ncat >> $DESK/events\n").unwrap();
     let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(&script, executable).unwrap();
-    stored.expect_the_truth();
+    stored.expect_all_delivered();
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn a_gathered_call_that_fails_is_repeated() {
     }
     server.wait_until(|stats| stats.events("retried") > 0);
     fs::write(stored.desk.path("mended"), "").unwrap();
-    stored.expect_the_truth();
+    stored.expect_all_delivered();
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn four_commands_of_established_agents_run_at_once() {
     stored.desk.wait_for(4);
     let stats = server.wait_until(|stats| stats.hook("waiting") == 2);
     assert_eq!(stats.hook("running"), 4);
-    stored.desk.let_go(6);
+    stored.desk.release(6);
     stored.desk.wait_for(6);
 }
 
@@ -248,12 +248,12 @@ fn new_names_and_a_slow_command_do_not_hold_up_an_established_agent() {
     let is_offline = |event: &Value| event["agent"] == "old" && event["state"] == "offline";
     let place = || stored.desk.events().iter().position(is_offline);
     let place = eventually(place).expect("it is delivered");
-    // One after the other, the others take 50 s.
+    // The other events take 50 s, one after the other.
     assert!(place < 300, "{place}");
 }
 
 #[test]
-fn after_a_kill_all_that_was_not_delivered_is() {
+fn after_a_kill_undelivered_events_are_delivered() {
     let stored = Stored::new();
     let command = "cat >> $DESK/events; sleep 0.05";
     let server = stored.serve(command, &["--offline-after", "1h"]);
@@ -266,13 +266,13 @@ fn after_a_kill_all_that_was_not_delivered_is() {
     let before = stored.desk.events().len();
     assert!(before < 60);
     let _server = stored.serve(command, &["--offline-after", "1h"]);
-    stored.expect_the_truth();
+    stored.expect_all_delivered();
     let again = stored.desk.events().len() - 60;
     assert!(again < 30, "{again} of {before} were delivered again");
 }
 
 #[test]
-fn what_fails_at_a_stop_is_delivered_after_the_next_start() {
+fn events_that_fail_at_a_stop_are_delivered_after_the_next_start() {
     let stored = Stored::new();
     let server = stored.serve("exit 1", &SOON_OFFLINE);
     come(&server, "web-01");
@@ -283,11 +283,11 @@ fn what_fails_at_a_stop_is_delivered_after_the_next_start() {
     server.signal(Signal::TERM);
     assert_eq!(server.wait_exit().code, Some(0));
     let _server = stored.serve(NOTE, &SOON_OFFLINE);
-    stored.expect_the_truth();
+    stored.expect_all_delivered();
 }
 
 #[test]
-fn a_gentle_stop_delivers_what_waits() {
+fn a_gentle_stop_delivers_waiting_events() {
     let stored = Stored::new();
     let args = [&SOON_OFFLINE[..], &["--drain-timeout", "1h"]].concat();
     let server = stored.serve("cat >> $DESK/events; sleep 0.1", &args);
@@ -312,7 +312,7 @@ fn a_restored_file_and_a_new_command_start_at_the_end() {
     let server = stored.serve(NOTE, &[]);
     come(&server, "web-02");
     stored.desk.wait_for(1);
-    assert_eq!(stored.desk.told(), ["web-02 online"]);
+    assert_eq!(stored.desk.states(), ["web-02 online"]);
     server.signal(Signal::TERM);
     assert_eq!(server.wait_exit().code, Some(0));
 
@@ -323,5 +323,5 @@ fn a_restored_file_and_a_new_command_start_at_the_end() {
     let server = launch.start();
     come(&server, "web-03");
     stored.desk.wait_for(2);
-    assert_eq!(stored.desk.told(), ["web-02 online", "web-03 online"]);
+    assert_eq!(stored.desk.states(), ["web-02 online", "web-03 online"]);
 }
