@@ -14,7 +14,7 @@ impl PacketHandler {
     /// stay.
     pub(super) fn evict(&mut self, key: AgentKey) {
         if self.roster.get(key).is_some_and(|entry| entry.online) {
-            self.roster.give_up(key, self.wall);
+            self.roster.mark_offline(key, self.wall);
             self.tell(key);
         }
         if let Some(books) = &mut self.books {

@@ -120,7 +120,7 @@ impl PacketHandler {
         let books = self.books.as_ref();
         HandlerState {
             amnesty: self.roster.amnesty(),
-            held_since: Some(self.roster.held_since().unwrap_or(self.now)),
+            held_since: Some(self.roster.still_since().unwrap_or(self.now)),
             stood_still_ms: {
                 let millis = self.roster.stood_still().as_millis();
                 u64::try_from(millis).unwrap_or(u64::MAX)
@@ -179,7 +179,7 @@ impl PacketHandler {
 
     /// Takes in that the agent in a slot was forgotten.
     pub fn forget(&mut self, slot: u32) {
-        self.roster.forget(slot);
+        self.roster.adopt_removal(slot);
     }
 
     /// All agents are there, as of the same moment as `state`. No packet is taken
@@ -191,7 +191,7 @@ impl PacketHandler {
         self.quiet_since = Some(waiting_since);
         let stood_still = Duration::from_millis(state.stood_still_ms);
         self.roster
-            .go_on_from(state.amnesty, Some(waiting_since), stood_still, self.now);
+            .resume_from(state.amnesty, Some(waiting_since), stood_still, self.now);
         self.roster.resume_counters(state.agents);
         if let Some(books) = &mut self.books {
             books.go_on_after(&state);

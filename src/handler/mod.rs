@@ -311,7 +311,7 @@ impl Handler for PacketHandler {
             waiting_since = waiting_since.or(books.stalled_since(now));
         }
         match waiting_since {
-            Some(since) => self.roster.hold(since),
+            Some(since) => self.roster.stand_still(since),
             None => self.roster.resume(now),
         }
     }
@@ -327,7 +327,7 @@ impl Handler for PacketHandler {
             return Answer::Now(Reply::Busy(Busy::TooManyAgents));
         };
         let address = sender.peer.ip().to_canonical();
-        let came = self.roster.heard(key, address, self.now, self.wall);
+        let came = self.roster.record_packet(key, address, self.now, self.wall);
         let time = (self.now, self.wall);
         let is_watched_now = match packet {
             Packet::Heartbeat(heartbeat) => {
@@ -405,7 +405,7 @@ impl Handler for PacketHandler {
         if self.now >= self.next_forget {
             self.next_forget = self.now.after(FORGET_INTERVAL);
             self.roster
-                .forget_some(self.wall.before(self.config.remember));
+                .remove_silent(self.wall.before(self.config.remember));
         }
         if let Some(books) = &mut self.books {
             books.catch_up(&self.roster);
@@ -449,7 +449,7 @@ fn event_of(entry: &Entry) -> notify::Event {
     notify::Event {
         seq: 0,
         at: entry.changed_at,
-        agent: notify::Agent {
+        agent: notify::EventAgent {
             text,
             named: entry.name.is_some(),
         },

@@ -1,40 +1,41 @@
-//! One command: its start, its end, and what it gets to read.
+//! One command: its environment, its start, its input and its end.
 
-use std::ffi::OsString;
+use std::env;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::{ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process_group};
 
-use super::environment::Environment;
 use crate::children::Child;
 use hawk_time::Moment;
 
-/// A command to run for jobs.
+/// A command that is run for each job.
 #[derive(Debug)]
 pub(super) struct Shell {
     /// For `sh -c`.
     pub(super) command: OsString,
-    /// How long one may run; then it is killed, with its process group.
+    /// Time after which a call is killed, with its process group.
     pub(super) timeout: Duration,
     pub(super) environment: Arc<Environment>,
 }
 
-/// A command that runs, or has ended and was not asked about it yet.
+/// A call of a command, which runs or has ended.
 pub(super) struct Running {
     child: Child,
-    /// When its time is over; `None` once it was killed for that.
+    /// The end of its timeout; `None` once it was killed.
     kill_at: Option<Moment>,
 }
 
-/// Why a command did not do what it was to do.
+/// How a call of a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     #[error("cannot be started: {0}")]
@@ -48,11 +49,11 @@ pub(super) enum Failure {
 }
 
 impl Running {
-    /// Runs the command with `input` on its stdin; its time begins `now`.
+    /// Runs the command with `input` on its stdin; its timeout begins `now`.
     ///
-    /// It is a process group of its own, so that all of it can be killed. It inherits the
-    /// standard streams only: the input, and our stderr for both outputs, since our stdout
-    /// carries the listening address alone. All other descriptors are opened close-on-exec.
+    /// The call has a process group of its own, so that it can be killed as a whole. It inherits
+    /// the standard streams only: the input, and hawk's stderr for both outputs, since hawk's
+    /// stdout carries the listening address alone. All other descriptors are close-on-exec.
     pub(super) fn start(shell: &Shell, input: &[u8], now: Moment) -> Result<Self, Failure> {
         let mut command = shell.environment.shell(&shell.command);
         command
@@ -66,17 +67,17 @@ impl Running {
         })
     }
 
-    /// What to wait for: it is readable once the command has ended.
+    /// Returns a descriptor that is readable once the call has ended.
     pub(super) fn end(&self) -> BorrowedFd<'_> {
         self.child.as_fd()
     }
 
-    /// When it is to be killed.
+    /// Returns the end of its timeout; `None` once it was killed.
     pub(super) const fn kill_at(&self) -> Option<Moment> {
         self.kill_at
     }
 
-    /// How it ended, if it has.
+    /// Returns how the call ended; `None` while it runs.
     pub(super) fn outcome(&mut self, timeout: Duration) -> Option<Result<(), Failure>> {
         let status = match self.child.try_wait() {
             Ok(status) => status?,
@@ -90,8 +91,8 @@ impl Running {
         })
     }
 
-    /// Kills it with all its process group. Its end is still to be waited for, so its number
-    /// cannot be another process's meanwhile.
+    /// Kills its process group. The call has not been waited for, so its process id cannot
+    /// belong to another process yet.
     pub(super) fn kill(&mut self) -> io::Result<()> {
         self.kill_at = None;
         Ok(kill_process_group(
@@ -101,14 +102,14 @@ impl Running {
     }
 }
 
-/// A file in memory to read `input` from.
+/// Returns a file in memory that contains `input`.
 ///
-/// Not a pipe: its capacity may be a single page (`pipe(7)`), and a write to a full pipe
-/// would block this thread for as long as the command does not read.
+/// A pipe may have a capacity of a single page (`pipe(7)`), and a write to a full pipe would
+/// block this thread until the command reads.
 fn readable(input: &[u8]) -> io::Result<File> {
     let flags = MemfdFlags::CLOEXEC;
     let memory = match memfd_create("hawk-event", flags | MemfdFlags::NOEXEC_SEAL) {
-        // Linux before 6.3 does not know this flag, and later ones may insist.
+        // Linux before 6.3 does not know this flag; later versions may require it.
         Err(Errno::INVAL) => memfd_create("hawk-event", flags),
         made => made,
     };
@@ -116,4 +117,104 @@ fn readable(input: &[u8]) -> io::Result<File> {
     file.write_all(input)?;
     file.rewind()?;
     Ok(file)
+}
+
+/// Names and prefixes of variables that commands do not get: from the service manager, for a
+/// successor of this process, and options of this server. A command may run hawk itself.
+const HIDDEN: [&str; 4] = ["NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "HAWK_"];
+
+/// Value of [`Environment::open_files`] for this process's own limit.
+const UNKNOWN: u64 = 0;
+
+/// The environment variables and the limits of commands: those with which hawk was started.
+///
+/// Signals need no preparation: `exec` removes handlers, std resets SIGPIPE, and hawk blocks
+/// and ignores no signal.
+#[derive(Debug)]
+pub(super) struct Environment {
+    variables: Vec<(OsString, OsString)>,
+    open_files: AtomicU64,
+}
+
+impl Environment {
+    /// Copies the environment of this process.
+    pub(super) fn new(open_files: Option<u64>) -> Self {
+        Self {
+            variables: env::vars_os()
+                .filter(|(name, _)| !is_hidden(name))
+                .collect(),
+            open_files: AtomicU64::new(open_files.unwrap_or(UNKNOWN)),
+        }
+    }
+
+    /// Returns the soft limit of open files of commands; `None`: that of this process.
+    pub(super) fn open_files(&self) -> Option<u64> {
+        let limit = self.open_files.load(Ordering::Relaxed);
+        (limit != UNKNOWN).then_some(limit)
+    }
+
+    /// Sets the soft limit of open files of commands.
+    pub(super) fn set_open_files(&self, limit: u64) {
+        self.open_files.store(limit, Ordering::Relaxed);
+    }
+
+    /// Returns `sh -c command`.
+    pub(super) fn shell(&self, command: &OsStr) -> Command {
+        let mut shell = Command::new("sh");
+        shell
+            .env_clear()
+            .envs(self.variables.iter().map(|(name, value)| (name, value)));
+        let current = getrlimit(Resource::Nofile).current;
+        match self.open_files() {
+            // A first shell sets the limit and executes the second: setting it between fork and
+            // exec takes unsafe code, and setting it from outside is a race.
+            Some(limit) if Some(limit) != current => shell
+                .args(["-c", r#"ulimit -Sn "$1"; exec sh -c "$0""#])
+                .arg(command)
+                .arg(limit.to_string()),
+            _ => shell.arg("-c").arg(command),
+        };
+        shell
+    }
+}
+
+fn is_hidden(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    HIDDEN.iter().any(|hidden| match hidden.ends_with('_') {
+        true => name.starts_with(hidden.as_bytes()),
+        false => name == hidden.as_bytes(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_of_the_service_and_of_hawk_are_hidden() {
+        let names = crate::service::VARIABLES;
+        let more = ["HAWK_LISTEN", "HAWK_SUCCESSOR", "WATCHDOG_X", "LISTEN_X"];
+        assert!(
+            names
+                .iter()
+                .chain(&more)
+                .all(|name| is_hidden(OsStr::new(name)))
+        );
+        for name in ["PATH", "HAWKEYE", "NOTIFY_SOCKETS", "LISTENER", ""] {
+            assert!(!is_hidden(OsStr::new(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_command_has_the_given_limit_of_open_files() {
+        let environment = Environment::new(None);
+        let limit = || {
+            let mut shell = environment.shell(OsStr::new("ulimit -Sn; echo \"$0 $#\""));
+            String::from_utf8(shell.output().unwrap().stdout).unwrap()
+        };
+        let inherited = limit();
+        environment.set_open_files(57);
+        assert_eq!(limit(), "57\nsh 0\n");
+        assert!(inherited.ends_with("\nsh 0\n"), "{inherited}");
+    }
 }

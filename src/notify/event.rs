@@ -9,18 +9,18 @@ use serde::{Serialize, Serializer};
 use crate::store::Lane;
 use hawk_time::UnixNanos;
 
-/// The identity of an agent: two events concern the same agent if name or address is the
-/// same.
+/// The identity of the agent that an event concerns. Two events concern the same agent if these
+/// are equal.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Agent {
+pub struct EventAgent {
     /// Its name, or its address if it gave none.
     pub text: Arc<str>,
     /// Whether `text` is a name.
     pub named: bool,
 }
 
-/// As log lines have it: a name comes from the wire and is escaped.
-impl fmt::Display for Agent {
+/// The form for log lines: a name comes from the wire and is escaped.
+impl fmt::Display for EventAgent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.named {
             true => write!(f, "{:?}", self.text),
@@ -29,22 +29,22 @@ impl fmt::Display for Agent {
     }
 }
 
-/// An agent has come online or gone offline.
+/// An agent came online or went offline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Its number; later events have greater ones.
+    /// Its sequence number; later events have greater numbers.
     pub seq: i64,
     /// Its time by the server's clock.
     pub at: UnixNanos,
     /// The agent.
-    pub agent: Agent,
-    /// The address that the agent was last heard from.
+    pub agent: EventAgent,
+    /// The source address of the agent's last packet.
     pub address: IpAddr,
     /// The version in the agent's last heartbeat; empty before the first.
     pub version: Arc<str>,
     /// The agent's state from then on.
     pub online: bool,
-    /// When the agent was last heard, by the server's clock.
+    /// The time of the agent's last packet by the server's clock.
     pub last_seen: UnixNanos,
     /// Whether the agent was established at that time.
     pub established: bool,
@@ -89,19 +89,19 @@ impl Event {
         out.push(b'\n');
     }
 
-    /// The lane on which it is delivered.
+    /// Returns the lane on which it is delivered.
     pub(super) const fn lane(&self) -> Lane {
         Lane::of(self.established)
     }
 
-    /// Bytes that the event takes in memory, from above.
+    /// Returns an upper bound of its size in memory.
     pub(super) fn size(&self) -> usize {
         const FIXED: usize = 256;
         FIXED + self.agent.text.len() + self.version.len()
     }
 }
 
-/// A state's name.
+/// Returns the name of a state.
 pub(super) const fn word(online: bool) -> &'static str {
     if online { "online" } else { "offline" }
 }
@@ -119,12 +119,12 @@ fn text<S: Serializer>(seq: &Option<i64>, serializer: S) -> Result<S::Ok, S::Err
 pub(super) mod tests {
     use super::*;
 
-    /// An event that concerns the agent of this name.
+    /// Returns an event of the agent of this name.
     pub(in crate::notify) fn event(seq: i64, agent: &str) -> Event {
         Event {
             seq,
             at: UnixNanos::from_nanos(1_795_477_156_123_456_789),
-            agent: Agent {
+            agent: EventAgent {
                 text: agent.into(),
                 named: true,
             },
@@ -169,7 +169,7 @@ pub(super) mod tests {
     #[test]
     fn a_name_that_is_written_like_an_address_is_another_agent() {
         let name = event(1, "10.0.0.7").agent;
-        let address = Agent {
+        let address = EventAgent {
             named: false,
             ..name.clone()
         };

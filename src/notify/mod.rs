@@ -1,14 +1,18 @@
-//! Notification: a command for changes of agents' states.
+//! Notification: commands that are run for changes of agents' states.
 //!
-//! A thread of its own, the runner, reads events from a sequence: the store's table of events,
-//! or a bounded queue in memory if nothing is stored. Each *consumer* of the sequence has a
-//! queue (`queue::Queue`), which decides what is delivered when, and a command that delivers.
-//! Another kind of consumer is another way to carry out the jobs of such a queue.
+//! Owns the thread `hawk-notify`, the processes of the commands, and the order of deliveries.
+//! The thread, the runner, reads events from a sequence: the store's table of events, or a
+//! bounded queue in memory without a store. Each *consumer* of the sequence has a queue, which
+//! decides what is delivered when, and a command that delivers. A consumer of another kind, such
+//! as a webhook, would be another way to carry out the jobs of such a queue.
+//!
+//! Must not know connections, sessions and the roster.
+//!
+//! Start with [`Notifier`] and `runner`; the promises of delivery are those of [`Queue`].
 
 mod command;
-mod environment;
 mod event;
-pub mod queue;
+mod queue;
 mod runner;
 mod shared;
 mod source;
@@ -23,20 +27,21 @@ use std::time::Duration;
 
 use crate::stats::{HookCounters, HookStatistics};
 use crate::store::Delivery;
-use environment::Environment;
-pub use event::{Agent, Event};
+use command::Environment;
+pub use event::{Event, EventAgent};
 use hawk_time::Moment;
 use hawk_time::{Throttle, log_limited};
+pub use queue::{Each, Gathered, Job, JobOutcome, MAX_AGE, Queue};
 use runner::Runner;
 use shared::Shared;
 use source::{Memory, Stored};
 
-/// A command and when it is run.
+/// A command, and what one call of it delivers.
 #[derive(Clone, Debug)]
 pub struct Consumer {
     /// For `sh -c`.
     pub command: OsString,
-    /// What one call of it delivers.
+    /// What one call delivers.
     pub calls: Calls,
 }
 
@@ -45,12 +50,12 @@ pub struct Consumer {
 pub enum Calls {
     /// One event.
     Each,
-    /// All events that came within a time, with bounds.
+    /// All events that arrive within this time, up to a bound.
     Gathered(Duration),
 }
 
 impl Config {
-    /// The names of the consumers, in their order.
+    /// Returns the names of the consumers in order.
     #[must_use]
     pub fn names(&self) -> Vec<&'static str> {
         let name = |one: &Consumer| one.calls.name();
@@ -59,7 +64,7 @@ impl Config {
 }
 
 impl Calls {
-    /// The consumer's name: its option, and the key of its cursors in the store.
+    /// Returns the consumer's name: its option, and the key of its cursors in the store.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -68,7 +73,7 @@ impl Calls {
         }
     }
 
-    /// The first word of its line in the statistics.
+    /// Returns the first word of the consumer's line of statistics.
     const fn line(self) -> &'static str {
         match self {
             Self::Each => "hook",
@@ -77,43 +82,42 @@ impl Calls {
     }
 }
 
-/// What is to be run, and how.
+/// The commands and how they are run.
 #[derive(Debug)]
 pub struct Config {
     /// At least one.
     pub consumers: Vec<Consumer>,
-    /// How long a command may run; then it is killed, with its process group.
+    /// Time after which a command is killed, with its process group.
     pub timeout: Duration,
-    /// The soft limit of open files that commands get; `None`: this process's.
+    /// The soft limit of open files of commands; `None`: that of this process.
     pub open_files: Option<u64>,
-    /// The process before this one, which may have commands that still run.
+    /// The predecessor, if its commands may still run; `None` without a hand-over.
     pub predecessor: Option<Predecessor>,
 }
 
-/// The process before this one: its commands end before commands of this process begin.
+/// The predecessor of this process. Its commands end before commands of this process begin.
 #[derive(Debug)]
 pub struct Predecessor {
-    /// Readable once it has ended.
+    /// Readable once the predecessor has ended.
     pub end: OwnedFd,
-    /// How long it is waited for.
+    /// Maximum time to wait for its end.
     pub patience: Duration,
 }
 
 /// Delivers events to commands.
 pub struct Notifier {
     shared: Arc<Shared>,
-    /// Events that are not in a store.
+    /// The events, if they are not in a store.
     memory: Option<Arc<Memory>>,
     environment: Arc<Environment>,
     calls: Vec<Calls>,
-    /// `None`: it has ended.
+    /// `None` once it has ended.
     thread: Option<JoinHandle<()>>,
     drops: Throttle,
 }
 
 impl Notifier {
-    /// Starts the thread that delivers the events that are [put](Self::put) in: each at most
-    /// once.
+    /// Starts the thread, which delivers each event that is [put](Self::put) in at most once.
     ///
     /// # Errors
     /// If the kernel refuses a thread or a descriptor.
@@ -124,8 +128,8 @@ impl Notifier {
         Self::start(config, shared, source, Some(memory))
     }
 
-    /// Starts the thread that delivers the events in the store at `path`, each at least once,
-    /// and publishes its progress in `delivery`, which the store's writer shares.
+    /// Starts the thread, which delivers each event in the store at `path` at least once, and
+    /// publishes its progress in `delivery` for the store's writer.
     ///
     /// # Errors
     /// If the kernel refuses a thread or a descriptor.
@@ -159,13 +163,13 @@ impl Notifier {
         })
     }
 
-    /// Whether events are to be [put](Self::put) in.
+    /// Returns whether events are to be [put](Self::put) in: there is no store.
     #[must_use]
     pub const fn wants_events(&self) -> bool {
         self.memory.is_some()
     }
 
-    /// Delivers `event`, soon. If too many wait already, it is dropped and counted.
+    /// Queues `event` for delivery. If too many events wait, it is dropped and counted.
     pub fn put(&mut self, event: Event, now: Moment) {
         let Some(memory) = &self.memory else {
             return;
@@ -194,13 +198,13 @@ impl Notifier {
         self.calls.iter().zip(counters).map(statistics).collect()
     }
 
-    /// The soft limit of open files that commands get, if it is not this process's own.
+    /// Returns the soft limit of open files of commands; `None`: that of this process.
     #[must_use]
     pub fn open_files(&self) -> Option<u64> {
         self.environment.open_files()
     }
 
-    /// Sets the soft limit of open files that commands get.
+    /// Sets the soft limit of open files of commands.
     pub fn set_open_files(&self, limit: u64) {
         self.environment.set_open_files(limit);
     }
@@ -215,28 +219,28 @@ impl Notifier {
         self.shared.pause(false);
     }
 
-    /// Whether it is paused and no command runs any more.
+    /// Returns whether delivery is paused and no command runs.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.shared.is_quiet()
     }
 
-    /// No event will come any more: ends the thread once all that is left is delivered, or
-    /// after `patience`. Does not wait.
+    /// Orders the thread to end once all waiting events are delivered, or after `patience`. No
+    /// further event may be put in. Returns at once.
     pub fn stop_within(&self, patience: Duration) {
         self.shared.stop(Moment::now().after(patience), true);
     }
 
-    /// Another process delivers the events that are in the store: ends the thread once the
-    /// commands that run have ended, or after `patience`. Events in memory are delivered
-    /// before. Does not wait.
+    /// Orders the thread to end once its running commands have ended, or after `patience`:
+    /// another process delivers the events in the store. Events in memory are delivered before.
+    /// Returns at once.
     pub fn leave_within(&self, patience: Duration) {
         let deliver = self.memory.is_some();
         self.shared.stop(Moment::now().after(patience), deliver);
     }
 
-    /// Waits for the thread's end; see [`stop_within`](Self::stop_within), without
-    /// which it ends at once.
+    /// Waits for the thread's end. Without an order to [stop](Self::stop_within) before, the
+    /// thread kills its commands and ends at once.
     pub fn finish(self) {
         drop(self);
     }
@@ -244,14 +248,14 @@ impl Notifier {
 
 impl Drop for Notifier {
     fn drop(&mut self) {
-        // A stop that was asked for before keeps its time.
+        // An earlier order keeps its time.
         if !self.shared.is_stopping() {
             self.stop_within(Duration::ZERO);
         }
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            log::error!("the thread for notification has ended by a fault of its own");
+            log::error!("the notification thread has panicked");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The thread that delivers.
+//! The thread that runs commands for events.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,10 +9,9 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::command::{Failure, Running, Shell};
-use super::environment::Environment;
+use super::command::{Environment, Failure, Running, Shell};
 use super::event::word;
-use super::queue::{Each, Gathered, Job, Outcome, Queue, Tally};
+use super::queue::{Each, Gathered, Job, JobOutcome, Queue, Tally};
 use super::shared::{Orders, Shared};
 use super::source::{EventSource, Unreadable};
 use super::{Calls, Config, Predecessor};
@@ -21,7 +20,7 @@ use crate::store::{Lane, Opening, Progress};
 use hawk_time::{Moment, UnixNanos};
 use hawk_time::{Throttle, log_limited};
 
-/// When events cannot be read, the time to the next attempt.
+/// Time between two attempts to read events.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
 /// Delivers the events of a source to all consumers.
@@ -29,41 +28,41 @@ pub(super) struct Runner {
     shared: Arc<Shared>,
     source: Box<dyn EventSource>,
     consumers: Vec<Consumer>,
-    /// The sequence that is read; 0: none yet.
+    /// The number of the sequence; 0 before the first.
     opening: u64,
-    /// After an error nothing is read before.
+    /// After an error, the time of the next attempt to read.
     read_again_at: Option<Moment>,
     unreadable: Throttle,
-    /// The process before this one, and until when it is waited for.
+    /// The predecessor, with the end of the wait for it; `None` once it has ended.
     predecessor: Option<(Predecessor, Moment)>,
 }
 
-/// A command with the jobs that it carries out.
+/// A command with its queue and its running calls.
 struct Consumer {
     calls: Calls,
     shell: Shell,
     queue: Box<dyn Queue>,
     running: Vec<Call>,
-    /// What was published last.
+    /// The progress that was published last.
     published: Progress,
-    /// What its queues of earlier openings have done.
+    /// The counts of its queues for earlier sequences.
     before: Tally,
-    /// Retries that the store had removed.
+    /// Number of retries that the store had removed.
     gone: u64,
     counters: HookCounters,
     complaints: Complaints,
 }
 
-/// A job under way.
+/// A running call of the command.
 struct Call {
     running: Running,
-    /// `None`: its queue is gone.
+    /// `None` if it belongs to an earlier sequence.
     job: Option<u64>,
-    what: What,
+    subject: Subject,
 }
 
-/// What a call delivers, as log lines have it.
-enum What {
+/// What a call delivers, for log lines.
+enum Subject {
     Event(String),
     Events(usize),
 }
@@ -79,7 +78,7 @@ struct Complaints {
     missed: Throttle,
 }
 
-impl std::fmt::Display for What {
+impl std::fmt::Display for Subject {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Event(text) => f.write_str(text),
@@ -88,7 +87,7 @@ impl std::fmt::Display for What {
     }
 }
 
-impl What {
+impl Subject {
     fn of(calls: Calls, job: &Job) -> Self {
         match (calls, job.events.first()) {
             (Calls::Each, Some(event)) => {
@@ -108,7 +107,7 @@ impl Runner {
         source: Box<dyn EventSource>,
     ) -> Self {
         let timeout = config.timeout;
-        let is_lasting = source.is_lasting();
+        let keeps_events = source.keeps_events();
         let consumer = |one: super::Consumer| Consumer {
             calls: one.calls,
             shell: Shell {
@@ -116,7 +115,7 @@ impl Runner {
                 timeout,
                 environment: Arc::clone(environment),
             },
-            queue: queue(one.calls, is_lasting, [0; 2]),
+            queue: queue(one.calls, keeps_events, [0; 2]),
             running: Vec::new(),
             published: Progress::default(),
             before: Tally::default(),
@@ -144,7 +143,7 @@ impl Runner {
         if let Err(error) = self.serve() {
             log::error!("cannot wait for commands, no event is delivered any more: {error}");
         }
-        self.give_up();
+        self.kill_all();
     }
 
     fn serve(&mut self) -> io::Result<()> {
@@ -161,26 +160,25 @@ impl Runner {
             }
             match delivers {
                 true => self.read(now),
-                // The next attempt is due once events are delivered again: nothing waits
-                // for its time until then.
+                // The next attempt is due when events are delivered again.
                 false => self.read_again_at = None,
             }
             if orders.stop.is_some() && delivers {
                 self.consumers.iter_mut().for_each(|one| one.queue.drain());
             }
-            self.look_at_predecessor(now);
+            self.check_predecessor(now);
             let may_start = delivers && self.predecessor.is_none();
             if orders.stop.is_some_and(|stop| stop.by <= now) {
                 return Ok(());
             }
-            let is_lasting = self.source.is_lasting();
+            let keeps_events = self.source.keeps_events();
             for consumer in &mut self.consumers {
                 if may_start {
-                    consumer.start_some(is_lasting, now, wall);
+                    consumer.start_some(keeps_events, now, wall);
                 }
             }
             self.publish();
-            self.tell(now);
+            self.publish_counters(now);
             if orders.stop.is_some() && self.is_done(delivers) {
                 return Ok(());
             }
@@ -194,7 +192,7 @@ impl Runner {
         nothing_runs && (!delivers || self.consumers.iter().all(is_drained))
     }
 
-    /// Reads as many events as there is room for.
+    /// Reads events until the queues are full.
     fn read(&mut self, now: Moment) {
         if self.read_again_at.is_some_and(|at| at > now) {
             return;
@@ -239,10 +237,10 @@ impl Runner {
 
     /// Continues with another sequence of events.
     fn begin(&mut self, opening: &Opening, now: Moment) -> Result<(), Unreadable> {
-        let is_lasting = self.source.is_lasting();
+        let keeps_events = self.source.keeps_events();
         let mut queues = Vec::new();
         for (consumer, (cursors, retries)) in self.consumers.iter().zip(&opening.consumers) {
-            let mut queue = queue(consumer.calls, is_lasting, *cursors);
+            let mut queue = queue(consumer.calls, keeps_events, *cursors);
             let found = self.source.fetch(retries)?;
             let there: Vec<_> = found.iter().map(|event| event.seq).collect();
             for event in found {
@@ -257,7 +255,7 @@ impl Runner {
             let consumer = &mut self.consumers[index];
             consumer.before = consumer.tally();
             consumer.queue = queue;
-            // Their outcomes do not belong to this sequence.
+            // Running calls belong to the earlier sequence.
             consumer.running.iter_mut().for_each(|call| call.job = None);
             let (cursors, _) = &opening.consumers[index];
             consumer.published = Progress {
@@ -294,7 +292,7 @@ impl Runner {
         }
     }
 
-    fn tell(&mut self, now: Moment) {
+    fn publish_counters(&mut self, now: Moment) {
         let missed = self.source.missed();
         let mut counters = Vec::with_capacity(self.consumers.len());
         for (consumer, missed) in self.consumers.iter_mut().zip(missed) {
@@ -302,12 +300,12 @@ impl Runner {
             let behind = self.source.behind(read);
             counters.push(consumer.count(behind, missed, now));
         }
-        self.shared.tell(&counters);
+        self.shared.publish(&counters);
     }
 
-    /// Waits for the end of the process before this one, so that its commands are not
-    /// overtaken.
-    fn look_at_predecessor(&mut self, now: Moment) {
+    /// Checks whether the predecessor has ended, so that commands of this process do not
+    /// overtake its commands.
+    fn check_predecessor(&mut self, now: Moment) {
         let Some((predecessor, until)) = &self.predecessor else {
             return;
         };
@@ -325,7 +323,7 @@ impl Runner {
         self.predecessor = None;
     }
 
-    /// Waits until an event comes, a command ends, or it is time for something.
+    /// Waits until an event comes, a command ends, or a deadline passes.
     fn wait(&self, orders: Orders, may_start: bool, now: Moment) -> io::Result<()> {
         let calls = self.consumers.iter().flat_map(|one| &one.running);
         let kills = calls.clone().filter_map(|call| call.running.kill_at());
@@ -338,7 +336,7 @@ impl Runner {
             .chain(self.read_again_at)
             .chain(predecessor.map(|(_, until)| *until))
             .min();
-        // Longer than the kernel can count is for ever.
+        // A timeout beyond the kernel's range means no timeout.
         let timeout = next.and_then(|next| Timespec::try_from(next.since(Moment::now())).ok());
         let mut sources: Vec<_> = std::iter::once(self.shared.bell())
             .chain(calls.map(|call| call.running.end()))
@@ -351,25 +349,25 @@ impl Runner {
         }
     }
 
-    /// Kills what runs and leaves what waits.
-    fn give_up(&mut self) {
-        let is_lasting = self.source.is_lasting();
+    /// Kills running commands and leaves waiting events.
+    fn kill_all(&mut self) {
+        let keeps_events = self.source.keeps_events();
         let mut counters = Vec::new();
         for consumer in &mut self.consumers {
             for call in &mut consumer.running {
-                // It is not waited for, whether or not it could be killed.
+                // The process ends without waiting for it.
                 call.running.kill().ok();
             }
             let killed = consumer.running.len();
             let read = Lane::ALL.map(|lane| consumer.queue.read(lane));
             let waiting = consumer.queue.waiting() + self.source.behind(read);
             let name = consumer.calls.name();
-            if is_lasting && killed > 0 {
+            if keeps_events && killed > 0 {
                 log::warn!(
                     "{name} commands given up: {killed} are killed; their events are delivered \
                      again after the next start"
                 );
-            } else if !is_lasting && killed + waiting > 0 {
+            } else if !keeps_events && killed + waiting > 0 {
                 log::warn!(
                     "{name} commands given up: {killed} are killed, for {waiting} events more \
                      none is run"
@@ -380,7 +378,7 @@ impl Runner {
                 ..consumer.counters
             });
         }
-        self.shared.tell(&counters);
+        self.shared.publish(&counters);
         self.source.close();
     }
 }
@@ -397,48 +395,48 @@ impl Consumer {
         }
     }
 
-    /// Whether commands run for events of another sequence: the same agents may be in this
-    /// one.
+    /// Returns whether calls run for an earlier sequence. Both sequences may have events of the
+    /// same agent.
     fn has_strays(&self) -> bool {
         self.running.iter().any(|call| call.job.is_none())
     }
 
-    /// Starts what may start.
-    fn start_some(&mut self, is_lasting: bool, now: Moment, wall: UnixNanos) {
+    /// Starts all jobs that may begin.
+    fn start_some(&mut self, keeps_events: bool, now: Moment, wall: UnixNanos) {
         while !self.has_strays()
             && let Some(job) = self.queue.start(now, wall)
         {
             let mut input = Vec::new();
             for event in &job.events {
-                event.write_line(is_lasting, &mut input);
+                event.write_line(keeps_events, &mut input);
             }
-            let what = What::of(self.calls, &job);
+            let subject = Subject::of(self.calls, &job);
             match Running::start(&self.shell, &input, now) {
                 Ok(running) => self.running.push(Call {
                     running,
                     job: Some(job.number),
-                    what,
+                    subject,
                 }),
-                Err(failure) => self.end(Some(job.number), &what, Err(failure), now),
+                Err(failure) => self.end(Some(job.number), &subject, Err(failure), now),
             }
         }
     }
 
-    /// Looks which commands have ended, and leaves none of them a zombie.
+    /// Waits for the calls that have ended.
     fn reap(&mut self, now: Moment) {
         let mut index = 0;
         while let Some(call) = self.running.get_mut(index) {
             match call.running.outcome(self.shell.timeout) {
                 None => index += 1,
                 Some(outcome) => {
-                    let Call { job, what, .. } = self.running.swap_remove(index);
-                    self.end(job, &what, outcome, now);
+                    let Call { job, subject, .. } = self.running.swap_remove(index);
+                    self.end(job, &subject, outcome, now);
                 }
             }
         }
     }
 
-    /// Kills commands that exceed their timeout.
+    /// Kills calls that exceed their timeout.
     fn kill_late(&mut self, now: Moment) {
         for call in &mut self.running {
             if call.running.kill_at().is_some_and(|kill_at| kill_at <= now)
@@ -448,28 +446,34 @@ impl Consumer {
                     "the {} command takes too long and cannot be killed: {error} {} \
                      left_out={left_out}",
                     self.calls.name(),
-                    call.what);
+                    call.subject);
             }
         }
     }
 
-    /// A command has ended, or was not started.
-    fn end(&mut self, job: Option<u64>, what: &What, ended: Result<(), Failure>, now: Moment) {
+    /// Counts and logs the end of a call, or a failed start, and reports it to the queue.
+    fn end(
+        &mut self,
+        job: Option<u64>,
+        subject: &Subject,
+        ended: Result<(), Failure>,
+        now: Moment,
+    ) {
         self.counters.run += 1;
         let outcome = match &ended {
-            Ok(()) => Outcome::Delivered,
+            Ok(()) => JobOutcome::Delivered,
             Err(Failure::TimedOut(_)) => {
                 self.counters.timed_out += 1;
-                Outcome::Failed
+                JobOutcome::Failed
             }
             Err(_) => {
                 self.counters.failed += 1;
-                Outcome::Failed
+                JobOutcome::Failed
             }
         };
         if let Err(failure) = ended {
             log_limited!(warn, self.complaints.about(&failure), now, left_out =>
-                "the {} command {failure} {what} left_out={left_out}",
+                "the {} command {failure} {subject} left_out={left_out}",
                 self.calls.name());
         }
         if let Some(job) = job {
@@ -477,8 +481,8 @@ impl Consumer {
         }
     }
 
-    /// Its counters, with `behind` events that it has not read and `missed` ones. Logs what
-    /// is not delivered.
+    /// Returns its counters, with `behind` unread events and `missed` events. Logs events that
+    /// are not delivered.
     fn count(&mut self, behind: usize, missed: u64, now: Moment) -> HookCounters {
         let Tally {
             delivered,
@@ -523,7 +527,7 @@ impl Complaints {
     }
 }
 
-/// A queue for such calls.
+/// Returns an empty queue.
 fn queue(calls: Calls, at_least_once: bool, cursors: [i64; 2]) -> Box<dyn Queue> {
     let seed = Moment::now().as_nanos();
     match calls {

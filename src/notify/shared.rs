@@ -12,19 +12,21 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::stats::HookCounters;
 use hawk_time::Moment;
 
-/// What the runner is to do.
+/// Orders for the runner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Orders {
     /// Start no command.
     pub(super) pause: bool,
-    /// End by then.
+    /// `None`: serve.
     pub(super) stop: Option<Stop>,
 }
 
+/// The order to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stop {
+    /// Kill what still runs at this moment.
     pub(super) by: Moment,
-    /// Deliver what is left, instead of waiting for what runs only.
+    /// Deliver all waiting events first; otherwise wait for running commands only.
     pub(super) deliver: bool,
 }
 
@@ -60,8 +62,8 @@ impl Shared {
 
     /// Wakes the runner.
     pub(super) fn ring(&self) {
-        // It fails only when it has rung 2^64 times unheard, and is heard then.
-        let _heard = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+        // The write fails only if the counter is full; then the bell rings already.
+        let _rung = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
     }
 
     pub(super) fn counters(&self) -> Vec<HookCounters> {
@@ -98,21 +100,20 @@ impl Shared {
         self.slots().orders.stop.is_some()
     }
 
-    /// What to wait for: it is readable while the bell rings.
+    /// Returns a descriptor that is readable while the bell rings.
     pub(super) fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
     }
 
-    /// Silences the bell.
+    /// Silences the bell and returns the orders.
     pub(super) fn orders(&self) -> Orders {
-        // Before the look: what comes after it rings once more. It fails if the
-        // bell does not ring.
+        // First, so that a later order rings again. The read fails if the bell does not ring.
         let _silenced = rustix::io::read(&self.bell, &mut [0_u8; 8]);
         self.slots().orders
     }
 
     /// Publishes the runner's counters.
-    pub(super) fn tell(&self, counters: &[HookCounters]) {
+    pub(super) fn publish(&self, counters: &[HookCounters]) {
         let mut slots = self.slots();
         slots.counters.copy_from_slice(counters);
         slots.quiet = slots.orders.pause && counters.iter().all(|one| one.running == 0);

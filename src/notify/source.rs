@@ -1,17 +1,17 @@
-//! Where consumers read events, and where they leave word how far they have come.
+//! The sequences from which consumers read events, and to which they report their progress.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Agent, Event};
+use super::{Event, EventAgent};
 use crate::store::{Delivery, Lane, Notice, OpenError, Opening, Progress, Reader};
 
-/// Events that wait in memory on each lane, at most.
+/// Maximum number of events that wait in memory on each lane.
 pub(super) const MAX_WAITING: usize = 10_000;
 
-/// Bytes of waiting events on each lane, at most. An event of a well-behaved agent takes some
-/// 300, so [`MAX_WAITING`] is reached first.
+/// Maximum size of the waiting events on each lane, in bytes. An event of a well-behaved agent
+/// takes some 300 bytes, so [`MAX_WAITING`] is reached first.
 pub(super) const MAX_WAITING_BYTES: usize = 16 << 20;
 
 /// The next events of a lane.
@@ -22,39 +22,39 @@ pub(super) struct Found {
     pub(super) upto: i64,
 }
 
-/// Why events cannot be read; it is tried again.
+/// Why events cannot be read. The runner tries again.
 pub(super) type Unreadable = Box<dyn std::error::Error>;
 
 /// A sequence of events.
 pub(super) trait EventSource: Send {
-    /// Whether events stay there until they are delivered, so that a delivery that fails is
-    /// tried again.
-    fn is_lasting(&self) -> bool;
+    /// Returns whether the sequence keeps events until they are delivered, so that failed
+    /// deliveries are repeated.
+    fn keeps_events(&self) -> bool;
 
-    /// What there is to know of the sequence, if it is another than `known`.
+    /// Returns the progress stored with the sequence, if it is another than `known`.
     fn opening(&mut self, known: u64) -> Option<Opening>;
 
-    /// The next events of a lane after the number `after`, at most `most`.
+    /// Returns up to `most` events of a lane after the number `after`.
     fn read(&mut self, lane: Lane, after: i64, most: usize) -> Result<Found, Unreadable>;
 
-    /// The events of these numbers, as far as they are still there.
+    /// Returns the events of these numbers that still exist.
     fn fetch(&mut self, seqs: &[i64]) -> Result<Vec<Arc<Event>>, Unreadable>;
 
-    /// A consumer has come so far in the sequence of that number.
+    /// Reports a consumer's progress in the sequence of that number.
     fn publish(&mut self, opening: u64, consumer: usize, progress: &Progress);
 
-    /// Number of events behind `read` on each lane; 0 if counting them would cost a read of
-    /// the store.
+    /// Returns the number of events after `read` on each lane; 0 if counting would read the
+    /// store.
     fn behind(&self, read: [i64; 2]) -> usize;
 
-    /// Events that were gone before each consumer had read them.
+    /// Returns, for each consumer, the number of events that were removed before it read them.
     fn missed(&self) -> Vec<u64>;
 
-    /// Nothing more is read.
+    /// Releases what reading needs.
     fn close(&mut self) {}
 }
 
-/// Events in memory, which are gone with the process.
+/// Events in memory.
 #[derive(Default)]
 pub(super) struct Memory {
     slots: Mutex<Slots>,
@@ -85,7 +85,7 @@ impl Memory {
         }
     }
 
-    /// Appends an event and gives it its number; false if there is no room.
+    /// Appends an event with the next number. Returns false if there is no room.
     pub(super) fn put(&self, mut event: Event) -> bool {
         let mut slots = self.slots();
         let lane = event.lane().index();
@@ -106,7 +106,7 @@ impl Memory {
 }
 
 impl EventSource for Arc<Memory> {
-    fn is_lasting(&self) -> bool {
+    fn keeps_events(&self) -> bool {
         false
     }
 
@@ -169,7 +169,7 @@ impl EventSource for Arc<Memory> {
 pub(super) struct Stored {
     path: PathBuf,
     delivery: Arc<Delivery>,
-    /// `None`: not open, or no longer usable.
+    /// `None` before the first read and after an error.
     reader: Option<Reader>,
 }
 
@@ -182,7 +182,7 @@ impl Stored {
         }
     }
 
-    /// Reads with a connection of its own, which is closed after an error.
+    /// Reads the store over a connection that is closed after an error.
     fn with<T>(
         &mut self,
         read: impl FnOnce(&Reader) -> Result<T, OpenError>,
@@ -198,7 +198,7 @@ impl Stored {
 }
 
 impl EventSource for Stored {
-    fn is_lasting(&self) -> bool {
+    fn keeps_events(&self) -> bool {
         true
     }
 
@@ -245,7 +245,7 @@ fn event(notice: Notice) -> Arc<Event> {
     Arc::new(Event {
         seq: notice.seq,
         at: notice.at,
-        agent: Agent {
+        agent: EventAgent {
             text: notice.name.clone().unwrap_or_else(address),
             named,
         },
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_until_all_consumers_are_done_with_some() {
+    fn events_are_refused_until_all_consumers_are_done_with_some() {
         let mut memory = Arc::new(Memory::new(2));
         assert!((0..MAX_WAITING).all(|_| memory.put(event(0, "a"))));
         assert!(!memory.put(event(0, "a")));
@@ -278,9 +278,12 @@ mod tests {
             established: false,
             ..event(0, "b")
         };
-        assert!(memory.put(other), "the lanes have bounds of their own");
+        assert!(memory.put(other), "each lane has its own bound");
         memory.publish(1, 0, &progress(1));
-        assert!(!memory.put(event(0, "a")), "the other has not come so far");
+        assert!(
+            !memory.put(event(0, "a")),
+            "the other consumer has not delivered it"
+        );
         memory.publish(1, 1, &progress(1));
         assert!(memory.put(event(0, "a")));
         let found = memory.read(Lane::Established, 9_998, 9).unwrap();

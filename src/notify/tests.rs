@@ -37,7 +37,7 @@ fn lines(path: &std::path::Path) -> Vec<serde_json::Value> {
 }
 
 #[test]
-fn what_waits_at_the_stop_is_run_in_the_order_of_each_agent() {
+fn a_stop_delivers_waiting_events_in_the_order_of_each_agent() {
     let folder = tempfile::tempdir().unwrap();
     let written = folder.path().join("written");
     let mut notifier = start(&format!("cat >> {}", written.display()));
@@ -59,7 +59,7 @@ fn what_waits_at_the_stop_is_run_in_the_order_of_each_agent() {
 }
 
 #[test]
-fn what_waits_at_the_stop_is_gathered_without_waiting_for_its_window() {
+fn a_stop_gathers_waiting_events_without_waiting_for_the_window() {
     let folder = tempfile::tempdir().unwrap();
     let written = folder.path().join("written");
     let command = format!("cat >> {0}; echo {{}} >> {0}", written.display());
@@ -77,7 +77,7 @@ fn what_waits_at_the_stop_is_gathered_without_waiting_for_its_window() {
 }
 
 #[test]
-fn commands_that_end_badly_are_counted() {
+fn failed_commands_are_counted() {
     let mut notifier = start("read -r event; case $event in *good*) ;; *) exit 3 ;; esac");
     for version in ["good", "bad", "worse"] {
         put(&mut notifier, "a", version);
@@ -95,7 +95,7 @@ fn commands_that_end_badly_are_counted() {
 }
 
 #[test]
-fn while_it_is_paused_no_command_begins() {
+fn a_paused_notifier_starts_no_command() {
     let folder = tempfile::tempdir().unwrap();
     let written = folder.path().join("written");
     let mut notifier = start(&format!("cat >> {}", written.display()));
@@ -114,7 +114,7 @@ fn while_it_is_paused_no_command_begins() {
 }
 
 #[test]
-fn the_end_of_the_process_before_is_waited_for() {
+fn the_end_of_the_predecessor_is_waited_for() {
     let folder = tempfile::tempdir().unwrap();
     let written = folder.path().join("written");
     let (end, mut before) = io::pipe().unwrap();
@@ -141,7 +141,7 @@ fn the_end_of_the_process_before_is_waited_for() {
 }
 
 #[test]
-fn dropping_it_ends_it_at_once() {
+fn dropping_the_notifier_ends_it_at_once() {
     let mut notifier = start("exec tail -f /dev/null");
     for agent in ["a", "b", "c", "d", "e", "f"] {
         put(&mut notifier, agent, "");

@@ -1,78 +1,78 @@
-//! One agent.
+//! What the roster knows of one agent.
 
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::clones::CloneDetector;
 use super::places::Tenant;
 use super::presence::{JudgedBy, Presence};
-use super::turns::Turns;
 use super::{AgentKey, AgentState, Identity, PresenceState};
 use crate::interval::Interval;
 use crate::network::Network;
 use hawk_time::{Moment, UnixNanos};
 
-/// Bytes of an agent's version that are remembered: as many as its name may have.
-/// A frame is all that limits it on the wire, and there may be many agents.
+/// Bytes of an agent's version that are stored: as many as its name may have. On the wire only
+/// the length of a frame limits it, and there may be many agents.
 pub const MAX_VERSION: usize = 128;
 
-/// An agent is established once it has been heard in so many different hours.
+/// Number of different hours with packets that make an agent established.
 pub const ESTABLISHED_HOURS: u32 = 3;
 
 /// An hour, in nanoseconds.
 const HOUR: i64 = 3_600_000_000_000;
 
-/// What is known of an agent.
+/// An agent.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// The name it gave itself.
     pub name: Option<Rc<str>>,
-    /// The address it was last heard from.
+    /// The source address of its last packet.
     pub address: IpAddr,
-    /// The version in its last heartbeat, or the first [`MAX_VERSION`] bytes of it;
-    /// empty before the first.
+    /// The first [`MAX_VERSION`] bytes of the version in its last heartbeat; empty before the
+    /// first.
     pub version: Box<str>,
-    /// When it was first heard.
+    /// The time of its first packet.
     pub first_seen: UnixNanos,
-    /// When it was last heard.
+    /// The time of its last packet.
     pub last_seen: UnixNanos,
-    /// Whether it is online.
+    /// An unwatched agent is never online.
     pub online: bool,
-    /// Since when it is online or offline.
+    /// The last change of `online`.
     pub changed_at: UnixNanos,
-    /// Whether its silence is judged; one that is not is never online.
+    /// Its silence makes it offline.
     pub watched: bool,
     pub(super) presence: Presence,
-    pub(super) turns: Turns,
-    /// Sessions that speak for it.
+    pub(super) clones: CloneDetector,
+    /// Number of its sessions.
     pub(super) sessions: u32,
-    /// A copy has it as it is: a change is to be noted.
-    pub(super) shown: bool,
-    /// Tells it from others that had the same slot.
+    /// The copy in another process is up to date: the next change must be recorded.
+    pub(super) is_copied: bool,
+    /// Distinguishes successive agents of one slot.
     pub(super) generation: u32,
-    /// Different hours in which it was heard, up to [`ESTABLISHED_HOURS`].
+    /// Number of different hours with packets, from 1 to [`ESTABLISHED_HOURS`].
     hours: u32,
     /// The last of these hours, counted from 1970.
     last_hour: i64,
-    /// The network that brought it.
+    /// The network of its first packet in this process.
     network: Network,
 }
 
-/// What was learnt of an agent before this process.
+/// What earlier processes learnt of an agent.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Learnt {
-    /// Whether it is judged by its own packets.
+    /// Its own packets show when it is silent for too long.
     pub is_judged: bool,
     /// The interval between its heartbeats; zero if unknown.
     pub interval: Duration,
-    /// The interval between its reports; zero if it is not judged by them.
+    /// The interval between its reports; zero if they do not count.
     pub report_interval: Duration,
-    /// When it was last found to be cloned.
+    /// The last detection of a clone.
     pub cloned_at: Option<UnixNanos>,
 }
 
 impl Entry {
-    /// An agent that is about to be heard for the first time.
+    /// Returns an agent before its first packet.
     #[must_use]
     pub fn new(identity: Identity<'_>, address: IpAddr, now: Moment, wall: UnixNanos) -> Self {
         Self {
@@ -88,9 +88,9 @@ impl Entry {
             changed_at: wall,
             watched: false,
             presence: Presence::new(now),
-            turns: Turns::default(),
+            clones: CloneDetector::default(),
             sessions: 0,
-            shown: false,
+            is_copied: false,
             generation: 0,
             hours: 1,
             last_hour: hour_of(wall),
@@ -98,7 +98,7 @@ impl Entry {
         }
     }
 
-    /// The agent that `state` describes.
+    /// Returns the agent that `state` describes.
     pub(super) fn rebuild(state: AgentState) -> Self {
         Self {
             name: state.name.as_deref().map(Rc::from),
@@ -110,7 +110,7 @@ impl Entry {
             changed_at: state.changed_at,
             watched: false,
             sessions: state.sessions,
-            shown: false,
+            is_copied: false,
             generation: 0,
             hours: match state.hours {
                 0 if looks_established(state.first_seen, state.last_seen) => ESTABLISHED_HOURS,
@@ -118,24 +118,12 @@ impl Entry {
             },
             last_hour: state.last_hour,
             network: Network::of(state.address),
-            turns: Turns::known(state.presence.cloned_at),
+            clones: CloneDetector::new(state.presence.cloned_at),
             presence: state.into_presence(),
         }
     }
 
-    /// It is now as `other`, the same agent, is said to be.
-    pub(super) fn go_on_as(&mut self, other: Self) {
-        let generation = self.generation;
-        let name = self.name.take();
-        *self = Self {
-            name,
-            generation,
-            ..other
-        };
-    }
-
-    /// All there is to know of it, on the monotonic clock, which is ahead of the roster's
-    /// by `lead`.
+    /// Returns its state on the monotonic clock, which is ahead of the roster's by `lead`.
     pub(super) fn state(&self, lead: Duration) -> AgentState {
         let presence = self.presence.clone().on_clock_ahead(lead);
         AgentState {
@@ -147,11 +135,11 @@ impl Entry {
             online: self.online,
             changed_at: self.changed_at,
             sessions: self.sessions,
-            heard_at: presence.heard_at,
+            seen_at: presence.seen_at,
             last_heartbeat: presence.heartbeats.last,
             intervals: [presence.heartbeats.interval.as_millis(); 2],
             presence: PresenceState {
-                cloned_at: self.turns.cloned_at,
+                cloned_at: self.clones.cloned_at,
                 absence: presence.absence.as_millis(),
                 came_at: presence.came_at,
                 judged_by: presence.judged_by,
@@ -168,26 +156,26 @@ impl Entry {
         }
     }
 
-    /// Whether it is established: only agents that are not make room for new ones.
+    /// Returns whether it is established, and so makes no room for new agents.
     #[must_use]
     pub const fn is_established(&self) -> bool {
         self.hours >= ESTABLISHED_HOURS
     }
 
-    /// Different hours in which it was heard, up to [`ESTABLISHED_HOURS`].
+    /// Returns the number of different hours with packets, up to [`ESTABLISHED_HOURS`].
     #[must_use]
     pub const fn hours(&self) -> u32 {
         self.hours
     }
 
-    /// The last of these hours, counted from 1970.
+    /// Returns the last of these hours, counted from 1970.
     #[must_use]
     pub const fn last_hour(&self) -> i64 {
         self.last_hour
     }
 
-    /// Resumes the count of hours in which the agent was heard, the last being
-    /// `last_hour`. `None`: they were not counted.
+    /// Resumes the count of hours with packets, the last being `last_hour`. `None`: an older
+    /// build did not count them.
     pub fn resume_hours(&mut self, hours: Option<u32>, last_hour: i64) {
         self.hours = match hours {
             None if looks_established(self.first_seen, self.last_seen) => ESTABLISHED_HOURS,
@@ -197,13 +185,13 @@ impl Entry {
         self.last_hour = last_hour;
     }
 
-    /// Whether a packet at `wall` makes the agent heard in another hour. Only later hours
-    /// count: a clock that is set back and forth makes no agent established.
+    /// Returns whether a packet at `wall` counts another hour. Only later hours count: a clock
+    /// that is set back and forth makes no agent established.
     pub(super) const fn counts_hour(&self, wall: UnixNanos) -> bool {
         !self.is_established() && hour_of(wall) > self.last_hour
     }
 
-    /// Counts the hour of `wall`, if it is another one.
+    /// Counts the hour of `wall`, if it is another hour.
     pub(super) const fn count_hour(&mut self, wall: UnixNanos) {
         if self.counts_hour(wall) {
             self.hours += 1;
@@ -211,7 +199,7 @@ impl Entry {
         }
     }
 
-    /// What decides about its place.
+    /// Returns what decides whether it makes room.
     pub(super) fn tenant(&self, key: AgentKey) -> Tenant {
         Tenant {
             slot: key.number(),
@@ -222,7 +210,7 @@ impl Entry {
         }
     }
 
-    /// Who it is.
+    /// Returns its identity.
     #[must_use]
     pub fn identity(&self) -> Identity<'_> {
         match &self.name {
@@ -231,14 +219,13 @@ impl Entry {
         }
     }
 
-    /// The interval between its heartbeats, as learnt from them; zero if unknown.
+    /// Returns the learnt interval between its heartbeats; zero if unknown.
     #[must_use]
     pub const fn interval(&self) -> Duration {
         self.presence.heartbeats.interval.get()
     }
 
-    /// The interval between its reports, as learnt from them; zero if it is not judged by
-    /// them.
+    /// Returns the learnt interval between its reports; zero if they do not count.
     #[must_use]
     pub const fn report_interval(&self) -> Duration {
         match self.presence.judged_by {
@@ -247,13 +234,13 @@ impl Entry {
         }
     }
 
-    /// When it was last found to be cloned.
+    /// Returns the time of the last detection of a clone.
     #[must_use]
     pub const fn cloned_at(&self) -> Option<UnixNanos> {
-        self.turns.cloned_at
+        self.clones.cloned_at
     }
 
-    /// Notes its version, or as much of it as is remembered.
+    /// Sets its version to the first [`MAX_VERSION`] bytes of `version`.
     pub fn set_version(&mut self, version: &str) {
         let version = beginning(version);
         if *self.version != *version {
@@ -261,7 +248,7 @@ impl Entry {
         }
     }
 
-    /// Resumes from learnt intervals.
+    /// Resumes from what earlier processes learnt.
     pub fn learn(&mut self, learnt: Learnt) {
         self.presence.heartbeats.interval = Interval::of(learnt.interval);
         self.presence.reports.interval = Interval::of(learnt.report_interval);
@@ -270,7 +257,7 @@ impl Entry {
             true => JudgedBy::Heartbeats,
             false => JudgedBy::Reports,
         };
-        self.turns.cloned_at = learnt.cloned_at;
+        self.clones.cloned_at = learnt.cloned_at;
     }
 }
 
@@ -278,13 +265,13 @@ const fn hour_of(wall: UnixNanos) -> i64 {
     wall.as_nanos().div_euclid(HOUR)
 }
 
-/// Whether an agent without a count of hours passes for established: first and last packet
-/// are two hours or more apart, which spans three different hours.
+/// Returns whether an agent without a count of hours passes for established: its first and last
+/// packets are two hours or more apart, which spans three different hours.
 const fn looks_established(first_seen: UnixNanos, last_seen: UnixNanos) -> bool {
     last_seen.as_nanos().saturating_sub(first_seen.as_nanos()) >= 2 * HOUR
 }
 
-/// As many whole characters as [`MAX_VERSION`] bytes have.
+/// Returns the whole characters within the first [`MAX_VERSION`] bytes.
 fn beginning(version: &str) -> &str {
     let mut fits = (0..=MAX_VERSION.min(version.len())).rev();
     let end = fits.find(|&end| version.is_char_boundary(end));

@@ -1,85 +1,85 @@
-//! Agents on their way to another process: shown bit by bit while the roster is in
-//! use, and what has changed since shown again.
+//! The roster's part in a hand-over: agents are copied step by step while the roster is in use,
+//! and copied again after a change.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::presence::{JudgedBy, Presence, Rhythm, Run};
-use super::{AgentKey, Entry, Roster, Standing};
+use super::{AgentKey, Entry, Roster};
 use crate::dirty_set::DirtySet;
 use crate::interval::Interval;
 use hawk_time::{Moment, UnixNanos};
 
-/// All there is to know of an agent: enough to go on with it in another process of
-/// the same machine as if nothing had happened.
+/// The full state of an agent, for a process on the same machine that takes over.
 ///
-/// It goes by its slot, which is the same there: the tags that sessions keep hold.
+/// The agent keeps its slot there, so the tags of sessions stay valid. Its moments are on the
+/// monotonic clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentState {
-    /// The name it gave itself.
+    /// The name it gave itself; `None` for an agent that is identified by its address.
     pub name: Option<String>,
-    /// The address it was last heard from; without a name, who it is.
+    /// The source address of its last packet.
     pub address: IpAddr,
-    /// The version in its last heartbeat, of [`MAX_VERSION`](super::MAX_VERSION)
-    /// bytes at most.
+    /// The version in its last heartbeat, up to [`MAX_VERSION`](super::MAX_VERSION) bytes; empty
+    /// before the first.
     pub version: String,
-    /// When it was first heard.
+    /// The time of its first packet.
     pub first_seen: UnixNanos,
-    /// When it was last heard.
+    /// The time of its last packet.
     pub last_seen: UnixNanos,
     /// Whether it is online.
     pub online: bool,
-    /// Since when it is online or offline.
+    /// The last change of `online`.
     pub changed_at: UnixNanos,
-    /// Sessions that speak for it: they move as well.
+    /// Number of its sessions, which move as well.
     pub sessions: u32,
-    /// When it was last heard, on the clock on which its silence is counted.
-    pub heard_at: Moment,
-    /// Its last heartbeat, unless it was away since.
+    /// Its last packet, moved by the time since in which its silence did not count.
+    pub seen_at: Moment,
+    /// Its last heartbeat that counts; `None` after an absence.
     pub last_heartbeat: Option<Moment>,
-    /// The learnt interval between its heartbeats, in milliseconds, in both places: builds
-    /// before kept the last two intervals here, of which the larger counts.
+    /// The learnt interval between its heartbeats, in milliseconds, twice: older builds put the
+    /// last two intervals here, of which the larger counts.
     pub intervals: [u32; 2],
-    /// Different hours in which it was heard, as far as they are counted; 0 if they
-    /// were not.
+    /// Number of different hours with packets; 0 if an older build did not count them.
     pub hours: u32,
     /// The last of these hours, counted from 1970.
     pub last_hour: i64,
-    /// How often it is heard, as far as this build has learnt it.
+    /// What older builds do not know.
     pub presence: PresenceState,
 }
 
-/// What else is known of when an agent is heard; a build before did not know it.
+/// The part of an agent's state that older builds do not know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PresenceState {
-    /// When two machines were last found to speak under its name.
+    /// The last detection of a clone.
     pub cloned_at: Option<UnixNanos>,
-    /// The last silence for which it was offline, in milliseconds, if no gap was counted
+    /// The last silence for which it was offline, in milliseconds; zero once a gap was counted
     /// since.
     pub absence: u32,
-    /// When it came online last.
+    /// The moment at which it came online last.
     pub came_at: Option<Moment>,
-    /// By what it is judged.
+    /// The packets that show its silence.
     pub judged_by: JudgedBy,
-    /// Its sessions that are not read from: they move as well.
+    /// Number of its sessions from which hawk does not read.
     pub paused: u32,
-    /// Since when there are any.
+    /// The start of the present pause; `None` if no session is paused.
     pub paused_since: Option<Moment>,
-    /// Its last report that counts, unless it was away since.
+    /// Its last report that counts; `None` after an absence.
     pub last_report: Option<Moment>,
     /// The learnt interval between its reports, in milliseconds.
     pub report_interval: u32,
-    /// Its latest gaps between reports that are alike: how many.
+    /// Number of its latest gaps between reports that are alike.
     pub alike: u32,
-    /// When the first of them began.
+    /// The start of the first of these gaps.
     pub alike_since: Option<Moment>,
-    /// The shortest and the longest of them, in milliseconds.
+    /// The shortest and the longest of these gaps, in milliseconds.
     pub alike_range: [u32; 2],
 }
 
 impl AgentState {
-    /// By what it is judged. A build before judged every agent, and said nothing of it: then
-    /// an agent without a trace of a heartbeat has only sent reports.
+    /// Returns the packets that show its silence. An older build watched every agent and did not
+    /// send this: then an agent without a trace of a heartbeat has only sent reports.
     fn judged_by(&self) -> JudgedBy {
         let is_of_older_build = self.presence == PresenceState::default();
         let beats =
@@ -90,14 +90,14 @@ impl AgentState {
         }
     }
 
-    /// When it was heard, and how often it is.
+    /// Returns the times and intervals of its packets.
     pub(super) fn into_presence(self) -> Presence {
         let judged_by = self.judged_by();
         let more = self.presence;
         let [latest, before] = self.intervals;
         let [shortest, longest] = more.alike_range.map(Interval::from_millis);
         Presence {
-            heard_at: self.heard_at,
+            seen_at: self.seen_at,
             came_at: more.came_at,
             judged_by,
             absence: Interval::from_millis(more.absence),
@@ -121,9 +121,9 @@ impl AgentState {
     }
 }
 
-/// Slots in use are about as many as the capacity of the process before, which may have
-/// been greater. A number far beyond the capacity and [`LEAST_SLOTS`] is a mistake, for
-/// which no memory is to be taken.
+/// The number of slots in use is about the capacity of the predecessor, which may have been
+/// greater. For a number far beyond the capacity and [`LEAST_SLOTS`], which must be an error, no
+/// memory is allocated.
 const SLOTS_PER_CAPACITY: usize = 4;
 const LEAST_SLOTS: usize = 1 << 20;
 
@@ -136,21 +136,21 @@ pub(super) struct Copying {
     dirty: DirtySet<u32>,
 }
 
-/// A slot that no roster of this size gives out.
+/// A slot that a roster of this size cannot have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there cannot be an agent with the number {0}")]
 pub struct StrangeSlot(u32);
 
-/// In the process that agents leave.
+/// In the predecessor.
 impl Roster {
-    /// Has it noted from now on what changes after it was shown.
+    /// Begins a copy: from now on, changes of copied agents are recorded.
     pub fn begin_copy(&mut self) {
         self.end_copy();
         self.copying = Some(Copying::default());
     }
 
-    /// Shows up to `most` agents that were not shown yet, each with its slot; true
-    /// when there are none left.
+    /// Copies up to `most` agents that were not copied yet, with their slots. Returns true once
+    /// all are copied.
     pub fn copy_some(&mut self, most: usize, see: &mut dyn FnMut(u32, AgentState)) -> bool {
         let Some(copying) = &mut self.copying else {
             return true;
@@ -162,7 +162,7 @@ impl Roster {
                     return false;
                 }
                 left -= 1;
-                entry.shown = true;
+                entry.is_copied = true;
                 see(number(copying.next), entry.state(self.lead));
             }
             copying.dirty.set_clean(copying.next);
@@ -171,7 +171,7 @@ impl Roster {
         true
     }
 
-    /// How many agents would have to be shown again.
+    /// Returns the number of slots that changed since they were copied.
     #[must_use]
     pub fn changes(&self) -> usize {
         self.copying
@@ -179,8 +179,8 @@ impl Roster {
             .map_or(0, |copying| copying.dirty.len())
     }
 
-    /// Shows up to `most` of the slots that have changed since they were shown, those
-    /// first that have waited longest: the agent that is there now, if one is.
+    /// Copies up to `most` of the slots that changed since they were copied, the oldest change
+    /// first; `None` is an empty slot.
     pub fn take_changes(&mut self, most: usize, see: &mut dyn FnMut(u32, Option<AgentState>)) {
         let Some(copying) = &mut self.copying else {
             return;
@@ -189,20 +189,20 @@ impl Roster {
             copying.dirty.set_clean(slot as usize);
             let entry = self.entries.get_mut(slot as usize);
             let state = entry.and_then(Option::as_mut).map(|entry| {
-                entry.shown = true;
+                entry.is_copied = true;
                 entry.state(self.lead)
             });
             see(slot, state);
         }
     }
 
-    /// Nothing more is shown, and nothing noted.
+    /// Ends the copy: changes are not recorded any more.
     pub fn end_copy(&mut self) {
         let Some(copying) = self.copying.take() else {
             return;
         };
-        let shown = self.entries.iter_mut().take(copying.next);
-        shown.flatten().for_each(|entry| entry.shown = false);
+        let copied = self.entries.iter_mut().take(copying.next);
+        copied.flatten().for_each(|entry| entry.is_copied = false);
     }
 }
 
@@ -217,14 +217,12 @@ impl Copying {
     }
 }
 
-/// In the process that they come to, whose own roster is empty.
+/// In the successor. Its roster is empty at first.
 impl Roster {
-    /// Takes in what was shown of a slot, for the first time or again. No event comes
-    /// of it.
+    /// Puts a copied agent into its slot, for the first time or again. That causes no event.
     ///
-    /// What was shown is of different moments: an agent that was forgotten and met
-    /// again may be shown in its new slot before the old one is said to be empty. What
-    /// was shown last is true.
+    /// Copies are of different moments: the new slot of an agent that was removed and inserted
+    /// again may be copied before its old slot is. The last copy is right.
     ///
     /// # Errors
     /// [`StrangeSlot`] if the slot is far beyond the capacity.
@@ -240,67 +238,57 @@ impl Roster {
             return Err(StrangeSlot(slot));
         }
         let mut entry = Entry::rebuild(state);
-        self.decide_watch(&mut entry);
-        let key = AgentKey::new(at);
-        match self.get_mut(key) {
-            Some(present) if present.identity() == entry.identity() => {
-                let before = Standing::of(present);
-                let after = Standing::of(&entry);
-                self.update_place(key, |present| present.go_on_as(entry));
-                self.uncount(before);
-                self.count(after);
-            }
-            _ => {
-                self.forget(slot);
-                if let Some(other) = self.find(entry.identity()) {
-                    self.take_out(other);
-                }
-                for gap in self.entries.len()..=at {
-                    self.entries.push(None);
-                    self.free.insert(number(gap));
-                }
-                self.free.remove(&slot);
-                self.put(key, entry);
-            }
+        if let Some(name) = entry.name.as_deref().and_then(|name| self.name(name)) {
+            entry.name = Some(Rc::clone(name));
         }
+        let key = AgentKey::new(at);
+        self.take_out(key);
+        if let Some(other) = self.find(entry.identity()) {
+            self.take_out(other);
+        }
+        for gap in self.entries.len()..=at {
+            self.entries.push(None);
+            self.free.insert(number(gap));
+        }
+        self.free.remove(&slot);
+        self.put(key, entry);
         self.arm_early(key);
         Ok(())
     }
 
-    /// Takes in that a slot is empty.
-    pub fn forget(&mut self, slot: u32) {
+    /// Empties a slot.
+    pub fn adopt_removal(&mut self, slot: u32) {
         self.take_out(AgentKey::new(slot as usize));
     }
 
-    /// All agents are there; goes on with them. Nobody is declared offline before
-    /// `amnesty`, and since `held_since`, if at all, agents have been kept waiting.
-    /// The roster stood still for `stood_still` before.
-    pub fn go_on_from(
+    /// Resumes with all agents adopted. No agent is declared offline before `amnesty`. The roster
+    /// has been standing still since `still_since`, and did so for `stood_still` before.
+    pub fn resume_from(
         &mut self,
         amnesty: Moment,
-        held_since: Option<Moment>,
+        still_since: Option<Moment>,
         stood_still: Duration,
         now: Moment,
     ) {
         self.stood_still_before = stood_still;
         self.amnesty = amnesty;
-        self.held_since = held_since;
+        self.still_since = still_since;
         self.looked_at = now;
     }
 
-    /// Sets an agent's alarm for when its silence may be too long: what is to be added
-    /// to that is not known yet.
+    /// Sets an agent's alarm for the earliest moment at which its silence may be too long:
+    /// amnesty and standstills are not known yet.
     fn arm_early(&mut self, key: AgentKey) {
         if let Some(entry) = self.get(key)
             && entry.online
         {
-            let deadline = entry.presence.heard_at.after(self.patience_with(entry));
+            let deadline = entry.presence.seen_at.after(self.most_silence(entry));
             self.wheel.arm(key.number(), deadline);
         }
     }
 }
 
-/// A slot as a number. There are never more than keys can tell apart.
+/// Returns a slot as a number. Keys have fewer values than that.
 fn number(slot: usize) -> u32 {
     u32::try_from(slot).unwrap_or(u32::MAX)
 }

@@ -1,18 +1,22 @@
-//! Who there is, and who is alive.
+//! The roster: all agents, and which of them are online.
 //!
-//! An agent is the name it gives itself, or else its peer's address. It is
-//! online as long as it is heard often enough, however many connections that
-//! takes; a connection that ends changes nothing. Time comes in as an argument.
+//! Owns what is known of each agent, the rule that makes it online, offline or unwatched, and
+//! the bound on the number of agents. An agent is identified by the name it gives itself, or
+//! else by its peer's address. It is online while its packets come often enough, over any
+//! number of connections; the end of a connection changes nothing.
 //!
-//! A packet costs an index and a few stores. Alarms are left alone as deadlines
-//! move on; see [`TimerWheel`].
+//! Must not know packets, sessions, sockets and the store. Time comes in as an argument.
+//!
+//! Start with [`Roster::record_packet`] and [`Roster::expire`]. The rule for one agent is in
+//! `presence`, the bound on their number in `places`, and the way to another process in
+//! `handover`. A packet costs an index and a few stores; the alarms on the [`TimerWheel`] stay
+//! as they are while deadlines move on.
 
-mod arrivals;
+mod clones;
 mod entry;
 mod handover;
 mod places;
 mod presence;
-mod turns;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -20,63 +24,62 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::time::Duration;
 
+pub use clones::CLONED_FOR;
 pub use entry::{ESTABLISHED_HOURS, Entry, Learnt, MAX_VERSION};
 use handover::Copying;
 pub use handover::{AgentState, PresenceState, StrangeSlot};
 pub use places::NoPlace;
 use places::Places;
 pub use presence::JudgedBy;
-pub use turns::CLONED_FOR;
 
 use crate::interval::MOST_SILENCE;
 use crate::network::Network;
 use hawk_time::TimerWheel;
 use hawk_time::{Moment, UnixNanos};
 
-/// Without a rhythm of its own, and at least, an agent may be silent for this
-/// long: three of the shortest intervals that agents in the field use, and time
-/// to connect again.
+/// Silence that every agent may keep, also before its interval is known: three of the shortest
+/// intervals of agents in the field, and time to reconnect.
 const LEAST_SILENCE: Duration = Duration::from_secs(10);
 
-/// A look for silent agents that comes this much late shows that the process
-/// stood still: what agents sent meanwhile may not have been read yet.
+/// If the search for silent agents runs this late, the process stood still, and packets of that
+/// time may be unread.
 const LATE: Duration = Duration::from_secs(1);
 
-/// Entries that one call of [`Roster::forget_some`] looks at.
+/// Number of entries that one call of [`Roster::remove_silent`] examines.
 const SAMPLE: usize = 64;
 
 /// How agents are judged.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// Silence after which an agent is offline; `None`: three times the interval
-    /// of its own heartbeats or, without these, of its regular reports, at least 10 s and at
-    /// most an hour; and no agent is judged that sends neither.
+    /// Silence after which an agent is offline. `None`: three times the interval of its
+    /// heartbeats or, without these, of its regular reports, at least 10 s and at most an hour;
+    /// an agent that sends neither is unwatched.
     pub offline_after: Option<Duration>,
-    /// After the start nobody is declared offline for this long.
+    /// Time after the start in which no agent is declared offline.
     pub start_grace: Duration,
-    /// Agents that are remembered, at most.
+    /// Maximum number of agents in the roster.
     pub capacity: usize,
 }
 
-/// What the bound on the number of agents has caused since the start.
+/// Effects of the bound on the number of agents since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Packets of agents that got no place.
+    /// Packets of new agents for which there was no place.
     pub refused: u64,
     /// Agents that were removed to make room.
     pub evicted: u64,
 }
 
-/// Who an agent is.
+/// What identifies an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Identity<'a> {
     /// The name that it gave itself.
     Name(&'a str),
-    /// It gave none: the address that it comes from.
+    /// The address of an agent that gives itself no name.
     Address(IpAddr),
 }
 
-/// Names an agent for as long as a session speaks for it.
+/// The slot of an agent. Valid while a session is attached to the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AgentKey(NonZeroU32);
 
@@ -94,13 +97,13 @@ impl AgentKey {
         self.0.get() - 1
     }
 
-    /// The key as a number, to keep where a key cannot be kept.
+    /// Returns the key as a number.
     #[must_use]
     pub const fn get(self) -> NonZeroU32 {
         self.0
     }
 
-    /// The key that [`get`](Self::get) gave out.
+    /// Returns the key from the number that [`get`](Self::get) returned.
     #[must_use]
     pub const fn from_number(number: NonZeroU32) -> Self {
         Self(number)
@@ -114,41 +117,44 @@ pub struct Roster {
     entries: Vec<Option<Entry>>,
     /// Slots without an entry; the first is used next.
     free: BTreeSet<u32>,
-    // Names come from the network: the standard hash is keyed, so that nobody
-    // can choose names that collide.
+    // Names come from the network: the standard hash is keyed, so that agents cannot choose
+    // names that collide.
     names: HashMap<Rc<str>, AgentKey>,
     addresses: HashMap<IpAddr, AgentKey>,
     wheel: TimerWheel,
-    /// Slots with a fired alarm that is not handled yet: of established agents, and of
-    /// others.
+    /// Slots of established agents with a fired alarm that is not handled yet.
     due: Vec<u32>,
+    /// The same of other agents.
     due_others: Vec<u32>,
     places: Places,
     counters: Counters,
-    /// Before this nobody is declared offline.
+    /// Before this moment no agent is declared offline.
     amnesty: Moment,
-    held_since: Option<Moment>,
-    /// How long the roster stood still since it was made: its clock is behind the monotonic
-    /// clock by this.
+    /// The start of the present standstill; `None` while the clock runs.
+    still_since: Option<Moment>,
+    /// Time by which the roster's clock is behind the monotonic clock: all standstills since
+    /// the roster was created.
     lead: Duration,
-    /// How long the rosters before it stood still.
+    /// Standstills of earlier processes.
     stood_still_before: Duration,
-    /// When silent agents were last looked for.
+    /// The last search for silent agents.
     looked_at: Moment,
     online: usize,
     unwatched: usize,
-    /// Agents that were found to be cloned: how many, and the last one.
+    /// Number of detections of cloned agents.
     clones: u64,
+    /// The agent of the last detection, until it is taken.
     new_clone: Option<AgentKey>,
-    /// Where the next look around begins.
+    /// The slot that [`remove_silent`](Self::remove_silent) examined last.
     hand: usize,
+    /// The generation of the last entry.
     generation: u32,
     /// Progress of the copy to another process; `None` while there is none.
     copying: Option<Copying>,
 }
 
 impl Roster {
-    /// Nobody is known yet.
+    /// Returns a roster without agents.
     #[must_use]
     pub fn new(config: Config, now: Moment) -> Self {
         Self {
@@ -163,7 +169,7 @@ impl Roster {
             places: Places::new(config.capacity),
             counters: Counters::default(),
             amnesty: now.after(config.start_grace),
-            held_since: None,
+            still_since: None,
             lead: Duration::ZERO,
             stood_still_before: Duration::ZERO,
             looked_at: now,
@@ -177,38 +183,38 @@ impl Roster {
         }
     }
 
-    /// Agents that are remembered.
+    /// Returns the number of agents.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len() - self.free.len()
     }
 
-    /// Whether nobody is remembered.
+    /// Returns whether there are no agents.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Agents that are online.
+    /// Returns the number of agents that are online.
     #[must_use]
     pub const fn online(&self) -> usize {
         self.online
     }
 
-    /// Agents that are not judged.
+    /// Returns the number of agents that are unwatched.
     #[must_use]
     pub const fn unwatched(&self) -> usize {
         self.unwatched
     }
 
-    /// How long the roster stood still, over all processes since the first start: for the
-    /// store, for hand-overs, and while the process itself did not run.
+    /// Returns the time for which the roster stood still, over all processes since the first
+    /// start: for the store, for hand-overs, and while the process itself did not run.
     #[must_use]
     pub fn stood_still(&self) -> Duration {
         self.stood_still_before.saturating_add(self.lead)
     }
 
-    /// The agent of this identity, if it is remembered.
+    /// Returns the agent of this identity.
     #[must_use]
     pub fn find(&self, identity: Identity<'_>) -> Option<AgentKey> {
         match identity {
@@ -217,14 +223,13 @@ impl Roster {
         }
     }
 
-    /// The name as it is remembered, if an agent of this name is.
+    /// Returns the shared copy of a name, if an agent has it.
     #[must_use]
     pub fn name(&self, name: &str) -> Option<&Rc<str>> {
         self.names.get_key_value(name).map(|(name, _)| name)
     }
 
-    /// Remembers an agent that was not. It is offline until it is
-    /// [heard](Self::heard), or was online when the store last knew of it.
+    /// Inserts an agent that is not in the roster.
     pub fn insert(&mut self, mut entry: Entry, now: Moment) -> AgentKey {
         let slot = self
             .free
@@ -233,7 +238,7 @@ impl Roster {
         if slot == self.entries.len() {
             self.entries.push(None);
         }
-        entry.presence.heard_at = self.clock(now);
+        entry.presence.seen_at = self.clock(now);
         let key = AgentKey::new(slot);
         self.put(key, entry);
         self.arm(key);
@@ -257,26 +262,27 @@ impl Roster {
         found.map(|slot| slot.map(|slot| AgentKey::new(slot as usize)))
     }
 
-    /// Agents that are established: heard in [`ESTABLISHED_HOURS`] different hours.
+    /// Returns the number of agents that are established: their packets came in
+    /// [`ESTABLISHED_HOURS`] different hours.
     #[must_use]
     pub const fn established(&self) -> usize {
         self.places.established()
     }
 
-    /// Continues these counts.
+    /// Sets the counters to those of an earlier process.
     pub const fn resume_counters(&mut self, counters: Counters) {
         self.counters = counters;
     }
 
-    /// What the bound on the number of agents has caused.
+    /// Returns the effects of the bound on the number of agents.
     #[must_use]
     pub const fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// Agents among the next few that are offline, that nobody speaks for, and
-    /// that were last heard before `horizon` are forgotten.
-    pub fn forget_some(&mut self, horizon: UnixNanos) {
+    /// Examines the next few agents and removes those that are offline, without a session, and
+    /// silent since before `horizon`.
+    pub fn remove_silent(&mut self, horizon: UnixNanos) {
         for _ in 0..SAMPLE.min(self.entries.len()) {
             self.hand = (self.hand + 1) % self.entries.len();
             if let Some(entry) = &self.entries[self.hand]
@@ -289,44 +295,50 @@ impl Roster {
         }
     }
 
-    /// Forgets an agent.
+    /// Removes an agent without a session.
     pub fn remove(&mut self, key: AgentKey) {
         let sessions = self.get(key).map_or(0, |entry| entry.sessions);
-        debug_assert_eq!(sessions, 0, "a session still speaks for it");
+        debug_assert_eq!(sessions, 0, "a session is attached to it");
         self.take_out(key);
     }
 
-    /// A session speaks for the agent from now on.
+    /// Counts a session that speaks for the agent.
     pub fn attach(&mut self, key: AgentKey) {
         self.update_place(key, |entry| entry.sessions += 1);
     }
 
-    /// A session that spoke for the agent has ended, or speaks for another.
+    /// Counts a session less: it has ended, or speaks for another agent.
     pub fn detach(&mut self, key: AgentKey) {
         self.update_place(key, |entry| {
             entry.sessions = entry.sessions.saturating_sub(1);
         });
     }
 
-    /// The agent was heard; true if that makes it online, which an agent that is not watched
-    /// never is.
-    pub fn heard(&mut self, key: AgentKey, address: IpAddr, now: Moment, wall: UnixNanos) -> bool {
+    /// Records a packet of the agent from `address`. Returns whether the agent comes online by
+    /// it, which an unwatched agent does not.
+    pub fn record_packet(
+        &mut self,
+        key: AgentKey,
+        address: IpAddr,
+        now: Moment,
+        wall: UnixNanos,
+    ) -> bool {
         let clock = self.clock(now);
         let Some(entry) = self.entries.get_mut(key.slot()).and_then(Option::as_mut) else {
             return false;
         };
-        if entry.shown {
-            return self.note_and_hear(key, address, now, wall);
+        if entry.is_copied {
+            return self.record_change_and_packet(key, address, now, wall);
         }
         let is_new_hour = entry.counts_hour(wall);
         if is_new_hour || entry.sessions == 0 {
-            return self.place_and_hear(key, address, now, wall);
+            return self.place_and_record_packet(key, address, now, wall);
         }
-        let silence = clock.since(std::mem::replace(&mut entry.presence.heard_at, clock));
+        let silence = clock.since(std::mem::replace(&mut entry.presence.seen_at, clock));
         entry.last_seen = wall;
         if entry.name.is_some() && entry.address != address {
             entry.address = address;
-            entry.turns.change(clock);
+            entry.clones.change_address(clock);
         }
         if entry.online || !entry.watched {
             return false;
@@ -339,26 +351,24 @@ impl Roster {
         true
     }
 
-    /// Apart, so that a packet costs but a look while no agent is on its way.
+    /// Out of line, because it happens during a hand-over only.
     #[cold]
     #[inline(never)]
-    fn note_and_hear(
+    fn record_change_and_packet(
         &mut self,
         key: AgentKey,
         address: IpAddr,
         now: Moment,
         wall: UnixNanos,
     ) -> bool {
-        if let Some(entry) = self.get_mut(key) {
-            debug_assert!(!entry.shown, "it is noted");
-        }
-        self.heard(key, address, now, wall)
+        self.get_mut(key);
+        self.record_packet(key, address, now, wall)
     }
 
-    /// Apart, because it happens once an hour.
+    /// Out of line, because it happens once an hour.
     #[cold]
     #[inline(never)]
-    fn place_and_hear(
+    fn place_and_record_packet(
         &mut self,
         key: AgentKey,
         address: IpAddr,
@@ -369,10 +379,10 @@ impl Roster {
         self.update_place(key, |entry| {
             entry.count_hour(wall);
             entry.last_seen = wall;
-            // In use for a moment, so that it is not taken for idle meanwhile.
+            // In use for a moment, so that the call below does not take this path.
             sessions = std::mem::replace(&mut entry.sessions, 1);
         });
-        let came = self.heard(key, address, now, wall);
+        let came = self.record_packet(key, address, now, wall);
         self.update_place(key, |entry| entry.sessions = sessions);
         came
     }
@@ -391,7 +401,7 @@ impl Roster {
             return false;
         };
         entry.set_version(version);
-        let is_clone = entry.turns.spoke(gap, (clock, wall));
+        let is_clone = entry.clones.record_packet(gap, (clock, wall));
         entry.presence.beat(gap, clock);
         let came = !entry.watched;
         if is_clone {
@@ -417,8 +427,11 @@ impl Roster {
         let Some(entry) = self.entries.get_mut(key.slot()).and_then(Option::as_mut) else {
             return false;
         };
-        debug_assert!(!entry.shown, "it was heard, which is noted");
-        let is_clone = entry.turns.spoke(gap, (clock, wall));
+        debug_assert!(
+            !entry.is_copied,
+            "recording its packet has recorded the change"
+        );
+        let is_clone = entry.clones.record_packet(gap, (clock, wall));
         entry.presence.report(gap, clock);
         let came = !entry.watched && entry.presence.judged_by != JudgedBy::Nothing;
         if is_clone {
@@ -436,7 +449,7 @@ impl Roster {
         self.new_clone.take()
     }
 
-    /// How often an agent was found to be cloned.
+    /// Returns the number of detections of cloned agents.
     #[must_use]
     pub const fn clones(&self) -> u64 {
         self.clones
@@ -448,7 +461,8 @@ impl Roster {
         self.new_clone = Some(key);
     }
 
-    /// One of the agent's sessions is not read from any more: its silence means nothing.
+    /// Pauses one of the agent's sessions: while hawk does not read from it, the agent's silence
+    /// does not count.
     pub fn pause(&mut self, key: AgentKey, now: Moment) {
         let clock = self.clock(now);
         if let Some(entry) = self.get_mut(key) {
@@ -456,8 +470,8 @@ impl Roster {
         }
     }
 
-    /// The session is read from again, or has ended. The agent's deadline moves by the time
-    /// that was lost.
+    /// Ends the pause of a session. The agent's deadline moves by the time in which its silence
+    /// did not count.
     pub fn unpause(&mut self, key: AgentKey, now: Moment) {
         let clock = self.clock(now);
         if let Some(entry) = self.get_mut(key)
@@ -471,7 +485,7 @@ impl Roster {
     /// that is judged by nothing any more is unwatched from then on. Established agents come
     /// first, others only if `others`: they wait for a later call.
     pub fn expire(&mut self, now: Moment, wall: UnixNanos, others: bool) -> Option<AgentKey> {
-        if self.held_since.is_some() {
+        if self.still_since.is_some() {
             return None;
         }
         if self.due.is_empty() {
@@ -494,16 +508,15 @@ impl Roster {
                 self.arm(key);
                 continue;
             }
-            self.give_up(key, wall);
+            self.mark_offline(key, wall);
             self.unwatch_unless_judged(key);
             return Some(key);
         }
         None
     }
 
-    /// The agent is offline although it may be heard again: there is no more room
-    /// to wait for it.
-    pub fn give_up(&mut self, key: AgentKey, wall: UnixNanos) {
+    /// Marks an agent offline, whatever its silence.
+    pub fn mark_offline(&mut self, key: AgentKey, wall: UnixNanos) {
         if let Some(entry) = self.get_mut(key)
             && entry.online
         {
@@ -513,42 +526,41 @@ impl Roster {
         }
     }
 
-    /// When [`expire`](Self::expire) is to be asked next, if ever.
+    /// Returns when [`expire`](Self::expire) is to be called next.
     #[must_use]
     pub fn deadline(&self) -> Option<Moment> {
-        match self.held_since {
+        match self.still_since {
             Some(_) => None,
             None => self.wheel.next(),
         }
     }
 
-    /// The server keeps agents waiting, and has since `since`: their silence means
-    /// nothing.
-    pub fn hold(&mut self, since: Moment) {
-        self.held_since.get_or_insert(since);
+    /// Stops the roster's clock at `since`, if it runs: the server does not read from agents,
+    /// and their silence does not count.
+    pub fn stand_still(&mut self, since: Moment) {
+        self.still_since.get_or_insert(since);
     }
 
-    /// Since when agents are kept waiting, if they are.
+    /// Returns the start of the present standstill.
     #[must_use]
-    pub const fn held_since(&self) -> Option<Moment> {
-        self.held_since
+    pub const fn still_since(&self) -> Option<Moment> {
+        self.still_since
     }
 
-    /// Before this nobody is declared offline.
+    /// Returns the moment before which no agent is declared offline.
     #[must_use]
     pub const fn amnesty(&self) -> Moment {
         self.amnesty
     }
 
-    /// The server answers: if it did not, all deadlines move by the time that was lost.
+    /// Ends a standstill, if there is one: all deadlines move by its length.
     pub fn resume(&mut self, now: Moment) {
         if self.wheel.next().is_none() {
-            // Without alarms nothing was looked for. The wheel must not set the first alarm
-            // by the time of its last look: if that was long ago, the alarm would ring at
-            // once and pass for late.
+            // Without alarms the wheel was not advanced. It must not set the first alarm by
+            // that old time: the alarm would fire at once and pass for late.
             self.wheel.expire(now, &mut self.due);
         }
-        match self.held_since.take() {
+        match self.still_since.take() {
             Some(since) => {
                 self.looked_at = now;
                 self.stood_still_for(now.since(since), now);
@@ -572,49 +584,47 @@ impl Roster {
         }
     }
 
-    /// What is known of an agent.
+    /// Returns an agent.
     #[must_use]
     pub fn get(&self, key: AgentKey) -> Option<&Entry> {
         self.entries.get(key.slot()).and_then(Option::as_ref)
     }
 
-    /// What is known of an agent, to be changed.
+    /// Returns an agent to be changed.
     pub fn get_mut(&mut self, key: AgentKey) -> Option<&mut Entry> {
         let entry = self.entries.get_mut(key.slot())?.as_mut()?;
-        if entry.shown {
-            entry.shown = false;
+        if entry.is_copied {
+            entry.is_copied = false;
             Copying::set_dirty(&mut self.copying, key);
         }
         Some(entry)
     }
 
-    /// A number for the agent that outlives its key.
+    /// Returns a number for the agent that is never given to another agent.
     #[must_use]
     pub fn reference(&self, key: AgentKey) -> u64 {
         let generation = self.get(key).map_or(0, |entry| entry.generation);
         u64::from(generation) << 32 | u64::from(key.get().get())
     }
 
-    /// The references of all agents.
+    /// Returns the references of all agents.
     pub fn references(&self) -> impl Iterator<Item = u64> {
         let slots = 0..self.entries.len();
         let taken = slots.filter(|&slot| self.entries[slot].is_some());
         taken.map(|slot| self.reference(AgentKey::new(slot)))
     }
 
-    /// The agent that [`reference`](Self::reference) gave this number for, unless
-    /// it was forgotten.
+    /// Returns the agent of this [reference](Self::reference), unless it was removed.
     #[must_use]
     pub fn resolve(&self, reference: u64) -> Option<AgentKey> {
-        // Each half is meant to be cut out.
-        #[allow(clippy::cast_possible_truncation)]
+        #[expect(clippy::cast_possible_truncation, reason = "each half is cut out")]
         let (generation, number) = ((reference >> 32) as u32, reference as u32);
         let key = AgentKey(NonZeroU32::new(number)?);
         (self.get(key)?.generation == generation).then_some(key)
     }
 
-    /// The roster stood still for `lost` until `now`: its clock stood still as well. What
-    /// agents sent in that time must be read first. After [`LEAST_SILENCE`] or more, agents may
+    /// Puts the roster's clock back by `lost`, a standstill that ends `now`. Packets of that time
+    /// are read before an agent is declared offline. After [`LEAST_SILENCE`] or more, agents may
     /// have closed their connections; they reconnect within `lost`, or within the grace after
     /// a start if that is shorter.
     fn stood_still_for(&mut self, lost: Duration, now: Moment) {
@@ -626,9 +636,9 @@ impl Roster {
         self.amnesty = self.amnesty.max(now.after(grace));
     }
 
-    /// The time on the roster's clock, which stands still while the roster does.
+    /// Returns the time on the roster's clock.
     fn clock(&self, now: Moment) -> Moment {
-        let now = self.held_since.unwrap_or(now);
+        let now = self.still_since.unwrap_or(now);
         now.before(self.lead)
     }
 
@@ -640,12 +650,12 @@ impl Roster {
     }
 
     fn offline_at(&self, entry: &Entry) -> Moment {
-        let silent_at = entry.presence.heard_at.after(self.patience_with(entry));
+        let silent_at = entry.presence.seen_at.after(self.most_silence(entry));
         silent_at.after(self.lead).max(self.amnesty)
     }
 
-    /// How long an agent may be silent.
-    fn patience_with(&self, entry: &Entry) -> Duration {
+    /// Returns the silence after which the agent is offline.
+    fn most_silence(&self, entry: &Entry) -> Duration {
         let by_itself = || {
             entry
                 .presence
@@ -666,7 +676,7 @@ impl Roster {
         entry.watched = *judged_by != JudgedBy::Nothing || self.config.offline_after.is_some();
     }
 
-    /// The agent, just heard, is watched from now on.
+    /// Watches an agent, which comes online by the packet at hand.
     #[cold]
     fn watch(&mut self, key: AgentKey, clock: Moment, wall: UnixNanos) {
         if let Some(entry) = self.get_mut(key) {
@@ -680,7 +690,7 @@ impl Roster {
         }
     }
 
-    /// Stops watching an agent that went offline and whose packets do not come regularly.
+    /// Stops watching an agent that went offline, unless its packets show its silence.
     fn unwatch_unless_judged(&mut self, key: AgentKey) {
         if self.config.offline_after.is_none()
             && let Some(entry) = self.get_mut(key)
@@ -692,17 +702,7 @@ impl Roster {
         }
     }
 
-    fn count(&mut self, standing: Standing) {
-        self.online += usize::from(standing.online);
-        self.unwatched += usize::from(!standing.watched);
-    }
-
-    fn uncount(&mut self, standing: Standing) {
-        self.online -= usize::from(standing.online);
-        self.unwatched -= usize::from(!standing.watched);
-    }
-
-    /// Puts an agent into an empty slot, which there is.
+    /// Puts an agent into an empty slot.
     fn put(&mut self, key: AgentKey, mut entry: Entry) {
         self.generation = self.generation.wrapping_add(1);
         entry.generation = self.generation;
@@ -711,8 +711,9 @@ impl Roster {
             None => drop(self.addresses.insert(entry.address, key)),
         }
         self.decide_watch(&mut entry);
-        self.count(Standing::of(&entry));
-        self.places.enter(entry.tenant(key));
+        self.online += usize::from(entry.online);
+        self.unwatched += usize::from(!entry.watched);
+        self.places.insert(entry.tenant(key));
         self.entries[key.slot()] = Some(entry);
         Copying::set_dirty(&mut self.copying, key);
     }
@@ -726,14 +727,15 @@ impl Roster {
             Some(name) => drop(self.names.remove(name)),
             None => drop(self.addresses.remove(&entry.address)),
         }
-        self.uncount(Standing::of(&entry));
-        self.places.leave(entry.tenant(key));
+        self.online -= usize::from(entry.online);
+        self.unwatched -= usize::from(!entry.watched);
+        self.places.remove(entry.tenant(key));
         self.wheel.disarm(key.number());
         self.free.insert(key.number());
         Copying::set_dirty(&mut self.copying, key);
     }
 
-    /// Changes what decides about an agent's place.
+    /// Changes what decides whether an agent makes room for others.
     fn update_place(&mut self, key: AgentKey, change: impl FnOnce(&mut Entry)) {
         let Some(entry) = self.get_mut(key) else {
             return;
@@ -742,8 +744,8 @@ impl Roster {
         change(entry);
         let after = entry.tenant(key);
         if before != after {
-            self.places.leave(before);
-            self.places.enter(after);
+            self.places.remove(before);
+            self.places.insert(after);
         }
     }
 
@@ -754,22 +756,6 @@ impl Roster {
         {
             let deadline = self.offline_at(entry);
             self.wheel.arm(key.number(), deadline);
-        }
-    }
-}
-
-/// What the roster counts of an agent.
-#[derive(Clone, Copy, Debug)]
-struct Standing {
-    online: bool,
-    watched: bool,
-}
-
-impl Standing {
-    const fn of(entry: &Entry) -> Self {
-        Self {
-            online: entry.online,
-            watched: entry.watched,
         }
     }
 }

@@ -1,23 +1,23 @@
-//! Whether one agent is heard as often as it is used to be.
+//! The rule for one agent: how long it may be silent.
 //!
-//! All moments are on the roster's clock, which stands still while the roster does.
+//! All moments are on the roster's clock.
 
 use std::time::Duration;
 
 use crate::interval::{BURST, Interval, MOST_SILENCE, REPORT_BURST, TOLERANCE};
 use hawk_time::Moment;
 
-/// Reports come regularly once so many gaps in a row, over [`REGULAR_FOR`] or more, are
-/// within a factor of two of each other.
+/// Number of gaps in a row, over [`REGULAR_FOR`] or more and within a factor of two of each
+/// other, that make reports regular.
 const REGULAR_GAPS: u32 = 8;
 
-/// See [`REGULAR_GAPS`]: longer than most jobs that report now and then run for.
+/// See [`REGULAR_GAPS`]. Longer than the run of most jobs that report now and then.
 const REGULAR_FOR: Duration = Duration::from_secs(10 * 60);
 
-/// By what an agent is judged.
+/// The packets that show when an agent is silent for too long.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum JudgedBy {
-    /// Its heartbeats; it has sent one.
+    /// Its heartbeats: it has sent at least one.
     #[default]
     Heartbeats,
     /// Its reports, which come regularly.
@@ -25,61 +25,61 @@ pub enum JudgedBy {
     /// Its reports, which came regularly before it went offline, or which an earlier process
     /// judged. Unless they come regularly again, the agent is unwatched once it goes offline.
     FormerReports,
-    /// Nothing: it has sent no heartbeat, and its reports do not come regularly.
+    /// None: it has sent no heartbeat, and its reports do not come regularly.
     Nothing,
 }
 
-/// When an agent was heard, and how often it is.
+/// The times and intervals of an agent's packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Presence {
-    /// When it was last heard, moved by the time for which it was not read from since.
-    pub heard_at: Moment,
-    /// When it came online last.
+    /// Its last packet, moved by the time since in which hawk did not read from it.
+    pub seen_at: Moment,
+    /// The moment at which it came online last.
     pub came_at: Option<Moment>,
-    /// By what it is judged.
+    /// The packets that show its silence.
     pub judged_by: JudgedBy,
-    /// The last silence for which it was offline, if no gap was counted since.
+    /// The last silence for which it was offline; zero once a gap was counted since.
     pub absence: Interval,
-    /// Its sessions that are not read from at present, and since when there are any.
+    /// Number of its sessions from which hawk does not read at present.
     pub paused: u32,
-    /// See [`paused`](Self::paused).
+    /// The start of the present pause; `None` if no session is paused.
     pub paused_since: Option<Moment>,
-    /// Its heartbeats.
+    /// The rhythm of its heartbeats.
     pub heartbeats: Rhythm,
-    /// Its reports, as long as it sends no heartbeats.
+    /// The rhythm of its reports, as long as it sends no heartbeats.
     pub reports: Rhythm,
-    /// The latest gaps between them that are alike.
+    /// The latest gaps between its reports that are alike.
     pub run: Run,
 }
 
-/// How often packets of one kind come, over all sessions of an agent.
+/// The interval of packets of one kind, over all sessions of an agent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rhythm {
-    /// The learnt interval of the session whose packets come most slowly.
+    /// The learnt interval of the session with the slowest packets.
     pub interval: Interval,
-    /// The last packet that counts: none of a burst behind its first. `None`: the time
-    /// until the next one is no gap, as the agent was offline meanwhile.
+    /// The last packet that counts: of a burst, the first. `None` after an absence: the time
+    /// until the next packet is no gap.
     pub last: Option<Moment>,
 }
 
 /// A run of gaps that are within a factor of two of each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Run {
-    /// How many there are.
+    /// Number of gaps.
     pub gaps: u32,
-    /// The shortest of them.
+    /// The shortest gap.
     pub shortest: Interval,
-    /// The longest of them.
+    /// The longest gap.
     pub longest: Interval,
-    /// When the first of them began.
+    /// The start of the first gap.
     pub since: Option<Moment>,
 }
 
 impl Presence {
-    /// Of an agent that was heard at `now`.
+    /// Returns the presence of an agent with its first packet at `now`.
     pub(super) fn new(now: Moment) -> Self {
         Self {
-            heard_at: now,
+            seen_at: now,
             came_at: None,
             judged_by: JudgedBy::Nothing,
             absence: Interval::default(),
@@ -91,7 +91,7 @@ impl Presence {
         }
     }
 
-    /// The silence after which it is offline, as far as its own packets say.
+    /// Returns the silence after which it is offline, according to its own packets.
     pub(super) fn tolerance(&self) -> Duration {
         match self.judged_by {
             JudgedBy::Heartbeats => self.heartbeats.interval.tolerance(),
@@ -99,14 +99,14 @@ impl Presence {
         }
     }
 
-    /// Counts a heartbeat, `gap` after the one before in its session.
+    /// Counts a heartbeat, `gap` after its session's previous heartbeat.
     pub(super) fn beat(&mut self, gap: Option<Duration>, now: Moment) {
         if matches!(self.judged_by, JudgedBy::Reports | JudgedBy::FormerReports) {
-            // Until its heartbeats have shown theirs.
+            // Until the interval of its heartbeats is learnt.
             self.heartbeats.interval = self.reports.interval;
         }
         self.judged_by = JudgedBy::Heartbeats;
-        // The store had it as online: its next absence is one since this heartbeat.
+        // An agent that was online at the start: its next absence begins after this.
         self.came_at.get_or_insert(now);
         if self
             .heartbeats
@@ -117,7 +117,7 @@ impl Presence {
         }
     }
 
-    /// Counts a report, `gap` after the one before in its session.
+    /// Counts a report, `gap` after its session's previous report.
     pub(super) fn report(&mut self, gap: Option<Duration>, now: Moment) {
         if self.judged_by == JudgedBy::Heartbeats {
             return;
@@ -131,10 +131,10 @@ impl Presence {
         }
     }
 
-    /// It comes online, after it was silent for this long. That is no gap, unless no interval
-    /// is known, or it was silent for about as long before, with nothing in between: then its
-    /// packets are merely slow, and it would be taken for offline after each of them if that
-    /// were never learnt.
+    /// Brings the agent online after this silence. The silence is a gap only if no interval is
+    /// known, or if the previous absence was about as long, without a gap in between: then its
+    /// packets are merely slow, and without learning from that it would be offline after each
+    /// of them.
     pub(super) fn come(&mut self, silence: Duration, now: Moment) {
         let (absence, before) = (Interval::of(silence), self.absence);
         if self.came_at.replace(now).is_some() {
@@ -157,29 +157,29 @@ impl Presence {
         }
     }
 
-    /// One of its sessions is not read from any more.
+    /// Counts a session from which hawk does not read any more.
     pub(super) fn pause(&mut self, now: Moment) {
         self.paused += 1;
         self.paused_since.get_or_insert(now);
     }
 
-    /// One of its sessions is read from again, or has ended; whether no session is paused
-    /// now. Its silence meanwhile does not count.
+    /// Counts a paused session less, and returns whether no session is paused now. The silence
+    /// during the pause does not count.
     pub(super) fn resume(&mut self, now: Moment) -> bool {
         self.paused = self.paused.saturating_sub(1);
         if self.paused > 0 {
             return false;
         }
         if let Some(since) = self.paused_since.take() {
-            let lost = now.since(since.max(self.heard_at));
-            self.heard_at = self.heard_at.after(lost);
+            let lost = now.since(since.max(self.seen_at));
+            self.seen_at = self.seen_at.after(lost);
         }
         true
     }
 
-    /// The same on a clock that is ahead by `lead`.
+    /// Returns the same on a clock that is ahead by `lead`.
     pub(super) fn on_clock_ahead(mut self, lead: Duration) -> Self {
-        self.heard_at = self.heard_at.after(lead);
+        self.seen_at = self.seen_at.after(lead);
         for moment in [
             &mut self.came_at,
             &mut self.paused_since,
@@ -194,8 +194,8 @@ impl Presence {
 }
 
 impl Rhythm {
-    /// Counts a packet, `gap` after the one before in its session; returns the gap that
-    /// counts, if one does. The agent is online since `came_at`.
+    /// Counts a packet, `gap` after its session's previous packet, of an agent that is online
+    /// since `came_at`. Returns the gap that counts, if any.
     fn count(
         &mut self,
         gap: Option<Duration>,
@@ -211,7 +211,7 @@ impl Rhythm {
         if since.is_some() || self.last.is_none() {
             self.last = Some(now);
         }
-        // One that began before the agent came online is an absence.
+        // A gap that began before the agent came online is an absence.
         let gap = gap.filter(|gap| came_at.is_none_or(|came_at| *gap <= now.since(came_at)));
         let gap = gap.or(since)?;
         self.interval.lengthen(gap);
@@ -224,7 +224,7 @@ impl Run {
         let length = Interval::of(gap);
         let shortest = self.shortest.min(length);
         let longest = self.longest.max(length);
-        // Nothing slower can be judged: its silence would be too long before.
+        // Slower reports cannot count: the agent would be offline between them.
         let is_slow = TOLERANCE * gap > MOST_SILENCE;
         if is_slow {
             *self = Self::default();

@@ -1,4 +1,4 @@
-//! A roster in made-up time, against a simple model.
+//! A roster with a manual clock, beside a simple model.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Alarms are up to a tick late.
+/// Maximum delay of an alarm.
 const TICK: Duration = Duration::from_millis(64);
 
 fn config() -> Config {
@@ -34,7 +34,7 @@ fn add(roster: &mut Roster, identity: Identity<'_>, millis: u64) -> AgentKey {
     roster.insert(entry, at(millis))
 }
 
-/// An agent whose heartbeats came this far apart.
+/// What an earlier process learnt of an agent with this interval between heartbeats.
 fn learnt(interval: Duration) -> Learnt {
     Learnt {
         is_judged: true,
@@ -43,26 +43,26 @@ fn learnt(interval: Duration) -> Learnt {
     }
 }
 
-fn hear(roster: &mut Roster, key: AgentKey, millis: u64) -> bool {
-    roster.heard(key, address(1), at(millis), wall(millis))
+fn send(roster: &mut Roster, key: AgentKey, millis: u64) -> bool {
+    roster.record_packet(key, address(1), at(millis), wall(millis))
 }
 
-/// The agent sends a heartbeat, `gap` milliseconds after the one before in its session;
-/// whether it comes online.
+/// Records a heartbeat, `gap` milliseconds after its session's previous heartbeat. Returns
+/// whether the agent comes online.
 fn beat_after(roster: &mut Roster, key: AgentKey, gap: Option<u64>, millis: u64) -> bool {
-    let came = hear(roster, key, millis);
+    let came = send(roster, key, millis);
     let gap = gap.map(Duration::from_millis);
     roster.beat(key, "1.0", gap, (at(millis), wall(millis))) || came
 }
 
-/// The same, from a session in which it is the first.
+/// Records the first heartbeat of a session.
 fn beat(roster: &mut Roster, key: AgentKey, millis: u64) -> bool {
     beat_after(roster, key, None, millis)
 }
 
-/// The same with a report.
+/// Records the first report of a session.
 fn report(roster: &mut Roster, key: AgentKey, millis: u64) -> bool {
-    let came = hear(roster, key, millis);
+    let came = send(roster, key, millis);
     roster.report(key, None, (at(millis), wall(millis))) || came
 }
 
@@ -70,7 +70,7 @@ fn expired(roster: &mut Roster, millis: u64) -> Vec<AgentKey> {
     std::iter::from_fn(|| roster.expire(at(millis), wall(millis), true)).collect()
 }
 
-/// Looks every half a second, as a reactor with something to do would.
+/// Searches for silent agents every half a second, as a busy reactor does.
 fn watch(roster: &mut Roster, millis: std::ops::Range<u64>) -> Vec<(u64, AgentKey)> {
     let looks = millis.step_by(500);
     looks
@@ -84,11 +84,11 @@ fn an_agent_that_is_silent_for_too_long_is_offline_once() {
     let key = add(&mut roster, Identity::Name("web-01"), 0);
     assert_eq!(roster.online(), 0);
     assert!(beat(&mut roster, key, 0));
-    assert!(!hear(&mut roster, key, 5000), "it was online");
+    assert!(!send(&mut roster, key, 5000), "the agent was online");
     assert_eq!(watch(&mut roster, 5000..15_000), []);
     assert_eq!(watch(&mut roster, 15_000..60_000), [(15_500, key)]);
     assert_eq!(roster.online(), 0);
-    assert!(hear(&mut roster, key, 60_000), "it is back");
+    assert!(send(&mut roster, key, 60_000), "the agent comes back");
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn slow_heartbeats_allow_for_a_longer_silence() {
     for millis in [0, 20_000, 40_000] {
         watch(&mut roster, 500..millis);
         beat(&mut roster, key, millis);
-        // Some at once do not hide it.
+        // Heartbeats that arrive together do not shorten the interval.
         for _ in 0..9 {
             beat(&mut roster, key, millis);
         }
@@ -106,10 +106,10 @@ fn slow_heartbeats_allow_for_a_longer_silence() {
     assert_eq!(roster.get(key).unwrap().interval(), 20 * SECOND);
     assert_eq!(watch(&mut roster, 40_500..100_000), []);
     assert_eq!(watch(&mut roster, 100_000..120_000), [(100_500, key)]);
-    // The time for which it was offline is no gap, whatever its session says.
+    // The absence is no gap, also if its session measured it.
     beat_after(&mut roster, key, Some(460_000), 500_000);
     assert_eq!(roster.get(key).unwrap().interval(), 20 * SECOND);
-    // Nor is it for another session that was there before.
+    // The same with another session that is older than the absence.
     beat_after(&mut roster, key, Some(460_000), 501_000);
     assert_eq!(roster.get(key).unwrap().interval().as_millis(), 19_875);
 }
@@ -119,7 +119,7 @@ fn an_interval_longer_than_the_least_silence_is_learnt() {
     let mut roster = Roster::new(config(), at(0));
     let key = add(&mut roster, Identity::Name("web-01"), 0);
     assert!(beat(&mut roster, key, 0));
-    // Nothing tells a slow agent from one that is gone, once.
+    // Before the second heartbeat a slow agent cannot be told from a dead agent.
     assert_eq!(watch(&mut roster, 0..60_000), [(10_500, key)]);
     assert!(beat(&mut roster, key, 60_000));
     assert_eq!(roster.get(key).unwrap().interval(), 60 * SECOND);
@@ -137,14 +137,14 @@ fn an_agent_that_the_store_has_as_online_is_offline_once_before_its_interval_is_
     entry.online = true;
     entry.learn(learnt(Duration::ZERO));
     let key = roster.insert(entry, at(0));
-    assert!(!beat(&mut roster, key, 5000), "it was online");
+    assert!(!beat(&mut roster, key, 5000), "the agent was online");
     assert_eq!(watch(&mut roster, 5500..65_000), [(15_500, key)]);
     assert!(beat_after(&mut roster, key, Some(60_000), 65_000));
     assert_eq!(watch(&mut roster, 65_500..125_000), []);
 }
 
 #[test]
-fn an_agent_that_becomes_slower_is_offline_twice_and_then_understood() {
+fn an_agent_that_becomes_slower_is_offline_twice_before_its_interval_is_learnt() {
     let mut roster = Roster::new(config(), at(0));
     let key = add(&mut roster, Identity::Name("web-01"), 0);
     for second in 0..10 {
@@ -153,7 +153,7 @@ fn an_agent_that_becomes_slower_is_offline_twice_and_then_understood() {
     let mut offline = 0;
     for minute in 1..20 {
         offline += watch(&mut roster, 60_000 * minute - 59_500..60_000 * minute).len();
-        // With another one that is late at the same time.
+        // With another heartbeat that was delayed until then.
         beat(&mut roster, key, 60_000 * minute);
         beat(&mut roster, key, 60_000 * minute + 20);
     }
@@ -162,7 +162,7 @@ fn an_agent_that_becomes_slower_is_offline_twice_and_then_understood() {
 }
 
 #[test]
-fn after_the_start_everyone_has_time_to_come_back() {
+fn after_the_start_agents_have_time_to_reconnect() {
     let config = Config {
         start_grace: 30 * SECOND,
         ..config()
@@ -177,7 +177,7 @@ fn after_the_start_everyone_has_time_to_come_back() {
     assert_eq!(roster.online(), 1);
     assert_eq!(watch(&mut roster, 0..30_000), []);
     assert_eq!(watch(&mut roster, 30_000..40_000), [(30_500, online)]);
-    assert!(hear(&mut roster, offline, 40_000));
+    assert!(send(&mut roster, offline, 40_000));
 }
 
 #[test]
@@ -187,11 +187,11 @@ fn deadlines_move_by_the_time_for_which_the_roster_stood_still() {
     for key in keys {
         beat(&mut roster, key, 0);
     }
-    roster.hold(at(5000));
+    roster.stand_still(at(5000));
     assert_eq!(roster.deadline(), None);
     assert_eq!(watch(&mut roster, 5000..12_000), []);
-    // Heard meanwhile: its silence begins when the roster goes on.
-    hear(&mut roster, keys[1], 11_000);
+    // A packet during the standstill: the silence begins at its end.
+    send(&mut roster, keys[1], 11_000);
     roster.resume(at(12_000));
     let offline = watch(&mut roster, 12_000..60_000);
     assert_eq!(offline, [(17_500, keys[0]), (22_500, keys[1])]);
@@ -199,7 +199,7 @@ fn deadlines_move_by_the_time_for_which_the_roster_stood_still() {
 }
 
 #[test]
-fn after_a_long_standstill_agents_have_time_to_connect_again() {
+fn after_a_long_standstill_agents_have_time_to_reconnect() {
     for (start_grace, grace) in [(0, 10_000), (90, 55_000), (20, 20_000)] {
         let config = Config {
             start_grace: start_grace * SECOND,
@@ -209,7 +209,7 @@ fn after_a_long_standstill_agents_have_time_to_connect_again() {
         let key = add(&mut roster, Identity::Name("web-01"), 0);
         let now = 200_000;
         beat(&mut roster, key, now);
-        roster.hold(at(now + 5000));
+        roster.stand_still(at(now + 5000));
         roster.resume(at(now + 60_000));
         let back = now + 60_000;
         assert_eq!(watch(&mut roster, back..back + grace), []);
@@ -219,15 +219,15 @@ fn after_a_long_standstill_agents_have_time_to_connect_again() {
 }
 
 #[test]
-fn standing_still_again_and_again_hides_no_agent_that_is_gone() {
+fn repeated_standstills_hide_no_dead_agent() {
     let mut roster = Roster::new(config(), at(0));
     let key = add(&mut roster, Identity::Name("web-01"), 0);
     beat(&mut roster, key, 0);
-    // Of every three seconds the store takes one.
+    // The roster stands still for one of every three seconds.
     let offline = (0..20).find(|round| {
         let now = 3000 * round;
         let found = watch(&mut roster, now + 500..now + 2500);
-        roster.hold(at(now + 2000));
+        roster.stand_still(at(now + 2000));
         roster.resume(at(now + 3000));
         !found.is_empty()
     });
@@ -235,12 +235,12 @@ fn standing_still_again_and_again_hides_no_agent_that_is_gone() {
 }
 
 #[test]
-fn a_process_that_stood_still_declares_nobody_offline_for_that() {
+fn a_standstill_of_the_process_makes_no_agent_offline() {
     let mut roster = Roster::new(config(), at(0));
     let key = add(&mut roster, Identity::Name("web-01"), 0);
     beat(&mut roster, key, 0);
     assert_eq!(expired(&mut roster, 100_000), []);
-    assert!(!hear(&mut roster, key, 101_000));
+    assert!(!send(&mut roster, key, 101_000));
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn packets_in_the_turn_after_a_standstill_are_on_the_clock_that_stood_still() {
         }
         assert_eq!(expired(&mut roster, 1000 * second), []);
     }
-    // A turn begins, reads what came meanwhile, and then looks for silent agents.
+    // A turn begins, reads the packets of that time, and then searches for silent agents.
     let back = 7_200_000;
     roster.resume(at(back));
     for key in [gone, live] {
@@ -270,7 +270,7 @@ fn packets_in_the_turn_after_a_standstill_are_on_the_clock_that_stood_still() {
 }
 
 #[test]
-fn a_roster_that_had_no_agent_to_watch_for_long_did_not_stand_still() {
+fn a_long_time_without_alarms_is_no_standstill() {
     let mut roster = Roster::new(config(), at(0));
     let key = add(&mut roster, Identity::Name("web-01"), 0);
     assert_eq!(watch(&mut roster, 0..1_000_000), []);
@@ -280,7 +280,7 @@ fn a_roster_that_had_no_agent_to_watch_for_long_did_not_stand_still() {
 }
 
 #[test]
-fn an_agent_that_comes_after_hours_without_any_is_offline_in_time() {
+fn an_agent_that_comes_online_after_hours_without_alarms_goes_offline_in_time() {
     let config = Config {
         offline_after: Some(10 * SECOND),
         ..config()
@@ -316,7 +316,7 @@ fn an_agent_that_sends_one_heartbeat_and_then_reports_is_offline_once() {
 }
 
 #[test]
-fn an_agent_that_is_not_read_from_is_not_offline_and_hides_no_other() {
+fn a_paused_agent_stays_online_and_hides_no_other() {
     let mut roster = Roster::new(config(), at(0));
     let [paused, gone] = ["a", "b"].map(|name| add(&mut roster, Identity::Name(name), 0));
     for key in [paused, gone] {
@@ -324,25 +324,25 @@ fn an_agent_that_is_not_read_from_is_not_offline_and_hides_no_other() {
     }
     roster.pause(paused, at(4000));
     assert_eq!(watch(&mut roster, 4000..60_000), [(10_500, gone)]);
-    // Both of its sessions are to be read from.
+    // The pause ends with that of the last session.
     roster.pause(paused, at(60_000));
     roster.unpause(paused, at(61_000));
     assert_eq!(watch(&mut roster, 61_000..70_000), []);
     roster.unpause(paused, at(70_000));
     assert_eq!(watch(&mut roster, 70_000..99_000), [(76_500, paused)]);
-    // Once too often, as by a process before that did not tell.
+    // Once too often, as after a hand-over from a build without pauses.
     roster.unpause(paused, at(99_000));
 }
 
 #[test]
-fn a_pause_counts_from_when_the_agent_was_last_heard() {
+fn a_pause_counts_from_the_last_packet() {
     let mut roster = Roster::new(config(), at(0));
     let key = add(&mut roster, Identity::Name("web-01"), 0);
     beat(&mut roster, key, 0);
     roster.pause(key, at(1000));
-    roster.hold(at(2000));
+    roster.stand_still(at(2000));
     roster.resume(at(5000));
-    // By another session, after 5 s on the roster's clock: that is its interval.
+    // From another session, after 5 s on the roster's clock, which is the interval.
     beat(&mut roster, key, 8000);
     roster.unpause(key, at(9000));
     let offline = watch(&mut roster, 9000..40_000);
@@ -354,7 +354,7 @@ fn reports_that_come_now_and_then_are_not_judged() {
     let mut roster = Roster::new(config(), at(0));
     let key = add(&mut roster, Identity::Name("cron"), 0);
     for minute in [0, 1, 2, 5, 7, 30, 31] {
-        // Some lines at a time.
+        // Several lines at once.
         for line in 0..20 {
             assert!(!report(&mut roster, key, 60_000 * minute + 150 * line));
         }
@@ -370,7 +370,7 @@ fn reports_that_come_now_and_then_are_not_judged() {
         assert!(!report(&mut roster, key, 5_000_000 + 1000 * second));
     }
     watch(&mut roster, 0..200_000_000);
-    // Once an hour: its silence would be too long in between.
+    // Once an hour: too slow to be judged.
     for hour in 2..30 {
         assert!(!report(&mut roster, key, 3_600_000 * hour));
     }
@@ -386,10 +386,10 @@ fn reports_that_come_now_and_then_are_not_judged() {
 }
 
 #[test]
-fn reports_that_come_regularly_are_judged_as_long_as_they_do() {
+fn regular_reports_are_judged_until_they_stop() {
     let mut roster = Roster::new(config(), at(0));
     let key = add(&mut roster, Identity::Name("disk"), 0);
-    // Every 60 s, or up to 20 s later.
+    // Every 60 s, with a delay of up to 20 s.
     let at_minute = |minute: u64| 60_000 * minute + 1000 * (7 * minute % 20);
     for minute in 0..10 {
         assert!(!report(&mut roster, key, at_minute(minute)), "{minute}");
@@ -409,7 +409,7 @@ fn reports_that_come_regularly_are_judged_as_long_as_they_do() {
     let offline = watch(&mut roster, silent + 500..silent + 241_000);
     assert_eq!(offline.len(), 1);
     assert!(offline[0].0 > silent + 180_000, "{offline:?}");
-    // It comes back, and is not judged again before its reports are regular again.
+    // After its return it is judged again once its reports are regular again.
     let back = 4_000_000;
     assert_eq!(watch(&mut roster, silent + 241_000..back), []);
     assert!(report(&mut roster, key, back));
@@ -466,11 +466,7 @@ fn at_capacity_the_agent_that_is_silent_longest_makes_room() {
     }
     roster.attach(keys[1]);
     let make_room = |roster: &mut Roster| roster.make_room(address(2), at(400));
-    assert_eq!(
-        make_room(&mut roster),
-        Ok(Some(keys[2])),
-        "a session speaks for b"
-    );
+    assert_eq!(make_room(&mut roster), Ok(Some(keys[2])), "b has a session");
     let reference = roster.reference(keys[2]);
     assert_eq!(roster.resolve(reference), Some(keys[2]));
     roster.remove(keys[2]);
@@ -481,15 +477,15 @@ fn at_capacity_the_agent_that_is_silent_longest_makes_room() {
     assert_eq!(roster.find(Identity::Name("c")), None);
 }
 
-/// Hears an agent in so many hours, the first of which is the one at hand.
-fn hear_hourly(roster: &mut Roster, key: AgentKey, hours: u64) {
+/// Records a packet in each of the first `hours` hours.
+fn send_hourly(roster: &mut Roster, key: AgentKey, hours: u64) {
     (0..hours).for_each(|hour| {
-        hear(roster, key, hour * 3_600_000);
+        send(roster, key, hour * 3_600_000);
     });
 }
 
 #[test]
-fn an_agent_heard_in_three_hours_is_established_and_makes_no_room() {
+fn an_agent_with_packets_in_three_hours_is_established_and_makes_no_room() {
     let config = Config {
         capacity: 2,
         ..config()
@@ -500,10 +496,10 @@ fn an_agent_heard_in_three_hours_is_established_and_makes_no_room() {
         roster.attach(key);
         key
     });
-    hear_hourly(&mut roster, steady, 3);
-    hear_hourly(&mut roster, brief, 2);
+    send_hourly(&mut roster, steady, 3);
+    send_hourly(&mut roster, brief, 2);
     // The clock is set back and forth.
-    hear_hourly(&mut roster, brief, 2);
+    send_hourly(&mut roster, brief, 2);
     assert_eq!(roster.established(), 1);
     for key in [steady, brief] {
         roster.detach(key);
@@ -536,7 +532,7 @@ fn established_agents_are_declared_offline_first() {
     assert_eq!(roster.expire(late, wall, false), Some(keys[1]));
     assert_eq!(roster.expire(late, wall, false), None, "others wait");
     assert_eq!(roster.online(), 2);
-    hear(&mut roster, keys[0], 10_500);
+    send(&mut roster, keys[0], 10_500);
     assert_eq!(expired(&mut roster, 11_000), [keys[2]]);
     assert_eq!(expired(&mut roster, 21_000), [keys[0]]);
 }
@@ -553,8 +549,8 @@ fn a_flood_of_new_names_delays_no_established_agent() {
     let steady = roster.insert(entry, at(0));
     let beats = [0, 2000, 4000].map(|millis| beat_after(&mut roster, steady, Some(2000), millis));
     assert_eq!(beats, [true, false, false]);
-    // As many names a second, from many networks, as a server reads; at capacity each takes
-    // the place of another. As the handler does, each turn takes one other agent at most.
+    // 10,000 new names a second from many networks; at capacity each of them takes the place of
+    // another agent.
     let mut offline = None;
     for name in 0..200_000_u64 {
         let millis = 4000 + name / 10;
@@ -564,12 +560,12 @@ fn a_flood_of_new_names_delays_no_established_agent() {
         match roster.make_room(from, at(millis)) {
             Ok(removed) => {
                 if let Some(key) = removed {
-                    roster.give_up(key, wall(millis));
+                    roster.mark_offline(key, wall(millis));
                     roster.remove(key);
                 }
                 let entry = Entry::new(Identity::Name(&text), from, at(millis), wall(millis));
                 let key = roster.insert(entry, at(millis));
-                roster.heard(key, from, at(millis), wall(millis));
+                roster.record_packet(key, from, at(millis), wall(millis));
                 roster.beat(key, "1.0", None, (at(millis), wall(millis)));
             }
             Err(refused) => assert_eq!(refused, NoPlace::ShareTaken),
@@ -585,59 +581,59 @@ fn a_flood_of_new_names_delays_no_established_agent() {
 }
 
 #[test]
-fn a_key_costs_no_more_room_than_a_number() {
+fn an_optional_key_takes_four_bytes() {
     assert_eq!(size_of::<Option<AgentKey>>(), 4);
 }
 
 #[derive(Clone, Debug)]
-enum Deed {
+enum Action {
     Beat(u8),
     Wait(u16),
     Hold(u16),
     Pause(u8, u16),
 }
 
-fn deed() -> impl Strategy<Value = Deed> {
+fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
-        8 => (0..6_u8).prop_map(Deed::Beat),
-        6 => (1..4000_u16).prop_map(Deed::Wait),
-        1 => (1..20_000_u16).prop_map(Deed::Hold),
-        2 => (0..6_u8, 1..20_000_u16).prop_map(|(agent, millis)| Deed::Pause(agent, millis)),
+        8 => (0..6_u8).prop_map(Action::Beat),
+        6 => (1..4000_u16).prop_map(Action::Wait),
+        1 => (1..20_000_u16).prop_map(Action::Hold),
+        2 => (0..6_u8, 1..20_000_u16).prop_map(|(agent, millis)| Action::Pause(agent, millis)),
     ]
 }
 
 proptest! {
-    /// Whatever agents do, each change is told once; no agent that was heard in time is
-    /// offline, and none that was not stays online.
+    /// Each change of an agent's state is returned once and in time: an agent is online as long
+    /// as its packets come in time.
     #[test]
-    fn changes_are_told_once_and_in_time(deeds in prop::collection::vec(deed(), 1..200)) {
+    fn changes_are_returned_once_and_in_time(actions in prop::collection::vec(action(), 1..200)) {
         let mut roster = Roster::new(config(), at(0));
         let mut now = 0;
         let mut online = [false; 6];
-        // Moved by the time for which an agent, or all of them, did not count.
+        // Last packets, moved by pauses and standstills.
         let mut heard = [0_u64; 6];
         let mut paused: [Option<(u64, u64)>; 6] = [None; 6];
         let mut pardoned = 0;
         let keys: Vec<AgentKey> = (0..6)
             .map(|agent| add(&mut roster, Identity::Address(address(agent)), 0))
             .collect();
-        for deed in deeds {
-            match deed {
-                Deed::Beat(agent) => {
+        for action in actions {
+            match action {
+                Action::Beat(agent) => {
                     let agent = usize::from(agent);
                     let change = beat(&mut roster, keys[agent], now);
                     prop_assert_eq!(change, !online[agent]);
                     online[agent] = true;
                     heard[agent] = now;
                 }
-                Deed::Pause(agent, millis) => {
+                Action::Pause(agent, millis) => {
                     let agent = usize::from(agent);
                     if paused[agent].is_none() {
                         roster.pause(keys[agent], at(now));
                         paused[agent] = Some((now, now + u64::from(millis)));
                     }
                 }
-                Deed::Wait(millis) => {
+                Action::Wait(millis) => {
                     let end = now + u64::from(millis);
                     while now < end {
                         now = (now + 500).min(end);
@@ -652,7 +648,7 @@ proptest! {
                         }
                         for key in expired(&mut roster, now) {
                             let agent = keys.iter().position(|other| *other == key).unwrap();
-                            prop_assert!(online[agent], "told twice");
+                            prop_assert!(online[agent], "it was offline already");
                             prop_assert!(paused[agent].is_none());
                             online[agent] = false;
                             prop_assert!(now >= heard[agent] + 10_000);
@@ -667,9 +663,9 @@ proptest! {
                         prop_assert!(!online[agent] || paused[agent].is_some() || now <= deadline);
                     }
                 }
-                Deed::Hold(millis) => {
+                Action::Hold(millis) => {
                     let millis = u64::from(millis);
-                    roster.hold(at(now));
+                    roster.stand_still(at(now));
                     now += millis;
                     prop_assert_eq!(expired(&mut roster, now), []);
                     roster.resume(at(now));

@@ -6,8 +6,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hawk::notify::queue::{Each, Gathered, Job, Outcome, Queue};
-use hawk::notify::{Agent, Event as StateChange};
+use hawk::notify::{Each, Event as StateChange, EventAgent, Gathered, Job, JobOutcome, Queue};
 use hawk::store::Lane;
 use hawk_testkit::worlds::{Broken, Counts, Dice, Tally as _, Worlds};
 use hawk_time::{Moment, UnixNanos};
@@ -32,7 +31,7 @@ const LAST_ROUNDS: usize = 200_000;
 struct Running {
     job: Job,
     until: u64,
-    outcome: Outcome,
+    outcome: JobOutcome,
 }
 
 struct World {
@@ -45,7 +44,7 @@ struct World {
     table: Vec<Arc<StateChange>>,
     next_seq: i64,
     /// The last event of each agent, as the table had it.
-    last: HashMap<Agent, Arc<StateChange>>,
+    last: HashMap<EventAgent, Arc<StateChange>>,
     queue: Box<dyn Queue>,
     running: Vec<Running>,
     /// What is written down: cursors and retries.
@@ -57,8 +56,8 @@ struct World {
     slow: u64,
     restarts: u64,
     /// The last that was delivered of each agent, ever and by this process.
-    delivered: HashMap<Agent, i64>,
-    by_process: HashMap<Agent, i64>,
+    delivered: HashMap<EventAgent, i64>,
+    by_process: HashMap<EventAgent, i64>,
     all: HashSet<i64>,
     /// Events that need not be delivered, as the queues of earlier processes counted them.
     skipped: u64,
@@ -160,7 +159,7 @@ impl World {
     fn event(&mut self) {
         let agent = self.dice.below(self.agents);
         let named = agent.is_multiple_of(2);
-        let agent = Agent {
+        let agent = EventAgent {
             text: match named {
                 true => format!("agent-{agent}").into(),
                 false => format!("10.0.0.{agent}").into(),
@@ -242,8 +241,8 @@ impl World {
                 job,
                 until: self.now + takes,
                 outcome: match fails {
-                    true => Outcome::Failed,
-                    false => Outcome::Delivered,
+                    true => JobOutcome::Failed,
+                    false => JobOutcome::Delivered,
                 },
             });
         }
@@ -313,7 +312,7 @@ impl World {
 
     fn ended(&mut self, running: &Running) -> Result<(), String> {
         let now = Moment::from_nanos(self.now);
-        if running.outcome == Outcome::Delivered {
+        if running.outcome == JobOutcome::Delivered {
             self.delivered(&running.job)?;
         } else {
             self.counts.saw(Event::Failed);
@@ -354,7 +353,7 @@ impl World {
         } else {
             self.counts.saw(Event::Killed);
             for running in running {
-                if running.outcome == Outcome::Delivered && self.dice.one_in(2) {
+                if running.outcome == JobOutcome::Delivered && self.dice.one_in(2) {
                     self.delivered(&running.job)?;
                 }
             }

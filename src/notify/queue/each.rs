@@ -4,25 +4,25 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Backoff, Changes, Event, Job, MAX_AGE, Outcome, Queue, Tally, WINDOW};
-use crate::notify::event::Agent;
+use super::{Backoff, Changes, Event, Job, JobOutcome, MAX_AGE, Queue, Tally, WINDOW};
+use crate::notify::event::EventAgent;
 use crate::store::Lane;
 use hawk_time::{Moment, UnixNanos};
 
-/// Jobs at once: enough that a hanging job does not block the others, few enough that a
-/// failed rack does not start a thousand mailers.
+/// Maximum number of jobs at once: enough that a hanging job does not block the others, few
+/// enough that a failed rack does not start a thousand mailers.
 pub(in crate::notify) const AT_ONCE: usize = 4;
 
-/// Jobs of agents that are not established, at most: the others are kept for established
-/// agents.
+/// Maximum number of jobs at once for agents that are not established. The others are reserved
+/// for established agents.
 pub(super) const OTHERS_AT_ONCE: usize = 2;
 
-/// Retries of a lane, at most. Beyond them the lane is not read on, so that its events stay
+/// Maximum number of retries of a lane. At this number the lane is not read, and its events stay
 /// in the store.
 pub(super) const MAX_RETRIES: usize = 2048;
 
-/// Events that wait behind a failing one of the same agent, at most. Beyond them the oldest
-/// is skipped: the last one is what counts.
+/// Maximum number of events that wait behind a failing event of the same agent. Beyond it the
+/// oldest is skipped: the last event is what counts.
 pub(super) const MAX_BEHIND: usize = 64;
 
 /// The first and the longest wait between two attempts for one agent.
@@ -31,18 +31,18 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// The first and the longest wait between two attempts while every job fails.
 const OUTAGE_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// So many different agents in a row, and the failure is not theirs.
+/// Number of failed jobs in a row, of different agents, that makes an outage of the command.
 pub(super) const OUTAGE: usize = AT_ONCE;
 
 /// Makes a job of each event, one at a time for each agent.
 pub struct Each {
     at_least_once: bool,
     lanes: [LaneState; 2],
-    /// Agents that have events here.
-    lines: HashMap<Agent, Line>,
-    /// Agents whose retry is not due.
-    sleeping: BTreeSet<(Moment, Agent)>,
-    jobs: HashMap<u64, (Agent, Lane)>,
+    /// The agents with events.
+    lines: HashMap<EventAgent, Line>,
+    /// Agents that wait for the time of their retry.
+    sleeping: BTreeSet<(Moment, EventAgent)>,
+    jobs: HashMap<u64, (EventAgent, Lane)>,
     next_job: u64,
     outage: Outage,
     backoff: Backoff,
@@ -53,17 +53,17 @@ pub struct Each {
 
 #[derive(Default)]
 struct LaneState {
-    /// Agents whose next event may be delivered.
-    ready: VecDeque<Agent>,
-    /// Events in front of the cursor that are not done with.
+    /// Agents with a next event that may be delivered.
+    ready: VecDeque<EventAgent>,
+    /// Events after the cursor that are not done with.
     pending: BTreeSet<i64>,
-    /// Events behind the cursor likewise.
+    /// Retries: events that are not done with and that the cursor passes.
     retries: BTreeSet<i64>,
     read: i64,
     running: usize,
 }
 
-/// The events of one agent, in their order.
+/// The events of one agent in order.
 #[derive(Default)]
 struct Line {
     events: VecDeque<Arc<Event>>,
@@ -72,15 +72,15 @@ struct Line {
     /// Failures of the first event.
     failures: u32,
     /// The events are retries.
-    troubled: bool,
+    is_retry: bool,
 }
 
-/// Finds out when a failure does not come from the events.
+/// Detects that the command itself is at fault, and not single events.
 struct Outage {
-    /// Different agents whose jobs failed since the last success.
-    failed: HashSet<Agent>,
+    /// Different agents with a failed job since the last success.
+    failed: HashSet<EventAgent>,
     failures: u32,
-    /// No job begins before.
+    /// No job begins before this moment.
     until: Option<Moment>,
     backoff: Backoff,
 }
@@ -90,18 +90,18 @@ impl Outage {
         self.failed.len() >= OUTAGE
     }
 
-    fn failed(&mut self, agent: &Agent, now: Moment) {
+    fn failed(&mut self, agent: &EventAgent, now: Moment) {
         if !self.is_on() {
             self.failed.insert(agent.clone());
         }
-        // What had begun before counts once.
+        // Jobs that began before the outage count once.
         if self.is_on() && self.until.is_none_or(|until| until <= now) {
             self.failures += 1;
             self.until = Some(self.backoff.after(self.failures, now));
         }
     }
 
-    /// Whether that ended an outage.
+    /// Resets after a success. Returns whether that ends an outage.
     fn succeeded(&mut self) -> bool {
         let was_on = self.is_on();
         self.failed.clear();
@@ -112,8 +112,8 @@ impl Outage {
 }
 
 impl Each {
-    /// An empty queue; its jobs are tried again if `at_least_once`. `cursors` are those of
-    /// the lanes.
+    /// Returns an empty queue, which repeats failed jobs if `at_least_once`. `cursors` are those
+    /// of the lanes.
     pub fn new(at_least_once: bool, cursors: [i64; 2], seed: u64) -> Self {
         let lanes = cursors.map(|read| LaneState {
             read,
@@ -140,12 +140,12 @@ impl Each {
         }
     }
 
-    /// Whether the agent has events here.
-    pub(super) fn has(&self, agent: &Agent) -> bool {
+    /// Returns whether the agent has events here.
+    pub(super) fn has(&self, agent: &EventAgent) -> bool {
         self.lines.contains_key(agent)
     }
 
-    /// Puts in an event whose first attempt failed, of an agent without events here.
+    /// Puts in an event that has failed once, of an agent without events here.
     pub(super) fn put_failed(&mut self, event: Arc<Event>, now: Moment) {
         let agent = event.agent.clone();
         let lane = &mut self.lanes[event.lane().index()];
@@ -153,12 +153,12 @@ impl Each {
         self.changes.insert(event.seq, true);
         let line = self.lines.entry(agent.clone()).or_default();
         line.events.push_back(event);
-        line.troubled = true;
+        line.is_retry = true;
         self.sleep(agent, now);
     }
 
     /// Lets an agent's first event, which has failed, wait for its next attempt.
-    fn sleep(&mut self, agent: Agent, now: Moment) {
+    fn sleep(&mut self, agent: EventAgent, now: Moment) {
         self.outage.failed(&agent, now);
         if let Some(line) = self.lines.get_mut(&agent) {
             line.failures = line.failures.saturating_add(1);
@@ -170,7 +170,7 @@ impl Each {
     /// Ends an outage, if there is one: the command works.
     pub(super) fn command_succeeded(&mut self, now: Moment) {
         if self.outage.succeeded() {
-            // What failed meanwhile most likely failed for the same reason.
+            // The others most likely failed for the same reason.
             self.wake(now, true);
         }
     }
@@ -189,7 +189,7 @@ impl Each {
         let line = self.lines.entry(agent.clone()).or_default();
         line.events.push_back(event);
         let is_new = line.events.len() == 1;
-        let too_many = line.troubled && line.events.len() > MAX_BEHIND;
+        let too_many = line.is_retry && line.events.len() > MAX_BEHIND;
         if is_new {
             self.lane_mut(lane).ready.push_back(agent);
         } else if too_many {
@@ -197,8 +197,8 @@ impl Each {
         }
     }
 
-    /// Skips the oldest event of an agent that is not in a job.
-    fn skip_oldest(&mut self, agent: &Agent) {
+    /// Skips the agent's oldest event that is not in a job.
+    fn skip_oldest(&mut self, agent: &EventAgent) {
         let Some(line) = self.lines.get_mut(agent) else {
             return;
         };
@@ -208,7 +208,7 @@ impl Each {
         }
     }
 
-    /// An event need not be delivered any more.
+    /// Marks an event as done with.
     fn done(&mut self, event: &Event) {
         let lane = &mut self.lanes[event.lane().index()];
         if lane.retries.remove(&event.seq) {
@@ -218,12 +218,12 @@ impl Each {
         }
     }
 
-    /// Lists all events of a line as retries, so that the cursors can advance.
-    fn list(&mut self, agent: &Agent) {
+    /// Makes retries of all events of an agent, so that the cursors can pass them.
+    fn make_retries(&mut self, agent: &EventAgent) {
         let Some(line) = self.lines.get_mut(agent) else {
             return;
         };
-        if std::mem::replace(&mut line.troubled, true) {
+        if std::mem::replace(&mut line.is_retry, true) {
             return;
         }
         for event in &line.events {
@@ -267,7 +267,7 @@ impl Each {
         }
     }
 
-    fn is_held(&self, now: Moment) -> bool {
+    fn is_in_outage(&self, now: Moment) -> bool {
         !self.draining && self.outage.until.is_some_and(|until| until > now)
     }
 }
@@ -285,7 +285,7 @@ impl Queue for Each {
         let is_retry = self
             .lines
             .get(&event.agent)
-            .is_some_and(|line| line.troubled);
+            .is_some_and(|line| line.is_retry);
         let lane = &mut self.lanes[event.lane().index()];
         lane.read = lane.read.max(event.seq);
         if is_retry {
@@ -301,12 +301,12 @@ impl Queue for Each {
         let agent = event.agent.clone();
         let lane = &mut self.lanes[event.lane().index()];
         if event.seq > lane.read {
-            // It comes again, in its order.
+            // The event comes again in its order.
             self.changes.insert(event.seq, false);
             return;
         }
         lane.retries.insert(event.seq);
-        self.lines.entry(agent).or_default().troubled = true;
+        self.lines.entry(agent).or_default().is_retry = true;
         self.add(event);
     }
 
@@ -329,7 +329,7 @@ impl Queue for Each {
     }
 
     fn start(&mut self, now: Moment, wall: UnixNanos) -> Option<Job> {
-        if self.is_held(now) {
+        if self.is_in_outage(now) {
             return None;
         }
         self.wake(now, false);
@@ -368,7 +368,7 @@ impl Queue for Each {
         }
     }
 
-    fn end(&mut self, job: u64, outcome: Outcome, now: Moment) {
+    fn end(&mut self, job: u64, outcome: JobOutcome, now: Moment) {
         let Some((agent, lane)) = self.jobs.remove(&job) else {
             return;
         };
@@ -377,22 +377,22 @@ impl Queue for Each {
             return;
         };
         line.running = false;
-        if outcome == Outcome::Failed && self.at_least_once {
-            self.list(&agent);
+        if outcome == JobOutcome::Failed && self.at_least_once {
+            self.make_retries(&agent);
             return self.sleep(agent, now);
         }
         line.failures = 0;
         let event = line.events.pop_front();
         let next = line.events.front().map(|next| next.lane());
         if let Some(event) = event {
-            self.tally.delivered += u64::from(outcome == Outcome::Delivered);
+            self.tally.delivered += u64::from(outcome == JobOutcome::Delivered);
             self.done(&event);
         }
         match next {
             Some(lane) => self.lane_mut(lane).ready.push_back(agent),
             None => drop(self.lines.remove(&agent)),
         }
-        if outcome == Outcome::Delivered {
+        if outcome == JobOutcome::Delivered {
             self.command_succeeded(now);
         }
     }

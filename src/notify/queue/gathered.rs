@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Backoff, Changes, Each, Event, Job, MAX_AGE, Outcome, Queue, Tally, WINDOW};
+use super::{Backoff, Changes, Each, Event, Job, JobOutcome, MAX_AGE, Queue, Tally, WINDOW};
 use crate::store::Lane;
 use hawk_time::{Moment, UnixNanos};
 
@@ -219,12 +219,12 @@ impl Gathered {
         }
     }
 
-    fn end_part(&mut self, index: usize, outcome: Outcome, now: Moment) {
+    fn end_part(&mut self, index: usize, outcome: JobOutcome, now: Moment) {
         let lane = &mut self.lanes[index];
         let Some(batch) = &mut lane.batch else {
             return;
         };
-        if outcome == Outcome::Failed && self.at_least_once {
+        if outcome == JobOutcome::Failed && self.at_least_once {
             batch.failed = true;
             let failed_alone = match batch.part {
                 1 => batch.events.pop_front(),
@@ -240,8 +240,8 @@ impl Gathered {
             lane.not_before = self.backoff.after(lane.failures.max(1), now);
         } else {
             self.tally.delivered += match outcome {
-                Outcome::Delivered => batch.part as u64,
-                Outcome::Failed => 0,
+                JobOutcome::Delivered => batch.part as u64,
+                JobOutcome::Failed => 0,
             };
             batch.events.drain(..batch.part);
             batch.part *= 2;
@@ -301,7 +301,7 @@ impl Queue for Gathered {
         (0..self.lanes.len()).find_map(|index| self.start_lane(index, now, wall))
     }
 
-    fn end(&mut self, job: u64, outcome: Outcome, now: Moment) {
+    fn end(&mut self, job: u64, outcome: JobOutcome, now: Moment) {
         for index in 0..self.lanes.len() {
             let lane = &mut self.lanes[index];
             let Some(running) = lane.running.take_if(|running| running.number == job) else {
@@ -312,7 +312,7 @@ impl Queue for Gathered {
                 None => self.end_part(index, outcome, now),
             }
         }
-        if outcome == Outcome::Delivered {
+        if outcome == JobOutcome::Delivered {
             // The command works: failures before came from it, or from single events.
             for lane in &mut self.lanes {
                 lane.failures = 0;

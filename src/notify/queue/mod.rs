@@ -1,14 +1,13 @@
 //! The order of deliveries, without I/O: events come in, jobs go out, outcomes come in.
 //!
 //! A consumer of events has one [`Queue`]. [`Each`] makes a job of every event and keeps the
-//! order of each agent; [`Gathered`] makes jobs of many events. What carries a job out (a
-//! command today) is the caller's business.
+//! order of each agent; [`Gathered`] makes jobs of many events. The caller carries out the jobs.
 //!
 //! Promise of both, if `at_least_once`: an event is done with once a job that holds it has
 //! succeeded, or once it is older than [`MAX_AGE`]. Among the jobs that succeed, those with
 //! events of one agent succeed in the order of these events, so the last event that is
-//! delivered for an agent is its last event. A [cursor](Queue::cursor) is passed only by
-//! events that are done with or are listed as [retries](Changes).
+//! delivered for an agent is its last event. A [cursor](Queue::cursor) passes only events that
+//! are done with or are listed as [retries](Changes).
 
 mod each;
 mod gathered;
@@ -26,47 +25,46 @@ pub use each::Each;
 pub use gathered::Gathered;
 use hawk_time::{Moment, UnixNanos};
 
-/// An event that is older is not delivered any more.
+/// Age beyond which an event is skipped.
 pub const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Events that a lane reads ahead of its cursor, at most.
-pub const WINDOW: usize = 1024;
+/// Maximum number of events that a lane reads ahead of its cursor.
+pub(super) const WINDOW: usize = 1024;
 
-/// What is to be delivered at once.
+/// Events to be delivered together.
 #[derive(Clone, Debug)]
 pub struct Job {
     /// Its number within its queue.
     pub number: u64,
-    /// In their order; at least one.
+    /// At least one, in order.
     pub events: Vec<Arc<Event>>,
 }
 
-/// How the deliveries of a job ended.
+/// How a job ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum JobOutcome {
     /// The command succeeded.
     Delivered,
     /// It failed, or could not be started.
     Failed,
 }
 
-/// Events behind a cursor: whether they are still to be delivered (`true`) or done with. To be
-/// written down together with the cursors.
-pub type Changes = BTreeMap<i64, bool>;
+/// Events that become retries (`true`) or are done with. Stored together with the cursors.
+pub(super) type Changes = BTreeMap<i64, bool>;
 
-/// What became of events.
+/// Counts of events and jobs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Events in jobs that succeeded.
     pub delivered: u64,
     /// Jobs that repeat one that failed.
     pub retried: u64,
-    /// Events that are not delivered any more: too old, or too many behind a failing one.
+    /// Events that are not delivered: too old, or too many behind a failing event.
     pub skipped: u64,
 }
 
-/// Draws the times between attempts that fail: twice as long after each, up to a limit, and
-/// with jitter, so that what failed together is not tried again together.
+/// The time between failing attempts: twice as long after each, up to a limit, and with jitter,
+/// so that jobs that failed together are not repeated together.
 pub(super) struct Backoff {
     first: Duration,
     most: Duration,
@@ -82,7 +80,7 @@ impl Backoff {
         }
     }
 
-    /// When to try again after so many failures, at least one.
+    /// Returns the time of the next attempt after so many failures, at least one.
     pub(super) fn after(&mut self, failures: u32, now: Moment) -> Moment {
         let doublings = failures.saturating_sub(1).min(20);
         let longest = self.first.saturating_mul(1 << doublings).min(self.most);
@@ -102,51 +100,51 @@ impl Tally {
     }
 }
 
-/// The events of one consumer that are read and not done with.
+/// The events of one consumer that were read and are not done with.
 pub trait Queue: Send {
-    /// How many more events of a lane may be put in now.
+    /// Returns how many more events of a lane may be put in.
     fn room(&self, lane: Lane) -> usize;
 
     /// Puts in the next event of its lane.
     fn put(&mut self, event: Arc<Event>, now: Moment);
 
-    /// Puts in an event that an earlier process listed as a retry. All of them come before
-    /// any other event, in their order.
+    /// Puts in a retry of an earlier process. All retries are put in before other events, in
+    /// order.
     fn restore(&mut self, event: Arc<Event>, now: Moment);
 
-    /// Notes that the lane has no other events up to this number.
+    /// Marks the lane as read up to this number.
     fn passed(&mut self, lane: Lane, seq: i64);
 
-    /// The number up to which events of a lane were put in.
+    /// Returns the number up to which a lane was read.
     fn read(&self, lane: Lane) -> i64;
 
-    /// The number up to which events of a lane are done with or listed as retries.
+    /// Returns the number up to which events of a lane are done with or listed as retries.
     fn cursor(&self, lane: Lane) -> i64;
 
-    /// What has changed since the last call.
+    /// Returns the changes of retries since the last call.
     fn take_changes(&mut self) -> Changes;
 
-    /// The next job that may begin.
+    /// Returns the next job that may begin.
     fn start(&mut self, now: Moment, wall: UnixNanos) -> Option<Job>;
 
-    /// A job has ended.
-    fn end(&mut self, job: u64, outcome: Outcome, now: Moment);
+    /// Reports the end of a job.
+    fn end(&mut self, job: u64, outcome: JobOutcome, now: Moment);
 
-    /// When [`start`](Self::start) is to be called again at the latest, if nothing else
-    /// happens before.
+    /// Returns the time at which [`start`](Self::start) is to be called if nothing else happens
+    /// before.
     fn next_at(&self, now: Moment) -> Option<Moment>;
 
-    /// Stops waiting for more events or for a retry's time: what is left is tried once more or
-    /// not at all.
+    /// Stops waiting for more events and for the times of retries: each event that has not
+    /// failed is tried once more.
     fn drain(&mut self);
 
-    /// Events that are neither in a job nor done with.
+    /// Returns the number of events that are neither in a job nor done with.
     fn waiting(&self) -> usize;
 
-    /// Whether a drained queue has nothing left to begin.
+    /// Returns whether a drained queue has no job left to begin.
     fn is_drained(&self) -> bool;
 
-    /// What became of events so far.
+    /// Returns the counts so far.
     fn tally(&self) -> Tally;
 }
 

@@ -1,4 +1,4 @@
-//! Both queues against random events, failures and restarts.
+//! Both queues under random events, failures and restarts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -47,13 +47,13 @@ fn events_of_one_agent_wait_for_each_other_and_for_no_other() {
     let jobs = start_all(&mut queue, START);
     assert_eq!(jobs.iter().map(seqs).collect::<Vec<_>>(), [[1], [3]]);
     assert_eq!(queue.cursor(Lane::Established), 0);
-    queue.end(jobs[0].number, Outcome::Delivered, START);
+    queue.end(jobs[0].number, JobOutcome::Delivered, START);
     assert_eq!(queue.cursor(Lane::Established), 1);
     let second = start_all(&mut queue, START);
     assert_eq!(seqs(&second[0]), [2]);
-    queue.end(second[0].number, Outcome::Delivered, START);
+    queue.end(second[0].number, JobOutcome::Delivered, START);
     assert_eq!(queue.cursor(Lane::Established), 2, "3 is under way");
-    queue.end(jobs[1].number, Outcome::Delivered, START);
+    queue.end(jobs[1].number, JobOutcome::Delivered, START);
     assert_eq!(queue.cursor(Lane::Established), 3);
 }
 
@@ -64,8 +64,8 @@ fn a_failing_event_holds_up_its_agent_and_not_the_cursor() {
         queue.put(of(seq, agent, true), START);
     }
     let jobs = start_all(&mut queue, START);
-    queue.end(jobs[0].number, Outcome::Failed, START);
-    queue.end(jobs[1].number, Outcome::Delivered, START);
+    queue.end(jobs[0].number, JobOutcome::Failed, START);
+    queue.end(jobs[1].number, JobOutcome::Delivered, START);
     assert_eq!(queue.cursor(Lane::Established), 3);
     queue.put(of(4, "a", true), START);
     let changes = |queue: &mut Each| Vec::from_iter(queue.take_changes());
@@ -76,7 +76,7 @@ fn a_failing_event_holds_up_its_agent_and_not_the_cursor() {
     for expected in [1, 2, 4] {
         let job = queue.start(due, WALL).unwrap();
         assert_eq!(seqs(&job), [expected]);
-        queue.end(job.number, Outcome::Delivered, due);
+        queue.end(job.number, JobOutcome::Delivered, due);
     }
     assert_eq!(changes(&mut queue), [(1, false), (2, false), (4, false)]);
     assert_eq!(queue.tally().retried, 1);
@@ -106,7 +106,7 @@ fn established_agents_alone_have_all_places_and_leave_one_to_others() {
     let jobs = start_all(&mut queue, START);
     assert_eq!(jobs.len(), AT_ONCE);
     queue.put(of(101, "new", false), START);
-    queue.end(jobs[0].number, Outcome::Delivered, START);
+    queue.end(jobs[0].number, JobOutcome::Delivered, START);
     assert_eq!(seqs(&start_all(&mut queue, START)[0]), [101]);
 }
 
@@ -130,7 +130,7 @@ fn behind_a_failing_event_the_last_ones_are_kept() {
     let mut queue = each();
     queue.put(of(1, "a", true), START);
     let job = queue.start(START, WALL).unwrap();
-    queue.end(job.number, Outcome::Failed, START);
+    queue.end(job.number, JobOutcome::Failed, START);
     for seq in 2..=200 {
         queue.put(of(seq, "a", true), START);
     }
@@ -142,7 +142,7 @@ fn behind_a_failing_event_the_last_ones_are_kept() {
 }
 
 #[test]
-fn a_command_that_fails_for_everyone_is_tried_ever_more_seldom() {
+fn a_command_that_always_fails_is_tried_ever_less_often() {
     let mut queue = each();
     for seq in 1..=1000 {
         queue.put(of(seq, &seq.to_string(), seq % 2 == 0), START);
@@ -154,23 +154,23 @@ fn a_command_that_fails_for_everyone_is_tried_ever_more_seldom() {
         begun += jobs.len();
         assert!(begun <= AT_ONCE || jobs.len() <= 1);
         for job in jobs {
-            queue.end(job.number, Outcome::Failed, now);
+            queue.end(job.number, JobOutcome::Failed, now);
         }
         now = queue.next_at(now).unwrap().max(now);
     }
     assert!(begun < AT_ONCE + 3600 / 14, "{begun} in an hour");
-    // Once it works, all that failed is tried again at once.
+    // At the first success all failed events are tried again at once.
     let begun = now;
     let mut delivered = 0;
     while let Some(job) = queue.start(now, WALL) {
-        queue.end(job.number, Outcome::Delivered, now);
+        queue.end(job.number, JobOutcome::Delivered, now);
         delivered += 1;
     }
     assert_eq!((delivered, now), (1000, begun));
 }
 
 #[test]
-fn failing_agents_that_are_few_hold_up_no_other() {
+fn a_few_failing_agents_hold_up_no_other() {
     let mut queue = each();
     for seq in 1..OUTAGE.cast_signed() as i64 {
         queue.put(of(seq, &seq.to_string(), true), START);
@@ -178,7 +178,7 @@ fn failing_agents_that_are_few_hold_up_no_other() {
     for _ in 0..20 {
         let now = queue.next_at(START).unwrap();
         for job in start_all(&mut queue, now) {
-            queue.end(job.number, Outcome::Failed, now);
+            queue.end(job.number, JobOutcome::Failed, now);
         }
     }
     queue.put(of(100, "good", true), START);
@@ -186,17 +186,17 @@ fn failing_agents_that_are_few_hold_up_no_other() {
 }
 
 #[test]
-fn without_a_second_attempt_a_failure_is_the_end() {
+fn a_queue_without_retries_drops_a_failed_event() {
     let mut queue = Each::new(false, [0, 0], 7);
     queue.put(of(1, "a", true), START);
     let job = queue.start(START, WALL).unwrap();
-    queue.end(job.number, Outcome::Failed, START);
+    queue.end(job.number, JobOutcome::Failed, START);
     assert_eq!((queue.waiting(), queue.next_at(START)), (0, None));
     assert_eq!(queue.cursor(Lane::Established), 1);
 }
 
 #[test]
-fn what_comes_within_the_window_is_one_job() {
+fn the_events_of_a_window_are_one_job() {
     let mut queue = gathered();
     for seq in 1..=300 {
         queue.put(of(seq, &seq.to_string(), true), START);
@@ -208,17 +208,17 @@ fn what_comes_within_the_window_is_one_job() {
     assert_eq!(job.events.len(), 300);
     queue.put(of(301, "301", true), due);
     let later = due.after(WINDOW_TIME);
-    assert!(queue.start(later, WALL).is_none(), "the first goes on");
-    queue.end(job.number, Outcome::Failed, later);
+    assert!(queue.start(later, WALL).is_none(), "the first job runs");
+    queue.end(job.number, JobOutcome::Failed, later);
     let retry = queue.next_at(later).unwrap();
     let job = queue.start(retry, WALL).unwrap();
     assert_eq!((job.events.len(), queue.tally().retried), (150, 1));
     assert_eq!(queue.cursor(Lane::Established), 0);
-    queue.end(job.number, Outcome::Delivered, retry);
+    queue.end(job.number, JobOutcome::Delivered, retry);
     assert_eq!(queue.cursor(Lane::Established), 150);
     let job = queue.start(retry, WALL).unwrap();
     assert_eq!((job.events.len(), job.events[0].seq), (150, 151));
-    queue.end(job.number, Outcome::Delivered, retry);
+    queue.end(job.number, JobOutcome::Delivered, retry);
     assert_eq!(queue.cursor(Lane::Established), 300);
     assert_eq!(seqs(&queue.start(retry, WALL).unwrap()), [301]);
 }
@@ -247,18 +247,18 @@ fn draining_waits_for_no_window_and_for_no_retry() {
     queue.put(of(1, "a", true), START);
     queue.drain();
     let job = queue.start(START, WALL).unwrap();
-    queue.end(job.number, Outcome::Failed, START);
+    queue.end(job.number, JobOutcome::Failed, START);
     assert!(queue.is_drained() && queue.next_at(START).is_none());
     let mut queue = each();
     queue.put(of(1, "a", true), START);
     queue.drain();
     let job = queue.start(START, WALL).unwrap();
     assert!(!queue.is_drained());
-    queue.end(job.number, Outcome::Failed, START);
+    queue.end(job.number, JobOutcome::Failed, START);
     assert!(queue.is_drained() && queue.next_at(START).is_none());
 }
 
-/// The table of events, what is written down beside it, and what a receiver has seen.
+/// The store's tables, and the events that a receiver got.
 struct World {
     table: Vec<Arc<Event>>,
     cursors: [i64; 2],
@@ -269,7 +269,7 @@ struct World {
 
 impl World {
     fn new(events: &[(u8, bool)]) -> Self {
-        // An agent stays on its lane: the writer sees to that.
+        // The store's writer keeps an agent on its lane.
         let agent = |(agent, online): &(u8, bool), seq| {
             Arc::new(Event {
                 online: *online,
@@ -322,7 +322,7 @@ impl World {
         }
     }
 
-    /// Goes on until nothing is left, restarting when `chance` says so.
+    /// Delivers until no event is left, with restarts at random.
     fn run(&mut self, make: &dyn Fn([i64; 2]) -> Box<dyn Queue>, chance: &mut dyn FnMut() -> u8) {
         let mut queue = make(self.cursors);
         let mut running: Vec<Job> = Vec::new();
@@ -334,8 +334,8 @@ impl World {
             }
             assert!(queue.waiting() <= 4 * WINDOW);
             match chance() {
-                // A kill: what was not written down has not happened, and what runs goes
-                // on to its end before the next process begins.
+                // A kill: progress that was not written down is lost, and running jobs end
+                // before the next process begins.
                 0..=4 => {
                     self.delivered
                         .extend(running.drain(..).flat_map(|job| seqs(&job)));
@@ -346,10 +346,10 @@ impl World {
                 roll if !running.is_empty() => {
                     let job = running.swap_remove(usize::from(roll) % running.len());
                     let outcome = match roll % 3 {
-                        0 => Outcome::Failed,
-                        _ => Outcome::Delivered,
+                        0 => JobOutcome::Failed,
+                        _ => JobOutcome::Delivered,
                     };
-                    if outcome == Outcome::Delivered {
+                    if outcome == JobOutcome::Delivered {
                         self.delivered.extend(seqs(&job));
                     }
                     queue.end(job.number, outcome, self.now);
@@ -363,7 +363,7 @@ impl World {
                 },
             }
         }
-        panic!("it does not come to an end");
+        panic!("the queue does not drain");
     }
 
     fn may_begin(&self, job: &Job, running: &[Job]) -> bool {
@@ -389,9 +389,16 @@ impl World {
         }
         for (agent, events) in of_agent {
             let seen = &seen[agent];
-            assert_eq!(seen.last(), events.last(), "the last is the truth");
+            assert_eq!(
+                seen.last(),
+                events.last(),
+                "the last event was delivered last"
+            );
             let all: BTreeSet<_> = seen.iter().copied().collect();
-            assert!(events.iter().all(|seq| all.contains(seq)), "each is seen");
+            assert!(
+                events.iter().all(|seq| all.contains(seq)),
+                "each event was delivered"
+            );
             // The first time that an event is seen is in order.
             let mut newest = 0;
             for seq in seen {
@@ -427,10 +434,10 @@ fn deliver_but(queue: &mut dyn Queue, bad: &BTreeSet<i64>, world: &mut World, un
         let wall = WALL.after(world.now.since(START));
         while let Some(job) = queue.start(world.now, wall) {
             let outcome = match seqs(&job).iter().any(|seq| bad.contains(seq)) {
-                true => Outcome::Failed,
-                false => Outcome::Delivered,
+                true => JobOutcome::Failed,
+                false => JobOutcome::Delivered,
             };
-            if outcome == Outcome::Delivered {
+            if outcome == JobOutcome::Delivered {
                 world.delivered.extend(seqs(&job));
             }
             queue.end(job.number, outcome, world.now);
@@ -444,7 +451,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn whatever_fails_the_last_delivery_is_the_last_event(
+    fn the_last_delivered_event_of_an_agent_is_its_last_event(
         events in prop::collection::vec((0_u8..12, any::<bool>()), 1..200),
         rolls in prop::collection::vec(any::<u8>(), 1..500),
         gather: bool,
@@ -457,7 +464,7 @@ proptest! {
             }
         };
         let mut rolls = rolls.into_iter();
-        // Once they are used up nothing fails any more.
+        // After the last roll no job fails.
         world.run(&make, &mut || rolls.next().unwrap_or(241));
         world.check();
     }

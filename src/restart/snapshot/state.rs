@@ -181,7 +181,7 @@ layout! { AgentState {
     0x86 online: may,
     0x87 changed_at: must,
     0x8A sessions: may,
-    0x8B heard_at: must,
+    0x8B seen_at: must,
     0x8C last_heartbeat: may,
     0x8D intervals: may,
     0x21 hours: may,

@@ -1,5 +1,5 @@
-//! The grace after a start, held against the wait before an agent connects again that
-//! docs/agents.md asks for.
+//! The grace after a start, compared with the wait before a reconnection that docs/agents.md
+//! prescribes.
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -8,11 +8,11 @@ use super::*;
 
 const AGENTS: usize = 2000;
 
-/// Where a server does not even refuse a connection, an attempt fails after this long.
+/// Time after which an attempt to connect fails if the server does not even refuse it.
 const CONNECT_TIMEOUT: f64 = 10.0;
 
-/// When an agent comes back, in seconds after a start that follows an outage of `outage`
-/// seconds: it waits as docs/agents.md says, and each attempt takes `takes` seconds to fail.
+/// Returns when an agent reconnects, in seconds after a start that ends an outage of `outage`
+/// seconds: it waits as docs/agents.md prescribes, and each attempt fails after `takes` seconds.
 fn return_after(outage: f64, takes: f64, random: &mut SmallRng) -> f64 {
     let mut now = -outage;
     for attempt in 0.. {
@@ -51,14 +51,14 @@ fn no_agent_is_offline_after_an_outage_of_any_length() {
                 let key = roster.insert(entry, at(0));
                 let back = return_after(outage, takes, random);
                 latest = latest.max(back);
-                // The rate at which a server accepts is another matter: 10 s are left for it.
+                // Without the time that the server takes to accept: 10 s are left for that.
                 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
                 let back = (1000.0 * back) as u64;
                 packets.extend((0..20).map(|beat| (back + 5000 * beat, key)));
             }
             packets.sort_unstable_by_key(|(at, _)| *at);
             let mut now = 0;
-            // By then the first to come back has sent its last heartbeat.
+            // At 105 s the first agent has sent its last heartbeat.
             for (at, key) in packets.into_iter().filter(|(at, _)| *at < 105_000) {
                 while now + 500 <= at {
                     now += 500;

@@ -1,5 +1,4 @@
-//! Agents that beat as agents do: none is offline while it beats, and all are noticed
-//! when they are gone.
+//! Realistic heartbeats: an agent is online while it sends them, and offline soon afterwards.
 
 use proptest::prelude::*;
 use rand::SeedableRng as _;
@@ -7,16 +6,16 @@ use rand::rngs::SmallRng;
 
 use super::*;
 
-/// One of several agents that the server takes for one, with a session of its own.
+/// An agent with one session. Several may share an address, which makes them one to the server.
 #[derive(Clone, Debug)]
 struct Beater {
-    /// Milliseconds between its heartbeats, a fifth more or less.
+    /// Milliseconds between its heartbeats, plus or minus a fifth.
     period: u64,
     starts: u64,
-    /// Heartbeats before it ends.
+    /// Number of its heartbeats.
     beats: usize,
-    /// Before this heartbeat the network stalls for more than half a period; then those that
-    /// waited arrive together.
+    /// Before this heartbeat the network stalls for more than half a period; then the delayed
+    /// heartbeats arrive together.
     stalls_before: usize,
 }
 
@@ -32,7 +31,7 @@ fn beater(periods: std::ops::Range<u64>) -> impl Strategy<Value = Beater> {
 }
 
 impl Beater {
-    /// When its heartbeats arrive.
+    /// Returns the arrivals of its heartbeats.
     fn arrivals(&self, random: &mut SmallRng) -> Vec<u64> {
         let mut sent = self.starts;
         let mut arrivals = Vec::new();
@@ -54,7 +53,7 @@ impl Beater {
     }
 }
 
-/// All heartbeats in their order: when, and in which session.
+/// Returns the arrivals of all heartbeats in order, with their sessions.
 fn timeline(beaters: &[Beater], seed: u64) -> Vec<(u64, usize)> {
     let random = &mut SmallRng::seed_from_u64(seed);
     let all = beaters.iter().enumerate().flat_map(|(session, beater)| {
@@ -66,7 +65,7 @@ fn timeline(beaters: &[Beater], seed: u64) -> Vec<(u64, usize)> {
     all
 }
 
-/// What a session says of the gap before its heartbeat at `now`.
+/// Returns the gap that a session measures before its heartbeat at `now`.
 fn gap(last: &mut Option<u64>, now: u64) -> Option<u64> {
     let gap = last.map(|last| now - last);
     if gap.is_some_and(|gap| gap < 100) {
@@ -76,7 +75,7 @@ fn gap(last: &mut Option<u64>, now: u64) -> Option<u64> {
     gap
 }
 
-/// Plays heartbeats of one agent; when it went offline.
+/// Plays heartbeats of one agent and returns the times at which it went offline.
 fn play(roster: &mut Roster, key: AgentKey, timeline: &[(u64, usize)]) -> Vec<u64> {
     let mut last = [None; 8];
     let mut offline = Vec::new();
@@ -92,7 +91,7 @@ fn play(roster: &mut Roster, key: AgentKey, timeline: &[(u64, usize)]) -> Vec<u6
     offline
 }
 
-/// How long any of the sessions was silent at most, between two of its heartbeats.
+/// Returns the longest gap between two heartbeats of one session.
 fn longest_gap(timeline: &[(u64, usize)]) -> u64 {
     let gaps = (0..8).flat_map(|session| {
         let times: Vec<u64> = timeline
@@ -110,14 +109,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     /// Several agents without names behind one address, in any phase, with any periods,
-    /// ending at different times: offline once, and not before the last of them has ended.
+    /// ending at different times: offline once, after the last of them has ended.
     #[test]
     fn agents_behind_one_address_are_online_as_long_as_one_of_them_beats(
         quick in beater(200..8000),
         others in prop::collection::vec(beater(200..60_000), 0..7),
         seed in any::<u64>(),
     ) {
-        // The first is there until each of the others has shown its interval.
+        // The first sends heartbeats until the intervals of the others are learnt.
         let mut beaters = others;
         let shown = beaters.iter().map(|it| it.starts + 3 * it.period).max().unwrap_or(0);
         let enough = usize::try_from(2 * shown / quick.period).unwrap() + 3;
@@ -130,14 +129,14 @@ proptest! {
         let end = timeline.last().unwrap().0;
         prop_assert_eq!(offline.len(), 1, "{:?} of {}", offline, end);
         let silence = offline[0] - end;
-        // Looked for every half a second.
+        // Plus half a second between two searches.
         let most = (3 * longest_gap(&timeline)).clamp(10_000, 3_600_000) + 500 + 64;
         prop_assert!((10_000..=most).contains(&silence), "{} of {}", silence, most);
     }
 
-    /// However slow it is, an agent is taken for offline only before its interval is known.
+    /// An agent of any period goes offline only before its interval is known.
     #[test]
-    fn an_agent_of_any_period_is_understood(
+    fn the_interval_of_any_agent_is_learnt(
         beater in beater(200..400_000),
         is_named in any::<bool>(),
         seed in any::<u64>(),
@@ -156,9 +155,9 @@ proptest! {
         prop_assert_eq!(roster.online(), 0);
     }
 
-    /// A rhythm that has become quicker is noticed: the limit falls within a stated time.
+    /// After a long gap the interval shrinks within a stated time.
     #[test]
-    fn a_long_gap_is_outlived(period in 200..5000_u64, gap in 10_000..1_000_000_u64) {
+    fn a_long_gap_is_forgotten_in_time(period in 200..5000_u64, gap in 10_000..1_000_000_u64) {
         let mut roster = Roster::new(config(), at(0));
         let key = add(&mut roster, Identity::Name("web-01"), 0);
         beat(&mut roster, key, 0);
@@ -169,7 +168,7 @@ proptest! {
             beat_after(&mut roster, key, Some(period), now);
         }
         let interval = roster.get(key).unwrap().interval();
-        // A heartbeat may come a millisecond short of an eighth.
+        // The interval shrinks in whole milliseconds.
         prop_assert!(interval <= Duration::from_millis(period + gap / 20), "{:?}", interval);
     }
 }

@@ -116,7 +116,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "hand-over: adopted connections do not count for admission",
         HANDOVER,
-        "drop(self.admission.enter(peer.ip(), false));",
+        "drop(self.admission.add(peer.ip(), false));",
         Statement(""),
     ),
     mutant(

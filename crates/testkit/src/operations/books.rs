@@ -23,7 +23,7 @@ pub(crate) fn operations() -> Vec<Operation> {
         Operation::new("wheel", "move a deadline on", 1, move_on),
         Operation::new("wheel", "set and take back", 1, set_and_take_back),
         Operation::new("wheel", "set and ring", ALARMS.into(), set_and_ring),
-        Operation::new("roster", "an agent is heard", 1, heard),
+        Operation::new("roster", "an agent is heard", 1, record_packet),
         Operation::new("roster", "an agent sends a heartbeat", 1, beat),
     ]
 }
@@ -107,19 +107,19 @@ fn one_agent() -> (Roster, roster::AgentKey) {
     let mut roster = Roster::new(config, START);
     let entry = Entry::new(Identity::Address(ADDRESS), ADDRESS, START, WALL);
     let key = roster.insert(entry, START);
-    roster.heard(key, ADDRESS, START, WALL);
+    roster.record_packet(key, ADDRESS, START, WALL);
     (roster, key)
 }
 
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const WALL: UnixNanos = UnixNanos::from_nanos(1_475_249_220_000_000_000);
 
-fn heard() -> impl FnMut() {
+fn record_packet() -> impl FnMut() {
     let (mut roster, key) = one_agent();
     let mut now = START;
     move || {
         now = now.after(Duration::from_millis(1));
-        black_box(roster.heard(black_box(key), ADDRESS, now, WALL));
+        black_box(roster.record_packet(black_box(key), ADDRESS, now, WALL));
     }
 }
 

@@ -84,7 +84,7 @@ pub(super) fn quiet_agent() -> AgentState {
         online: false,
         changed_at: UnixNanos::from_nanos(2),
         sessions: 0,
-        heard_at: at(3),
+        seen_at: at(3),
         last_heartbeat: None,
         intervals: [0; 2],
         hours: 0,
