@@ -14,8 +14,7 @@ pub struct Mutant {
     pub change: Change,
 }
 
-/// What comes in its place. `MUTANT` stands for the question whether this mutant is
-/// the one that runs.
+/// The replacement. `MUTANT` is true while this mutant runs.
 pub enum Change {
     /// Another expression.
     Expression(&'static str),

@@ -151,8 +151,8 @@ fn a_candidate_within_refused_bytes_is_dropped_and_the_connection_stays() {
 fn a_frame_in_the_shadow_of_a_dropped_candidate_is_answered() {
     let server = Server::start(&["--frame-timeout", "200ms"]);
     let mut agent = server.connect();
-    // The candidate's length ends in the frame behind it, whose FF refutes it only once the frame
-    // is complete; part of the frame waits behind the candidate.
+    // The candidate's length ends in the frame behind it. The FF of that frame refutes it only once
+    // the frame is complete; part of the frame waits behind the candidate.
     let whole = report("in the shadow");
     let (head, tail) = whole.split_at(1);
     agent.send(&[b"j\xFF\xFF\x40\x00", head].concat());

@@ -104,13 +104,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         Expression("self.unsent().len() > limit && limit == 0"),
     ),
     mutant(
-        "session: who has replies to come is read from when all have too many",
+        "session: a session with pending replies is read above the output limit",
         SESSION,
         "_ => room.high_water(),",
         Text("_ if MUTANT => OUTPUT_HIGH_WATER,\n            _ => room.high_water(),"),
     ),
     mutant(
-        "session: who stopped reading for all too many goes on with some of its own",
+        "session: a session paused by the output limit resumes with unsent replies",
         SESSION,
         "Some(StopReason::Output) => room.low_water(),",
         Text(
@@ -157,7 +157,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         Expression("now"),
     ),
     mutant(
-        "clocks: who is owed a reply is idle",
+        "clocks: a session with pending replies counts as idle",
         CLOCKS,
         "_ if owed => None,",
         Text("_ if owed && !MUTANT => None,"),
@@ -364,7 +364,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         ),
     ),
     mutant(
-        "admission: who has left still counts",
+        "admission: a closed connection still counts",
         "src/admission.rs",
         "count.connections = count.connections.saturating_sub(1);",
         Statement(""),
