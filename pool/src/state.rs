@@ -77,7 +77,7 @@ impl PoolState {
     /// `than` bytes and there is room for it beside the larger one.
     pub(crate) fn take_smaller(&mut self, than: usize, at_least: usize) -> Option<Box<Block>> {
         let index = self.class_for(at_least);
-        if self.classes[index].size() < than {
+        if self.classes[index].size < than {
             self.take(index)
         } else {
             None
@@ -92,7 +92,7 @@ impl PoolState {
         if to == from {
             return bytes;
         }
-        self.spent -= self.classes[from].size() - self.classes[to].size();
+        self.spent -= self.classes[from].size - self.classes[to].size;
         let (shorter, longer) = self.classes.split_at_mut(from);
         let bytes = shorter[to].cut_from(&mut longer[0], bytes);
         self.check_invariants();
@@ -119,7 +119,7 @@ impl PoolState {
     }
 
     pub(crate) fn longest(&self) -> usize {
-        self.classes[self.last()].size()
+        self.classes[self.last()].size
     }
 
     /// Returns the bytes allocated for all buffers, in use and free.
@@ -165,7 +165,7 @@ impl PoolState {
     fn class_for(&self, len: usize) -> usize {
         self.classes
             .iter()
-            .take_while(|class| class.size() < len)
+            .take_while(|class| class.size < len)
             .count()
     }
 
@@ -174,7 +174,7 @@ impl PoolState {
         if let Some(block) = self.classes[index].reuse() {
             return Some(block);
         }
-        let size = self.classes[index].size();
+        let size = self.classes[index].size;
         if !self.make_room(size) {
             return None;
         }
@@ -197,7 +197,7 @@ impl PoolState {
         // Longest first, to release the fewest buffers.
         for class in self.classes.iter_mut().rev() {
             while self.spent + size > budget && class.release_coldest() {
-                self.spent -= class.size();
+                self.spent -= class.size;
             }
         }
         true
@@ -267,10 +267,6 @@ impl Class {
             refusals: 0,
             trimmed: 0,
         }
-    }
-
-    fn size(&self) -> usize {
-        self.size
     }
 
     fn free_bytes(&self) -> usize {

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use hawk_pool::{Buffer, From, Pool};
 
 use super::Reactor;
-use super::connection::{Connection, ServeOutcome};
+use super::connection::ServeOutcome;
 use super::connections::ConnectionId;
 use super::kernel::Kernel;
 use crate::network::{Network, Site};
@@ -59,6 +59,21 @@ impl Input {
     /// Returns the size of the buffer, in bytes; 0 without one.
     pub(super) fn capacity(&self) -> usize {
         self.buffer.len()
+    }
+
+    /// Returns the size of the buffer, in bytes; 0 if it is the pool's reserve.
+    pub(super) fn general_capacity(&self) -> usize {
+        match self.has_reserve() {
+            true => 0,
+            false => self.capacity(),
+        }
+    }
+
+    /// Shrinks the buffer; returns whether the pool's reserve is free now.
+    fn return_reserve(&mut self) -> bool {
+        let had_reserve = self.has_reserve();
+        self.shrink();
+        had_reserve && !self.has_reserve()
     }
 
     /// Consumes the first `bytes` of the window.
@@ -426,7 +441,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     fn free_reserve(&mut self) -> bool {
         let holder = self.reserve_with;
         let connection = holder.and_then(|id| self.connections.get_mut(id));
-        let freed = connection.is_some_and(Connection::return_reserve);
+        let freed = connection.is_some_and(|holder| holder.input.return_reserve());
         if let Some(id) = holder.filter(|_| freed) {
             self.count_buffer(id);
         }
@@ -459,7 +474,10 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
-        let (before, now) = (connection.counted.buffer(), connection.general_capacity());
+        let (before, now) = (
+            connection.counted.buffer(),
+            connection.input.general_capacity(),
+        );
         if before == now {
             return;
         }

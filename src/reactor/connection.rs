@@ -58,9 +58,9 @@ pub(super) enum ServeOutcome {
 /// A connection.
 #[derive(Debug)]
 pub(super) struct Connection<S> {
-    socket: S,
-    session: Session,
-    input: Input,
+    pub(super) socket: S,
+    pub(super) session: Session,
+    pub(super) input: Input,
     /// Distinguishes this connection from others that had the same slot.
     pub(super) generation: u32,
     /// Whether it is in the run queue.
@@ -178,14 +178,6 @@ impl<S> Connection<S> {
         }
     }
 
-    pub(super) fn session(&self) -> &Session {
-        &self.session
-    }
-
-    pub(super) fn socket(&self) -> &S {
-        &self.socket
-    }
-
     pub(super) fn address(&self) -> IpAddr {
         self.session.sender().peer.ip()
     }
@@ -202,7 +194,7 @@ impl<S> Connection<S> {
             queued: self.queued,
             paused: self.paused,
             waits_for_buffer: self.phase.waits(),
-            buffered: self.buffered(),
+            buffered: self.input.window().len(),
             undecoded: self.undecoded,
             buffer: self.input.capacity(),
             unsent: self.session.unsent().len(),
@@ -241,50 +233,6 @@ impl<S> Connection<S> {
     /// Returns whether all replies were written.
     fn is_answered(&self) -> bool {
         self.session.unsent().is_empty() && !self.session.has_pending_replies()
-    }
-}
-
-/// Its buffer, between two turns.
-impl<S> Connection<S> {
-    /// Returns whether it holds the pool's reserve: it needs that many bytes, or there was no
-    /// room for a smaller buffer.
-    pub(super) fn has_reserve(&self) -> bool {
-        self.input.has_reserve()
-    }
-
-    /// Shrinks its buffer; returns whether the reserve is free now.
-    pub(super) fn return_reserve(&mut self) -> bool {
-        let had_reserve = self.input.has_reserve();
-        self.input.shrink();
-        had_reserve && !self.input.has_reserve()
-    }
-
-    /// Returns the number of bytes received and not consumed.
-    pub(super) fn buffered(&self) -> usize {
-        self.input.window().len()
-    }
-
-    /// Returns the size of its buffer, in bytes.
-    pub(super) fn capacity(&self) -> usize {
-        self.input.capacity()
-    }
-
-    /// Returns the size of its buffer, in bytes; 0 if it is the pool's reserve.
-    pub(super) fn general_capacity(&self) -> usize {
-        match self.input.has_reserve() {
-            true => 0,
-            false => self.input.capacity(),
-        }
-    }
-
-    /// Sets its input to `bytes`, in `buffer`.
-    pub(super) fn set_input(&mut self, buffer: Buffer, bytes: &[u8]) {
-        self.input.begin_with(buffer, bytes);
-    }
-
-    /// Moves its input into a buffer of the longest class.
-    pub(super) fn move_input_to(&mut self, longest: Buffer) {
-        self.input.move_to(longest);
     }
 }
 
@@ -666,46 +614,46 @@ impl<S: Socket> Connection<S> {
         !self.write_failed && self.session.unsent().is_empty()
     }
 
-    fn send(&mut self, replies: &[u8], unsent: &UnsentTotal, counters: &mut ReactorCounters) {
+    fn send(&mut self, mut replies: &[u8], unsent: &UnsentTotal, counters: &mut ReactorCounters) {
         if self.write_failed {
             return;
         }
-        let written = if self.session.unsent().is_empty() {
-            self.write_fresh(replies, unsent, counters)
-        } else {
+        if !self.session.unsent().is_empty() {
             self.session.queue(replies, unsent);
-            self.write_unsent(counters)
-        };
-        if written.is_err() {
-            self.write_failed = true;
-            self.readable = true;
-            self.session.dequeue(self.session.unsent().len());
+            replies = &[];
         }
-    }
-
-    fn write_fresh(
-        &mut self,
-        mut replies: &[u8],
-        unsent: &UnsentTotal,
-        counters: &mut ReactorCounters,
-    ) -> io::Result<()> {
-        while self.writable && !replies.is_empty() {
-            let written = write(&mut self.socket, replies, &mut self.writable, counters)?;
-            replies = &replies[written..];
+        while self.writable {
+            let is_fresh = !replies.is_empty();
+            let bytes = if is_fresh {
+                replies
+            } else {
+                self.session.unsent()
+            };
+            if bytes.is_empty() {
+                break;
+            }
+            match self.socket.write(bytes) {
+                Ok(written) if written > 0 => {
+                    counters.bytes_out += written as u64;
+                    counters.writes += 1;
+                    match is_fresh {
+                        true => replies = &replies[written..],
+                        false => self.session.dequeue(written),
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => {
+                    self.write_failed = true;
+                    self.readable = true;
+                    self.session.dequeue(self.session.unsent().len());
+                    return;
+                }
+            }
         }
         if !replies.is_empty() {
             self.session.queue(replies, unsent);
         }
-        Ok(())
-    }
-
-    fn write_unsent(&mut self, counters: &mut ReactorCounters) -> io::Result<()> {
-        while self.writable && !self.session.unsent().is_empty() {
-            let unsent = self.session.unsent();
-            let written = write(&mut self.socket, unsent, &mut self.writable, counters)?;
-            self.session.dequeue(written);
-        }
-        Ok(())
     }
 }
 
@@ -821,7 +769,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Takes over `state`; returns its input, to be [set](Self::set_input) once there is a
+    /// Takes over `state`; returns its input, to be [stored](Input::begin_with) once there is a
     /// buffer.
     pub(super) fn restore<H: Handler>(
         &mut self,
@@ -860,32 +808,6 @@ fn count_read<H>(bytes: usize, cx: &mut LoopContext<H>) {
     cx.work.read(bytes);
     cx.counters.bytes_in += bytes as u64;
     cx.counters.reads += 1;
-}
-
-/// Calls write(2) once and counts it; returns how many bytes the socket took. Clears
-/// `writable` when the socket is full.
-fn write<S: Socket>(
-    socket: &mut S,
-    bytes: &[u8],
-    writable: &mut bool,
-    counters: &mut ReactorCounters,
-) -> io::Result<usize> {
-    match socket.write(bytes) {
-        Ok(0) => Err(io::ErrorKind::WriteZero.into()),
-        Ok(written) => {
-            counters.bytes_out += written as u64;
-            counters.writes += 1;
-            Ok(written)
-        }
-        Err(error) => match error.kind() {
-            io::ErrorKind::WouldBlock => {
-                *writable = false;
-                Ok(0)
-            }
-            io::ErrorKind::Interrupted => Ok(0),
-            _ => Err(error),
-        },
-    }
 }
 
 #[cfg(test)]

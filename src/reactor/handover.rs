@@ -172,8 +172,8 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
                 return true;
             };
             if let Some(connection) = self.connections.get(id) {
-                visit(moved(id), connection.socket(), connection.export());
-                copying.copied(id, connection.session().has_pending_replies());
+                visit(moved(id), &connection.socket, connection.export());
+                copying.copied(id, connection.session.has_pending_replies());
                 copied += 1;
             }
         }
@@ -226,14 +226,14 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         for id in copying.dirty.take(most) {
             if let Some(connection) = self.connections.get(id) {
                 visit(moved(id), Change::Changed(connection.export()));
-                copying.copied(id, connection.session().has_pending_replies());
+                copying.copied(id, connection.session.has_pending_replies());
             }
         }
         while let Some(id) = copying.unseen.pop_front() {
             if let Some(connection) = self.connections.get(id) {
                 let state = connection.export();
-                visit(moved(id), Change::Opened(connection.socket(), state));
-                copying.copied(id, connection.session().has_pending_replies());
+                visit(moved(id), Change::Opened(&connection.socket, state));
+                copying.copied(id, connection.session.has_pending_replies());
             }
         }
     }
@@ -255,7 +255,9 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     #[must_use]
     pub fn socket(&self, MovedId(id): MovedId) -> Option<&K::Socket> {
         let id = ConnectionId::from_token(SocketToken(id));
-        self.connections.get(id).map(Connection::socket)
+        self.connections
+            .get(id)
+            .map(|connection| &connection.socket)
     }
 
     /// Returns a listener; `None` once the server stops.
@@ -371,7 +373,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         // The input of an earlier copy.
         self.adoption.unplaced.remove(&id.slot);
         let bytes = connection.restore(state, &mut self.cx.sessions);
-        if connection.counted.is_new() && connection.session().frames() > 0 {
+        if connection.counted.is_new() && connection.session.frames() > 0 {
             connection.counted.mark_seen();
             self.admission.first_frame_passed(connection.address());
         }
@@ -384,7 +386,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
         if !bytes.is_empty() {
             match self.cx.pool.checkout(bytes.len()) {
-                Ok(buffer) => connection.set_input(buffer, &bytes),
+                Ok(buffer) => connection.input.begin_with(buffer, &bytes),
                 Err(_) => drop(self.adoption.unplaced.insert(id.slot, bytes)),
             }
         }
@@ -403,7 +405,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
 
     /// Continues the counts of the predecessor.
     pub fn resume_counts(&mut self, reactor: ReactorCounters, sessions: SessionCounters) {
-        self.housekeeping.stats.resume(&reactor, &sessions);
+        self.stats.resume(&reactor, &sessions);
         self.cx.counters = reactor;
         self.cx.sessions.counters = sessions;
     }
@@ -439,7 +441,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
                 let reserve = pool.wait().redeem().map_err(|_| too_small)?;
                 buffer = match self.longest_with_room(bytes.len()) {
                     Some(longest) => {
-                        longest.move_input_to(reserve);
+                        longest.input.move_to(reserve);
                         pool.checkout(bytes.len()).ok()
                     }
                     None => Some(reserve),
@@ -450,20 +452,23 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             let (Some(buffer), Some(connection)) = (buffer, connection) else {
                 return Err(AdoptError::PoolTooSmall { limit });
             };
-            connection.set_input(buffer, &bytes);
+            connection.input.begin_with(buffer, &bytes);
         }
         let mut all = self.connections.ids().into_iter();
         self.reserve_with = all.find(|id| {
             let connection = self.connections.get(*id);
-            connection.is_some_and(Connection::has_reserve)
+            connection.is_some_and(|connection| connection.input.has_reserve())
         });
         Ok(())
     }
 
     /// Returns the connection with the longest buffer, if its input is longer than `bytes`.
     fn longest_with_room(&mut self, bytes: usize) -> Option<&mut Connection<K::Socket>> {
-        let longest = self.connections.iter_mut().max_by_key(|c| c.capacity())?;
-        (longest.buffered() > bytes).then_some(longest)
+        let longest = self
+            .connections
+            .iter_mut()
+            .max_by_key(|c| c.input.capacity())?;
+        (longest.input.window().len() > bytes).then_some(longest)
     }
 
     /// Removes connections from the run queue that had work at an earlier copy, and have none
@@ -485,7 +490,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// store back-pressure, then the rest. Sorts the turned-away connections by age.
     fn sort_queues(&mut self) {
         let connections = &self.connections;
-        let waits = |id: &ConnectionId| match connections.get(*id)?.session().clocks().stopped? {
+        let waits = |id: &ConnectionId| match connections.get(*id)?.session.clocks().stopped? {
             (StopReason::Buffer, since) => Some((0, since)),
             (StopReason::Store, since) => Some((1, since)),
             _ => None,
@@ -497,7 +502,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         self.run_queue.extend(others);
         self.turned_away.make_contiguous().sort_by_key(|(id, _)| {
             let connection = connections.get(*id);
-            connection.map(|connection| connection.session().clocks().last_passed)
+            connection.map(|connection| connection.session.clocks().last_passed)
         });
     }
 }

@@ -320,7 +320,9 @@ pub struct Reactor<H, K: Kernel> {
     /// Replies to be written before the phase ends.
     outbox: Outbox,
     config: Config,
-    housekeeping: Housekeeping,
+    stats: StatsLog,
+    next_stats: Moment,
+    next_trim: Moment,
     refusals: Refusals,
     /// The statistics of hand-overs, which the driver of the loop keeps.
     restart: Option<RestartStatistics>,
@@ -339,14 +341,6 @@ pub struct Reactor<H, K: Kernel> {
     stop_at: Option<Moment>,
     inherited_stop: InheritedStop,
     interrupted: bool,
-}
-
-/// Periodic work.
-#[derive(Debug)]
-struct Housekeeping {
-    stats: StatsLog,
-    next_stats: Moment,
-    next_trim: Moment,
 }
 
 impl<H: Handler, K: Kernel> Reactor<H, K> {
@@ -399,11 +393,9 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             wheel: TimerWheel::new(now.before(hawk_time::TICK)),
             due: Vec::new(),
             cx,
-            housekeeping: Housekeeping {
-                stats: StatsLog::new(now),
-                next_stats: now.after(config.stats_interval),
-                next_trim: now.after(TRIM_INTERVAL),
-            },
+            stats: StatsLog::new(now),
+            next_stats: now.after(config.stats_interval),
+            next_trim: now.after(TRIM_INTERVAL),
             outbox: Outbox::default(),
             config,
             refusals: Refusals::default(),
@@ -461,8 +453,8 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             self.listeners.retry_at(),
             self.stop_at,
             self.cx.sessions.handler.deadline(),
-            Some(self.housekeeping.next_stats),
-            Some(self.housekeeping.next_trim),
+            Some(self.next_stats),
+            Some(self.next_trim),
         ];
         next.into_iter().flatten().min().map(|next| next.since(now))
     }
@@ -550,14 +542,14 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
-        if connection.has_reserve() {
+        if connection.input.has_reserve() {
             self.reserve_with = Some(id);
         }
-        if connection.counted.is_new() && connection.session().frames() > 0 {
+        if connection.counted.is_new() && connection.session.frames() > 0 {
             connection.counted.mark_seen();
             self.admission.first_frame_passed(connection.address());
         }
-        let recount = connection.counted.buffer() != connection.general_capacity();
+        let recount = connection.counted.buffer() != connection.input.general_capacity();
         if let Some(copying) = &mut self.copying {
             // Live connections only: the slot may have been reused.
             copying.touched(id);
@@ -618,9 +610,9 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
             connection.shut_down();
         }
         self.wheel.disarm(id.slot);
-        if let Some(tag) = connection.session().tag() {
+        if let Some(tag) = connection.session.tag() {
             let handler = &mut self.cx.sessions.handler;
-            if connection.session().stopped().is_some() {
+            if connection.session.stopped().is_some() {
                 handler.resumed(tag);
             }
             handler.detach(tag);
@@ -629,7 +621,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         self.cx.counters.closed(cause);
         self.listeners.retry_now();
         if log::log_enabled!(log::Level::Debug) {
-            let session = connection.session();
+            let session = connection.session;
             log::debug!(
                 "connection closed peer={} cause={} frames={} unsent={}",
                 session.sender().peer,
@@ -660,12 +652,12 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
 
     fn run_housekeeping(&mut self) {
         let now = self.cx.now;
-        if now >= self.housekeeping.next_stats {
-            self.housekeeping.next_stats = now.after(self.config.stats_interval);
+        if now >= self.next_stats {
+            self.next_stats = now.after(self.config.stats_interval);
             self.log_stats(false);
         }
-        if now >= self.housekeeping.next_trim {
-            self.housekeeping.next_trim = now.after(TRIM_INTERVAL);
+        if now >= self.next_trim {
+            self.next_trim = now.after(TRIM_INTERVAL);
             self.cx.pool.trim();
             self.cx.rates.tidy(now);
         }
@@ -673,7 +665,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
 
     fn log_stats(&mut self, all: bool) {
         let statistics = self.statistics(self.cx.now);
-        self.housekeeping.stats.log(&statistics, all);
+        self.stats.log(&statistics, all);
     }
 
     fn statistics(&self, at: Moment) -> Statistics {
@@ -731,7 +723,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         debug_assert_eq!(
             self.connections
                 .iter()
-                .map(|connection| connection.session().unsent().len())
+                .map(|connection| connection.session.unsent().len())
                 .sum::<usize>(),
             self.cx.sessions.unsent.get(),
             "unsent replies without a connection"
@@ -750,7 +742,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     /// the log.
     pub fn answer_statistics(&self) -> Vec<String> {
         let statistics = self.statistics(self.kernel.now());
-        self.housekeeping.stats.answer(&statistics)
+        self.stats.answer(&statistics)
     }
 
     /// Replaces the statistics of hand-overs.

@@ -70,7 +70,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
 }
 
 /// Returns what `reply` becomes when the commit that it waited for ends.
-pub(super) const fn final_reply(reply: Reply, fate: Fate) -> Reply {
+pub(super) fn final_reply(reply: Reply, fate: Fate) -> Reply {
     match (reply, fate) {
         (Reply::Report, Fate::Discarded) => Reply::Busy(Busy::StoreUnavailable),
         _ => reply,

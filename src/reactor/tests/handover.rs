@@ -156,7 +156,7 @@ impl Place {
     /// Turns until there is no work left.
     fn turns(&mut self) {
         for id in self.reactor.connections.ids() {
-            let end = self.reactor.connections.get(id).unwrap().socket();
+            let end = &self.reactor.connections.get(id).unwrap().socket;
             let event = Event::Ready(id.token(), end.readiness());
             self.reactor.kernel.coming.push(event);
         }
@@ -212,7 +212,7 @@ impl Place {
             .collect();
         let all: Vec<_> = self.reactor.connections.iter().collect();
         let connections = self.ends.iter().filter_map(|end| {
-            let mut own = all.iter().filter(|c| Rc::ptr_eq(&c.socket().0, &end.0));
+            let mut own = all.iter().filter(|c| Rc::ptr_eq(&c.socket.0, &end.0));
             own.next()
         });
         let now = self.reactor.kernel.now();

@@ -18,9 +18,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "hand-over: the bytes of a partial frame are lost",
-        CONNECTION,
-        "self.input.begin_with(buffer, bytes);",
-        Statement("let _ = bytes; drop(buffer);"),
+        HANDOVER,
+        "Ok(buffer) => connection.input.begin_with(buffer, &bytes),",
+        Text(
+            "Ok(buffer) if MUTANT => drop(buffer),
+                Ok(buffer) => connection.input.begin_with(buffer, &bytes),",
+        ),
     ),
     mutant(
         "hand-over: the decoder's state is lost",
@@ -134,7 +137,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "hand-over: the first connection without a buffer gets the reserve",
         HANDOVER,
-        "(longest.buffered() > bytes).then_some(longest)",
+        "(longest.input.window().len() > bytes).then_some(longest)",
         Expression("{ let _ = bytes; None::<&mut Connection<K::Socket>> }"),
     ),
     mutant(
@@ -152,10 +155,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "hand-over: only the first change is recorded",
         HANDOVER,
-        "visit(moved(id), Change::Changed(connection.export()));\n                copying.copied(id, connection.session().has_pending_replies());",
+        "visit(moved(id), Change::Changed(connection.export()));\n                copying.copied(id, connection.session.has_pending_replies());",
         Text(
             "visit(moved(id), Change::Changed(connection.export()));
-                if !MUTANT { copying.copied(id, connection.session().has_pending_replies()); }",
+                if !MUTANT { copying.copied(id, connection.session.has_pending_replies()); }",
         ),
     ),
     mutant(

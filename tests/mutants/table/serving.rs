@@ -228,7 +228,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "pool: cut bytes stay spent",
         POOL,
-        "self.spent -= self.classes[from].size() - self.classes[to].size();",
+        "self.spent -= self.classes[from].size - self.classes[to].size;",
         Statement(""),
     ),
     mutant(
@@ -429,8 +429,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "write: bytes that the socket does not take are lost",
         CONNECTION,
-        "self.session.queue(replies, unsent);\n        }\n        Ok(())",
-        Text("if !MUTANT { self.session.queue(replies, unsent); }\n        }\n        Ok(())"),
+        "if !replies.is_empty() {\n            self.session.queue",
+        Text("if !MUTANT && !replies.is_empty() {\n            self.session.queue"),
     ),
     mutant(
         "closing: the end of file does not wait for the store",

@@ -300,5 +300,5 @@ fn an_adopted_connection_without_work_has_no_turn() {
     heir.kernel.later = Duration::from_secs(61);
     turn(&mut heir);
     let connection = heir.connections.iter().next().unwrap();
-    assert_eq!(connection.session().stopped(), None);
+    assert_eq!(connection.session.stopped(), None);
 }
