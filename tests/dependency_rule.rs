@@ -37,7 +37,7 @@ const RULE: &[(&str, &[&str])] = &[
     ),
     // The store aborts the process if its writer's thread panics.
     ("store", &["stats", "rusqlite", "std::io", "std::process"]),
-    ("stats", &["hawk_pool", "session"]),
+    ("stats", &["hawk_pool"]),
     (
         "reactor",
         &[
