@@ -1,11 +1,11 @@
-//! Going on in another process.
+//! A hand-over, as the handler takes part in it.
 //!
-//! In the one that is left: copy the agents while packets are taken, then take no more
-//! and have everything written ([`PacketHandler::quiesce`]); show what has changed since, and
-//! [leave](PacketHandler::leave). [`PacketHandler::go_on`] instead, and nothing has happened.
-//!
-//! In the other: [adopt](PacketHandler::adopt) what is shown, [resume](PacketHandler::resume), and
-//! [go on](PacketHandler::go_on) once the first is known to write no more.
+//! The predecessor copies its agents while it serves, then [quiesces](PacketHandler::quiesce),
+//! copies the agents changed since, exports its [state](PacketHandler::state) and
+//! [leaves](PacketHandler::leave); or it [resumes](PacketHandler::resume) as if nothing had
+//! happened. The successor [adopts](PacketHandler::adopt) the agents,
+//! [imports](PacketHandler::import) the state, and resumes once the predecessor cannot write
+//! any more.
 
 use std::time::Duration;
 
@@ -16,138 +16,138 @@ use crate::stats::StoreCounters;
 use crate::store;
 use hawk_time::Moment;
 
-/// A writer that is parked ends at once; beyond this, nobody waits for it.
+/// The longest wait for a parked writer thread to end.
 const LEAVE_TIME: Duration = Duration::from_secs(1);
 
-/// What the handler knows beside its agents, as plain data.
+/// The handler's state beside its agents, as plain data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HandlerState {
-    /// Before this nobody is declared offline.
+    /// The end of the grace period, before which no agent is marked offline.
     pub amnesty: Moment,
-    /// Since when agents have been kept waiting, if they are.
+    /// The begin of the present time in which agents cannot be heard; `None` if they can.
     pub held_since: Option<Moment>,
-    /// How long the roster stood still since the first start, in milliseconds.
+    /// Milliseconds since the first start for which no agent could go offline.
     pub stood_still_ms: u64,
-    /// What the store has done since the first start; all zero without a store.
+    /// The store's counters since the first start; all zero without a store.
     pub store: StoreCounters,
-    /// What the bound on the number of agents has caused since the first start.
+    /// The roster's counters since the first start.
     pub agents: roster::Counters,
-    /// The soft limit of open files with which hawk was first started, if it is raised and
-    /// commands are to have it back.
+    /// The soft limit of open files for commands; `None` if it was not raised.
     pub open_files: Option<u64>,
 }
 
-/// In the process that is left.
+/// The predecessor.
 impl PacketHandler {
-    /// Has it noted from now on which agents change after they were shown.
+    /// Begins to record which agents change after they were copied, and pauses commands for
+    /// stored events.
     pub fn begin_copy(&mut self) {
-        // What is delivered at the freeze is delivered again by the process that goes on.
-        if let Some(notifier) = self.notifier.as_ref().filter(|one| !one.wants_events()) {
+        // The successor delivers again what is delivered at the freeze.
+        if let Some(notifier) = self.stored_notifier() {
             notifier.pause();
         }
         self.roster.begin_copy();
     }
 
-    /// Whether no command runs for an event that is in the store, once the copy has begun.
+    /// Returns whether no command runs for a stored event, once the copy has begun.
     #[must_use]
     pub fn has_no_commands(&self) -> bool {
-        let notifier = self.notifier.as_ref().filter(|one| !one.wants_events());
-        notifier.is_none_or(Notifier::is_quiet)
+        self.stored_notifier().is_none_or(Notifier::is_quiet)
     }
 
-    /// Shows up to `most` agents that were not shown yet, each with its slot; true
-    /// when there are none left.
+    /// Passes up to `most` agents not copied yet to `see`, each with its slot. Returns true
+    /// once all are copied.
     pub fn copy_some(&mut self, most: usize, see: &mut dyn FnMut(u32, AgentState)) -> bool {
         self.roster.copy_some(most, see)
     }
 
-    /// How many slots would have to be shown again.
+    /// Returns the number of slots that have changed since they were copied.
     #[must_use]
     pub fn changes(&self) -> usize {
         self.roster.changes()
     }
 
-    /// Shows up to `most` of the slots that have changed since they were shown, those
-    /// first that have waited longest: the agent that is there now, or that it was
-    /// forgotten.
+    /// Passes up to `most` slots that have changed since they were copied to `see`, in FIFO
+    /// order: the agent now, or `None` if it was removed.
     pub fn take_changes(&mut self, most: usize, see: &mut dyn FnMut(u32, Option<AgentState>)) {
         self.roster.take_changes(most, see);
     }
 
-    /// Nothing more is shown, and nothing noted.
+    /// Ends the copy and stops recording changes.
     pub fn end_copy(&mut self) {
         self.roster.end_copy();
     }
 
-    /// Takes no more packets from now on and has all that was taken stored, until
-    /// [`go_on`](Self::go_on). Turns are to go on until [`is_quiet`](Self::is_quiet).
+    /// Stops taking packets and writes everything to the store, in this turn and those that
+    /// follow, until [`is_quiet`](Self::is_quiet).
     pub fn quiesce(&mut self) {
         self.quiet_since.get_or_insert(self.now);
-        self.settle_down();
+        self.quiesce_ledger();
     }
 
-    /// Whether everything is on disk, everybody's answer is known and asked for, and
-    /// the store is not touched any more.
+    /// Returns whether everything is on disk, every completed commit is taken, and the
+    /// writer is parked.
     ///
     /// # Errors
-    /// [`StoreDown`] if that cannot be had now. Then [`go_on`](Self::go_on).
+    /// [`StoreDown`] if the store does not allow that now. [`resume`](Self::resume) then.
     pub fn is_quiet(&self) -> Result<bool, StoreDown> {
-        match (self.quiet_since, &self.books) {
+        match (self.quiet_since, &self.ledger) {
             (None, _) => Ok(false),
             (Some(_), None) => Ok(true),
-            (Some(since), Some(books)) => books.is_settled_down(since, self.now),
+            (Some(since), Some(ledger)) => ledger.is_quiet(since, self.now),
         }
     }
 
-    /// Takes packets. Nobody is blamed for silence while none were taken.
-    pub fn go_on(&mut self) {
+    /// Takes packets again, or for the first time. The time without packets counts for no
+    /// agent's silence.
+    pub fn resume(&mut self) {
         self.quiet_since = None;
         if let Some(notifier) = &self.notifier {
             notifier.resume();
         }
-        if let Some(books) = &self.books {
-            books.go_on();
+        if let Some(ledger) = &self.ledger {
+            ledger.producer.unpark();
         }
-        // Who is held waits for the end of a turn.
+        // Paused connections resume at the end of a turn.
         if let Some(wake) = &self.wake {
             wake.wake();
         }
     }
 
-    /// What it knows beside its agents.
+    /// Exports the state beside the agents.
     #[must_use]
     pub fn state(&self) -> HandlerState {
-        let books = self.books.as_ref();
+        let stood_still = self.roster.stood_still().as_millis();
         HandlerState {
             amnesty: self.roster.amnesty(),
             held_since: Some(self.roster.still_since().unwrap_or(self.now)),
-            stood_still_ms: {
-                let millis = self.roster.stood_still().as_millis();
-                u64::try_from(millis).unwrap_or(u64::MAX)
-            },
-            store: books.map(|books| books.counters()).unwrap_or_default(),
+            stood_still_ms: u64::try_from(stood_still).unwrap_or(u64::MAX),
+            store: self
+                .ledger
+                .as_ref()
+                .map_or_else(StoreCounters::default, |l| l.counters()),
             agents: self.roster.counters(),
             open_files: self.notifier.as_ref().and_then(Notifier::open_files),
         }
     }
 
-    /// The right to write the store, if there is one, for the other process to share.
+    /// Returns the lock of the store's file, for the successor to share; `None` without a
+    /// store.
     #[must_use]
     pub fn store_lock(&self) -> Option<&store::Lock> {
-        self.books.as_ref().map(|books| books.lock())
+        self.ledger.as_ref().map(|ledger| ledger.producer.lock())
     }
 
-    /// Leaves the store to the process that goes on, as it is.
+    /// Leaves the store to the successor without another write.
     pub fn leave_store(&mut self) {
-        if let Some(books) = self.books.take()
-            && !books.leave(LEAVE_TIME)
+        if let Some(ledger) = self.ledger.take()
+            && !ledger.producer.leave(LEAVE_TIME)
         {
             log::error!("the store's thread has not ended, although it was to be idle");
         }
     }
 
-    /// Leaves everything to the process that goes on. The commands for changes run to their
-    /// end; those that take longer than `for_commands` are given up, which is logged.
+    /// Leaves everything to the successor. Commands that still run get `for_commands` to end;
+    /// then they are killed, which is logged.
     pub fn leave(mut self, for_commands: Duration) {
         if let Some(notifier) = &self.notifier {
             notifier.leave_within(for_commands);
@@ -158,33 +158,32 @@ impl PacketHandler {
         }
     }
 
-    /// Goes on having everything stored, in a turn in which no packet is taken.
-    pub(super) fn settle_down(&mut self) {
-        if let Some(books) = &mut self.books {
-            books.settle_down(&self.roster, self.now);
+    /// Continues to write everything to the store, in a turn without packets.
+    pub(super) fn quiesce_ledger(&mut self) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.quiesce(&self.roster, self.now);
         }
     }
 }
 
-/// In the process that goes on.
+/// The successor.
 impl PacketHandler {
-    /// Takes in what was shown of a slot, for the first time or again. No event comes
-    /// of it.
+    /// Takes over the agent of a slot, for the first time or again, without an event.
     ///
     /// # Errors
-    /// [`StrangeSlot`] if that cannot be a slot.
+    /// [`StrangeSlot`] if there cannot be such a slot.
     pub fn adopt(&mut self, slot: u32, state: AgentState) -> Result<(), StrangeSlot> {
         self.roster.adopt(slot, state)
     }
 
-    /// Takes in that the agent in a slot was forgotten.
-    pub fn forget(&mut self, slot: u32) {
+    /// Removes the agent of a slot, which the predecessor removed.
+    pub fn remove(&mut self, slot: u32) {
         self.roster.adopt_removal(slot);
     }
 
-    /// All agents are there, as of the same moment as `state`. No packet is taken
-    /// before [`go_on`](Self::go_on).
-    pub fn resume(&mut self, state: HandlerState) {
+    /// Imports the state beside the agents, once all are adopted. No packet is taken before
+    /// [`resume`](Self::resume).
+    pub fn import(&mut self, state: HandlerState) {
         self.now = self.clock.now();
         self.wall = self.clock.wall();
         let waiting_since = state.held_since.unwrap_or(self.now);
@@ -193,12 +192,12 @@ impl PacketHandler {
         self.roster
             .resume_from(state.amnesty, Some(waiting_since), stood_still, self.now);
         self.roster.resume_counters(state.agents);
-        if let Some(books) = &mut self.books {
-            books.go_on_after(&state);
+        if let Some(ledger) = &mut self.ledger {
+            ledger.counted_before = state.store;
         }
         if let (Some(notifier), Some(limit)) = (&self.notifier, state.open_files) {
             notifier.set_open_files(limit);
         }
-        self.moved = Some(state);
+        self.imported = Some(state);
     }
 }

@@ -1,79 +1,85 @@
-//! What the server does with packets: it notes who is alive, and has reports
-//! kept.
+//! The handler of packets: which agents are alive, and their reports in the store.
+//!
+//! Owns the roster of agents, the [`ReportLedger`] that fills the store's batches, the commands
+//! for events, and the log lines about agents. Knows nothing of sockets, frames and buffers: it
+//! sees a packet, the session's address and name, and the [`Tag`] by which it finds the
+//! session's agent again.
+//!
+//! Start at [`PacketHandler::handle`], the way of one packet.
 
-mod books;
-mod clones;
-mod eviction;
 mod handover;
-mod newcomers;
-mod packet_log;
+mod ledger;
+
+use ledger::ReportLedger;
+
+pub use handover::HandlerState;
+pub use ledger::{StoreDown, Unfinished};
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::notify::{self, Notifier};
-use crate::roster::{self, AgentKey, Entry, Identity, Learnt, Roster};
+use crate::roster::{self, AgentKey, Entry, Identity, Learnt, NoPlace, Roster};
 use crate::session::{Answer, CommitId, CompletedCommit, Handler, Sender, Tag, Wake};
 use crate::stats::{AgentStatistics, Statistics};
 use crate::store::{self, BatchProducer};
-use books::Books;
-pub use books::{StoreDown, Unfinished};
-pub use handover::HandlerState;
-use hawk_time::Throttle;
-use hawk_time::{Clock, Moment, UnixNanos};
+use hawk_time::{Clock, Moment, Throttle, UnixNanos, log_limited};
 use hawk_wire::{AgentName, Busy, Packet, Reply};
 
-/// Lines about agents that come and go, in ten seconds. A switch that fails
-/// takes a rack with it; the table of events has them all.
+/// Log lines about agents that come online or go offline, in 10 s. A failing switch takes a
+/// rack with it; the table of events has them all.
 const CHANGES_LOGGED: u32 = 50;
 
-/// Between two looks for agents that need not be remembered any more.
-const FORGET_INTERVAL: Duration = Duration::from_secs(1);
+/// The interval at which agents that have been silent for too long are looked for.
+const REMOVAL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The interval of log lines about evicted agents.
+const EVICTION_LOG_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// When a report is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ack {
     /// Once it is on disk.
     Committed,
-    /// As soon as it is read: it may still be lost.
+    /// Once it is read: a power cut may lose it.
     Received,
 }
 
-/// How packets are to be handled.
+/// How packets are handled.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
     /// When a report is answered.
     pub ack: Ack,
-    /// How agents are judged.
+    /// The roster's configuration.
     pub roster: roster::Config,
-    /// How long an agent that is silent is remembered.
+    /// How long a silent agent stays in the roster.
     pub remember: Duration,
     /// Log each packet as a line at level info.
     pub log_packets: bool,
 }
 
-/// Takes every packet: notes its agent as alive, and has reports kept.
+/// Handles every packet: marks its agent as alive, and appends reports to the store.
 pub struct PacketHandler {
     config: Config,
     clock: Clock,
     roster: Roster,
-    /// `None`: nothing is stored.
-    books: Option<Books>,
-    /// `None`: no command is run for changes.
+    /// `None` without a store.
+    ledger: Option<ReportLedger>,
+    /// `None` without commands for events.
     notifier: Option<Notifier>,
     changes: Throttle,
-    /// About new agents that got no place.
+    /// Log lines about new agents without a place.
     refusals: Throttle,
-    /// About agents that were removed to make room.
+    /// Log lines about evicted agents.
     evictions: Throttle,
     /// Log lines about agents that are cloned.
     clone_log: Throttle,
-    next_forget: Moment,
-    /// Since when no packet is taken, so that all that was taken can be kept.
+    next_removal: Moment,
+    /// When [`quiesce`](Self::quiesce) stopped the taking of packets; `None` if it did not.
     quiet_since: Option<Moment>,
-    /// What the process before knew.
-    moved: Option<HandlerState>,
+    /// The predecessor's state.
+    imported: Option<HandlerState>,
     wake: Option<Wake>,
     /// The time of this turn.
     now: Moment,
@@ -81,28 +87,28 @@ pub struct PacketHandler {
 }
 
 impl PacketHandler {
-    /// A handler that stores nothing.
+    /// Returns a handler without a store.
     #[must_use]
     pub fn new(config: Config) -> Self {
         Self::with_clock(config, Clock::System)
     }
 
-    /// A handler that stores nothing, and reads this clock.
+    /// Returns a handler without a store, with this clock.
     #[must_use]
     pub fn with_clock(config: Config, clock: Clock) -> Self {
         let now = clock.now();
         Self {
             config,
             roster: Roster::new(config.roster, now),
-            books: None,
+            ledger: None,
             notifier: None,
             changes: Throttle::bursts_of(CHANGES_LOGGED),
             refusals: Throttle::default(),
-            evictions: Throttle::every(eviction::LOG_INTERVAL),
+            evictions: Throttle::every(EVICTION_LOG_INTERVAL),
             clone_log: Throttle::default(),
-            next_forget: now.after(FORGET_INTERVAL),
+            next_removal: now.after(REMOVAL_INTERVAL),
             quiet_since: None,
-            moved: None,
+            imported: None,
             wake: None,
             now,
             wall: clock.wall(),
@@ -110,8 +116,8 @@ impl PacketHandler {
         }
     }
 
-    /// Remembers an agent that the store knows. A row with a name that no agent can give
-    /// itself was not written by us, and is nobody's.
+    /// Inserts an agent of the store. Ignores a row with an invalid name, which hawk does not
+    /// write.
     pub fn remember(&mut self, agent: &store::AgentRecord<&str>) {
         let identity = match agent.name {
             Some(name) if AgentName::new(name).is_err() => return,
@@ -139,67 +145,63 @@ impl PacketHandler {
 
     /// Stores all further reports and events through `producer`.
     pub fn store_in(&mut self, producer: BatchProducer) {
-        let mut books = Books::new(producer);
-        if let Some(wake) = &self.wake {
-            books.wake_with(wake.clone());
+        let mut ledger = ReportLedger::new(producer);
+        if let Some(wake) = self.wake.clone() {
+            ledger.producer.wake_with(move || wake.wake());
         }
-        if let Some(state) = &self.moved {
-            books.go_on_after(state);
+        if let Some(state) = &self.imported {
+            ledger.counted_before = state.store;
         }
-        self.books = Some(books);
+        self.ledger = Some(ledger);
     }
 
-    /// Runs commands for changes of agents' states.
+    /// Runs commands for events.
     pub fn notify_with(&mut self, notifier: Notifier) {
-        if let Some(limit) = self.moved.and_then(|state| state.open_files) {
+        if let Some(limit) = self.imported.and_then(|state| state.open_files) {
             notifier.set_open_files(limit);
         }
         self.notifier = Some(notifier);
     }
 
-    /// Resumes expiry by age, which is paused while the clock may be wrong: the operator says
-    /// that it is right. False if it is not paused.
+    /// Resumes expiry by age, which is paused while the clock may be wrong. Returns false if it
+    /// is not paused.
     #[must_use]
     pub fn confirm_clock(&self) -> bool {
-        let books = self.books.as_ref();
-        books.is_some_and(|books| {
-            let is_paused = books.counters().expiry_paused != 0;
+        let ledger = self.ledger.as_ref();
+        ledger.is_some_and(|ledger| {
+            let is_paused = ledger.counters().expiry_paused != 0;
             if is_paused {
-                books.confirm_clock();
+                ledger.producer.confirm_clock();
             }
             is_paused
         })
     }
 
-    /// Has the store keep all it was given, and the commands for changes run. Those
-    /// that take longer than `for_commands` are given up, which is logged.
+    /// Commits everything and runs the commands for the last events. Kills commands that take
+    /// longer than `for_commands`, which is logged.
     ///
     /// # Errors
     /// [`Unfinished`] if the store takes longer than `patience`.
     pub fn finish(mut self, patience: Duration, for_commands: Duration) -> Result<(), Unfinished> {
-        let is_stored = self
-            .notifier
-            .as_ref()
-            .is_some_and(|one| !one.wants_events());
-        if let Some(books) = &mut self.books
+        let is_stored = self.stored_notifier().is_some();
+        if let Some(ledger) = &mut self.ledger
             && is_stored
         {
-            // The last events are delivered as well.
-            books.catch_up(&self.roster);
-            books.flush(self.now, patience);
+            // So that the last events are delivered as well.
+            ledger.catch_up(&self.roster);
+            ledger.flush(self.now, patience);
         }
         if let Some(notifier) = &self.notifier {
             notifier.stop_within(for_commands);
         }
         if let Some(notifier) = self.notifier.take_if(|_| is_stored) {
-            // How far it has come is written down before the store is closed. Without a store
-            // both end at the same time.
+            // It writes its progress before the store is closed.
             notifier.finish();
         }
-        let stored = match self.books.take() {
-            Some(mut books) => {
-                books.catch_up(&self.roster);
-                books.finish(self.now, patience)
+        let stored = match self.ledger.take() {
+            Some(mut ledger) => {
+                ledger.catch_up(&self.roster);
+                ledger.finish(self.now, patience)
             }
             None => Ok(()),
         };
@@ -209,15 +211,20 @@ impl PacketHandler {
         stored
     }
 
-    /// What is known of an agent, if it is remembered.
+    /// Returns the notifier if it reads its events from the store.
+    fn stored_notifier(&self) -> Option<&Notifier> {
+        self.notifier.as_ref().filter(|one| !one.wants_events())
+    }
+
+    /// Returns an agent of the roster.
     #[must_use]
     pub fn agent(&self, identity: Identity<'_>) -> Option<&Entry> {
         self.roster.get(self.roster.find(identity)?)
     }
 
-    /// Returns the agent that this session speaks for. `None`: it is a new one, for which
-    /// there is no place.
-    fn recognise(&mut self, sender: Sender<'_>, tag: &mut Option<Tag>) -> Option<AgentKey> {
+    /// Returns the agent of this session, which may be new; `None` if there is no place for
+    /// it.
+    fn resolve(&mut self, sender: Sender<'_>, tag: &mut Option<Tag>) -> Option<AgentKey> {
         let address = sender.peer.ip().to_canonical();
         let known = tag.map(|Tag(number)| AgentKey::from_number(number));
         let identity = match sender.agent {
@@ -227,7 +234,7 @@ impl PacketHandler {
         if let Some(key) = known
             && self.roster.get(key).is_some_and(|entry| match identity {
                 Identity::Name(name) => entry.name.as_deref() == Some(name),
-                // Its address is the connection's, which does not change.
+                // The address of a connection does not change.
                 Identity::Address(_) => true,
             })
         {
@@ -235,7 +242,7 @@ impl PacketHandler {
         }
         let key = match self.roster.find(identity) {
             Some(key) => key,
-            None => self.meet(sender, identity)?,
+            None => self.insert_agent(sender, identity)?,
         };
         self.roster.attach(key);
         if let Some(before) = known {
@@ -245,20 +252,90 @@ impl PacketHandler {
         Some(key)
     }
 
+    /// Inserts a new agent, and evicts another one if there are too many. `None` if there is
+    /// no place for it.
+    #[cold]
+    fn insert_agent(&mut self, sender: Sender<'_>, identity: Identity<'_>) -> Option<AgentKey> {
+        let address = sender.peer.ip().to_canonical();
+        match self.roster.make_room(address, self.now) {
+            Ok(None) => {}
+            Ok(Some(surplus)) => self.evict(surplus),
+            Err(reason) => {
+                self.log_refusal(sender, reason);
+                return None;
+            }
+        }
+        let mut entry = Entry::new(identity, address, self.now, self.wall);
+        // Shares the session's copy of the name.
+        entry.name = sender.agent.cloned();
+        Some(self.roster.insert(entry, self.now))
+    }
+
+    /// Removes an agent from the roster and the store to make room for another one. Its reports
+    /// stay.
+    fn evict(&mut self, key: AgentKey) {
+        if self.roster.get(key).is_some_and(|entry| entry.online) {
+            self.roster.mark_offline(key, self.wall);
+            self.record_change(key);
+        }
+        if let Some(ledger) = &mut self.ledger {
+            ledger.remove_agent(&self.roster, key);
+        }
+        self.roster.remove(key);
+        log_limited!(warn, self.evictions, self.now, left_out =>
+            "too many agents: the longest silent agent that is not established was removed to \
+             make room; if these are agents of yours, raise --max-agents max_agents={} \
+             established={} evicted={} left_out={left_out}",
+            self.config.roster.capacity,
+            self.roster.established(),
+            self.roster.counters().evicted);
+    }
+
+    #[cold]
+    fn log_refusal(&mut self, sender: Sender<'_>, reason: NoPlace) {
+        let why = match reason {
+            NoPlace::TooFast => "its address brings too many new ones at once",
+            NoPlace::ShareTaken => {
+                "its address has its share of the places; to enlarge it, raise --max-agents"
+            }
+            NoPlace::Full => {
+                "all places are taken by agents that are established or connected; raise \
+                 --max-agents"
+            }
+        };
+        log_limited!(warn, self.refusals, self.now, left_out =>
+            "new agent refused: {why} peer={} agent={:?} max_agents={} left_out={left_out}",
+            sender.peer,
+            sender.agent.map_or("", |name| &**name),
+            self.config.roster.capacity);
+    }
+
+    /// Logs that two machines use one agent's name.
+    #[cold]
+    fn log_clone(&mut self, key: AgentKey, sender: Sender<'_>) {
+        if let Some(entry) = self.roster.get(key) {
+            log_limited!(warn, self.clone_log, self.now, left_out =>
+                "agent cloned: connections from two addresses use its name alternately; give each \
+                 machine a name of its own agent={:?} peer={} left_out={left_out}",
+                entry.name.as_deref().unwrap_or_default(),
+                sender.peer);
+        }
+    }
+
     /// Answers a health check, which includes the store or not.
     fn answer_probe(&mut self, includes_store: bool) -> Answer {
-        match (&mut self.books, includes_store) {
+        match (&mut self.ledger, includes_store) {
             (_, false) => Answer::Now(Reply::Heartbeat),
             (None, true) => Answer::Now(Reply::Report),
-            (Some(books), true) => match books.enter_probe(self.now) {
+            (Some(ledger), true) => match ledger.append_probe(self.now) {
                 Some(batch) => Answer::AfterCommit(CommitId(batch)),
                 None => Answer::Now(Reply::Busy(Busy::StoreUnavailable)),
             },
         }
     }
 
-    /// An agent has come online or gone offline.
-    fn tell(&mut self, key: AgentKey) {
+    /// Logs, notifies and stores that an agent has come online or gone offline.
+    fn record_change(&mut self, key: AgentKey) {
         if let Some(entry) = self.roster.get(key)
             && let Some(left_out) = self.changes.allow(self.now)
         {
@@ -281,8 +358,8 @@ impl PacketHandler {
         {
             notifier.put(event_of(entry), self.now);
         }
-        if let Some(books) = &mut self.books {
-            books.enter_event(&self.roster, key);
+        if let Some(ledger) = &mut self.ledger {
+            ledger.append_event(&self.roster, key);
         }
     }
 }
@@ -296,19 +373,19 @@ impl Handler for PacketHandler {
     }
 
     fn start(&mut self, wake: Wake) {
-        if let Some(books) = &self.books {
-            books.wake_with(wake.clone());
+        self.wake = Some(wake.clone());
+        if let Some(ledger) = &self.ledger {
+            ledger.producer.wake_with(move || wake.wake());
         }
-        self.wake = Some(wake);
     }
 
     fn begin_turn(&mut self, now: Moment) {
         self.now = now;
         self.wall = self.clock.wall();
         let mut waiting_since = self.quiet_since;
-        if let Some(books) = &mut self.books {
-            books.collect(now);
-            waiting_since = waiting_since.or(books.stalled_since(now));
+        if let Some(ledger) = &mut self.ledger {
+            ledger.producer.collect(now);
+            waiting_since = waiting_since.or(ledger.stalled_since(now));
         }
         match waiting_since {
             Some(since) => self.roster.stand_still(since),
@@ -318,16 +395,16 @@ impl Handler for PacketHandler {
 
     fn handle(&mut self, sender: Sender<'_>, tag: &mut Option<Tag>, packet: &Packet<'_>) -> Answer {
         if self.config.log_packets {
-            packet_log::log(sender, packet);
+            log_packet(sender, packet);
         }
         if packet.is_probe() {
             return self.answer_probe(packet.is_store_probe());
         }
-        let Some(key) = self.recognise(sender, tag) else {
+        let Some(key) = self.resolve(sender, tag) else {
             return Answer::Now(Reply::Busy(Busy::TooManyAgents));
         };
         let address = sender.peer.ip().to_canonical();
-        let came = self.roster.record_packet(key, address, self.now, self.wall);
+        let came_online = self.roster.record_packet(key, address, self.now, self.wall);
         let time = (self.now, self.wall);
         let is_watched_now = match packet {
             Packet::Heartbeat(heartbeat) => {
@@ -337,12 +414,12 @@ impl Handler for PacketHandler {
             Packet::Report(_) => self.roster.report(key, sender.gap, time),
         };
         if let Some(key) = self.roster.take_new_clone() {
-            self.warn_of_clone(key, sender);
+            self.log_clone(key, sender);
         }
-        if came || is_watched_now {
-            self.tell(key);
+        if came_online || is_watched_now {
+            self.record_change(key);
         }
-        let Some(books) = &mut self.books else {
+        let Some(ledger) = &mut self.ledger else {
             return Answer::Now(match packet {
                 Packet::Heartbeat(_) => Reply::Heartbeat,
                 Packet::Report(_) => Reply::Report,
@@ -350,11 +427,11 @@ impl Handler for PacketHandler {
         };
         match packet {
             Packet::Heartbeat(_) => {
-                books.enter_heartbeat(&self.roster, key, self.now);
+                ledger.append_heartbeat(&self.roster, key, self.now);
                 Answer::Now(Reply::Heartbeat)
             }
             Packet::Report(report) => {
-                let kept_with = books.enter_report(
+                let kept_with = ledger.append_report(
                     &self.roster,
                     key,
                     sender.peer,
@@ -383,42 +460,49 @@ impl Handler for PacketHandler {
     }
 
     fn is_ready(&self) -> bool {
-        self.quiet_since.is_none() && self.books.as_ref().is_none_or(Books::is_ready)
+        self.quiet_since.is_none()
+            && self
+                .ledger
+                .as_ref()
+                .is_none_or(|ledger| ledger.producer.is_ready())
     }
 
     fn next_completed(&mut self) -> Option<CompletedCommit> {
-        self.books.as_mut()?.next_completed()
+        self.ledger.as_mut()?.next_completed()
     }
 
     fn end_turn(&mut self) {
         if self.quiet_since.is_some() {
-            return self.settle_down();
+            return self.quiesce_ledger();
         }
-        // Established agents first: others wait while the batch at hand is full.
+        // Established agents first: others wait while the open batch is full.
         loop {
-            let others = self.books.as_ref().is_none_or(Books::is_ready);
+            let others = self
+                .ledger
+                .as_ref()
+                .is_none_or(|ledger| ledger.producer.is_ready());
             let Some(key) = self.roster.expire(self.now, self.wall, others) else {
                 break;
             };
-            self.tell(key);
+            self.record_change(key);
         }
-        if self.now >= self.next_forget {
-            self.next_forget = self.now.after(FORGET_INTERVAL);
+        if self.now >= self.next_removal {
+            self.next_removal = self.now.after(REMOVAL_INTERVAL);
             self.roster
                 .remove_silent(self.wall.before(self.config.remember));
         }
-        if let Some(books) = &mut self.books {
-            books.catch_up(&self.roster);
-            books.hand_over(self.now);
+        if let Some(ledger) = &mut self.ledger {
+            ledger.catch_up(&self.roster);
+            ledger.submit_if_due(self.now);
         }
     }
 
     fn deadline(&self) -> Option<Moment> {
-        let books = self
-            .books
+        let ledger = self
+            .ledger
             .as_ref()
-            .and_then(|books| books.deadline(self.quiet_since, self.now));
-        [self.roster.deadline(), books].into_iter().flatten().min()
+            .and_then(|ledger| ledger.deadline(self.quiet_since, self.now));
+        [self.roster.deadline(), ledger].into_iter().flatten().min()
     }
 
     fn statistics(&self, statistics: &mut Statistics) {
@@ -433,14 +517,41 @@ impl Handler for PacketHandler {
             cloned: self.roster.clones(),
             stood_still_ms: self.roster.stood_still().as_millis(),
         });
-        statistics.store = self.books.as_ref().map(|books| books.statistics(self.now));
+        statistics.store = self
+            .ledger
+            .as_ref()
+            .map(|ledger| ledger.statistics(self.now));
         if let Some(notifier) = &self.notifier {
             statistics.hooks = notifier.statistics();
         }
     }
 }
 
-/// The last change of an agent's state.
+/// Logs a packet as one line: text from the wire is escaped.
+fn log_packet(sender: Sender<'_>, packet: &Packet<'_>) {
+    let peer = sender.peer;
+    let agent = sender.agent.map_or("", AsRef::as_ref);
+    match packet {
+        Packet::Heartbeat(heartbeat) => log::info!(
+            "{} peer={peer} agent={agent:?} version={:?} timestamp={}",
+            if heartbeat.probe {
+                "probe"
+            } else {
+                "heartbeat"
+            },
+            heartbeat.version,
+            heartbeat.timestamp,
+        ),
+        Packet::Report(report) => log::info!(
+            "report peer={peer} agent={agent:?} content={:?} rand={} timestamp={}",
+            report.content,
+            report.rand,
+            report.timestamp,
+        ),
+    }
+}
+
+/// Returns the last change of an agent's state as commands receive it.
 fn event_of(entry: &Entry) -> notify::Event {
     let text = match &entry.name {
         Some(name) => Arc::from(&**name),
@@ -480,7 +591,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_and_the_roster_share_an_agents_name() {
+    fn a_session_and_the_roster_share_the_name_of_an_agent() {
         let mut handler = packet_handler();
         let name = handler.name("web-01");
         let sender = Sender {
@@ -494,9 +605,9 @@ mod tests {
         assert!(!Rc::ptr_eq(&name, &handler.name("web-02")));
     }
 
-    /// Whoever wrote the row: a process that is to go on takes nothing else.
+    /// A successor refuses anything else.
     #[test]
-    fn what_the_store_knows_of_an_agent_is_what_an_agent_could_have_said() {
+    fn rows_with_names_and_versions_that_no_agent_can_send_are_bounded() {
         let mut handler = packet_handler();
         let long = "x".repeat(1000);
         for name in [

@@ -231,7 +231,7 @@ impl HandOver {
         self.successor = None;
         server.end_copy();
         server.handler_mut().end_copy();
-        server.handler_mut().go_on();
+        server.handler_mut().resume();
     }
 
     fn try_advance(

@@ -301,8 +301,8 @@ impl TakeOver {
                 server.discard(adopted.ok_or(AdoptError::Unknown)?);
             }
             Record::Agent(Agent { slot, state }) => server.handler_mut().adopt(slot, state)?,
-            Record::AgentRemoved(RemovedAgent { slot }) => server.handler_mut().forget(slot),
-            Record::Handler(state) => server.handler_mut().resume(state),
+            Record::AgentRemoved(RemovedAgent { slot }) => server.handler_mut().remove(slot),
+            Record::Handler(state) => server.handler_mut().import(state),
             Record::Counts(Counts { counters, tally }) => server.resume_counts(counters, tally),
             Record::Freeze(_) => {}
         }
@@ -365,7 +365,7 @@ fn check_not_stopped(server: &mut ServerReactor) -> Result<(), TakeOverError> {
 
 /// Lets the handler continue. Requires the proof that this process owns the connections.
 fn resume(server: &mut ServerReactor, _proof: &Ownership) {
-    server.handler_mut().go_on();
+    server.handler_mut().resume();
 }
 
 /// Readable once the predecessor has closed the channel.

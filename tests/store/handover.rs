@@ -99,7 +99,7 @@ fn after_a_hand_over_the_store_has_each_report_and_agent_once() {
     ));
     assert!(files(&place) == before, "it left everything as it was");
 
-    to.keeper.go_on();
+    to.keeper.resume();
     to.turn();
     for (session, content) in sessions.iter_mut().zip(["5", "6", "7"]) {
         let tag = session.tag;
@@ -139,7 +139,7 @@ fn the_successor_continues_the_sequence_numbers_after_all_rows_were_removed() {
         .open()
         .execute_batch("DELETE FROM reports")
         .expect("nobody writes");
-    to.keeper.go_on();
+    to.keeper.resume();
     to.turn();
     to.report(session, "2");
     to.finish();
@@ -161,7 +161,7 @@ fn the_successor_continues_the_counters() {
     let session = &mut session;
     let mut to = moved(&place, &mut from);
     from.keeper.leave(PATIENCE);
-    to.keeper.go_on();
+    to.keeper.resume();
     to.turn();
     let commit = to.report(session, "2");
     to.until_kept(commit);
@@ -192,7 +192,7 @@ fn after_a_rollback_the_predecessor_resumes() {
         to.keeper.leave(PATIENCE);
         from.keeper.end_copy();
         while from.bell.try_recv().is_ok() {}
-        from.keeper.go_on();
+        from.keeper.resume();
         from.bell
             .recv_timeout(PATIENCE)
             .expect("who is held is served at once");
@@ -222,7 +222,7 @@ fn an_aborted_quiesce_loses_nothing() {
         if round % 2 == 0 {
             from.turn();
         }
-        from.keeper.go_on();
+        from.keeper.resume();
         from.turn();
     }
     from.finish();
@@ -236,7 +236,7 @@ fn a_quiesce_fails_while_the_store_hangs_and_loses_nothing() {
     let (mut from, mut session) = begun(&place);
     let session = &mut session;
     from.quiesce();
-    from.keeper.go_on();
+    from.keeper.resume();
     from.turn();
     let other = place.open();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -250,7 +250,7 @@ fn a_quiesce_fails_while_the_store_hangs_and_loses_nothing() {
         Err(error) => Some(error),
     });
     assert_eq!(error, StoreDown::Stalled);
-    from.keeper.go_on();
+    from.keeper.resume();
     other.execute_batch("ROLLBACK").unwrap();
     from.until_kept(commit);
     from.finish();
@@ -273,7 +273,7 @@ fn a_quiesce_fails_while_the_store_is_down() {
     let error = from.until(|turns| turns.keeper.is_quiet().err());
     assert_eq!(error, StoreDown::Unavailable);
     assert_eq!(from.discarded, [commit]);
-    from.keeper.go_on();
+    from.keeper.resume();
     // A new file is created.
     std::fs::remove_dir(place.store()).unwrap();
     from.until(|turns| {
@@ -295,7 +295,7 @@ fn a_quiesce_fails_while_the_store_is_down() {
         matches!(commit, Answer::AfterCommit(_)).then_some(())
     });
     from.quiesce();
-    from.keeper.go_on();
+    from.keeper.resume();
     from.finish();
     assert_eq!(place.contents(), ["2"]);
 }
@@ -335,7 +335,7 @@ fn nothing_is_removed_while_the_writer_is_parked() {
     let silent = from.bell.recv_timeout(Duration::from_millis(200));
     assert_eq!(silent, Err(mpsc::RecvTimeoutError::Timeout));
     assert_eq!(version(), before, "nobody has written");
-    from.keeper.go_on();
+    from.keeper.resume();
     from.until(|_| (column::<i64>(&looks, "SELECT count(*) FROM reports") == [0]).then_some(()));
     from.finish();
 }
@@ -359,7 +359,7 @@ fn no_agent_goes_offline_during_a_hand_over() {
     move_the_rest(&mut from, &mut to);
     for turns in [&mut from, &mut to] {
         turns.ahead += SILENCE;
-        turns.keeper.go_on();
+        turns.keeper.resume();
         turns.turn();
         turns.ahead += SILENCE / 2;
         turns.turn();
@@ -368,7 +368,7 @@ fn no_agent_goes_offline_during_a_hand_over() {
         turns.ahead += 60 * SILENCE;
         turns.turn();
         turns.quiesce();
-        turns.keeper.go_on();
+        turns.keeper.resume();
     }
     drop(from);
     to.finish();
@@ -387,7 +387,7 @@ fn an_agent_with_a_moved_connection_is_not_removed() {
     from.keeper.begin_copy();
     from.quiesce();
     move_the_rest(&mut from, &mut to);
-    to.keeper.go_on();
+    to.keeper.resume();
     to.turn();
     let known = |turns: &mut Turns| {
         let lines = statistics(&turns.keeper);

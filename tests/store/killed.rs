@@ -40,7 +40,7 @@ fn the_successor_of_a_process_killed_while_parked_has_everything() {
     turns
         .keeper
         .store_in(examined.start(lock, KEEP_ALL).unwrap());
-    turns.keeper.go_on();
+    turns.keeper.resume();
     let session = &mut Session::of(Some("web-01"));
     turns.report(session, &REPORTS.to_string());
     turns.finish();
@@ -63,7 +63,7 @@ fn the_one_that_is_killed() {
     turns
         .keeper
         .store_in(examined.start(lock, KEEP_ALL).unwrap());
-    turns.keeper.go_on();
+    turns.keeper.resume();
     let session = &mut Session::of(Some("web-01"));
     let last = (0..REPORTS).map(|report| turns.report(session, &report.to_string()));
     let last = last.last().unwrap();

@@ -186,7 +186,7 @@ impl Turns {
 pub(crate) fn apply(to: &mut PacketHandler, slot: u32, state: Option<AgentState>) {
     match state {
         Some(state) => to.adopt(slot, state).unwrap(),
-        None => to.forget(slot),
+        None => to.remove(slot),
     }
 }
 
@@ -199,7 +199,7 @@ pub(crate) fn move_the_rest(from: &mut Turns, to: &mut Turns) {
     from.keeper.take_changes(usize::MAX, &mut |slot, state| {
         apply(&mut to.keeper, slot, state);
     });
-    to.keeper.resume(from.keeper.state());
+    to.keeper.import(from.keeper.state());
     to.ahead = from.ahead;
 }
 

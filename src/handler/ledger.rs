@@ -1,39 +1,40 @@
-//! What goes into the store, batch by batch, and what comes of it.
+//! Reports, events and agents on their way into the store.
+//!
+//! The [`ReportLedger`] fills the batches of the store's [`BatchProducer`], keeps what cannot
+//! be written while the store is down, and returns completed commits.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use super::HandlerState;
 use crate::roster::{AgentKey, Entry, Identity, Roster};
-use crate::session::{CommitId, CompletedCommit, Fate, Wake};
+use crate::session::{CommitId, CompletedCommit, Fate};
 use crate::stats::{StoreCounters, StoreState, StoreStatistics};
 use crate::store::{self, AgentIndex, BatchProducer, Health};
 use hawk_time::{Moment, UnixNanos};
 
-/// What is known of agents is written together with reports, or this long after
-/// it has changed: heartbeats alone cost a commit a second, however many.
+/// The longest delay of changed agents without reports: heartbeats alone cost one commit a
+/// second, however many there are.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// The store takes its time; beyond this, agents that wait for it are not blamed
-/// for their silence.
+/// The time after which a commit counts as stalled: agents that wait for it are then not
+/// marked offline for their silence.
 const STALLED: Duration = Duration::from_secs(1);
 
-/// After so many reports the writer may begin, even though the turn has more:
-/// otherwise it would stand idle while a turn is read, and the turn's end would
-/// find it with all the work ahead. So many cost it less than their sync.
-const OFFER_EVERY: u32 = 256;
+/// Reports after which a batch is submitted within a turn, so that the writer works while the
+/// turn is read. So many cost less to write than their sync.
+const SUBMIT_EVERY: u32 = 256;
 
-/// Not while so many batches are away: a turn may be long, and what the writer
-/// is done with is collected after it. It bounds the memory.
-const MOST_AWAY: u32 = 3;
+/// Batches in flight from which no more are submitted within a turn. Bounds the memory:
+/// completed batches are collected at its begin.
+const MAX_IN_FLIGHT: u32 = 3;
 
-/// Events that wait for the store to come back, at most: some 10 MB of memory, or 30 MB
-/// if all names and versions are as long as they may be.
-const MAX_WAITING: usize = 100_000;
+/// The limit of changes deferred while the store is down: 10 MB of memory, or 30 MB if all
+/// names and versions have their longest length.
+const MAX_DEFERRED: usize = 100_000;
 
-/// The store did not finish in time.
+/// The store did not finish within its patience.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the store did not finish in {}: what was not acknowledged may be missing",
@@ -41,13 +42,13 @@ const MAX_WAITING: usize = 100_000;
 )]
 pub struct Unfinished(Duration);
 
-/// Why not everything can be on disk now.
+/// Why the store cannot be quiesced now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreDown {
     /// It cannot be written.
     #[error("the store is unavailable; the log says why")]
     Unavailable,
-    /// It takes its time.
+    /// A commit takes too long.
     #[error(
         "the store has not answered for {} or longer; see what its disk does",
         humantime::format_duration(STALLED)
@@ -55,42 +56,42 @@ pub enum StoreDown {
     Stalled,
 }
 
-/// Fills batches, and learns what became of them.
-pub(super) struct Books {
-    producer: BatchProducer,
-    /// What was done before `producer` was there.
-    before: StoreCounters,
-    /// What the batches have of each agent, by its slot in the roster.
-    marks: Vec<Mark>,
-    /// Agents whose rows were not written because the store is down.
+/// Fills the store's batches, and defers changes while the store is down.
+pub(super) struct ReportLedger {
+    pub(super) producer: BatchProducer,
+    /// The counters of earlier processes.
+    pub(super) counted_before: StoreCounters,
+    /// The rows of agents in the open batch, by roster slot.
+    rows: Vec<AgentRow>,
+    /// References of agents whose rows are not written because the store is down.
     unsaved: Vec<u64>,
-    /// Events likewise, and removals of agents, oldest first.
-    waiting: VecDeque<Waiting>,
-    /// Events that there was no room for.
+    /// Events and removals of agents deferred likewise, in FIFO order.
+    deferred: VecDeque<DeferredChange>,
+    /// Events dropped because `deferred` was full.
     lost: u64,
-    /// When what is known of agents is to be written at the latest.
+    /// When the open batch is submitted at the latest; `None` if it needs no commit.
     flush_at: Option<Moment>,
-    /// Reports since the writer was last offered any.
-    not_offered: u32,
+    /// Reports since the last submission.
+    unsubmitted: u32,
 }
 
-/// What the batches have of an agent.
+/// An agent's row in the open batch.
 #[derive(Clone, Copy, Debug, Default)]
-struct Mark {
-    /// The agent's reference; another one is of an agent that had the slot before.
+struct AgentRow {
+    /// The agent's reference; an earlier agent of the slot had another one.
     reference: u64,
-    /// The number of the last batch with a row of the agent, and where it stands there.
+    /// The number of the last batch that has a row of the agent, and the row's index there.
     batch: u64,
     index: u32,
     /// Heartbeats that no batch counts yet.
     uncounted: u32,
-    /// The agent is in [`Books::unsaved`].
+    /// Whether the agent is in [`ReportLedger::unsaved`].
     unsaved: bool,
 }
 
-/// A change that waits for the store to come back.
-enum Waiting {
-    Event(WaitingEvent),
+/// A change deferred until the store can be written again.
+enum DeferredChange {
+    Event(DeferredEvent),
     Removal {
         reference: u64,
         name: Option<Box<str>>,
@@ -98,7 +99,7 @@ enum Waiting {
     },
 }
 
-struct WaitingEvent {
+struct DeferredEvent {
     reference: u64,
     name: Option<Box<str>>,
     address: IpAddr,
@@ -109,7 +110,7 @@ struct WaitingEvent {
     established: bool,
 }
 
-impl WaitingEvent {
+impl DeferredEvent {
     fn new(reference: u64, event: &store::EventRecord<&str>) -> Self {
         Self {
             reference,
@@ -136,35 +137,21 @@ impl WaitingEvent {
     }
 }
 
-impl Books {
+impl ReportLedger {
     pub(super) fn new(producer: BatchProducer) -> Self {
         Self {
             producer,
-            before: StoreCounters::default(),
-            marks: Vec::new(),
+            counted_before: StoreCounters::default(),
+            rows: Vec::new(),
             unsaved: Vec::new(),
-            waiting: VecDeque::new(),
+            deferred: VecDeque::new(),
             lost: 0,
             flush_at: None,
-            not_offered: 0,
+            unsubmitted: 0,
         }
     }
 
-    /// Goes on after another process.
-    pub(super) fn go_on_after(&mut self, state: &HandlerState) {
-        self.before = state.store;
-    }
-
-    pub(super) fn wake_with(&self, wake: Wake) {
-        self.producer.wake_with(move || wake.wake());
-    }
-
-    /// Looks for what came back.
-    pub(super) fn collect(&mut self, now: Moment) {
-        self.producer.collect(now);
-    }
-
-    /// Since when agents have been waiting for the store, if for long.
+    /// Returns since when agents have been waiting for a stalled commit.
     pub(super) fn stalled_since(&self, now: Moment) -> Option<Moment> {
         let since = self.producer.waiting_since();
         since.filter(|since| now.since(*since) >= STALLED)
@@ -174,12 +161,9 @@ impl Books {
         self.stalled_since(now).is_some()
     }
 
-    pub(super) fn is_ready(&self) -> bool {
-        self.producer.is_ready()
-    }
-
-    /// Has a report kept; in which batch. `None`: the store is down.
-    pub(super) fn enter_report(
+    /// Appends a report to the open batch, and returns its number; `None` while the store is
+    /// down.
+    pub(super) fn append_report(
         &mut self,
         roster: &Roster,
         key: AgentKey,
@@ -201,16 +185,16 @@ impl Books {
             },
         );
         let number = NonZeroU64::new(batch.number());
-        self.not_offered += 1;
-        if self.not_offered >= OFFER_EVERY && self.producer.in_flight() < MOST_AWAY {
-            self.offer(now);
+        self.unsubmitted += 1;
+        if self.unsubmitted >= SUBMIT_EVERY && self.producer.in_flight() < MAX_IN_FLIGHT {
+            self.submit(now);
         }
         number
     }
 
-    /// Makes the writer commit the current batch for a health check, and returns the batch's
-    /// number. `None`: the store is down.
-    pub(super) fn enter_probe(&mut self, now: Moment) -> Option<NonZeroU64> {
+    /// Makes the writer commit the open batch for a health check, and returns its number;
+    /// `None` while the store is down.
+    pub(super) fn append_probe(&mut self, now: Moment) -> Option<NonZeroU64> {
         if self.producer.health() == Health::Down {
             return None;
         }
@@ -220,37 +204,37 @@ impl Books {
         NonZeroU64::new(batch.number())
     }
 
-    /// Notes a heartbeat.
-    pub(super) fn enter_heartbeat(&mut self, roster: &Roster, key: AgentKey, now: Moment) {
+    /// Appends a heartbeat.
+    pub(super) fn append_heartbeat(&mut self, roster: &Roster, key: AgentKey, now: Moment) {
         match self.row(roster, key) {
             Some(index) => {
                 self.producer.batch().add_heartbeats(index, 1);
                 self.flush_at.get_or_insert(now.after(FLUSH));
             }
             None => {
-                let mark = self.mark(roster.reference(key));
-                mark.uncounted = mark.uncounted.saturating_add(1);
+                let row = self.row_of(roster.reference(key));
+                row.uncounted = row.uncounted.saturating_add(1);
             }
         }
     }
 
-    /// Notes that the agent's state has just changed.
-    pub(super) fn enter_event(&mut self, roster: &Roster, key: AgentKey) {
+    /// Appends the change of state that the agent just made.
+    pub(super) fn append_event(&mut self, roster: &Roster, key: AgentKey) {
         let Some(entry) = roster.get(key) else {
             return;
         };
         let event = event_of(entry);
         let reference = roster.reference(key);
         let index = self.row(roster, key);
-        // Events are stored in their order: behind waiting events.
-        match index.filter(|_| self.waiting.is_empty()) {
+        // Events are stored in their order: behind deferred ones.
+        match index.filter(|_| self.deferred.is_empty()) {
             Some(index) => self
                 .producer
                 .batch()
                 .add_event(reference, Some(index), &event),
-            None if self.waiting.len() < MAX_WAITING => {
-                let event = WaitingEvent::new(reference, &event);
-                self.waiting.push_back(Waiting::Event(event));
+            None if self.deferred.len() < MAX_DEFERRED => {
+                let event = DeferredEvent::new(reference, &event);
+                self.deferred.push_back(DeferredChange::Event(event));
             }
             None => self.lost += 1,
         }
@@ -262,11 +246,11 @@ impl Books {
             return;
         };
         let (reference, name) = (roster.reference(key), entry.name.as_deref());
-        if self.producer.health() == Health::Up && self.waiting.is_empty() {
+        if self.producer.health() == Health::Up && self.deferred.is_empty() {
             let batch = self.producer.batch();
             batch.remove_agent(reference, name, entry.address);
-        } else if self.waiting.len() < MAX_WAITING {
-            self.waiting.push_back(Waiting::Removal {
+        } else if self.deferred.len() < MAX_DEFERRED {
+            self.deferred.push_back(DeferredChange::Removal {
                 reference,
                 name: name.map(Box::from),
                 address: entry.address,
@@ -274,8 +258,8 @@ impl Books {
         }
     }
 
-    /// The next batch that is over, and what follows from that. What a discarded batch has
-    /// of agents and events stays with the writer.
+    /// Returns the next completed commit. The writer keeps agents and events of a discarded
+    /// batch.
     pub(super) fn next_completed(&mut self) -> Option<CompletedCommit> {
         let batch = self.producer.next_completed()?;
         let commit = NonZeroU64::new(batch.number()).map(CommitId);
@@ -288,17 +272,17 @@ impl Books {
         commit.map(|commit| CompletedCommit { commit, fate })
     }
 
-    /// Once the store is back: writes what it has missed, as much as there is
-    /// room for. Another file is to have all agents as they are.
+    /// Appends what was deferred while the store was down, as far as the batch has room, and
+    /// all agents if the store's file was replaced.
     pub(super) fn catch_up(&mut self, roster: &Roster) {
         if self.producer.take_file_replaced() {
             for reference in roster.references() {
-                self.leave_unsaved(roster, reference);
+                self.mark_unsaved(roster, reference);
             }
         }
         while self.producer.health() == Health::Up && self.producer.is_ready() {
-            if let Some(waiting) = self.waiting.pop_front() {
-                self.enter_waiting(roster, waiting);
+            if let Some(deferred) = self.deferred.pop_front() {
+                self.append_deferred(roster, deferred);
             } else if let Some(reference) = self.unsaved.pop() {
                 if let Some(key) = roster.resolve(reference) {
                     self.row(roster, key);
@@ -313,22 +297,22 @@ impl Books {
         }
     }
 
-    fn enter_waiting(&mut self, roster: &Roster, waiting: Waiting) {
-        match waiting {
-            Waiting::Event(waiting) => {
-                let identity = match &waiting.name {
+    fn append_deferred(&mut self, roster: &Roster, deferred: DeferredChange) {
+        match deferred {
+            DeferredChange::Event(deferred) => {
+                let identity = match &deferred.name {
                     Some(name) => Identity::Name(name),
-                    None => Identity::Address(waiting.address),
+                    None => Identity::Address(deferred.address),
                 };
                 // An agent of the same name may have come after it was removed: then the row
                 // is that agent's.
-                let key = roster.resolve(waiting.reference);
+                let key = roster.resolve(deferred.reference);
                 let key = key.or_else(|| roster.find(identity));
                 let index = key.and_then(|key| self.row(roster, key));
                 let batch = self.producer.batch();
-                batch.add_event(waiting.reference, index, &waiting.event());
+                batch.add_event(deferred.reference, index, &deferred.event());
             }
-            Waiting::Removal {
+            DeferredChange::Removal {
                 reference,
                 name,
                 address,
@@ -337,7 +321,7 @@ impl Books {
                     Some(name) => Identity::Name(name),
                     None => Identity::Address(address),
                 };
-                // It may have been met again meanwhile: then the row is its own.
+                // A new agent of the same identity has a row of its own.
                 if roster.find(identity).is_none() {
                     let batch = self.producer.batch();
                     batch.remove_agent(reference, name.as_deref(), address);
@@ -346,18 +330,18 @@ impl Books {
         }
     }
 
-    /// Offers the writer what there is, if it is time.
-    pub(super) fn hand_over(&mut self, now: Moment) {
+    /// Submits the open batch if it is due.
+    pub(super) fn submit_if_due(&mut self, now: Moment) {
         let Some(batch) = self.producer.current() else {
             return;
         };
         if batch.is_urgent() || self.flush_at.is_none_or(|flush_at| flush_at <= now) {
-            self.offer(now);
+            self.submit(now);
         }
     }
 
-    /// When there is something to do without a packet. All is to be settled since
-    /// `quiet_since`, if at all.
+    /// Returns when the ledger needs a turn without a packet. `quiet_since` is when the
+    /// quiescing began, if it did.
     pub(super) fn deadline(&self, quiet_since: Option<Moment>, now: Moment) -> Option<Moment> {
         let flush_at = self.producer.current().and(self.flush_at);
         let stalled_at = match self.producer.waiting_since() {
@@ -369,29 +353,29 @@ impl Books {
         [flush_at, stalled_at, stuck_at].into_iter().flatten().min()
     }
 
-    /// Has everything written, and then nothing more; to be asked for again in each
-    /// turn, for not all of it may fit into one batch.
-    pub(super) fn settle_down(&mut self, roster: &Roster, now: Moment) {
+    /// Submits everything, then parks the writer. Called in each turn, because not all may
+    /// fit into one batch.
+    pub(super) fn quiesce(&mut self, roster: &Roster, now: Moment) {
         self.catch_up(roster);
         if self.producer.current().is_some() {
-            self.offer(now);
+            self.submit(now);
         }
-        if self.waiting.is_empty() && self.unsaved.is_empty() {
+        if self.deferred.is_empty() && self.unsaved.is_empty() {
             self.producer.park();
         }
     }
 
-    /// Whether everything is written and nothing more will be, as has been wanted since
-    /// `since`.
-    pub(super) fn is_settled_down(&self, since: Moment, now: Moment) -> Result<bool, StoreDown> {
+    /// Returns whether everything is written and the writer is parked. The quiescing began
+    /// at `since`.
+    pub(super) fn is_quiet(&self, since: Moment, now: Moment) -> Result<bool, StoreDown> {
         if self.producer.health() == Health::Down {
             return Err(StoreDown::Unavailable);
         }
-        let nothing_left = self.waiting.is_empty() && self.unsaved.is_empty();
+        let nothing_left = self.deferred.is_empty() && self.unsaved.is_empty();
         if nothing_left && self.producer.is_parked() {
             return Ok(true);
         }
-        // It may hang in something other than a batch.
+        // The writer may hang in something other than a batch.
         let is_stuck = self.producer.in_flight() == 0 && now.since(since) >= STALLED;
         if is_stuck || self.is_stalled(now) {
             return Err(StoreDown::Stalled);
@@ -399,33 +383,12 @@ impl Books {
         Ok(false)
     }
 
-    /// Has writing go on.
-    pub(super) fn go_on(&self) {
-        self.producer.unpark();
-    }
-
-    /// The right to write, to be shared with the process that goes on.
-    pub(super) fn lock(&self) -> &store::Lock {
-        self.producer.lock()
-    }
-
-    /// What was done in all.
+    /// Returns the store's counters since the first start.
     pub(super) fn counters(&self) -> StoreCounters {
-        self.producer.counters().after(self.before)
+        self.producer.counters().after(self.counted_before)
     }
 
-    /// Passes on that the operator says that the clock is right.
-    pub(super) fn confirm_clock(&self) {
-        self.producer.confirm_clock();
-    }
-
-    /// Leaves the file as it is; false if that takes longer than `patience`.
-    pub(super) fn leave(self, patience: Duration) -> bool {
-        self.producer.leave(patience)
-    }
-
-    /// Waits until everything that was entered is committed or discarded, for `patience` at
-    /// most.
+    /// Waits until every batch is committed or discarded, for `patience` at most.
     pub(super) fn flush(&mut self, now: Moment, patience: Duration) {
         const LOOK_AGAIN: Duration = Duration::from_millis(1);
         self.producer.submit(now);
@@ -454,36 +417,36 @@ impl Books {
         }
     }
 
-    /// The agent's row in the batch at hand, up to date. `None`: the store is
-    /// down, and the row is written when it is back.
+    /// Brings the agent's row in the open batch up to date, and returns its index. `None`
+    /// while the store is down: the row is written later.
     fn row(&mut self, roster: &Roster, key: AgentKey) -> Option<AgentIndex> {
         let reference = roster.reference(key);
         if self.producer.health() == Health::Down {
-            self.leave_unsaved(roster, reference);
+            self.mark_unsaved(roster, reference);
             return None;
         }
         let agent = agent_of(roster.get(key)?);
         let number = self.producer.batch().number();
-        let mark = self.mark(reference);
-        mark.unsaved = false;
-        if mark.batch == number {
-            let index = AgentIndex(mark.index);
+        let row = self.row_of(reference);
+        row.unsaved = false;
+        if row.batch == number {
+            let index = AgentIndex(row.index);
             self.producer.batch().update_agent(index, &agent);
             return Some(index);
         }
-        let uncounted = std::mem::take(&mut mark.uncounted);
+        let uncounted = std::mem::take(&mut row.uncounted);
         let batch = self.producer.batch();
         let index = batch.add_agent(reference, &agent);
         batch.add_heartbeats(index, uncounted);
-        let mark = self.mark(reference);
-        (mark.batch, mark.index) = (number, index.0);
+        let row = self.row_of(reference);
+        (row.batch, row.index) = (number, index.0);
         Some(index)
     }
 
-    fn leave_unsaved(&mut self, roster: &Roster, reference: u64) {
-        if !std::mem::replace(&mut self.mark(reference).unsaved, true) {
+    fn mark_unsaved(&mut self, roster: &Roster, reference: u64) {
+        if !std::mem::replace(&mut self.row_of(reference).unsaved, true) {
             if self.unsaved.len() >= 2 * roster.len() {
-                // Agents that were removed meanwhile.
+                // Some of these agents were removed.
                 self.unsaved
                     .retain(|other| roster.resolve(*other).is_some());
             }
@@ -491,38 +454,38 @@ impl Books {
         }
     }
 
-    /// What the batches have of the agent with this reference.
-    fn mark(&mut self, reference: u64) -> &mut Mark {
+    /// Returns the row of the agent with this reference.
+    fn row_of(&mut self, reference: u64) -> &mut AgentRow {
         let slot = slot(reference);
-        if slot >= self.marks.len() {
-            self.marks.resize(slot + 1, Mark::default());
+        if slot >= self.rows.len() {
+            self.rows.resize(slot + 1, AgentRow::default());
         }
-        let mark = &mut self.marks[slot];
-        if mark.reference != reference {
-            *mark = Mark {
+        let row = &mut self.rows[slot];
+        if row.reference != reference {
+            *row = AgentRow {
                 reference,
-                ..Mark::default()
+                ..AgentRow::default()
             };
         }
-        mark
+        row
     }
 
-    fn offer(&mut self, now: Moment) {
+    fn submit(&mut self, now: Moment) {
         self.flush_at = None;
-        self.not_offered = 0;
+        self.unsubmitted = 0;
         self.producer.submit(now);
     }
 }
 
-/// The slot of the agent with this reference.
+/// Returns the roster slot of an agent's reference.
 fn slot(reference: u64) -> usize {
-    // The lower half is its key.
+    // The lower half is the key.
     #[expect(clippy::cast_possible_truncation)]
     let number = reference as u32;
     (number as usize).saturating_sub(1)
 }
 
-/// What the store keeps of an agent.
+/// Returns an agent as the store keeps it.
 fn agent_of(entry: &Entry) -> store::AgentRecord<&str> {
     let nanos = |span: Duration| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
     store::AgentRecord {
@@ -542,7 +505,7 @@ fn agent_of(entry: &Entry) -> store::AgentRecord<&str> {
     }
 }
 
-/// What the store keeps of the last change of an agent's state.
+/// Returns the last change of an agent's state as the store keeps it.
 fn event_of(entry: &Entry) -> store::EventRecord<&str> {
     store::EventRecord {
         name: entry.name.as_deref(),
