@@ -158,7 +158,7 @@ pub(super) struct BatchEvent {
     pub(super) record: EventRecord<Text>,
 }
 
-/// An agent whose row is removed.
+/// The removal of an agent's row.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Removal {
     /// Number of agents of this batch that are written before.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, Statement};
+use rusqlite::Connection;
 
 use hawk_time::{Clock, Moment, UnixNanos};
 
@@ -18,7 +18,7 @@ const WAIT: Duration = Duration::from_secs(60 * 60);
 /// Decides whether the wall clock is reliable enough for expiry by age.
 pub(super) struct ClockGuard<'c> {
     clock: Clock,
-    save: Statement<'c>,
+    connection: &'c Connection,
     /// Wall-clock time of the pause; `None` while expiry is not paused. The pause ends when the
     /// clock is confirmed or shows an earlier time.
     paused_at: Option<UnixNanos>,
@@ -53,7 +53,7 @@ impl<'c> ClockGuard<'c> {
             |row| row.get::<_, Option<i64>>(0),
         )?;
         let mut guard = Self {
-            save: connection.prepare("UPDATE store SET paused_at = ?1")?,
+            connection,
             paused_at: paused_at.map(UnixNanos::from_nanos),
             is_unsaved: false,
             wait_until: None,
@@ -101,7 +101,8 @@ impl<'c> ClockGuard<'c> {
         }
         if self.is_unsaved {
             let paused_at = self.paused_at.map(UnixNanos::as_nanos);
-            self.save.execute([paused_at])?;
+            let update = "UPDATE store SET paused_at = ?1";
+            self.connection.execute(update, [paused_at])?;
             self.is_unsaved = false;
         }
         self.wait_until = self.wait_until.filter(|until| now < *until);

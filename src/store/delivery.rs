@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension as _, Statement, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::producer::BatchSlot;
 use hawk_time::{Moment, UnixNanos};
@@ -220,9 +220,7 @@ impl DeliveryState {
 /// Methods for the writer thread, for one open file.
 pub(super) struct Deliveries<'c> {
     delivery: Arc<Delivery>,
-    set_cursor: Statement<'c>,
-    add_retry: Statement<'c>,
-    remove_retry: Statement<'c>,
+    connection: &'c Connection,
     /// The last event of agents that are not established, if it may be undelivered.
     undelivered: HashMap<Box<str>, i64>,
     sweep_at: usize,
@@ -288,9 +286,7 @@ impl<'c> Deliveries<'c> {
         }
         drop(state);
         let deliveries = Self {
-            set_cursor: connection.prepare(SET_CURSOR)?,
-            add_retry: connection.prepare(ADD_RETRY)?,
-            remove_retry: connection.prepare(REMOVE_RETRY)?,
+            connection,
             delivery,
             sweep_at: FIRST_SWEEP.max(2 * undelivered.len()),
             undelivered,
@@ -376,17 +372,23 @@ impl<'c> Deliveries<'c> {
         self.writing = unwritten.collect();
         drop(state);
         for (consumer, progress) in self.delivery.consumers.iter().zip(&self.writing) {
-            for lane in Lane::ALL.into_iter().filter(|_| progress.cursors.is_some()) {
-                let seq = progress.cursors.map(|cursors| cursors[lane.index()]);
-                self.set_cursor
-                    .execute(params![consumer, lane.name(), seq])?;
+            if let Some(cursors) = progress.cursors {
+                let mut set = self.connection.prepare_cached(SET_CURSOR)?;
+                for lane in Lane::ALL {
+                    set.execute(params![consumer, lane.name(), cursors[lane.index()]])?;
+                }
             }
             for (event, is_retry) in &progress.retries {
+                let connection = self.connection;
                 match is_retry {
-                    true => self
-                        .add_retry
-                        .execute(params![consumer, event, now.as_nanos()])?,
-                    false => self.remove_retry.execute(params![consumer, event])?,
+                    true => connection.prepare_cached(ADD_RETRY)?.execute(params![
+                        consumer,
+                        event,
+                        now.as_nanos()
+                    ])?,
+                    false => connection
+                        .prepare_cached(REMOVE_RETRY)?
+                        .execute(params![consumer, event])?,
                 };
             }
         }

@@ -7,12 +7,12 @@ use std::ops::AddAssign;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rusqlite::{Connection, Statement};
+use rusqlite::{Connection, Params};
 
 use super::Batch;
 use super::clock_guard::ClockGuard;
 use crate::stats::StoreCounters;
-use hawk_time::{Clock, Moment, Throttle, UnixNanos};
+use hawk_time::{Clock, Moment, Throttle, UnixNanos, log_limited};
 
 /// How much is stored, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -148,20 +148,11 @@ pub(super) struct Removed {
 }
 
 /// Log lines about what bounds remove, each once an hour.
-pub(super) struct RemovalLog {
-    reports: Throttle,
-    events: Throttle,
-    agents: Throttle,
-}
+pub(super) struct RemovalLog([Throttle; 3]);
 
 impl Default for RemovalLog {
     fn default() -> Self {
-        let hourly = || Throttle::every(REMOVALS_LOGGED);
-        Self {
-            reports: hourly(),
-            events: hourly(),
-            agents: hourly(),
-        }
+        Self([(); 3].map(|()| Throttle::every(REMOVALS_LOGGED)))
     }
 }
 
@@ -172,57 +163,49 @@ impl RemovalLog {
         counters.expired_early += removed.early;
         counters.dropped_events += removed.events;
         counters.dropped_agents += removed.agents;
-        if removed.early > 0 && self.reports.allow(now).is_some() {
-            log::warn!(
+        let lines = [
+            (
+                removed.early,
                 "reports are removed before they are older than --retain, because of \
-                 --retain-size or --retain-free expired_early={}",
-                counters.expired_early
-            );
-        }
-        if removed.events > 0 && self.events.allow(now).is_some() {
-            log::warn!(
+                 --retain-size or --retain-free expired_early",
+                counters.expired_early,
+            ),
+            (
+                removed.events,
                 "events are removed before they are older than --retain, because there are too \
-                 many dropped_events={}",
-                counters.dropped_events
-            );
-        }
-        if removed.agents > 0 && self.agents.allow(now).is_some() {
-            log::warn!(
+                 many dropped_events",
+                counters.dropped_events,
+            ),
+            (
+                removed.agents,
                 "agents that are not established are removed from the store, because there are \
-                 more than --max-agents dropped_agents={}",
-                counters.dropped_agents
-            );
+                 more than --max-agents dropped_agents",
+                counters.dropped_agents,
+            ),
+        ];
+        for ((count, text, all), throttle) in lines.into_iter().zip(&mut self.0) {
+            if count > 0 {
+                log_limited!(warn, throttle, now, _left_out => "{text}={all}");
+            }
         }
     }
 }
 
-/// Counts the pages of the file, also within a transaction.
-pub(super) struct Pages<'c> {
-    all: Statement<'c>,
-    free: Statement<'c>,
+/// Returns the number of pages of the file, also within a transaction.
+fn pages(connection: &Connection) -> rusqlite::Result<i64> {
+    let mut all = connection.prepare_cached("PRAGMA page_count")?;
+    all.query_row([], |row| row.get(0))
 }
 
-impl<'c> Pages<'c> {
-    pub(super) fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
-        Ok(Self {
-            all: connection.prepare("PRAGMA page_count")?,
-            free: connection.prepare("PRAGMA freelist_count")?,
-        })
-    }
+/// Returns the number of free pages, which are used before the file grows.
+fn free_pages(connection: &Connection) -> rusqlite::Result<i64> {
+    let mut free = connection.prepare_cached("PRAGMA freelist_count")?;
+    free.query_row([], |row| row.get(0))
+}
 
-    fn all(&mut self) -> rusqlite::Result<i64> {
-        self.all.query_row([], |row| row.get(0))
-    }
-
-    /// Returns the number of free pages, which are used before the file grows.
-    fn free(&mut self) -> rusqlite::Result<i64> {
-        self.free.query_row([], |row| row.get(0))
-    }
-
-    /// Returns the number of pages in use.
-    pub(super) fn in_use(&mut self) -> rusqlite::Result<i64> {
-        Ok(self.all()? - self.free()?)
-    }
+/// Returns the number of pages in use.
+pub(super) fn pages_in_use(connection: &Connection) -> rusqlite::Result<i64> {
+    Ok(pages(connection)? - free_pages(connection)?)
 }
 
 /// Returns the number of pages in use by everything but reports. Does not read the pages of
@@ -246,17 +229,17 @@ fn besides_reports(connection: &Connection) -> rusqlite::Result<i64> {
 ///
 /// A row with a future time, because the clock was ahead, does not keep later rows: it is
 /// removed together with the first row after it that is too old.
-struct AgeLimit<'c> {
+struct AgeLimit {
     /// Selects sequence number and time of at most `?2` rows after `?1`, in order.
-    next: Statement<'c>,
+    next: &'static str,
     /// Rows up to this sequence number are too old.
     old_until: i64,
     /// Rows up to this sequence number are too old or have a future time.
     checked_until: i64,
 }
 
-impl<'c> AgeLimit<'c> {
-    fn new(next: Statement<'c>) -> Self {
+impl AgeLimit {
+    const fn new(next: &'static str) -> Self {
         Self {
             next,
             old_until: i64::MIN,
@@ -265,12 +248,19 @@ impl<'c> AgeLimit<'c> {
     }
 
     /// Checks at most `most` further rows against the horizon; [`i64::MIN`] keeps all rows.
-    fn check(&mut self, horizon: i64, now: UnixNanos, most: i64) -> rusqlite::Result<()> {
+    fn check(
+        &mut self,
+        connection: &Connection,
+        horizon: i64,
+        now: UnixNanos,
+        most: i64,
+    ) -> rusqlite::Result<()> {
         if horizon == i64::MIN {
             (self.old_until, self.checked_until) = (i64::MIN, i64::MIN);
             return Ok(());
         }
-        let mut rows = self.next.query((self.checked_until, most))?;
+        let mut next = connection.prepare_cached(self.next)?;
+        let mut rows = next.query((self.checked_until, most))?;
         while let Some(row) = rows.next()? {
             let (seq, at): (i64, i64) = (row.get(0)?, row.get(1)?);
             if at < horizon {
@@ -298,28 +288,17 @@ pub(super) struct Retainer<'c> {
     limits: Retention,
     clock: Clock,
     page_size: i64,
-    pages: Pages<'c>,
     disk: Option<PathBuf>,
     guard: ClockGuard<'c>,
-    first: Statement<'c>,
-    oldest: Statement<'c>,
-    delete_reports: Statement<'c>,
-    delete_times: Statement<'c>,
-    next_agents: Statement<'c>,
-    delete_agents: Statement<'c>,
-    delete_old_events: Statement<'c>,
-    delete_events: Statement<'c>,
-    delete_other_events: Statement<'c>,
-    unlist_other_events: Statement<'c>,
-    /// Removed events since the last [`take_removed_events`](Self::take_removed_events):
-    /// sequence number, and whether the agent was established.
-    removed_events: Vec<(i64, bool)>,
+    /// Events that the open transaction removes: sequence number, and whether the agent was
+    /// established.
+    pub(super) removed_events: Vec<(i64, bool)>,
     next_check: Moment,
     next_slow_check: Moment,
     /// The agent that was checked last.
     checked_agent: i64,
-    old_reports: AgeLimit<'c>,
-    old_events: AgeLimit<'c>,
+    old_reports: AgeLimit,
+    old_events: AgeLimit,
     /// Reports and pages that were added and not yet compensated.
     added: u64,
     added_pages: i64,
@@ -331,10 +310,11 @@ pub(super) struct Retainer<'c> {
     other_events: i64,
     /// Events of established agents have greater numbers than this.
     events_from: i64,
-    surplus: Option<SurplusAgents<'c>>,
-    /// The disk had too little free space at the last check.
-    is_short_of_space: bool,
-    bytes: u64,
+    surplus: Option<SurplusAgents>,
+    /// The disk had too little free space at the last check. The log must then stay short.
+    pub(super) is_short_of_space: bool,
+    /// Bytes of the file in use, as of the last check.
+    pub(super) bytes: u64,
 }
 
 impl<'c> Retainer<'c> {
@@ -344,9 +324,7 @@ impl<'c> Retainer<'c> {
         clock: Clock,
     ) -> rusqlite::Result<Self> {
         let now = clock.now();
-        let mut pages = Pages::prepare(connection)?;
         let page_size: i64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
-        let all = pages.all()?;
         let number = |query: &str| connection.query_row(query, [], |row| row.get::<_, i64>(0));
         let other_events = number("SELECT count(*) FROM other_events")?;
         // A count reads all rows: only if there may be too many.
@@ -360,48 +338,19 @@ impl<'c> Retainer<'c> {
             connection,
             limits,
             page_size,
-            pages,
             disk: path.map(PathBuf::from),
             guard: ClockGuard::prepare(connection, clock.clone(), limits.age)?,
-            first: connection.prepare("SELECT min(seq) FROM reports")?,
-            oldest: connection
-                .prepare("SELECT seq, octet_length(content) FROM reports ORDER BY seq LIMIT ?1")?,
-            delete_reports: connection.prepare("DELETE FROM reports WHERE seq < ?1")?,
-            delete_times: connection.prepare("DELETE FROM times WHERE last < ?1")?,
-            next_agents: connection.prepare(NEXT_AGENTS)?,
-            delete_agents: connection.prepare(
-                "DELETE FROM agents WHERE id > ?1 AND id <= ?2 \
-                 AND last_seen < ?3 AND state = 'offline'",
-            )?,
-            delete_old_events: connection.prepare(
-                "DELETE FROM events WHERE seq IN \
-                 (SELECT seq FROM events WHERE seq <= ?1 ORDER BY seq LIMIT ?2) \
-                 RETURNING seq, established",
-            )?,
-            delete_events: connection.prepare(
-                "DELETE FROM events WHERE seq IN (SELECT seq FROM events \
-                 WHERE seq > ?1 AND established ORDER BY seq LIMIT ?2) RETURNING seq, 1",
-            )?,
-            delete_other_events: connection.prepare(
-                "DELETE FROM events WHERE seq IN \
-                 (SELECT seq FROM other_events ORDER BY seq LIMIT ?1) RETURNING seq, 0",
-            )?,
-            unlist_other_events: connection.prepare(
-                "DELETE FROM other_events WHERE seq IN \
-                 (SELECT seq FROM other_events ORDER BY seq LIMIT ?1)",
-            )?,
             removed_events: Vec::new(),
             next_check: now,
             next_slow_check: now,
             checked_agent: 0,
             // The key of a report of version 1 is its time.
-            old_reports: AgeLimit::new(connection.prepare(
+            old_reports: AgeLimit::new(
                 "SELECT seq, coalesce(received_at, seq) FROM reports \
                  WHERE seq > ?1 ORDER BY seq LIMIT ?2",
-            )?),
+            ),
             old_events: AgeLimit::new(
-                connection
-                    .prepare("SELECT seq, at FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2")?,
+                "SELECT seq, at FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2",
             ),
             added: 0,
             added_pages: 0,
@@ -412,7 +361,7 @@ impl<'c> Retainer<'c> {
             events_from: i64::MIN,
             surplus: None,
             is_short_of_space: false,
-            bytes: (all * page_size).cast_unsigned(),
+            bytes: (pages(connection)? * page_size).cast_unsigned(),
             clock,
         })
     }
@@ -420,18 +369,8 @@ impl<'c> Retainer<'c> {
     /// Also removes agents with the last packet before `seen_before` that are offline and not
     /// established.
     pub(super) fn remove_agents(&mut self, seen_before: UnixNanos) -> rusqlite::Result<()> {
-        self.surplus = Some(SurplusAgents::prepare(self.connection, seen_before)?);
+        self.surplus = Some(SurplusAgents::new(self.connection, seen_before)?);
         Ok(())
-    }
-
-    /// Returns the number of bytes of the file that are in use, as of the last check.
-    pub(super) const fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Whether the disk is short of space. The log must then stay short.
-    pub(super) const fn is_short_of_space(&self) -> bool {
-        self.is_short_of_space
     }
 
     /// Whether expiry by age is paused until the clock is confirmed.
@@ -455,12 +394,6 @@ impl<'c> Retainer<'c> {
             || self.other_events > MAX_OTHER_EVENTS
             || now >= self.next_slow_check
             || (self.added > 0 && now >= self.next_check)
-    }
-
-    /// Returns the events that were removed since the last call: sequence number, and whether
-    /// the agent was established.
-    pub(super) fn take_removed_events(&mut self) -> Vec<(i64, bool)> {
-        std::mem::take(&mut self.removed_events)
     }
 
     /// Takes a step within the open transaction, which has `added` rows.
@@ -499,7 +432,7 @@ impl<'c> Retainer<'c> {
             } else {
                 SURPLUS_STEP_WITH_BATCH
             };
-            match surplus.step(most)? {
+            match surplus.step(self.connection, most)? {
                 Some(agents) => removed.agents = agents,
                 None => self.surplus = None,
             }
@@ -514,21 +447,21 @@ impl<'c> Retainer<'c> {
         let most_pages = self.added_pages + self.added_pages / 4;
         let mut freed = 0;
         while removed.reports < most || freed < most_pages {
-            let before = self.pages.in_use()?;
+            let before = pages_in_use(self.connection)?;
             let Some((bound, reason)) = self.bound(horizon, before)? else {
                 return self.keep_up();
             };
-            let count = self.delete_reports.execute([bound])? as u64;
-            self.delete_times.execute([bound])?;
+            let count = self.execute("DELETE FROM reports WHERE seq < ?1", [bound])?;
+            self.execute("DELETE FROM times WHERE last < ?1", [bound])?;
             if count == 0 {
                 // The greatest number, which no bound is above, or a damaged table.
                 return self.keep_up();
             }
-            removed.reports += count;
+            removed.reports += count as u64;
             if reason != Reason::Age {
-                removed.early += count;
+                removed.early += count as u64;
             }
-            let pages = before - self.pages.in_use()?;
+            let pages = before - pages_in_use(self.connection)?;
             freed += pages;
             if let Some(taken) = &mut self.report_pages {
                 *taken -= pages;
@@ -556,57 +489,83 @@ impl<'c> Retainer<'c> {
         let surplus = self.other_events - MAX_OTHER_EVENTS;
         if surplus > 0 {
             let most = surplus.min(added.other_events + SLOW_STEP);
-            let rows = self.delete_other_events.query_map([most], removed_event)?;
-            for event in rows {
-                self.removed_events.push(event?);
-            }
+            self.delete_events(
+                "DELETE FROM events WHERE seq IN \
+                 (SELECT seq FROM other_events ORDER BY seq LIMIT ?1) RETURNING seq, 0",
+                [most],
+            )?;
             self.unlist_other_events(most)?;
         }
         let surplus = self.events - MAX_EVENTS;
         if surplus > 0 {
             let most = surplus.min(added.events + SLOW_STEP);
-            let rows = (self.events_from, most);
-            let rows = self.delete_events.query_map(rows, removed_event)?;
-            let mut count = 0;
-            for event in rows {
-                let (seq, established) = event?;
-                self.removed_events.push((seq, established));
-                self.events_from = self.events_from.max(seq);
-                count += 1;
-            }
-            self.events = match count {
+            let deleted = self.delete_events(
+                "DELETE FROM events WHERE seq IN (SELECT seq FROM events \
+                 WHERE seq > ?1 AND established ORDER BY seq LIMIT ?2) RETURNING seq, 1",
+                (self.events_from, most),
+            )?;
+            let last = deleted.iter().map(|(seq, _)| *seq).max();
+            let count = i64::try_from(deleted.len()).unwrap_or(0);
+            self.events = match last {
+                Some(_) => self.events - count,
                 // The table has none: the count was too high.
-                0 => 0,
-                count => self.events - count,
+                None => 0,
             };
+            self.events_from = last.map_or(self.events_from, |last| self.events_from.max(last));
         }
         Ok((self.removed_events.len() - before) as u64)
     }
 
     /// Removes the first `count` rows of `other_events`.
     fn unlist_other_events(&mut self, count: i64) -> rusqlite::Result<()> {
-        let unlisted = self.unlist_other_events.execute([count])?;
+        let unlisted = self.execute(
+            "DELETE FROM other_events WHERE seq IN \
+             (SELECT seq FROM other_events ORDER BY seq LIMIT ?1)",
+            [count],
+        )?;
         self.other_events -= i64::try_from(unlisted).unwrap_or(0);
         Ok(())
+    }
+
+    /// Runs a DELETE of events that returns their sequence number, and whether their agent was
+    /// established. Returns these events, which are the last of `removed_events`.
+    fn delete_events(
+        &mut self,
+        delete: &str,
+        bounds: impl Params,
+    ) -> rusqlite::Result<&[(i64, bool)]> {
+        let before = self.removed_events.len();
+        let mut delete = self.connection.prepare_cached(delete)?;
+        let rows = delete.query_map(bounds, |row| Ok((row.get(0)?, row.get(1)?)))?;
+        for event in rows {
+            self.removed_events.push(event?);
+        }
+        Ok(&self.removed_events[before..])
+    }
+
+    fn execute(&self, delete: &str, bounds: impl Params) -> rusqlite::Result<usize> {
+        self.connection.prepare_cached(delete)?.execute(bounds)
     }
 
     /// Removes some events before the horizon, in the order of arrival: the last event that is
     /// left of an agent is its last one.
     fn remove_old_events(&mut self, horizon: i64) -> rusqlite::Result<()> {
+        let now = self.clock.wall();
         self.old_events
-            .check(horizon, self.clock.wall(), SLOW_STEP)?;
+            .check(self.connection, horizon, now, SLOW_STEP)?;
         if horizon == i64::MIN {
             return Ok(());
         }
-        let rows = (self.old_events.old_until, SLOW_STEP);
-        let rows = self.delete_old_events.query_map(rows, removed_event)?;
-        let mut others = 0;
-        for event in rows {
-            let (seq, established) = event?;
-            self.removed_events.push((seq, established));
-            self.events -= i64::from(established);
-            others += i64::from(!established);
-        }
+        let deleted = self.delete_events(
+            "DELETE FROM events WHERE seq IN \
+             (SELECT seq FROM events WHERE seq <= ?1 ORDER BY seq LIMIT ?2) \
+             RETURNING seq, established",
+            (self.old_events.old_until, SLOW_STEP),
+        )?;
+        let all = i64::try_from(deleted.len()).unwrap_or(0);
+        let others = deleted.iter().filter(|(_, established)| !established);
+        let others = i64::try_from(others.count()).unwrap_or(0);
+        self.events -= all - others;
         if others > 0 {
             // They were the first rows of that table.
             self.unlist_other_events(others)?;
@@ -618,10 +577,11 @@ impl<'c> Retainer<'c> {
     /// Begins with the first agent again after the last.
     fn remove_old_agents(&mut self, horizon: i64) -> rusqlite::Result<()> {
         let from = self.checked_agent;
-        let next = (from, SLOW_STEP);
-        let to: Option<i64> = self.next_agents.query_row(next, |row| row.get(0))?;
+        let to = next_agents(self.connection, from, SLOW_STEP)?;
         if let Some(to) = to {
-            self.delete_agents.execute((from, to, horizon))?;
+            let delete = "DELETE FROM agents WHERE id > ?1 AND id <= ?2 \
+                          AND last_seen < ?3 AND state = 'offline'";
+            self.execute(delete, (from, to, horizon))?;
         }
         self.checked_agent = to.unwrap_or(0);
         Ok(())
@@ -630,17 +590,20 @@ impl<'c> Retainer<'c> {
     /// Returns the bound of the next portion of reports to remove, exclusive, and why.
     fn bound(&mut self, horizon: i64, in_use: i64) -> rusqlite::Result<Option<(i64, Reason)>> {
         let excess = self.excess(in_use)?;
-        let Some(first) = self
-            .first
-            .query_row([], |row| row.get::<_, Option<i64>>(0))?
-        else {
+        let connection = self.connection;
+        let mut first = connection.prepare_cached("SELECT min(seq) FROM reports")?;
+        let Some(first) = first.query_row([], |row| row.get::<_, Option<i64>>(0))? else {
             return Ok(None);
         };
         if horizon == i64::MIN || first > self.old_reports.old_until {
+            let now = self.clock.wall();
             self.old_reports
-                .check(horizon, self.clock.wall(), AGE_CHECK)?;
+                .check(connection, horizon, now, AGE_CHECK)?;
         }
-        let mut rows = self.oldest.query([PORTION + 1])?;
+        let mut oldest = connection.prepare_cached(
+            "SELECT seq, octet_length(content) FROM reports ORDER BY seq LIMIT ?1",
+        )?;
+        let mut rows = oldest.query([PORTION + 1])?;
         let (mut seen, mut bound, mut reason, mut bytes) = (0, None, Reason::Age, 0_u64);
         while let Some(row) = rows.next()? {
             let (seq, length): (i64, i64) = (row.get(0)?, row.get(1)?);
@@ -706,8 +669,8 @@ impl<'c> Retainer<'c> {
         let growth = self.limits.size.saturating_sub(self.bytes);
         let wanted = wanted.min(growth.saturating_add(LOG_SIZE));
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        let reusable = (self.pages.free()? * self.page_size).cast_unsigned();
-        let part = (self.pages.all()? * self.page_size / REUSABLE_PART).cast_unsigned();
+        let reusable = (free_pages(self.connection)? * self.page_size).cast_unsigned();
+        let part = (pages(self.connection)? * self.page_size / REUSABLE_PART).cast_unsigned();
         let enough = part.max(LEAST_REUSABLE);
         let lacking = wanted.saturating_sub(free.saturating_add(reusable));
         let lacking = lacking.min(enough.saturating_sub(reusable));
@@ -715,13 +678,12 @@ impl<'c> Retainer<'c> {
     }
 }
 
-/// Selects the last of the next `?2` agents after `?1`.
-const NEXT_AGENTS: &str =
-    "SELECT max(id) FROM (SELECT id FROM agents WHERE id > ?1 ORDER BY id LIMIT ?2)";
-
-/// Reads a removed event: sequence number, and whether the agent was established.
-fn removed_event(row: &rusqlite::Row<'_>) -> rusqlite::Result<(i64, bool)> {
-    Ok((row.get(0)?, row.get(1)?))
+/// Returns the last of the next `most` agents after `from`; `None` after the last agent.
+fn next_agents(connection: &Connection, from: i64, most: i64) -> rusqlite::Result<Option<i64>> {
+    let mut next = connection.prepare_cached(
+        "SELECT max(id) FROM (SELECT id FROM agents WHERE id > ?1 ORDER BY id LIMIT ?2)",
+    )?;
+    next.query_row((from, most), |row| row.get(0))
 }
 
 /// Marks online agents beyond `most` offline, with an event for each agent that is judged; the
@@ -771,9 +733,7 @@ pub(super) fn mark_surplus_offline(connection: &Connection, most: i64) -> rusqli
 
 /// Removes agents that are offline, not established, and silent for longer than all agents that
 /// [`Store::agents`](super::Store::agents) returns.
-struct SurplusAgents<'c> {
-    next: Statement<'c>,
-    delete: Statement<'c>,
+struct SurplusAgents {
     /// Rows up to this number are checked.
     at: i64,
     /// The last row to check.
@@ -782,15 +742,10 @@ struct SurplusAgents<'c> {
     seen_before: i64,
 }
 
-impl<'c> SurplusAgents<'c> {
-    fn prepare(connection: &'c Connection, seen_before: UnixNanos) -> rusqlite::Result<Self> {
+impl SurplusAgents {
+    fn new(connection: &Connection, seen_before: UnixNanos) -> rusqlite::Result<Self> {
         let end = "SELECT coalesce(max(id), 0) FROM agents";
         Ok(Self {
-            next: connection.prepare(NEXT_AGENTS)?,
-            delete: connection.prepare(&format!(
-                "DELETE FROM agents WHERE id > ?1 AND id <= ?2 AND state = 'offline'
-                 AND last_seen < ?3 AND NOT ({ESTABLISHED})"
-            ))?,
             at: 0,
             end: connection.query_row(end, [], |row| row.get(0))?,
             seen_before: seen_before.as_nanos(),
@@ -801,12 +756,16 @@ impl<'c> SurplusAgents<'c> {
     ///
     /// `most` must be small: names are in no order, so each removed row is on another page of
     /// their index.
-    fn step(&mut self, most: i64) -> rusqlite::Result<Option<u64>> {
-        let next: Option<i64> = self.next.query_row((self.at, most), |row| row.get(0))?;
+    fn step(&mut self, connection: &Connection, most: i64) -> rusqlite::Result<Option<u64>> {
+        let next = next_agents(connection, self.at, most)?;
         let Some(to) = next.filter(|_| self.at < self.end) else {
             return Ok(None);
         };
-        let removed = self.delete.execute((self.at, to, self.seen_before))?;
+        let mut delete = connection.prepare_cached(&format!(
+            "DELETE FROM agents WHERE id > ?1 AND id <= ?2 AND state = 'offline'
+             AND last_seen < ?3 AND NOT ({ESTABLISHED})"
+        ))?;
+        let removed = delete.execute((self.at, to, self.seen_before))?;
         self.at = to;
         Ok(Some(removed as u64))
     }

@@ -5,11 +5,11 @@
 
 use std::fmt::{Display, Write as _};
 
-use rusqlite::{Connection, OptionalExtension as _, Row, Statement, params};
+use rusqlite::{Connection, OptionalExtension as _, Params, Row, Statement, params};
 
 use super::batch::{Batch, BatchAgent, BatchEvent, BatchReport, Removal, Run};
 use super::delivery::{Deliveries, Lane};
-use super::retention::Pages;
+use super::retention::pages_in_use;
 use super::schema::VERSION;
 
 /// Numbers of reports that one INSERT takes, the greatest first. A statement costs about as
@@ -53,28 +53,13 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
 /// Prepared statements for batches, and the writer's memory of the open file. Begins anew with
 /// each file that is opened.
 pub(super) struct Statements<'c> {
-    begin: Statement<'c>,
-    commit: Statement<'c>,
-    rollback: Statement<'c>,
+    connection: &'c Connection,
     reports: [Insert<'c>; ROWS.len()],
     update_agent: Statement<'c>,
     update_address: Statement<'c>,
-    named_agent: Statement<'c>,
-    unnamed_agent: Statement<'c>,
     insert_agent: Statement<'c>,
-    remove_named: Statement<'c>,
-    remove_unnamed: Statement<'c>,
-    update_state: Statement<'c>,
-    event: Statement<'c>,
-    other_event: Statement<'c>,
-    pages: Pages<'c>,
     /// Pages that the reports of this transaction take.
-    report_pages: i64,
-    newest: Statement<'c>,
-    reserve: Statement<'c>,
-    /// Writes the present value. An UPDATE that changes nothing would write no page.
-    probe: Statement<'c>,
-    block: Statement<'c>,
+    pub(super) report_pages: i64,
     pub(super) deliveries: Deliveries<'c>,
     /// An address as text.
     address: String,
@@ -191,11 +176,7 @@ impl<'c> Statements<'c> {
         let [most, some, one] = ROWS;
         let order = Order::read(connection)?;
         Ok(Self {
-            // Takes the lock at the start: another program's lock fails the transaction there,
-            // not in its middle.
-            begin: connection.prepare("BEGIN IMMEDIATE")?,
-            commit: connection.prepare("COMMIT")?,
-            rollback: connection.prepare("ROLLBACK")?,
+            connection,
             reports: [
                 Insert::prepare(connection, most)?,
                 Insert::prepare(connection, some)?,
@@ -203,26 +184,8 @@ impl<'c> Statements<'c> {
             ],
             update_agent: connection.prepare(UPDATE_AGENT)?,
             update_address: connection.prepare(UPDATE_ADDRESS)?,
-            named_agent: connection
-                .prepare("SELECT id, last_report, state FROM agents WHERE name = ?1")?,
-            unnamed_agent: connection.prepare(
-                "SELECT id, last_report, state FROM agents WHERE address = ?1 AND name IS NULL",
-            )?,
             insert_agent: connection.prepare(INSERT_AGENT)?,
-            remove_named: connection.prepare("DELETE FROM agents WHERE name = ?1")?,
-            remove_unnamed: connection
-                .prepare("DELETE FROM agents WHERE address = ?1 AND name IS NULL")?,
-            update_state: connection
-                .prepare("UPDATE agents SET state = ?2, changed_at = ?3 WHERE id = ?1")?,
-            event: connection.prepare(INSERT_EVENT)?,
-            other_event: connection
-                .prepare("INSERT INTO other_events VALUES (last_insert_rowid())")?,
-            pages: Pages::prepare(connection)?,
             report_pages: 0,
-            newest: connection.prepare("SELECT max(seq) FROM reports")?,
-            reserve: connection.prepare("UPDATE store SET reserved = ?1")?,
-            probe: connection.prepare(&format!("PRAGMA user_version = {VERSION}"))?,
-            block: connection.prepare("INSERT OR REPLACE INTO times VALUES (?1, ?2, ?3, ?4)")?,
             deliveries,
             address: String::new(),
             peer: PeerText::default(),
@@ -240,11 +203,13 @@ impl<'c> Statements<'c> {
         self.corrected.clear();
         self.report_pages = 0;
         self.next_order = self.order;
-        self.begin.raw_execute().map(drop)
+        // Takes the lock at the start: another program's lock fails the transaction there, not
+        // in its middle.
+        self.execute("BEGIN IMMEDIATE", [])
     }
 
     pub(super) fn commit(&mut self) -> rusqlite::Result<()> {
-        self.commit.raw_execute()?;
+        self.execute("COMMIT", [])?;
         self.order = self.next_order;
         for (reference, row) in self.learnt.drain(..) {
             let place = place(reference);
@@ -256,13 +221,13 @@ impl<'c> Statements<'c> {
         Ok(())
     }
 
-    pub(super) fn rollback(&mut self) -> rusqlite::Result<()> {
-        self.rollback.raw_execute().map(drop)
+    pub(super) fn rollback(&self) -> rusqlite::Result<()> {
+        self.execute("ROLLBACK", [])
     }
 
-    /// Returns the number of pages that the reports of this transaction take.
-    pub(super) const fn report_pages(&self) -> i64 {
-        self.report_pages
+    fn execute(&self, statement: &str, values: impl Params) -> rusqlite::Result<()> {
+        let mut statement = self.connection.prepare_cached(statement)?;
+        statement.execute(values).map(drop)
     }
 
     /// Writes all rows of a batch.
@@ -283,9 +248,9 @@ impl<'c> Statements<'c> {
             self.remove_agent(removal, batch)?;
         }
         if !batch.reports.is_empty() {
-            let before = self.pages.in_use()?;
+            let before = pages_in_use(self.connection)?;
             self.write_reports(batch, first)?;
-            self.report_pages += self.pages.in_use()? - before;
+            self.report_pages += pages_in_use(self.connection)? - before;
         }
         // Events that the file lacks: a restored backup has agents in the states of its time, and
         // the events since then are in another file.
@@ -298,7 +263,8 @@ impl<'c> Statements<'c> {
             self.write_event(event, batch)?;
         }
         if batch.is_probed {
-            self.probe.execute([])?;
+            // An UPDATE that changes nothing would write no page; this does.
+            self.execute(&format!("PRAGMA user_version = {VERSION}"), [])?;
         }
         Ok(())
     }
@@ -310,7 +276,10 @@ impl<'c> Statements<'c> {
             return Ok(First::Implied(0));
         }
         let order = &mut self.next_order;
-        let newest: Option<i64> = self.newest.query_row([], |row| row.get(0))?;
+        let mut newest = self
+            .connection
+            .prepare_cached("SELECT max(seq) FROM reports")?;
+        let newest: Option<i64> = newest.query_row([], |row| row.get(0))?;
         // SQLite itself takes the number after the newest row, which is too small if newer
         // rows were removed.
         let (first, implied) = match newest {
@@ -323,7 +292,8 @@ impl<'c> Statements<'c> {
             .ok_or_else(used_up)?;
         if last > order.reserved {
             order.reserved = last.saturating_add(RESERVE);
-            self.reserve.execute([order.reserved])?;
+            let reserve = "UPDATE store SET reserved = ?1";
+            self.connection.execute(reserve, [order.reserved])?;
         }
         order.last = last;
         Ok(match implied {
@@ -348,7 +318,8 @@ impl<'c> Statements<'c> {
             if block.reports >= BLOCK {
                 let row = (block.first, block.last, block.earliest, block.latest);
                 *block = Block::EMPTY;
-                self.block.execute(row)?;
+                let insert = "INSERT OR REPLACE INTO times VALUES (?1, ?2, ?3, ?4)";
+                self.connection.execute(insert, row)?;
             }
         }
         Ok(())
@@ -409,7 +380,7 @@ impl<'c> Statements<'c> {
     }
 
     /// Returns the row of the agent with this name, or without a name at `self.address`.
-    fn find_agent(&mut self, name: Option<&str>) -> rusqlite::Result<Option<FoundAgent>> {
+    fn find_agent(&self, name: Option<&str>) -> rusqlite::Result<Option<FoundAgent>> {
         let found = |row: &Row<'_>| {
             let last_report: Option<i64> = row.get(1)?;
             Ok(FoundAgent {
@@ -418,22 +389,30 @@ impl<'c> Statements<'c> {
                 online: row.get_ref(2)?.as_str()? == state(true),
             })
         };
-        match name {
-            Some(name) => self.named_agent.query_row([name], found),
-            None => self.unnamed_agent.query_row([&self.address], found),
-        }
-        .optional()
+        let (find, key) = match name {
+            Some(name) => (
+                "SELECT id, last_report, state FROM agents WHERE name = ?1",
+                name,
+            ),
+            None => (
+                "SELECT id, last_report, state FROM agents WHERE address = ?1 AND name IS NULL",
+                &*self.address,
+            ),
+        };
+        let mut find = self.connection.prepare_cached(find)?;
+        find.query_row([key], found).optional()
     }
 
     fn remove_agent(&mut self, removal: &Removal, batch: &Batch) -> rusqlite::Result<()> {
-        match removal.name {
-            Some(name) => self.remove_named.execute([batch.read(name)]),
-            None => {
-                put(&mut self.address, &removal.address);
-                self.remove_unnamed.execute([&self.address])
-            }
-        }
-        .map(drop)
+        put(&mut self.address, &removal.address);
+        let (delete, key) = match removal.name {
+            Some(name) => ("DELETE FROM agents WHERE name = ?1", batch.read(name)),
+            None => (
+                "DELETE FROM agents WHERE address = ?1 AND name IS NULL",
+                &*self.address,
+            ),
+        };
+        self.execute(delete, [key])
     }
 
     /// Sets the state of the row of an agent that the server has removed to the state of this
@@ -451,7 +430,8 @@ impl<'c> Statements<'c> {
         // A row in this batch is of a later agent with the same name.
         if found.online != record.online && batch.agents.iter().all(|row| row.id != found.id) {
             let values = params![found.id, state(record.online), record.at.as_nanos()];
-            self.update_state.execute(values)?;
+            let update = "UPDATE agents SET state = ?2, changed_at = ?3 WHERE id = ?1";
+            self.connection.execute(update, values)?;
         }
         Ok(found.id)
     }
@@ -466,7 +446,8 @@ impl<'c> Statements<'c> {
         };
         let key = name.unwrap_or(&self.address);
         let lane = self.deliveries.lane(key, record.established);
-        let seq = self.event.insert(params![
+        let mut insert = self.connection.prepare_cached(INSERT_EVENT)?;
+        let seq = insert.insert(params![
             record.at.as_nanos(),
             agent,
             state(record.online),
@@ -477,7 +458,7 @@ impl<'c> Statements<'c> {
             lane == Lane::Established,
         ])?;
         if lane == Lane::Others {
-            self.other_event.execute([])?;
+            self.execute("INSERT INTO other_events VALUES (?1)", [seq])?;
         }
         self.deliveries.add(key, seq, lane);
         Ok(())

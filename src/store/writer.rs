@@ -22,8 +22,7 @@ use super::schema::{self, Fitness, VERSION};
 use super::statements::Statements;
 use super::{AgentIndex, Batch, BatchProducer, Health, Lock};
 use crate::stats::StoreCounters;
-use hawk_time::Throttle;
-use hawk_time::{Clock, UnixNanos};
+use hawk_time::{Clock, Throttle, UnixNanos, log_limited};
 
 /// Pages in the log at which they are moved into the file: 8 MiB. The log is then written from
 /// its start again, over pages that are on disk already: a sync is then several times as fast as
@@ -59,16 +58,17 @@ const CHANGES: u32 = 5;
 pub(super) struct Writer {
     path: PathBuf,
     retention: Retention,
-    slot: Arc<BatchSlot>,
+    pub(super) slot: Arc<BatchSlot>,
     /// The right to write.
     lock: Arc<Lock>,
-    clock: Clock,
+    pub(super) clock: Clock,
     counters: StoreCounters,
     unwritten: Unwritten,
     removals: RemovalLog,
-    /// Surplus agents have their last packet before this time.
-    surplus: Option<UnixNanos>,
-    delivery: Arc<Delivery>,
+    /// Agents with the last packet before this time are removed if they are offline and not
+    /// established.
+    pub(super) surplus: Option<UnixNanos>,
+    pub(super) delivery: Arc<Delivery>,
     /// The open files; `None` before they are watched.
     files: Option<Files>,
     /// Keeps the file in use until it is open for writing; see [`super::StandbyStore`].
@@ -198,32 +198,9 @@ impl Writer {
         }
     }
 
-    /// Removes agents with the last packet before this time that are offline and not
-    /// established.
-    pub(super) const fn with_surplus(mut self, seen_before: Option<UnixNanos>) -> Self {
-        self.surplus = seen_before;
-        self
-    }
-
-    /// Reads this clock instead of the machine's.
-    pub(super) fn with_clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// Writes the progress of delivery.
-    pub(super) fn with_delivery(mut self, delivery: Arc<Delivery>) -> Self {
-        self.delivery = delivery;
-        self
-    }
-
     /// Returns the reactor's end.
     pub(super) fn producer(&self) -> BatchProducer {
         BatchProducer::new(Arc::clone(&self.slot), Arc::clone(&self.lock))
-    }
-
-    pub(super) const fn slot(&self) -> &Arc<BatchSlot> {
-        &self.slot
     }
 
     /// Commits batches until a stop is ordered.
@@ -390,14 +367,14 @@ impl Writer {
             }
             self.count(batch);
         }
-        self.counters.bytes = served.retainer.bytes();
+        self.counters.bytes = served.retainer.bytes;
         self.counters.expiry_paused = u64::from(served.retainer.is_paused());
         self.note_log();
         self.was_usable |= outcome.is_ok();
         // Replies wait for the batch: it is completed before the checkpoint.
         self.complete(batch, outcome.is_ok());
         outcome?;
-        let checkpoint_at_once = served.retainer.is_short_of_space() && wal_pages() > 0;
+        let checkpoint_at_once = served.retainer.is_short_of_space && wal_pages() > 0;
         if wal_pages() >= served.checkpoint_at || checkpoint_at_once {
             self.checkpoint(served)?;
         }
@@ -445,9 +422,9 @@ impl Writer {
                 added += Added::of(batch);
                 statements.write(batch)?;
             }
-            added.report_pages = statements.report_pages();
+            added.report_pages = statements.report_pages;
             let removed = retainer.step(added)?;
-            let events = retainer.take_removed_events();
+            let events = std::mem::take(&mut retainer.removed_events);
             statements.deliveries.write(&events, self.clock.wall())?;
             statements.commit().map(|()| removed)
         };
@@ -461,7 +438,7 @@ impl Writer {
             Err(error) => {
                 // After some errors SQLite has rolled back already; then this fails too.
                 statements.rollback().ok();
-                drop(retainer.take_removed_events());
+                retainer.removed_events.clear();
                 Err(error.into())
             }
         }
@@ -523,14 +500,11 @@ impl Writer {
                     self.complete(None, true);
                     let down = self.clock.now().since(down_since).as_secs().max(1);
                     let down = humantime::format_duration(Duration::from_secs(down));
-                    if let Some(left_out) = self.recoveries.allow(self.clock.now()) {
-                        log::info!(
-                            "store available again after {down} store={:?} discarded={} \
-                             left_out={left_out}",
-                            self.path,
-                            self.counters.discarded
-                        );
-                    }
+                    log_limited!(info, self.recoveries, self.clock.now(), left_out =>
+                        "store available again after {down} store={:?} discarded={} \
+                         left_out={left_out}",
+                        self.path,
+                        self.counters.discarded);
                     return Ok(());
                 }
                 Some(Err(failure)) if self.clock.now().since(reminded) >= REMIND => {
@@ -562,8 +536,8 @@ impl Writer {
 
     /// Tests whether the store can be written.
     ///
-    /// A commit whose sync failed leaves its pages in the log. The connection that failed
-    /// ignores them and overwrites them; a new connection would read them as a commit, and
+    /// After a failed sync the pages of the commit are in the log. The connection of that
+    /// commit ignores them and overwrites them; a new connection would read them as a commit, and
     /// bring discarded reports back. So the file is opened anew only if it is another file, or
     /// if its connection is useless.
     fn try_again(&mut self, connection: &mut Option<Connection>) -> Result<(), Failure> {
@@ -760,13 +734,10 @@ impl Writer {
     }
 
     fn complain(&mut self, failure: &Failure) {
-        if let Some(left_out) = self.complaints.allow(self.clock.now()) {
-            log::warn!(
-                "store unavailable, reports are answered busy: {failure} store={:?} \
-                 left_out={left_out}",
-                self.path
-            );
-        }
+        log_limited!(warn, self.complaints, self.clock.now(), left_out =>
+            "store unavailable, reports are answered busy: {failure} store={:?} \
+             left_out={left_out}",
+            self.path);
     }
 }
 

@@ -1,4 +1,4 @@
-//! A store whose files are removed or replaced while a server writes it: rows and states
+//! The files of a store are removed or replaced while a server writes them: rows and states
 //! belong to the right agents.
 
 use rusqlite::Connection;

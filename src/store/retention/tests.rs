@@ -115,7 +115,7 @@ fn agents_and_events_displace_no_reports() {
     };
     let mut retainer = Retainer::prepare(&connection, limits, Clock::System).unwrap();
     let removed = retainer.step(Added::default()).unwrap();
-    assert!(retainer.bytes() > limits.size);
+    assert!(retainer.bytes > limits.size);
     assert_eq!(removed, Removed::default());
     assert!(!retainer.is_behind());
 }
@@ -138,7 +138,6 @@ fn expiry_keeps_up_with_reports_that_are_longer_than_those_it_removes() {
     while retainer.is_behind || retainer.report_pages.is_none() {
         retainer.step(Added::default()).unwrap();
     }
-    let mut pages = Pages::prepare(&connection).unwrap();
     let reports = |connection: &Connection| {
         let pages = "SELECT count(*) FROM dbstat WHERE name = 'reports'";
         connection
@@ -147,7 +146,7 @@ fn expiry_keeps_up_with_reports_that_are_longer_than_those_it_removes() {
     };
     assert_eq!(retainer.report_pages, Some(reports(&connection)));
     for round in 0..20 {
-        let before = pages.in_use().unwrap();
+        let before = pages_in_use(&connection).unwrap();
         let row = "NULL, 1, '', hex(zeroblob(4000)), 0, 0, 0, NULL";
         fill(
             &connection,
@@ -158,7 +157,7 @@ fn expiry_keeps_up_with_reports_that_are_longer_than_those_it_removes() {
         retainer.next_check = Moment::now();
         let added = Added {
             reports: 50,
-            report_pages: pages.in_use().unwrap() - before,
+            report_pages: pages_in_use(&connection).unwrap() - before,
             ..Added::default()
         };
         let removed = retainer.step(added).unwrap();
@@ -484,9 +483,9 @@ mod surplus {
             ("new", "offline", 3, Some(1)),
             ("online", "online", 0, Some(1)),
         ]);
-        let mut surplus = SurplusAgents::prepare(&connection, UnixNanos::from_nanos(3)).unwrap();
-        assert_eq!(surplus.step(9).unwrap(), Some(2));
-        assert_eq!(surplus.step(9).unwrap(), None);
+        let mut surplus = SurplusAgents::new(&connection, UnixNanos::from_nanos(3)).unwrap();
+        assert_eq!(surplus.step(&connection, 9).unwrap(), Some(2));
+        assert_eq!(surplus.step(&connection, 9).unwrap(), None);
         let left = names(&connection, "SELECT name FROM agents");
         assert_eq!(left, ["steady", "new", "online"]);
     }
