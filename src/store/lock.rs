@@ -220,6 +220,16 @@ mod tests {
 
     use super::*;
 
+    /// Waits until the lock is free. A child process of another test has a duplicate of the
+    /// descriptor between its fork and its exec.
+    fn wait_for_release(store: &Path) {
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while Lock::is_held(store).unwrap() {
+            assert!(std::time::Instant::now() < deadline, "the lock is held");
+            std::thread::yield_now();
+        }
+    }
+
     /// Returns the descriptor that the successor process gets.
     fn descriptor(lock: &Lock) -> OwnedFd {
         lock.share().try_clone().unwrap().into()
@@ -236,7 +246,7 @@ mod tests {
         let pid = std::process::id();
         assert_eq!(refused, format!("another hawk is writing it (pid {pid})"));
         drop(lock);
-        assert!(!Lock::is_held(&store).unwrap());
+        wait_for_release(&store);
         Lock::take(&store).unwrap();
     }
 
@@ -260,7 +270,7 @@ mod tests {
         drop(Lock::adopt(shared, &store).unwrap());
         assert!(Lock::is_held(&store).unwrap());
         drop(second);
-        assert!(!Lock::is_held(&store).unwrap());
+        wait_for_release(&store);
     }
 
     #[test]
@@ -325,7 +335,7 @@ mod tests {
         drop(other);
         lock.renew().unwrap();
         drop(lock);
-        assert!(!Lock::is_held(&store).unwrap());
+        wait_for_release(&store);
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub enum OpenError {
     HardLinked(PathBuf),
     /// This process runs as root, and another user could replace the store's files.
     #[error(
-        "{path} belongs to user {owner}, who could replace the store's files under a server that \
+        "{path} belongs to user {owner}, which could replace the store's files under a server that \
          runs as root; run hawk as that user, or give --store-owner-ok",
         path = .path.display()
     )]
@@ -86,7 +86,7 @@ pub enum OpenError {
     },
     /// This process runs as root, and other users may write the store's folder.
     #[error(
-        "{folder} can be written by other users, who could replace the store's files under a \
+        "{folder} can be written by other users, which could replace the store's files under a \
          server that runs as root; take that from them (chmod go-w {folder}), give another \
          --store, or give --store-owner-ok",
         folder = .0.display()

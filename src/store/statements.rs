@@ -68,7 +68,7 @@ pub(super) struct Statements<'c> {
     runs: u64,
     /// The agents' rows, by the lower half of their references, counted from 1.
     rows: Vec<AgentRowId>,
-    /// Agents of the batch, as indices, whose rows had the other state. Compared only when this
+    /// Indices of the batch's agents with the other state in their rows. Compared only when this
     /// process writes a row of the file for the first time.
     corrected: Vec<usize>,
     /// Changes of `rows` by the open transaction.

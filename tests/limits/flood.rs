@@ -214,8 +214,8 @@ const ELSEWHERE: [(&str, usize); 9] = [
     ("notify/runner.rs", 5),
     ("reactor/buffers.rs", 1),
     ("reactor/replies.rs", 1),
-    ("store/drops.rs", 3),
     ("store/reader.rs", 1),
+    ("store/retention.rs", 1),
     ("store/writer.rs", 2),
 ];
 

@@ -11,11 +11,14 @@ use hawk_testkit::place::*;
 use hawk_testkit::*;
 
 /// A user without files.
-const NOBODY: u32 = 65534;
+const UNPRIVILEGED: u32 = 65534;
 
-/// Runs `launch` as [`NOBODY`] if this process may.
+/// Runs `launch` as [`UNPRIVILEGED`] if this process may.
 fn as_nobody(launch: Launch) -> Launch {
-    let ids = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
+    let ids = [
+        format!("--reuid={UNPRIVILEGED}"),
+        format!("--regid={UNPRIVILEGED}"),
+    ];
     launch.under("setpriv", &[&ids[0], &ids[1], "--clear-groups"])
 }
 
@@ -143,7 +146,7 @@ fn root_is_refused_where_another_user_could_replace_the_files() {
         refused(place.launch(&[]), &["chmod go-w", "--store-owner-ok"]);
     }
     mode(0o755);
-    chown(folder, Some(NOBODY), None).unwrap();
+    chown(folder, Some(UNPRIVILEGED), None).unwrap();
     refused(
         place.launch(&[]),
         &["belongs to user 65534", "--store-owner-ok"],
@@ -154,7 +157,7 @@ fn root_is_refused_where_another_user_could_replace_the_files() {
     server.signal(Signal::TERM);
     assert_eq!(server.wait_exit().code, Some(0));
     chown(folder, Some(0), None).unwrap();
-    chown(place.store(), Some(NOBODY), None).unwrap();
+    chown(place.store(), Some(UNPRIVILEGED), None).unwrap();
     refused(place.launch(&[]), &["hawk.db belongs to user 65534"]);
 }
 
@@ -186,7 +189,7 @@ fn unwritable_files_are_refused_at_the_start() {
         launch(),
         &[&format!("{folder} cannot be written by user 65534")],
     );
-    chown(place.folder(), Some(NOBODY), None).unwrap();
+    chown(place.folder(), Some(UNPRIVILEGED), None).unwrap();
     refused(
         launch(),
         &[
@@ -194,12 +197,12 @@ fn unwritable_files_are_refused_at_the_start() {
             "chown",
         ],
     );
-    chown(&store, Some(NOBODY), None).unwrap();
+    chown(&store, Some(UNPRIVILEGED), None).unwrap();
     refused(launch(), &["cannot be written by user 65534"]);
     for name in ["hawk.db-wal", "hawk.db-shm", "hawk.db-lock"] {
         let path = place.folder().join(name);
         if path.exists() {
-            chown(path, Some(NOBODY), None).unwrap();
+            chown(path, Some(UNPRIVILEGED), None).unwrap();
         }
     }
     let server = launch().start();
