@@ -165,9 +165,9 @@ impl Kernel for Fake {
 }
 
 /// Takes heartbeats.
-struct Nurse;
+struct HeartbeatHandler;
 
-impl Handler for Nurse {
+impl Handler for HeartbeatHandler {
     fn handle(&mut self, _: Sender<'_>, _: &mut Option<Tag>, _: &Packet<'_>) -> Answer {
         Answer::Now(Reply::Heartbeat)
     }
@@ -194,8 +194,8 @@ pub(super) fn config(pool_limit: usize) -> Config {
     }
 }
 
-fn reactor(pool_limit: usize) -> Reactor<Nurse, Fake> {
-    Reactor::new(config(pool_limit), Nurse, Fake::default()).unwrap()
+fn reactor(pool_limit: usize) -> Reactor<HeartbeatHandler, Fake> {
+    Reactor::new(config(pool_limit), HeartbeatHandler, Fake::default()).unwrap()
 }
 
 /// A heartbeat of about so many bytes.
@@ -210,7 +210,7 @@ fn heartbeat(bytes: usize) -> Vec<u8> {
 }
 
 /// Connects agents that have sent these bytes before they are accepted.
-fn arrive(reactor: &mut Reactor<Nurse, Fake>, count: usize, sent: &[u8]) -> Vec<End> {
+fn arrive(reactor: &mut Reactor<HeartbeatHandler, Fake>, count: usize, sent: &[u8]) -> Vec<End> {
     let ends: Vec<_> = (0..count).map(|_| End::holding(sent)).collect();
     let fake = &mut reactor.kernel;
     fake.backlog.0.borrow_mut().extend(ends.iter().cloned());
@@ -219,7 +219,7 @@ fn arrive(reactor: &mut Reactor<Nurse, Fake>, count: usize, sent: &[u8]) -> Vec<
 }
 
 /// Sends these bytes from all agents at once.
-fn speak(reactor: &mut Reactor<Nurse, Fake>, ends: &[End], sent: &[u8]) {
+fn speak(reactor: &mut Reactor<HeartbeatHandler, Fake>, ends: &[End], sent: &[u8]) {
     for end in ends {
         end.0.borrow_mut().input.extend(sent);
     }
@@ -233,11 +233,11 @@ fn speak(reactor: &mut Reactor<Nurse, Fake>, ends: &[End], sent: &[u8]) {
     }
 }
 
-fn turn(reactor: &mut Reactor<Nurse, Fake>) {
+fn turn(reactor: &mut Reactor<HeartbeatHandler, Fake>) {
     assert_eq!(reactor.turn(None).unwrap(), None);
 }
 
-fn bytes_in(reactor: &Reactor<Nurse, Fake>) -> u64 {
+fn bytes_in(reactor: &Reactor<HeartbeatHandler, Fake>) -> u64 {
     reactor.figures().reactor.bytes_in
 }
 

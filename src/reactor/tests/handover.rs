@@ -31,9 +31,9 @@ enum Step {
     End(usize),
     Wait(u32),
     /// Begins a copy, and copies so many connections.
-    Show(usize),
+    Copy(usize),
     /// Copies the changes.
-    Again,
+    CopyChanges,
     /// The successor takes over.
     Commit,
     /// The hand-over ends without a successor.
@@ -47,8 +47,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (agent.clone(), 1..60_usize).prop_map(|(a, n)| Step::Take(a, n)),
         1 => agent.prop_map(Step::End),
         3 => prop_oneof![Just(1), Just(100), Just(301), Just(34_000)].prop_map(Step::Wait),
-        3 => (1..4_usize).prop_map(Step::Show),
-        2 => Just(Step::Again),
+        3 => (1..4_usize).prop_map(Step::Copy),
+        2 => Just(Step::CopyChanges),
         4 => Just(Step::Commit),
         1 => Just(Step::RollBack),
     ];
@@ -81,20 +81,20 @@ fn speech(pieces: &[u8]) -> Vec<u8> {
 }
 
 /// A reactor and its agents.
-struct Place {
-    reactor: Reactor<Nurse, Fake>,
+struct Rig {
+    reactor: Reactor<HeartbeatHandler, Fake>,
     ends: Vec<End>,
-    heir: Option<Heir>,
+    successor: Option<Successor>,
 }
 
 /// The successor.
-struct Heir {
-    reactor: Reactor<Nurse, Fake>,
+struct Successor {
+    reactor: Reactor<HeartbeatHandler, Fake>,
     ids: Vec<(MovedId, AdoptedId)>,
 }
 
-impl Heir {
-    fn beside(other: &Reactor<Nurse, Fake>) -> Self {
+impl Successor {
+    fn beside(other: &Reactor<HeartbeatHandler, Fake>) -> Self {
         let kernel = Fake {
             later: other.kernel.later,
             backlog: other.kernel.backlog.clone(),
@@ -102,8 +102,12 @@ impl Heir {
         };
         let listener = other.listener(ListenerTag::AGENTS).unwrap().clone();
         let config = other.config.clone();
-        let reactor =
-            Reactor::with_listeners(config, Nurse, kernel, [(ListenerTag::AGENTS, listener)]);
+        let reactor = Reactor::with_listeners(
+            config,
+            HeartbeatHandler,
+            kernel,
+            [(ListenerTag::AGENTS, listener)],
+        );
         Self {
             reactor: reactor.unwrap(),
             ids: Vec::new(),
@@ -131,7 +135,7 @@ impl Heir {
     }
 }
 
-impl Place {
+impl Rig {
     fn new(rate: Option<u32>) -> Self {
         let mut reactor = reactor(64 << 20);
         let limits = Limits {
@@ -144,13 +148,13 @@ impl Place {
         for end in &ends {
             end.0.borrow_mut().room = Some(0);
         }
-        let mut place = Self {
+        let mut rig = Self {
             reactor,
             ends,
-            heir: None,
+            successor: None,
         };
-        place.turns();
-        place
+        rig.turns();
+        rig
     }
 
     /// Turns until there is no work left.
@@ -169,37 +173,38 @@ impl Place {
         panic!("there is work in every turn");
     }
 
-    fn show(&mut self, most: usize) {
-        if self.heir.is_none() {
-            self.heir = Some(Heir::beside(&self.reactor));
+    fn copy(&mut self, most: usize) {
+        if self.successor.is_none() {
+            self.successor = Some(Successor::beside(&self.reactor));
             self.reactor.begin_copy();
         }
-        if let Some(heir) = &mut self.heir {
-            self.reactor
-                .copy_some(most, &mut |id, socket, state| heir.adopt(id, socket, state));
+        if let Some(successor) = &mut self.successor {
+            self.reactor.copy_some(most, &mut |id, socket, state| {
+                successor.adopt(id, socket, state)
+            });
         }
     }
 
-    fn show_changes(&mut self) {
-        if let Some(heir) = &mut self.heir {
+    fn copy_changes(&mut self) {
+        if let Some(successor) = &mut self.successor {
             self.reactor
-                .take_changes(usize::MAX, &mut |id, change| heir.change(id, change));
+                .take_changes(usize::MAX, &mut |id, change| successor.change(id, change));
             assert_eq!(self.reactor.changes(), 0);
         }
     }
 
     fn commit(&mut self) {
-        self.show_changes();
-        if let Some(mut heir) = self.heir.take() {
+        self.copy_changes();
+        if let Some(mut successor) = self.successor.take() {
             let (counters, tally) = self.reactor.counts();
-            heir.reactor.resume_counts(counters, tally);
-            heir.reactor.complete_adoption().unwrap();
-            self.reactor = heir.reactor;
+            successor.reactor.resume_counts(counters, tally);
+            successor.reactor.complete_adoption().unwrap();
+            self.reactor = successor.reactor;
         }
     }
 
     fn roll_back(&mut self) {
-        self.heir = None;
+        self.successor = None;
         self.reactor.end_copy();
     }
 
@@ -255,7 +260,7 @@ fn stand_still(state: &mut ConnectionState, now: Moment) {
 }
 
 /// Advances the time, from deadline to deadline.
-fn wait(stays: &mut Place, moves: &mut Place, ticks: u32) {
+fn wait(stays: &mut Rig, moves: &mut Rig, ticks: u32) {
     let until = stays.reactor.kernel.later + TICK * ticks;
     let mut now = stays.reactor.kernel.later;
     while now < until {
@@ -264,12 +269,12 @@ fn wait(stays: &mut Place, moves: &mut Place, ticks: u32) {
         let next = deadlines.min().map_or(until, |next| next.since(BEGIN));
         let rings = TICK * u32::try_from(next.as_nanos() / TICK.as_nanos() + 1).unwrap();
         now = until.min(rings.max(now + TICK));
-        for place in [&mut *stays, &mut *moves] {
-            place.reactor.kernel.later = now;
-            if let Some(heir) = &mut place.heir {
-                heir.reactor.kernel.later = now;
+        for rig in [&mut *stays, &mut *moves] {
+            rig.reactor.kernel.later = now;
+            if let Some(successor) = &mut rig.successor {
+                successor.reactor.kernel.later = now;
             }
-            place.turns();
+            rig.turns();
         }
     }
 }
@@ -286,34 +291,34 @@ proptest! {
         rate in prop_oneof![Just(None), Just(Some(7))],
     ) {
         let mut rests: Vec<_> = pieces.iter().map(|pieces| VecDeque::from(speech(pieces))).collect();
-        let mut stays = Place::new(rate);
-        let mut moves = Place::new(rate);
+        let mut stays = Rig::new(rate);
+        let mut moves = Rig::new(rate);
         for step in steps {
             match step {
                 Step::Say(agent, bytes) => {
                     let bytes = bytes.min(rests[agent].len());
                     let said: Vec<u8> = rests[agent].drain(..bytes).collect();
-                    for place in [&mut stays, &mut moves] {
-                        let mut line = place.ends[agent].0.borrow_mut();
+                    for rig in [&mut stays, &mut moves] {
+                        let mut line = rig.ends[agent].0.borrow_mut();
                         if !line.ended {
                             line.input.extend(&said);
                         }
                     }
                 }
                 Step::Take(agent, bytes) => {
-                    for place in [&mut stays, &mut moves] {
-                        let mut line = place.ends[agent].0.borrow_mut();
+                    for rig in [&mut stays, &mut moves] {
+                        let mut line = rig.ends[agent].0.borrow_mut();
                         line.room = line.room.map(|room| room + bytes);
                     }
                 }
                 Step::End(agent) => {
-                    for place in [&mut stays, &mut moves] {
-                        place.ends[agent].0.borrow_mut().ended = true;
+                    for rig in [&mut stays, &mut moves] {
+                        rig.ends[agent].0.borrow_mut().ended = true;
                     }
                 }
                 Step::Wait(ticks) => wait(&mut stays, &mut moves, ticks),
-                Step::Show(most) => moves.show(most),
-                Step::Again => moves.show_changes(),
+                Step::Copy(most) => moves.copy(most),
+                Step::CopyChanges => moves.copy_changes(),
                 Step::Commit => moves.commit(),
                 Step::RollBack => moves.roll_back(),
             }

@@ -8,7 +8,7 @@ use crate::reactor::handover::{Change, MovedId};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-type Served = Reactor<Nurse, Linux>;
+type Served = Reactor<HeartbeatHandler, Linux>;
 
 fn duplicate(socket: impl std::os::fd::AsFd) -> std::os::fd::OwnedFd {
     socket.as_fd().try_clone_to_owned().unwrap()
@@ -31,7 +31,7 @@ fn unread_input_and_partial_frames_move_and_ended_connections_stay_ended() {
         listen: (Ipv4Addr::LOCALHOST, 0).into(),
         ..config
     };
-    let mut old = Reactor::new(config.clone(), Nurse, Linux::new().unwrap()).unwrap();
+    let mut old = Reactor::new(config.clone(), HeartbeatHandler, Linux::new().unwrap()).unwrap();
     let address = old.local_addr().unwrap();
     let connect = || {
         let agent = TcpStream::connect(address).unwrap();
@@ -47,8 +47,13 @@ fn unread_input_and_partial_frames_move_and_ended_connections_stay_ended() {
 
     let listener = Linux::listener(duplicate(old.listener(ListenerTag::AGENTS).unwrap()));
     let kernel = Linux::new().unwrap();
-    let mut new =
-        Reactor::with_listeners(config, Nurse, kernel, [(ListenerTag::AGENTS, listener)]).unwrap();
+    let mut new = Reactor::with_listeners(
+        config,
+        HeartbeatHandler,
+        kernel,
+        [(ListenerTag::AGENTS, listener)],
+    )
+    .unwrap();
     old.begin_copy();
     let mut ids = Vec::new();
     let all = old.copy_some(9, &mut |id, socket, state| {

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use super::super::*;
-use super::Heir;
+use super::Successor;
 use crate::reactor::handover::{AdoptError, Change, ConnectionState, MovedId};
 use crate::reactor::phase::ConnectionPhase;
 use crate::session::{Bucket, Rate, StopReason};
@@ -15,11 +15,11 @@ fn the_successor_accepts_from_the_backlog() {
     let mut reactor = reactor(MIN_POOL_LIMIT);
     turn(&mut reactor);
     let agent = arrive(&mut reactor, 1, &heartbeat(0)).remove(0);
-    let mut heir = Heir::beside(&reactor).reactor;
+    let mut successor = Successor::beside(&reactor).reactor;
     drop(reactor);
-    turn(&mut heir);
-    assert_eq!(heir.kernel.patience, Some(Duration::ZERO));
-    turn(&mut heir);
+    turn(&mut successor);
+    assert_eq!(successor.kernel.patience, Some(Duration::ZERO));
+    turn(&mut successor);
     assert!(agent.is_answered());
 }
 
@@ -28,7 +28,7 @@ fn only_copied_connections_are_shut_down_when_they_end() {
     let mut reactor = reactor(MIN_POOL_LIMIT);
     let ends = arrive(&mut reactor, 3, b"");
     turn(&mut reactor);
-    let go = |reactor: &mut Reactor<Nurse, Fake>, which: usize| {
+    let go = |reactor: &mut Reactor<HeartbeatHandler, Fake>, which: usize| {
         let id = reactor.connections.ids()[which];
         reactor.reap(id, Cause::AgentClosed);
     };
@@ -81,12 +81,12 @@ fn a_connection_in_a_reused_slot_is_copied_and_so_are_its_changes() {
         (reactor, holders, gone)
     };
     // The holders complete their frames; all waiters are served, the closed one included.
-    let go_on = |reactor: &mut Reactor<Nurse, Fake>, holders: &[End]| {
+    let serve_waiters = |reactor: &mut Reactor<HeartbeatHandler, Fake>, holders: &[End]| {
         speak(reactor, holders, &[b' '; 6000]);
         (0..9).for_each(|_| turn(reactor));
         assert!(waiting(reactor).is_empty());
     };
-    let changes = |reactor: &mut Reactor<Nurse, Fake>| {
+    let changes = |reactor: &mut Reactor<HeartbeatHandler, Fake>| {
         let mut opened = 0;
         let mut changed = Vec::new();
         reactor.take_changes(usize::MAX, &mut |id, change| match change {
@@ -98,7 +98,7 @@ fn a_connection_in_a_reused_slot_is_copied_and_so_are_its_changes() {
     };
 
     let (mut reactor, holders, _) = crowded();
-    go_on(&mut reactor, &holders);
+    serve_waiters(&mut reactor, &holders);
     arrive(&mut reactor, 1, b"");
     turn(&mut reactor);
     assert_eq!(changes(&mut reactor).0, 1, "the new connection is copied");
@@ -112,7 +112,7 @@ fn a_connection_in_a_reused_slot_is_copied_and_so_are_its_changes() {
         .find(|id| id.slot == gone.slot)
         .expect("it has that place");
     assert_eq!(changes(&mut reactor).0, 1);
-    go_on(&mut reactor, &holders);
+    serve_waiters(&mut reactor, &holders);
     speak(&mut reactor, &agent, b"\xFF\xFF");
     turn(&mut reactor);
     let SocketToken(token) = id.token();
@@ -146,30 +146,30 @@ fn partial_frames_fit_into_a_pool_of_the_same_size_in_any_order() {
         let mut order = shown.clone();
         order.rotate_left(turns);
         for (limit, fits) in [(holds, true), (holds - 1, false), (64 << 20, true)] {
-            let mut heir = reactor(limit);
+            let mut successor = reactor(limit);
             let mut adopted = Vec::new();
             for state in &order {
-                adopted.push(heir.adopt(End::default(), state.clone()).unwrap());
+                adopted.push(successor.adopt(End::default(), state.clone()).unwrap());
             }
-            match heir.complete_adoption() {
+            match successor.complete_adoption() {
                 Ok(()) => assert!(fits),
                 Err(AdoptError::PoolTooSmall { limit: reported }) => {
                     assert!(!fits && reported == limit);
                     // Without one of the long frames, the rest fit.
                     let place = order.iter().position(|s| s.session.buffered.len() > 50_000);
-                    heir.discard(adopted.remove(place.unwrap()));
+                    successor.discard(adopted.remove(place.unwrap()));
                     order.remove(place.unwrap());
                     for (id, state) in adopted.iter().zip(&order) {
-                        heir.replace(*id, state.clone()).unwrap();
+                        successor.replace(*id, state.clone()).unwrap();
                     }
-                    heir.complete_adoption().unwrap();
+                    successor.complete_adoption().unwrap();
                 }
                 Err(other) => panic!("{other}"),
             }
-            let ids = heir.connections.ids();
+            let ids = successor.connections.ids();
             let now: Vec<_> = ids
                 .iter()
-                .map(|id| heir.connections.get(*id).unwrap().export())
+                .map(|id| successor.connections.get(*id).unwrap().export())
                 .collect();
             assert_eq!(now, order);
         }
@@ -181,16 +181,16 @@ fn input_without_a_buffer_is_dropped_with_its_state() {
     let begun = [b"\xFF\xFF\xFF\xFD".as_slice(), &[b' '; 60_000]].concat();
     let shown = states(64 << 20, &[begun.clone(), begun.clone(), begun, Vec::new()]);
     let full = || {
-        let mut heir = reactor(MIN_POOL_LIMIT);
+        let mut successor = reactor(MIN_POOL_LIMIT);
         let all = shown[..3].iter().cloned();
         let ids: Vec<_> = all
-            .map(|state| heir.adopt(End::default(), state).unwrap())
+            .map(|state| successor.adopt(End::default(), state).unwrap())
             .collect();
-        (heir, ids[2])
+        (successor, ids[2])
     };
-    let (mut heir, _) = full();
+    let (mut successor, _) = full();
     assert!(matches!(
-        heir.complete_adoption(),
+        successor.complete_adoption(),
         Err(AdoptError::PoolTooSmall { .. })
     ));
 
@@ -199,13 +199,14 @@ fn input_without_a_buffer_is_dropped_with_its_state() {
     let (mut refilled, last) = full();
     refilled.discard(last);
     refilled.adopt(End::default(), shown[3].clone()).unwrap();
-    for mut heir in [replaced, refilled] {
-        heir.complete_adoption().unwrap();
-        let ids = heir.connections.ids();
+    for mut successor in [replaced, refilled] {
+        successor.complete_adoption().unwrap();
+        let ids = successor.connections.ids();
         let held: Vec<_> = ids
             .iter()
             .map(|id| {
-                heir.connections
+                successor
+                    .connections
                     .get(*id)
                     .unwrap()
                     .export()
@@ -221,17 +222,17 @@ fn input_without_a_buffer_is_dropped_with_its_state() {
 #[test]
 fn too_long_input_and_unknown_connections_are_refused() {
     let mut state = states(64 << 20, &[b"\xFF\xFF".to_vec()]).remove(0);
-    let mut heir = reactor(64 << 20);
-    let id = heir.adopt(End::default(), state.clone()).unwrap();
+    let mut successor = reactor(64 << 20);
+    let id = successor.adopt(End::default(), state.clone()).unwrap();
     state.session.buffered = vec![0; buffers::LONGEST + 1];
-    let refused = heir.adopt(End::default(), state.clone());
+    let refused = successor.adopt(End::default(), state.clone());
     assert!(matches!(refused, Err(AdoptError::TooLong(_))));
-    assert_eq!(heir.figures().connections, 1);
-    heir.discard(id);
+    assert_eq!(successor.figures().connections, 1);
+    successor.discard(id);
     state.session.buffered.clear();
-    let refused = heir.replace(id, state);
+    let refused = successor.replace(id, state);
     assert!(matches!(refused, Err(AdoptError::Unknown)));
-    assert_eq!(heir.figures().connections, 0);
+    assert_eq!(successor.figures().connections, 0);
 }
 
 /// The state of its decoder belongs to dropped bytes: a successor would refuse it.
@@ -267,12 +268,12 @@ fn adopted_waiters_are_served_first_in_fifo_order() {
         let stopped = since.map(|since| (StopReason::Buffer, since));
         state.session.clocks.stopped = stopped;
     }
-    let mut heir = reactor(64 << 20);
+    let mut successor = reactor(64 << 20);
     for state in shown {
-        heir.adopt(End::default(), state).unwrap();
+        successor.adopt(End::default(), state).unwrap();
     }
-    heir.complete_adoption().unwrap();
-    let slots: Vec<_> = heir.run_queue.iter().map(|id| id.slot).collect();
+    successor.complete_adoption().unwrap();
+    let slots: Vec<_> = successor.run_queue.iter().map(|id| id.slot).collect();
     assert_eq!(slots, [2, 3, 1, 0]);
 }
 
@@ -281,24 +282,24 @@ fn adopted_waiters_are_served_first_in_fifo_order() {
 fn an_adopted_connection_without_work_has_no_turn() {
     let mut state = states(64 << 20, &[b"".to_vec()]).remove(0);
     let rate = Rate::per_second(NonZeroU32::MIN);
-    let mut heir = reactor(64 << 20);
-    heir.cx.limits.rate = Some(rate);
+    let mut successor = reactor(64 << 20);
+    successor.cx.limits.rate = Some(rate);
     state.undecoded = true;
-    let id = heir.adopt(End::default(), state.clone()).unwrap();
-    let gone = heir.adopt(End::default(), state.clone()).unwrap();
-    let now = heir.kernel.now();
+    let id = successor.adopt(End::default(), state.clone()).unwrap();
+    let gone = successor.adopt(End::default(), state.clone()).unwrap();
+    let now = successor.kernel.now();
     state.session.clocks.stopped = Some((StopReason::Rate, now));
     state.session.bucket = Bucket::from_full_at(now.after(Duration::from_secs(60)));
     state.undecoded = false;
-    heir.replace(id, state).unwrap();
-    heir.discard(gone);
-    heir.complete_adoption().unwrap();
-    assert_eq!(heir.run_queue.len(), 0);
-    turn(&mut heir);
-    assert_eq!(heir.figures().reactor.rate_limited, 0);
+    successor.replace(id, state).unwrap();
+    successor.discard(gone);
+    successor.complete_adoption().unwrap();
+    assert_eq!(successor.run_queue.len(), 0);
+    turn(&mut successor);
+    assert_eq!(successor.figures().reactor.rate_limited, 0);
     // Its timer gives it the next turn.
-    heir.kernel.later = Duration::from_secs(61);
-    turn(&mut heir);
-    let connection = heir.connections.iter().next().unwrap();
+    successor.kernel.later = Duration::from_secs(61);
+    turn(&mut successor);
+    let connection = successor.connections.iter().next().unwrap();
     assert_eq!(connection.session.stopped(), None);
 }
