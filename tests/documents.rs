@@ -1,5 +1,5 @@
-//! The documents name what exists: links and anchors resolve, and paths in backticks are
-//! files of the repository.
+//! The documents name what exists: links and anchors resolve, paths in backticks are files of
+//! the repository, and each step of docs/life-of-a-report.md names a function of its file.
 
 #![allow(clippy::unwrap_used)] // The helpers below are tests too.
 
@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+const LIFE_OF_A_REPORT: &str = "docs/life-of-a-report.md";
 
 /// Folders at the root of the repository that a path in backticks may begin with.
 const FOLDERS: &[&str] = &[
@@ -190,4 +192,33 @@ fn paths_in_backticks_exist() {
     }
     assert!(checked > 100, "only {checked} paths");
     assert!(wrong.is_empty(), "these paths do not exist:\n{wrong}");
+}
+
+/// A step is "`path/file.rs`: `function`".
+#[test]
+fn steps_of_a_report_name_functions_that_exist() {
+    let text = prose(LIFE_OF_A_REPORT).join(" ");
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut wrong = String::new();
+    let mut steps = 0;
+    let mut rest = text.as_str();
+    while let Some((before, after)) = rest.split_once(".rs`: `") {
+        let path = format!("{}.rs", before.rsplit('`').next().unwrap());
+        let (function, after) = after.split_once('`').unwrap();
+        steps += 1;
+        if !defines(&path, function) {
+            writeln!(wrong, "{path} does not define {function}").unwrap();
+        }
+        rest = after;
+    }
+    assert!(steps > 20, "only {steps} steps");
+    assert!(wrong.is_empty(), "{LIFE_OF_A_REPORT}:\n{wrong}");
+}
+
+fn defines(path: &str, function: &str) -> bool {
+    let text = fs::read_to_string(root().join(path)).unwrap_or_default();
+    ["(", "<"]
+        .map(|end| format!("fn {function}{end}"))
+        .iter()
+        .any(|it| text.contains(it))
 }
