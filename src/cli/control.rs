@@ -264,7 +264,7 @@ impl UpgradeArgs {
 
 /// Tell a server that its machine's clock is right
 ///
-/// A server whose clock jumps ahead by more than an hour pauses expiry by age (--retain),
+/// If its clock jumps ahead by more than an hour, a server pauses expiry by age (--retain),
 /// so that a wrong clock removes nothing, and logs that. If the clock is right, this
 /// resumes it; if not, set the clock. Asks the server over its control socket, and so needs
 /// to be run as its user or the superuser.

@@ -34,7 +34,7 @@ pub use predecessor::HandOver;
 pub use program::{Binary, BinaryError, Process, SUCCESSOR};
 pub use successor::{SharedDescriptors, TakeOver, TakeOverError, TakeOverFigures};
 
-/// The reactor of a server, whose state a hand-over moves.
+/// The reactor of a server. A hand-over moves its state.
 pub type ServerReactor = Reactor<PacketHandler, Linux>;
 
 /// Lowers this thread to minimum priority. Closing 15,000 sockets takes 17 ms of CPU time, for

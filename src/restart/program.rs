@@ -113,7 +113,7 @@ fn find(called_by: &OsStr, search: &OsStr, folder: &Path, running: &Metadata) ->
         .find(is_running)
 }
 
-/// Set to 1 in the environment of a successor, whose stdin is the channel to its predecessor.
+/// Set to 1 in the environment of a successor. Its stdin is the channel to its predecessor.
 pub const SUCCESSOR: &str = "HAWK_SUCCESSOR";
 
 /// The process of a successor. A drop kills it, unless it was [released](Self::release).

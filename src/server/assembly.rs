@@ -203,7 +203,7 @@ impl Assembly<'_> {
         }
     }
 
-    /// The reactor's configuration, whose values are the effective ones from then on.
+    /// The reactor's configuration. Replaces the effective settings by its values.
     fn config(&mut self, descriptors: u64) -> anyhow::Result<Config> {
         let config = self
             .settings
@@ -283,7 +283,7 @@ impl Assembly<'_> {
         Ok(handler)
     }
 
-    /// The control socket. The one that is the default may fail, with a warning.
+    /// The control socket. A failure at the default path is a warning.
     fn listen_for_control(&self) -> anyhow::Result<Option<control::Server>> {
         let Some(path) = self.settings.control_path() else {
             return Ok(None);

@@ -37,9 +37,9 @@ pub struct Settings {
     pub max_connections: Option<u32>,
     /// The greatest number of connections of one address; `None`: a share of all.
     pub max_connections_per_ip: Option<NonZeroU32>,
-    /// Networks whose connections are accepted; empty: all networks.
+    /// Networks from which connections are accepted; empty: all.
     pub allow: Vec<IpNet>,
-    /// Networks whose connections are turned away, even if they are in `allow`.
+    /// Networks from which connections are turned away, even if they are in `allow`.
     pub deny: Vec<IpNet>,
     /// Frames a second that are read from a connection; `None`: no limit.
     pub rate_limit: Option<NonZeroU32>,

@@ -58,7 +58,7 @@ fn more_in_flight_than_may_be_open_is_for_later() {
     alone(
         "limits::more_in_flight_than_may_be_open_is_for_later",
         || {
-            // Who may do all is not held to this limit.
+            // The superuser is exempt from this limit.
             let none = CapabilitySets {
                 effective: CapabilitySet::empty(),
                 permitted: CapabilitySet::empty(),

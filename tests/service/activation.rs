@@ -37,7 +37,7 @@ fn it_serves_on_the_socket_that_is_passed() {
     drop(early);
     server.signal(Signal::TERM);
     server.wait_stdout_end();
-    // Nobody else has it open here.
+    // No other process has it open.
     let refused = TcpStream::connect(address).map_err(|error| error.kind());
     assert_eq!(refused.err(), Some(io::ErrorKind::ConnectionRefused));
     assert_eq!(server.wait_exit().code, Some(0));

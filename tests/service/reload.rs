@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::notify::Manager;
 use hawk_testkit::*;
 
-/// Ends the process, which is a child of nobody here.
+/// Ends the process, which is no child of this one.
 struct Successor(Pid);
 
 impl Drop for Successor {

@@ -1,5 +1,5 @@
-//! What lies where a server was started from, when it is asked to hand over: not what lay
-//! there when it was started.
+//! The binary of a successor: the file that is at the server's path at the hand-over, and not the
+//! file that was there at its start.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -17,13 +17,13 @@ use hawk_testkit::*;
 /// The build under test, by its path.
 const THIS: &str = env!("CARGO_BIN_EXE_hawk");
 
-/// A folder with programs in it, which are links to builds.
+/// A folder with programs, which are hard links to builds.
 struct Place(TempDir);
 
 impl Place {
-    /// With the build under test as `hawk`.
+    /// Creates the folder with the build under test as `hawk`.
     fn new() -> Self {
-        // Where the builds are too: links do not go from one file system to another.
+        // On the file system of the builds, because of the hard links.
         let place = Self(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
         place.lay(THIS, "hawk");
         place
@@ -33,7 +33,7 @@ impl Place {
         self.0.path().join(name)
     }
 
-    /// Has `build` lie there instead of what does, as a package manager does it.
+    /// Replaces the file `name` by `build`, as a package manager does.
     fn lay(&self, build: &str, name: &str) {
         let new = self.at("new");
         fs::hard_link(build, &new).unwrap();
@@ -44,14 +44,14 @@ impl Place {
         );
     }
 
-    /// The same for a symbolic link.
+    /// Replaces the symbolic link `name`.
     fn link(&self, target: &str, name: &str) {
         let new = self.at("new");
         symlink(target, &new).unwrap();
         fs::rename(new, self.at(name)).unwrap();
     }
 
-    /// A server that a shell has started here, by `command`.
+    /// Starts a server in the folder with a shell and `command`.
     fn start(&self, command: &str) -> Dynasty {
         let script = format!("cd {}; {command} \"$@\"", self.0.path().display());
         Dynasty::start_with(&[], |launch| launch.under("sh", &["-c", &script]))
@@ -59,7 +59,7 @@ impl Place {
 }
 
 impl Dynasty {
-    /// The build that serves is the one that is called so.
+    /// Asserts the version of the serving build.
     #[track_caller]
     fn expect_build(&self, stamp: &str) {
         let line = self.restart_line();
@@ -122,10 +122,10 @@ fn a_link_is_followed_where_it_leads_now() {
     }
 }
 
-/// What comes to lie at the path.
+/// The new file at the path.
 type Mess = fn(&Path);
 
-/// What lies there, and how the attempt ends.
+/// Files at the path, and the result of the hand-over.
 const NO_SUCCESSORS: [(&str, Mess, &str); 11] = [
     ("nothing", |_| {}, "preflight: there is no binary at"),
     (
@@ -208,7 +208,7 @@ fn what_is_no_successor_changes_nothing() {
         dynasty.expect_refusal(&[], &format!("rolled back at {why}"));
         agent.expect_alive();
         assert_eq!(dynasty.family(), [dynasty.pid()], "{what}");
-        // It does not stand in the way of the next.
+        // The next hand-over succeeds.
         match path.is_dir() {
             true => fs::remove_dir(&path).unwrap(),
             false => drop(fs::remove_file(&path)),
@@ -241,10 +241,10 @@ fn a_program_that_is_still_written_is_refused() {
     dynasty.stop();
 }
 
-/// The path is that of the start, wherever its folder goes.
+/// The path is that of the start, also after a move of the folder.
 #[test]
-fn a_folder_that_has_moved_is_not_looked_for() {
-    // Built first: that may take longer than an agent may be silent.
+fn a_moved_folder_is_not_searched() {
+    // Built first: a build takes longer than the idle limit.
     let next = NEXT.binary();
     let place = Place::new();
     fs::create_dir(place.at("1")).unwrap();
@@ -280,9 +280,9 @@ fn a_server_whose_folder_is_gone_hands_over_again_and_again() {
     dynasty.stop();
 }
 
-/// Of whoever asks, that is, and not of the server.
+/// In the folder of `hawk upgrade`, and not in that of the server.
 #[test]
-fn a_binary_that_is_named_counts_from_the_folder_of_who_names_it() {
+fn a_relative_binary_is_resolved_in_the_folder_of_the_client() {
     let place = Place::new();
     fs::create_dir(place.at("elsewhere")).unwrap();
     place.lay(NEXT.binary(), "elsewhere/hawk");

@@ -1,4 +1,4 @@
-//! Deadlines and limits: nobody has longer, or more, because the process is another.
+//! Deadlines and limits: a hand-over neither extends a deadline nor raises a limit.
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::dynasty::Dynasty;
 use hawk_testkit::*;
 
-/// A deadline that began anew with each process would never be over.
+/// A deadline that each process restarts would never expire.
 #[test]
 fn deadlines_count_on_from_process_to_process() {
     let timeouts = ["--frame-timeout", "2s", "--idle-timeout", "3s"];
@@ -38,7 +38,7 @@ fn an_address_has_as_many_connections_as_before_and_no_more() {
     let mut dynasty = Dynasty::start(&["--max-connections-per-ip", "2"]);
     let mut agents = vec![dynasty.connect(), dynasty.connect()];
     agents.iter_mut().for_each(Agent::expect_alive);
-    // It is told and lingers, in both processes: it does not end its side.
+    // The connection is turned away and lingers in both processes: the agent keeps its side open.
     let mut turned_away = dynasty.connect();
     turned_away.expect_line("busy: too many from one address");
     for _ in 0..3 {
@@ -76,7 +76,7 @@ fn a_rate_is_no_higher_because_there_are_many_processes() {
             }
         });
         eager.expect_replies(&replies);
-        // Ten at once, and ten in each of five seconds.
+        // A burst of ten, and ten in each of five seconds.
         assert!(start.elapsed() >= Duration::from_millis(4900));
         upgrades.join().unwrap();
     });

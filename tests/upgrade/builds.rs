@@ -1,5 +1,5 @@
-//! Other builds of hawk, which the tests make: of the same source, with another stamp and
-//! other formats of snapshots.
+//! Other builds of hawk, made by the tests from the same source, with another version and other
+//! formats of snapshots.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,17 +8,17 @@ use std::sync::OnceLock;
 /// A build that is not the one under test.
 #[derive(Debug)]
 pub(crate) struct Build {
-    /// What it says it is.
+    /// The version.
     pub(crate) stamp: &'static str,
-    /// The formats that it knows, as the variable has them.
+    /// The formats of snapshots, as in the variable.
     formats: &'static str,
     binary: OnceLock<PathBuf>,
 }
 
-/// The build after this one: it knows this one's format, and another.
+/// The next build: it has the format of the build under test, and another.
 pub(crate) static NEXT: Build = Build::new("test-next", "1-2");
 
-/// The build after that, which has given this one's format up.
+/// The build after that, without the format of the build under test.
 pub(crate) static AFTER_NEXT: Build = Build::new("test-after-next", "2");
 
 impl Build {

@@ -7,10 +7,10 @@ use rustix::process::{Signal, kill_process};
 use crate::dynasty::Dynasty;
 use hawk_testkit::*;
 
-/// Damage, stalls, resets, junk, never reading: whatever a connection is in the midst of
-/// moves, and none of it keeps the server from being replaced.
+/// Damage, stalls, resets, junk, unread replies: a connection in any state moves, and none
+/// prevents a hand-over.
 #[test]
-fn whoever_misbehaves_stands_in_nobodys_way() {
+fn agents_that_misbehave_do_not_prevent_a_hand_over() {
     const HANDOVERS: u64 = 12;
     let mut dynasty = Dynasty::start_with_store(&["--frame-timeout", "2s"]);
     let figures = dynasty.folder().join("figures");

@@ -1,4 +1,4 @@
-//! What happens while a hand-over is under way, and this process still serves.
+//! Events during a hand-over, while the predecessor still serves.
 
 use std::fs;
 
@@ -8,11 +8,11 @@ use rustix::process::Pid;
 use crate::dynasty::Dynasty;
 use hawk_testkit::*;
 
-/// Who stays.
+/// Agents that stay connected.
 const AGENTS: usize = 10;
 
-/// Calls of epoll_ctl(2) in a successor before it has one of the agents: for signals, the
-/// waker, the listener, the control socket and its own poll, and the line.
+/// Calls of epoll_ctl(2) in a successor before the first agent's: for signals, the waker, the
+/// listener, the control socket, its own poll and the channel.
 pub(crate) const BEFORE_AGENTS: u32 = 6;
 
 #[test]
@@ -21,12 +21,12 @@ fn agents_come_and_go_while_the_successor_starts() {
     expect_comings_and_goings(dynasty, &Halt::at_the_door(), 0);
 }
 
-/// Then both processes have the sockets open, and to close one ends nothing.
+/// Both processes have the sockets open then, so a close in one of them ends no connection.
 #[test]
 fn agents_come_and_go_while_the_successor_has_their_sockets_too() {
     let dynasty = start();
     if let Some(halt) = Halt::behind("epoll_ctl", BEFORE_AGENTS + 3) {
-        // Those who stay, and those who do not.
+        // Agents that stay connected, and agents that leave.
         expect_comings_and_goings(dynasty, &halt, AGENTS + 4);
     }
 }
@@ -35,7 +35,7 @@ fn start() -> Dynasty {
     Dynasty::start(&["--frame-timeout", "1s"])
 }
 
-/// The successor waits at `halt`, and has at least `duplicates` of the agents' sockets.
+/// Waits until the successor is at `halt` with at least `duplicates` of the agents' sockets.
 fn expect_comings_and_goings(mut dynasty: Dynasty, halt: &Halt, duplicates: usize) {
     let mut stay: Vec<Agent> = (0..AGENTS).map(|_| dynasty.connect()).collect();
     let mut go = [(); 4].map(|()| dynasty.connect());
@@ -83,7 +83,7 @@ fn expect_comings_and_goings(mut dynasty: Dynasty, halt: &Halt, duplicates: usiz
     dynasty.stop();
 }
 
-/// What is copied first is not what it is when the successor goes on.
+/// Connections change between the first copy and the commit.
 #[test]
 fn whatever_agents_do_while_they_are_copied_moves_as_well() {
     let Some(halt) = Halt::behind("epoll_ctl", BEFORE_AGENTS + 3) else {
@@ -92,7 +92,7 @@ fn whatever_agents_do_while_they_are_copied_moves_as_well() {
     let mut dynasty = Dynasty::start(&["--frame-timeout", "5m", "--idle-timeout", "5m"]);
     let whole = report("cut");
     let mut agents: Vec<Agent> = (0..whole.len()).map(|_| dynasty.connect()).collect();
-    // One half is in mid-frame when it is copied, and the other half is not.
+    // Half of the agents have sent a part of a frame when they are copied.
     for agent in agents.iter_mut().step_by(2) {
         agent.send(&whole[..1]);
         agent.wait_delivered();
@@ -116,8 +116,7 @@ fn whatever_agents_do_while_they_are_copied_moves_as_well() {
     dynasty.stop();
 }
 
-/// A loop that turned on and on would keep a successor on the same core from answering, and
-/// agents waiting.
+/// A busy loop would keep a successor on the same core from its acknowledgement, and delay agents.
 #[test]
 fn the_loop_sleeps_while_the_successor_owes_an_answer() {
     let Some(halt) = Halt::behind("epoll_ctl", BEFORE_AGENTS + 3) else {
@@ -139,7 +138,7 @@ fn the_loop_sleeps_while_the_successor_owes_an_answer() {
 }
 
 #[test]
-fn a_second_one_is_refused_with_its_line() {
+fn a_second_hand_over_is_refused() {
     let halt = Halt::at_the_door();
     let mut dynasty = Dynasty::start(&[]);
     let mut agent = dynasty.connect();
@@ -165,7 +164,7 @@ fn a_second_one_is_refused_with_its_line() {
     dynasty.stop();
 }
 
-/// How many sockets a process has.
+/// The number of sockets of a process.
 fn sockets_of(pid: Pid) -> usize {
     let descriptors = fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).unwrap();
     let names = descriptors.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
@@ -173,8 +172,8 @@ fn sockets_of(pid: Pid) -> usize {
     sockets.count()
 }
 
-/// Whether the first thread of a process, which has the loop, waits in the kernel
-/// (`proc_pid_stat(5)`). To look for events that may be there already is no such wait.
+/// Whether the first thread of a process, which runs the loop, sleeps in the kernel
+/// (`proc_pid_stat(5)`). A poll without a timeout does not sleep.
 fn is_asleep(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
     stat.is_ok_and(|stat| stat.contains(") S "))

@@ -1,4 +1,4 @@
-//! Servers that follow one another.
+//! A server through several generations of processes.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::Permissions;
@@ -11,33 +11,33 @@ use tempfile::TempDir;
 
 use hawk_testkit::*;
 
-/// A server, whichever process it is at present, and its control socket.
+/// A server, in its present process, and its control socket.
 ///
-/// All its processes log to one pipe, that of the first.
+/// All its processes log to the pipe of the first.
 pub(crate) struct Dynasty {
     folder: TempDir,
     first: Server,
-    /// Who serves.
+    /// The process that serves.
     reigns: Pid,
 }
 
-/// A hand-over that somebody has asked for and waits for.
+/// A `hawk upgrade` under way.
 #[derive(Debug)]
 pub(crate) struct UnderWay {
     client: Process,
-    /// Who is to take over.
+    /// The successor.
     pub(crate) successor: Pid,
 }
 
 impl UnderWay {
-    /// Waits for the end of who has asked for it.
+    /// Waits for the end of `hawk upgrade`.
     #[track_caller]
     pub(crate) fn client_ends(&mut self) -> Exit {
         self.client.wait_exit()
     }
 }
 
-/// What `hawk upgrade` said of a hand-over.
+/// The output of `hawk upgrade`.
 #[derive(Debug)]
 pub(crate) struct Succession {
     pub(crate) before: Pid,
@@ -93,7 +93,7 @@ impl Dynasty {
         self.folder().join("hawk.db")
     }
 
-    /// Who serves.
+    /// The process that serves.
     pub(crate) fn pid(&self) -> Pid {
         self.reigns
     }
@@ -107,7 +107,7 @@ impl Dynasty {
         self.first.address
     }
 
-    /// What all of them log.
+    /// The log of all processes.
     pub(crate) fn log(&self) -> &Lines {
         self.first.log()
     }
@@ -118,7 +118,7 @@ impl Dynasty {
         self.asking(args).run()
     }
 
-    /// The line of its statistics about hand-overs, as `hawk stats` shows it.
+    /// The line `restart` of `hawk stats`.
     #[track_caller]
     pub(crate) fn restart_line(&self) -> String {
         let control = self.control();
@@ -128,7 +128,7 @@ impl Dynasty {
         line.unwrap_or_else(|| panic!("{told:?}")).clone()
     }
 
-    /// What [`ask`](Self::ask) runs.
+    /// The command that [`ask`](Self::ask) runs.
     pub(crate) fn asking(&self, args: &[&str]) -> Launch {
         let control = self.control();
         let ask = ["upgrade", "--control", control.to_str().unwrap()];
@@ -139,8 +139,7 @@ impl Dynasty {
         self.folder().join("control")
     }
 
-    /// Asks for another process, as `hawk upgrade` does with `args`, and does not wait for
-    /// more than its start.
+    /// Starts `hawk upgrade` with `args`, and waits for the start of the successor.
     #[track_caller]
     pub(crate) fn begin(&self, args: &[&str]) -> UnderWay {
         let mark = self.log().count();
@@ -154,7 +153,7 @@ impl Dynasty {
         }
     }
 
-    /// The same, with a successor that has come to this halt.
+    /// Does the same, and waits until the successor has stopped at this halt.
     #[track_caller]
     pub(crate) fn begin_up_to(&self, halt: &Halt) -> UnderWay {
         let under_way = self.begin(&["--binary", halt.binary().to_str().unwrap()]);
@@ -162,7 +161,7 @@ impl Dynasty {
         under_way
     }
 
-    /// The hand-over that is under way comes to its end.
+    /// Completes the hand-over that is under way.
     #[track_caller]
     pub(crate) fn expect_upgraded(&mut self, mut under_way: UnderWay) -> Succession {
         let told = under_way.client.wait_exit();
@@ -171,8 +170,7 @@ impl Dynasty {
         succession
     }
 
-    /// It comes to its end, whichever of the two serves then; the first only because of
-    /// `why`.
+    /// Waits for the end of the hand-over, which may fail because of `why`.
     #[track_caller]
     pub(crate) fn expect_some_end(
         &mut self,
@@ -188,14 +186,14 @@ impl Dynasty {
         None
     }
 
-    /// Has another process take over.
+    /// Hands over to a new process.
     #[track_caller]
     pub(crate) fn upgrade(&mut self, args: &[&str]) -> Succession {
         let told = self.ask(args);
         self.succeeded(&told)
     }
 
-    /// The same, asked for in this folder.
+    /// Does the same, with `hawk upgrade` in this folder.
     #[track_caller]
     pub(crate) fn upgrade_from(&mut self, folder: &Path, args: &[&str]) -> Succession {
         let script = format!("cd {}; exec \"$0\" \"$@\"", folder.display());
@@ -222,13 +220,13 @@ impl Dynasty {
         succession
     }
 
-    /// Waits until the process that serves says that another does now.
+    /// Waits until the serving process logs that it has handed over.
     #[track_caller]
     pub(crate) fn expect_successor(&mut self) {
         self.expect_successor_since(0);
     }
 
-    /// The same, in what was logged since `mark`.
+    /// Does the same in the log since `mark`.
     #[track_caller]
     pub(crate) fn expect_successor_since(&mut self, mark: usize) {
         let (line, _) = self
@@ -237,25 +235,25 @@ impl Dynasty {
         self.succeed(process_in(&line));
     }
 
-    /// Another process serves, and the one before it ends.
+    /// Follows to the successor, and waits for the end of the predecessor.
     #[track_caller]
     pub(crate) fn succeed(&mut self, successor: Pid) {
         let before = std::mem::replace(&mut self.reigns, successor);
         self.expect_gone(before);
     }
 
-    /// Another process serves, and the first one may be there or not.
+    /// Follows to the successor; the predecessor may have ended.
     pub(crate) const fn reigned_by(&mut self, successor: Pid) {
         self.reigns = successor;
     }
 
-    /// Waits for the end of the first; its exit code.
+    /// Waits for the end of the first process. Returns its exit code.
     #[track_caller]
     pub(crate) fn first_ends(&mut self) -> Option<i32> {
         self.first.wait_end()
     }
 
-    /// The server says no, or goes back to how it was, and does not end.
+    /// Expects a refusal or a rollback.
     #[track_caller]
     pub(crate) fn expect_refusal(&self, args: &[&str], why: &str) {
         let told = self.ask(args);
@@ -265,7 +263,7 @@ impl Dynasty {
         self.connect().expect_alive();
     }
 
-    /// Its statistics, now.
+    /// Returns the present statistics.
     #[track_caller]
     pub(crate) fn stats(&self) -> Stats {
         let mark = self.log().count();
@@ -273,15 +271,15 @@ impl Dynasty {
         Stats::wait_for(self.log(), mark)
     }
 
-    /// Waits until its statistics are as expected, and returns them.
+    /// Waits for the expected statistics, and returns them.
     #[track_caller]
     pub(crate) fn wait_until(&self, expected: impl Fn(&Stats) -> bool) -> Stats {
         let found = eventually(|| Some(self.stats()).filter(&expected));
         found.unwrap_or_else(|| panic!("it never came to that:\n{:#?}", self.stats()))
     }
 
-    /// Has `agent`, which does not read, send until some of its replies stay with the
-    /// server; all that it is owed.
+    /// Sends from `agent`, which does not read, until the server holds some of its replies.
+    /// Returns the number of all its replies.
     #[track_caller]
     pub(crate) fn back_up(&self, agent: &mut Agent) -> Vec<u8> {
         let (frames, replies) = mixture(70);
@@ -302,12 +300,12 @@ impl Dynasty {
         kill_process(self.reigns, signal).unwrap();
     }
 
-    /// A program in its folder that says this to a shell.
+    /// Writes a shell script into the folder.
     pub(crate) fn script(&self, script: &str) -> String {
         self.script_of("sh", script)
     }
 
-    /// The same, to this shell.
+    /// Does the same for this shell.
     pub(crate) fn script_of(&self, shell: &str, script: &str) -> String {
         let path = self.folder().join("script");
         let script = format!("#!/usr/bin/env {shell}\n{script}\n");
@@ -316,8 +314,8 @@ impl Dynasty {
         path.to_str().unwrap().to_owned()
     }
 
-    /// An attempt that has failed has left no process, and the one that serves no
-    /// descriptor beside those that it had `before`.
+    /// Asserts that a failed hand-over has left no process, and no descriptor besides those of
+    /// `before`.
     #[track_caller]
     pub(crate) fn expect_nothing_of_the_attempt(&self, before: &HashSet<usize>) {
         assert_eq!(self.family(), [self.pid()], "and no other process");
@@ -326,8 +324,7 @@ impl Dynasty {
         assert!(more.is_empty(), "{more:?}");
     }
 
-    /// All processes that are there and have come of the first, itself included: they
-    /// have its environment.
+    /// Returns all living processes of the server, found by their environment.
     pub(crate) fn family(&self) -> Vec<Pid> {
         let mark = format!("HAWK_CONTROL={}\0", self.control().display());
         let processes = std::fs::read_dir("/proc").unwrap();
@@ -335,14 +332,14 @@ impl Dynasty {
         let pids = numbers.filter_map(|name| Pid::from_raw(name.parse().ok()?));
         pids.filter(|pid| {
             let path = format!("/proc/{}/environ", pid.as_raw_nonzero());
-            // It may be gone by now.
+            // The process may have ended.
             let environment = std::fs::read(path).unwrap_or_default();
             String::from_utf8_lossy(&environment).contains(&mark)
         })
         .collect()
     }
 
-    /// All of them end, the first well.
+    /// Waits for the end of all processes, and of the first with success.
     #[track_caller]
     pub(crate) fn expect_end_of_all(mut self) {
         let gone = eventually(|| self.family().is_empty().then_some(()));
@@ -353,7 +350,7 @@ impl Dynasty {
         self.expect_gone(self.reigns);
     }
 
-    /// What the listening socket is called in the kernel.
+    /// Returns the inode of the listening socket.
     #[track_caller]
     pub(crate) fn listening_sockets(&self) -> BTreeSet<String> {
         let port = format!(":{:04X} ", self.first.address.port());
@@ -366,12 +363,12 @@ impl Dynasty {
         listening.map(|row| row[9].to_owned()).collect()
     }
 
-    /// Ends it as SIGTERM does, and demands that nothing is left.
+    /// Stops the server with SIGTERM, and asserts that nothing is left.
     #[track_caller]
     pub(crate) fn stop(mut self) {
         kill_process(self.reigns, Signal::TERM).unwrap();
         self.expect_gone(self.reigns);
-        // Nobody has its pipes any more.
+        // No process has its pipes open.
         self.first.wait_stdout_end();
         self.reigns = self.first.pid();
     }
@@ -392,14 +389,14 @@ impl Dynasty {
 
 impl Drop for Dynasty {
     fn drop(&mut self) {
-        // After a failure it may be anybody.
+        // After a failure any of the processes may serve.
         for pid in self.family() {
             kill_process(pid, Signal::KILL).ok();
         }
     }
 }
 
-/// The number behind "process" in a line of the log.
+/// Returns the number after "process" in a line of the log.
 #[track_caller]
 pub(crate) fn process_in(line: &str) -> Pid {
     let number = line.split(" process ").nth(1).and_then(|rest| {

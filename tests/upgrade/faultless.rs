@@ -1,4 +1,4 @@
-//! A build without debug assertions, as operators have it, knows of no faults on demand.
+//! A build without debug assertions, as operators have it, injects no faults.
 
 use crate::witnesses::{Scene, Store};
 

@@ -1,9 +1,9 @@
-//! One of the two processes fails, at each step and in every way. Before the commit the
-//! first goes on as if nothing had happened; after it, the second.
+//! Each of the two processes fails at each step in every way. Before the commit the predecessor
+//! continues to serve; after it the successor serves.
 
 use crate::witnesses::{Scene, Store};
 
-/// Where a successor can fail before it has taken the token, and the step that this ends.
+/// The points of the successor before it takes the token, and the step that fails.
 const BEFORE_THE_COMMIT: [(&str, &str); 10] = [
     ("greeted", "hello"),
     ("hello", "prepare"),
@@ -17,7 +17,7 @@ const BEFORE_THE_COMMIT: [(&str, &str); 10] = [
     ("commit", "freeze"),
 ];
 
-/// How it ends there, and what is told of it.
+/// Faults that end the successor, and the message.
 const ENDS: [(&str, &str); 2] = [
     ("abort", "the successor ended (signal: 6 (SIGABRT)"),
     (
@@ -26,7 +26,7 @@ const ENDS: [(&str, &str); 2] = [
     ),
 ];
 
-/// What it does there instead of what is due, and what is told of it.
+/// Other faults of the successor, and the message.
 const WORDS: [(&str, &str); 3] = [
     ("rubbish", "a message from the other process is invalid"),
     ("untimely", "the message Ack is not allowed"),
@@ -68,7 +68,7 @@ fn expect_rollbacks(store: Store, faults: &[(&str, &str)]) {
 }
 
 #[test]
-fn a_predecessor_that_talks_nonsense_is_refused() {
+fn invalid_messages_of_the_predecessor_are_refused() {
     let mut scene = Scene::set(Store::File);
     for (points, fault, why) in [
         (
@@ -89,7 +89,7 @@ fn a_predecessor_that_talks_nonsense_is_refused() {
         (
             ["batch-1", "batch-2", "freeze"],
             "unsealed",
-            "the file with the state has not the seals it should have",
+            "the file with the state lacks a seal",
         ),
     ] {
         for point in points {
@@ -100,9 +100,9 @@ fn a_predecessor_that_talks_nonsense_is_refused() {
     scene.end();
 }
 
-/// Its own successor knows nothing better than to end, by itself or by it.
+/// The successor ends by itself, or the predecessor kills it.
 #[test]
-fn a_predecessor_whose_line_is_shut_goes_on() {
+fn a_predecessor_continues_after_its_channel_is_shut() {
     let mut scene = Scene::set(Store::File);
     for point in ["greeted", "ready", "batch-2", "quiesce", "freeze"] {
         scene.have(&format!("predecessor:{point} close"));
@@ -115,8 +115,7 @@ fn a_predecessor_whose_line_is_shut_goes_on() {
 fn a_successor_that_hangs_before_the_commit_is_ended() {
     let mut scene = Scene::set(Store::File);
     for (point, step) in BEFORE_THE_COMMIT {
-        // Each is ended in its time, which nobody waits for here. Only the last one does
-        // the successor need for what is before the fault.
+        // The limit of each step is short. Only before the last point the successor needs time.
         let (late, deadline) = match step {
             "freeze" => ("the successor did not take over in time", ""),
             "pre-copy" => ("the state was not copied in time", "deadline:pre-copy 100"),
@@ -126,19 +125,19 @@ fn a_successor_that_hangs_before_the_commit_is_ended() {
             ),
         };
         scene.have(&format!("successor:{point} hang\n{deadline}"));
-        // Where it is slow before the fault, it is the same as if it hung there already.
+        // A successor that is slow before the fault fails in the same way.
         scene.expect_rollback("rolled back at ", late);
     }
     scene.end();
 }
 
-/// From the start of the successor to the message that gives the token away.
+/// The points from the start of the successor to the message with the token.
 const BEFORE_THE_TOKEN: [&str; 9] = [
     "spawn", "spawned", "greeted", "ready", "shared", "batch-1", "batch-2", "quiesce", "freeze",
 ];
 
 #[test]
-fn a_predecessor_that_is_killed_before_the_freeze_leaves_nobody() {
+fn a_predecessor_that_is_killed_before_the_freeze_leaves_no_process() {
     for store in [Store::None, Store::File] {
         for point in BEFORE_THE_TOKEN {
             let scene = Scene::set(store);
@@ -175,15 +174,15 @@ fn a_successor_serves_whatever_becomes_of_a_predecessor_that_gave_the_token_away
     }
 }
 
-/// The token is taken, and so nobody goes back to the first: that would be two servers if
-/// the second was only slow.
+/// The token is taken, so the predecessor does not serve again: if the successor was only slow,
+/// there would be two servers.
 #[test]
-fn a_successor_that_fails_after_the_commit_is_told_as_a_loss() {
+fn a_successor_that_fails_after_the_commit_is_reported_as_lost() {
     for (fault, why) in [
         ("abort", "ended (signal: 6 (SIGABRT)"),
         ("kill", "ended (signal: 9 (SIGKILL)); no process serves"),
         ("close", "closed the channel; check whether it serves"),
-        // That is long enough to take over, and short enough to wait for.
+        // Long enough for a take-over, and short for the test.
         (
             "hang\ndeadline:freeze 5000",
             "did not confirm within 5 s; check whether it serves",
@@ -200,7 +199,7 @@ fn a_successor_that_fails_after_the_commit_is_told_as_a_loss() {
     }
 }
 
-/// It has said that it serves, and so it is told: this is as if it failed a day later.
+/// The successor has confirmed that it serves: this is like a crash a day later.
 #[test]
 fn a_successor_that_fails_before_its_first_turn_has_succeeded() {
     for store in [Store::None, Store::File] {

@@ -1,4 +1,4 @@
-//! Many processes, one after the other: nobody notices, and nothing is left over.
+//! Many generations: no agent notices, and nothing is left over.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::dynasty::{Dynasty, process_in};
 use hawk_testkit::*;
 
-/// As many bursts of signals, a quarter of a second apart, some of one and some of many.
+/// The number of bursts of signals, a quarter of a second apart, some of one and some of many.
 #[test]
 fn a_load_sees_no_error_whatever_signals_ask_for_another_process() {
     const BURSTS: usize = 12;
@@ -85,13 +85,13 @@ fn the_eleventh_process_has_no_more_than_the_second() {
     dynasty.stop();
 }
 
-/// What a process has.
+/// The resources of a process.
 #[derive(Debug)]
 struct Belongings {
-    /// What its descriptors are of, sorted; numbers of sockets and pipes left out.
+    /// The targets of its descriptors, sorted, without numbers of sockets and pipes.
     descriptors: Vec<String>,
     threads: usize,
-    /// Resident, in bytes.
+    /// Resident memory in bytes.
     memory: u64,
 }
 
@@ -123,20 +123,20 @@ impl Belongings {
     fn expect_no_more_than(&self, earlier: &Self) {
         assert_eq!(self.descriptors, earlier.descriptors);
         assert_eq!(self.threads, earlier.threads);
-        // For what an allocator keeps; every process begins with none of it.
+        // For memory that the allocator keeps.
         let most = earlier.memory + (4 << 20);
         assert!(self.memory < most, "{self:?} {earlier:?}");
     }
 }
 
-/// A command that runs for an event is the predecessor's to see to the end.
+/// The predecessor waits for the end of its command for an event.
 #[test]
-fn a_command_that_runs_meanwhile_ends_well_and_events_are_told_once() {
+fn a_running_command_ends_with_success_and_events_are_delivered_once() {
     let folder = tempfile::tempdir().unwrap();
     let [events, ended, gate] = ["events", "ended", "gate"].map(|name| folder.path().join(name));
     let made = std::process::Command::new("mkfifo").arg(&gate).status();
     assert!(made.unwrap().success());
-    // Open for both, so that nobody waits for it to be opened.
+    // Opened for reading and writing, so that no open blocks.
     let mut holder = fs::OpenOptions::new();
     let mut holder = holder.read(true).write(true).open(&gate).unwrap();
     let command = format!(
@@ -159,8 +159,8 @@ fn a_command_that_runs_meanwhile_ends_well_and_events_are_told_once() {
         .log()
         .wait_for(0, |line| line.contains("] took over "));
     assert!(line.contains(" generation=2 "), "{line}");
-    // The first waits for its command. The second serves, and runs no command before that one
-    // has ended: it might overtake it.
+    // The predecessor waits for its command. The successor serves, and runs no command before that
+    // end, so that events keep their order.
     let mut other = dynasty.connect();
     other.exchange(&named("two"), HEARTBEAT);
     agent.exchange(&named("one"), HEARTBEAT);
@@ -183,7 +183,7 @@ fn a_command_that_runs_meanwhile_ends_well_and_events_are_told_once() {
 }
 
 impl Dynasty {
-    /// Waits until so many processes have handed over to another, and one more.
+    /// Waits for this number of hand-overs, and one more.
     #[track_caller]
     fn expect_successor_after(&mut self, hand_overs: usize) {
         let nth = || {

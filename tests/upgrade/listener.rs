@@ -1,4 +1,4 @@
-//! The listening socket, and those who come to it meanwhile.
+//! The listening socket, and connection attempts during a hand-over.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,9 +9,9 @@ use socket2::{Domain, Socket, Type};
 use crate::dynasty::Dynasty;
 use hawk_testkit::*;
 
-/// A second socket with a backlog of its own would lose who is in it when it is closed.
+/// A second socket with a backlog of its own would lose its connections when it is closed.
 #[test]
-fn there_is_one_listening_socket_for_ever_and_nobody_can_have_another() {
+fn all_generations_have_one_listening_socket_and_no_other_can_bind() {
     let mut dynasty = Dynasty::start(&[]);
     let sockets = dynasty.listening_sockets();
     assert_eq!(sockets.len(), 1);
@@ -24,8 +24,8 @@ fn there_is_one_listening_socket_for_ever_and_nobody_can_have_another() {
     dynasty.stop();
 }
 
-/// Had the server set `SO_REUSEPORT`, another socket of this user's with that option could
-/// have the same address (`socket(7)`).
+/// With `SO_REUSEPORT` another socket of this user with that option could have the same address
+/// (`socket(7)`).
 #[track_caller]
 fn expect_port_taken(dynasty: &Dynasty) {
     let other = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -37,7 +37,7 @@ fn expect_port_taken(dynasty: &Dynasty) {
 }
 
 #[test]
-fn whoever_connects_meanwhile_is_served() {
+fn an_agent_that_connects_during_a_hand_over_is_served() {
     const THREADS: usize = 3;
     let mut dynasty = Dynasty::start(&[]);
     let address = dynasty.address();
@@ -73,7 +73,7 @@ fn whoever_connects_meanwhile_is_served() {
 
 /// The successor has the token, and no process reads or accepts.
 #[test]
-fn the_backlog_keeps_those_who_come_after_the_commit() {
+fn the_backlog_keeps_connections_after_the_commit() {
     let Some(halt) = Halt::behind("epoll_wait", 1) else {
         return;
     };
@@ -98,7 +98,7 @@ fn the_backlog_keeps_those_who_come_after_the_commit() {
 
 /// The predecessor has begun its freeze, which then may take too long.
 #[test]
-fn the_backlog_keeps_those_who_come_in_the_freeze() {
+fn the_backlog_keeps_connections_during_the_freeze() {
     let Some(halt) = Halt::behind("eventfd2", FREEZE_BEGUN) else {
         return;
     };
@@ -128,7 +128,7 @@ fn the_backlog_keeps_those_who_come_in_the_freeze() {
 pub(crate) const FREEZE_BEGUN: u32 = 2;
 
 #[test]
-fn a_signal_for_statistics_is_obeyed_by_whoever_serves() {
+fn the_serving_process_handles_a_signal_for_statistics() {
     let mut dynasty = Dynasty::start(&[]);
     for generation in 1..4 {
         let mark = dynasty.log().count();

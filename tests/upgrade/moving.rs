@@ -1,4 +1,4 @@
-//! What moves, and that nobody notices.
+//! The state that moves, unnoticed by agents.
 
 use hawk_wire::Encoding;
 use rustix::process::{Signal, kill_process};
@@ -83,16 +83,16 @@ fn expect_any_cut(whole: &[u8], cuts: impl Iterator<Item = usize>) {
     dynasty.stop();
 }
 
-/// In the midst of a line, and behind an end of file that is read already.
+/// Within a reply, and after an end of file that is read already.
 #[test]
-fn replies_that_nobody_takes_move_to_the_byte() {
+fn unread_replies_move_to_the_byte() {
     let mut dynasty = Dynasty::start(&[]);
     let mut agents = [(); 2].map(|()| Agent::connect_narrow(dynasty.address()));
     let [replies, replies_too] = agents.each_mut().map(|agent| dynasty.back_up(agent));
     let [mut open, mut half_closed] = agents;
     half_closed.shutdown_write();
     half_closed.wait_delivered();
-    // Behind the end of file: it has been read.
+    // After the end of file, which is read.
     dynasty.connect().expect_alive();
     let unsent = dynasty.stats().get("unsent");
     for _ in 0..3 {

@@ -1,4 +1,4 @@
-//! Too few open files: in the successor, or under way to it.
+//! Too few open files: in the successor, or in flight to it.
 
 use std::fs::File;
 use std::net::TcpStream;
@@ -17,7 +17,7 @@ use hawk_testkit::*;
 /// The build under test, by its path.
 const THIS: &str = env!("CARGO_BIN_EXE_hawk");
 
-/// All agents come from one address, and may have all places.
+/// All agents have one address, which may have all connections.
 const ONE_ADDRESS: [&str; 2] = ["--max-connections-per-ip", "100000"];
 
 #[test]
@@ -39,12 +39,12 @@ fn a_successor_that_may_not_open_a_file_for_each_connection_is_refused() {
         dynasty.expect_nothing_of_the_attempt(&before);
     }
     agents.iter_mut().for_each(Agent::expect_alive);
-    // The next may open as many as it needs, and not one more.
+    // The next successor's limit is just enough.
     let binary = dynasty.script(&format!("ulimit -n {needed}; exec {THIS} \"$@\""));
     let succession = dynasty.upgrade(&["--binary", &binary]);
     assert_eq!(succession.fields.get("connections"), AGENTS as u64);
     agents.iter_mut().for_each(Agent::expect_alive);
-    // It is full, and says so. The server before it would have had room.
+    // The successor is full and turns a connection away. Its predecessor had room.
     let mut one_more = dynasty.connect();
     one_more.expect_line("busy: too many connections");
     drop(agents.pop());
@@ -53,8 +53,8 @@ fn a_successor_that_may_not_open_a_file_for_each_connection_is_refused() {
     dynasty.stop();
 }
 
-/// Before it is told of those who have gone, a successor has their sockets as well as those
-/// of who came in their place.
+/// Before it learns of closed connections, a successor has their sockets, and those of the new
+/// ones in their place.
 #[test]
 fn a_full_server_hands_over_while_all_its_agents_are_replaced() {
     const AGENTS: usize = 60;
@@ -81,12 +81,12 @@ fn a_full_server_hands_over_while_all_its_agents_are_replaced() {
     dynasty.stop();
 }
 
-/// Crowds come and go all the time, and most of them are turned away.
+/// Many agents connect and leave all the time, and most are turned away.
 #[test]
 fn a_full_server_hands_over_while_crowds_come_and_go() {
     const AGENTS: usize = 280;
     const PLACES: usize = 20;
-    // Addresses are not used up by so many.
+    // One address is not enough for so many.
     const CROWDS: usize = 50;
     let _alone = UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner);
     let limit = RESERVED_DESCRIPTORS + AGENTS + PLACES;
@@ -114,7 +114,7 @@ fn a_full_server_hands_over_while_crowds_come_and_go() {
     dynasty.stop();
 }
 
-/// The limit is the same for all, and those who are turned away do not count for it.
+/// The limit is the same in each process, and connections that are turned away do not count.
 #[test]
 fn a_full_server_hands_over_to_one_with_the_same_limit() {
     let _alone = UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner);
@@ -128,7 +128,7 @@ fn a_full_server_hands_over_to_one_with_the_same_limit() {
         .iter_mut()
         .for_each(|agent| agent.expect_line(busy));
     for _ in 0..2 {
-        // They linger, for their sides are open.
+        // They linger, as their agents keep them open.
         assert_eq!(dynasty.stats().get("connections"), 50);
         let succession = dynasty.upgrade(&[]);
         assert_eq!(succession.fields.get("connections"), 50);
@@ -172,10 +172,10 @@ fn a_crowd_that_connects_while_state_is_copied_counts() {
     dynasty.stop();
 }
 
-/// The limit would do, but for what the successor has open besides, of which nobody can
-/// know: the kernel leaves descriptors out of a message (`MSG_CTRUNC`).
+/// The limit is high enough, but the successor has other files open, which the predecessor cannot
+/// know: the kernel omits descriptors from a message (`MSG_CTRUNC`).
 #[test]
-fn descriptors_that_are_lost_on_their_way_cost_nobody_anything() {
+fn omitted_descriptors_roll_the_hand_over_back() {
     const AGENTS: usize = 100;
     let limit = AGENTS + RESERVED_DESCRIPTORS;
     let mut dynasty = Dynasty::start(&ONE_ADDRESS);
@@ -186,7 +186,7 @@ fn descriptors_that_are_lost_on_their_way_cost_nobody_anything() {
     agents[0].send(begun);
     agents[0].wait_delivered();
     let before = descriptors_of(dynasty.pid());
-    // Some forty are left to it. Only bash opens files under numbers of two digits.
+    // Some forty are left. Only bash opens files under numbers of two digits.
     let binary = dynasty.script_of(
         "bash",
         &format!(
@@ -212,7 +212,7 @@ fn descriptors_that_are_lost_on_their_way_cost_nobody_anything() {
     dynasty.stop();
 }
 
-/// Another program of the same user has many descriptors under way (`ETOOMANYREFS`).
+/// Another program of the same user has many descriptors in flight (`ETOOMANYREFS`).
 #[test]
 fn descriptors_that_cannot_be_sent_now_are_for_the_next_attempt() {
     const LIMIT: usize = 300;
@@ -246,10 +246,10 @@ fn descriptors_that_cannot_be_sent_now_are_for_the_next_attempt() {
     dynasty.stop();
 }
 
-/// What one test has under way counts for the other, whose limit is low.
+/// The descriptors that one test has in flight count for the other test, with its low limit.
 static UNDER_WAY: Mutex<()> = Mutex::new(());
 
-/// So many files may be open, and no more can be had.
+/// Sets the limit of open files, soft and hard.
 fn limited(launch: Launch, files: usize) -> Launch {
     launch.under(
         "sh",
@@ -257,7 +257,7 @@ fn limited(launch: Launch, files: usize) -> Launch {
     )
 }
 
-/// Who may do all is not held to the limit of what is under way.
+/// The superuser is exempt from the limit of descriptors in flight.
 fn without_privilege(launch: Launch) -> Launch {
     let exempt = CapabilitySet::SYS_RESOURCE | CapabilitySet::SYS_ADMIN;
     let has = capabilities(None).unwrap().effective;

@@ -1,4 +1,4 @@
-//! Hand-overs that do not come about, after which the server serves on.
+//! Hand-overs that are refused, after which the server continues.
 
 use hawk::store::schema;
 use rusqlite::Connection;
@@ -37,7 +37,7 @@ fn one_with_other_sockets_or_another_store_changes_nothing() {
     dynasty.stop();
 }
 
-/// As an older build finds it after a downgrade, or before a newer one has gone.
+/// As an older build finds it after a downgrade, or while a newer one runs.
 #[test]
 fn one_that_does_not_know_the_stores_tables_changes_nothing() {
     let mut dynasty = Dynasty::start_with_store(&[]);

@@ -7,8 +7,8 @@ use crate::dynasty::Dynasty;
 use crate::listener::FREEZE_BEGUN;
 use hawk_testkit::*;
 
-/// Points at which a successor stands still: before its hello, with some of the agents'
-/// sockets, and after the commit, with all of them.
+/// Points at which a successor stops: before its `Hello`, with some of the agents' sockets, and
+/// after the commit, with all of them.
 fn halts() -> impl Iterator<Item = (Halt, Moved)> {
     let door = std::iter::once((Halt::at_the_door(), Moved::No));
     let copying = Halt::behind("epoll_ctl", BEFORE_AGENTS + 1);
@@ -24,7 +24,7 @@ enum Moved {
     Yes,
 }
 
-/// It serves nobody yet, and is not to begin with it.
+/// The successor does not serve yet, and must not begin.
 #[test]
 fn a_stop_of_the_successor_ends_the_hand_over_and_nothing_else() {
     let Some(halt) = Halt::behind("epoll_ctl", BEFORE_AGENTS + 1) else {
@@ -47,7 +47,7 @@ fn a_stop_of_the_successor_ends_the_hand_over_and_nothing_else() {
     dynasty.stop();
 }
 
-/// They are for whoever serves by then.
+/// The process that serves then handles them.
 #[test]
 fn other_signals_to_the_successor_are_obeyed_once_it_serves() {
     let Some(halt) = Halt::behind("epoll_ctl", BEFORE_AGENTS + 1) else {
@@ -71,7 +71,7 @@ fn other_signals_to_the_successor_are_obeyed_once_it_serves() {
 }
 
 #[test]
-fn a_server_that_is_told_to_stop_hands_nothing_over() {
+fn a_stop_signal_ends_the_hand_over() {
     for (halt, moved) in halts() {
         if moved == Moved::Yes {
             continue;
@@ -124,13 +124,13 @@ fn an_interrupt_of_all_processes_leaves_none_whenever_it_comes() {
     }
 }
 
-/// What comes to the predecessor when it turns no more is obeyed by whoever serves.
+/// A signal that reaches the predecessor after its last turn takes effect in the serving process.
 #[test]
 fn a_stop_that_comes_in_the_freeze_is_not_lost() {
     expect_stop_in_freeze(&[], |first| kill_process(first, Signal::TERM).unwrap());
 }
 
-/// A service manager may tell all processes of a service.
+/// A service manager may signal all processes of a service.
 #[test]
 fn a_stop_of_both_processes_is_not_a_second_signal() {
     expect_stop_in_freeze(&["--drain-timeout", "20s"], |first| {

@@ -1,4 +1,4 @@
-//! A store that goes from process to process, under load.
+//! A store that moves from process to process, under load.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -20,11 +20,11 @@ const AGENTS: usize = 5;
 
 const UPGRADES: u32 = 6;
 
-/// Reports in flight on each connection, at most.
+/// The greatest number of reports in flight on a connection.
 const DEPTH: i64 = 20;
 
 #[test]
-fn what_is_acknowledged_is_stored_once_whoever_writes() {
+fn each_acknowledged_report_is_stored_once_over_all_processes() {
     let (dynasty, acknowledged) = upgrade_under_load(&[]);
     let store = Connection::open(dynasty.store()).unwrap();
     for (agent, acknowledged) in acknowledged.iter().enumerate() {
@@ -37,13 +37,13 @@ fn what_is_acknowledged_is_stored_once_whoever_writes() {
     dynasty.stop();
 }
 
-/// The reports that are removed are the oldest, whoever removes them.
+/// Every process removes the oldest reports.
 #[test]
-fn what_is_acknowledged_last_is_stored_whoever_removes_the_first() {
+fn the_last_acknowledged_reports_are_stored_while_the_first_are_removed() {
     let (dynasty, acknowledged) = upgrade_under_load(&["--retain-size", "1MiB"]);
     let store = Connection::open(dynasty.store()).unwrap();
     let rows: Vec<i64> = column(&store, "SELECT count(*) FROM reports");
-    // With 4 KB each, several times the limit are sent.
+    // With 4 KB each, the reports exceed the limit several times.
     assert!(rows[0] < acknowledged.iter().sum());
     for (agent, acknowledged) in acknowledged.iter().enumerate() {
         let stored = stored(&store, agent);
@@ -54,7 +54,7 @@ fn what_is_acknowledged_last_is_stored_whoever_removes_the_first() {
     dynasty.stop();
 }
 
-/// However many they are: only so many sockets go with the last message.
+/// Also if there are more than the last message has room for.
 #[test]
 fn a_crowd_that_comes_while_the_last_batch_is_committed_moves_as_well() {
     const CROWD: usize = 2 * MAX_SOCKETS + 10;
@@ -83,9 +83,9 @@ fn a_crowd_that_comes_while_the_last_batch_is_committed_moves_as_well() {
     dynasty.stop();
 }
 
-/// Nothing is taken from agents any more, and the store is not what they wait for.
+/// Reads have stopped, and the store has committed.
 #[test]
-fn a_successor_that_hangs_while_the_last_batch_is_committed_holds_nobody_up() {
+fn a_successor_that_hangs_during_the_last_commit_delays_no_agent() {
     if !can_trace() {
         return;
     }
@@ -120,9 +120,8 @@ fn a_successor_that_hangs_while_the_last_batch_is_committed_holds_nobody_up() {
     dynasty.stop();
 }
 
-/// An attempt that has come to the last commit, which `writer` holds up until its `ROLLBACK`,
-/// with a report of `reporter` in it; and how often `probe` has asked until nothing was taken
-/// from agents any more.
+/// A hand-over at the last commit, which `writer` blocks until its `ROLLBACK`, with a report of
+/// `reporter` in it. Returns how often `probe` was answered before reads stopped.
 #[track_caller]
 fn hold_up(
     dynasty: &Dynasty,
@@ -136,7 +135,7 @@ fn hold_up(
     reporter.send(&report("the last one"));
     let held = dynasty.stats().get("held");
     halt.let_go(under_way.successor);
-    // Once no packet is taken, nobody is shown but those who come now.
+    // Once reads have stopped, only new connections are copied.
     let mut asked = 0;
     let quiet = eventually(|| {
         probe.send(&heartbeat());
@@ -147,11 +146,11 @@ fn hold_up(
     (under_way, asked)
 }
 
-/// Has process follow process while agents report; how many reports each was told are
-/// stored, which are all that it has sent.
+/// Hands over again and again while agents report. Returns the number of acknowledged reports of
+/// each agent, which are all that it sent.
 #[track_caller]
 fn upgrade_under_load(args: &[&str]) -> (Dynasty, Vec<i64>) {
-    // So that agents that only report are judged.
+    // Agents that only report are judged, too.
     let args = [args, &["--offline-after", "1h"]].concat();
     let mut dynasty = Dynasty::start_with_store(&args);
     let (address, path) = (dynasty.address(), dynasty.store());
@@ -193,7 +192,7 @@ fn upgrade_under_load(args: &[&str]) -> (Dynasty, Vec<i64>) {
     (dynasty, acknowledged)
 }
 
-/// Reports until it is over, and waits for all replies.
+/// Reports until the end, and waits for all replies.
 fn report_on(address: SocketAddr, agent: usize, over: &AtomicBool) -> i64 {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -215,7 +214,7 @@ fn report_on(address: SocketAddr, agent: usize, over: &AtomicBool) -> i64 {
     }
 }
 
-/// A report that no other is like.
+/// A unique report.
 fn report_of(agent: usize, number: i64) -> Vec<u8> {
     let name = format!("agent-{agent}");
     let packet = Packet::Report(Report {
@@ -229,7 +228,7 @@ fn report_of(agent: usize, number: i64) -> Vec<u8> {
     frame
 }
 
-/// Nobody else ever gets the lock of the store.
+/// No other process gets the lock of the store at any time.
 fn expect_locked(store: &Path, over: &AtomicBool) {
     let mut path = store.as_os_str().to_owned();
     path.push("-lock");
@@ -241,7 +240,7 @@ fn expect_locked(store: &Path, over: &AtomicBool) {
     }
 }
 
-/// The commands that read go well meanwhile.
+/// The commands that read succeed meanwhile.
 fn read_on(store: &Path, over: &AtomicBool) {
     let store = store.to_str().unwrap();
     while !over.load(Ordering::Relaxed) {

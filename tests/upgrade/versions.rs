@@ -1,5 +1,4 @@
-//! Builds that are not the same: upgrades, downgrades, and what two builds have not in
-//! common.
+//! Different builds: upgrades, downgrades, and builds without a common format.
 
 use hawk::restart::channel::BUILD;
 use hawk_wire::Encoding;
@@ -12,13 +11,12 @@ use hawk_testkit::*;
 /// The build under test, by its path.
 const THIS: &str = env!("CARGO_BIN_EXE_hawk");
 
-/// The processes that follow one another: of which program, in which format it was told,
-/// and what it says it is.
+/// The generations: program, format of the state that it received, and version.
 fn course() -> [(&'static str, u64, &'static str); 6] {
     let [next, after_next] = [NEXT.binary(), AFTER_NEXT.binary()];
     [
         (next, 1, NEXT.stamp),
-        // Both know two formats: the newest is taken.
+        // Both have two formats and use the newest.
         (next, 2, NEXT.stamp),
         (after_next, 2, AFTER_NEXT.stamp),
         // The way back is the same.
@@ -53,7 +51,7 @@ fn a_store_goes_on_through_upgrades_and_downgrades() {
     dynasty.stop();
 }
 
-/// Has build follow build; how many reports of [`NAME`] were acknowledged.
+/// Upgrades from build to build. Returns the number of acknowledged reports of [`NAME`].
 #[track_caller]
 fn expect_nobody_notices(dynasty: &mut Dynasty) -> usize {
     let course = course();
@@ -63,7 +61,7 @@ fn expect_nobody_notices(dynasty: &mut Dynasty) -> usize {
     let report = report_packet("x", Encoding::Compact, Some(NAME));
     named.exchange(&report, REPORT);
     let mut in_mid_frame = dynasty.connect();
-    // Each process has a part of it.
+    // Each process receives a part of it.
     let whole = self::report("begun in one build and ended in another");
     let mut parts = whole.chunks(whole.len().div_ceil(course.len() + 1));
     in_mid_frame.send(parts.next().unwrap());
@@ -99,7 +97,7 @@ fn expect_nobody_notices(dynasty: &mut Dynasty) -> usize {
     course.len() + 1
 }
 
-/// Either way round it is the predecessor that says so, for the operator.
+/// In either direction the predecessor reports it to the operator.
 #[test]
 fn builds_without_a_format_in_common_do_not_hand_over() {
     let mut dynasty = Dynasty::start(&PATIENT);
@@ -122,7 +120,7 @@ fn builds_without_a_format_in_common_do_not_hand_over() {
     let theirs = AFTER_NEXT.stamp;
     let why = format!("build {theirs} reads snapshots of formats 2 to 2, and build {BUILD} 1 to 1");
     expect_refusal(&dynasty, AFTER_NEXT.binary(), &why);
-    // The next attempt is a good one.
+    // The next hand-over succeeds.
     dynasty.upgrade(&["--binary", NEXT.binary()]);
     dynasty.upgrade(&["--binary", AFTER_NEXT.binary()]);
     let why = format!("build {BUILD} reads snapshots of formats 1 to 1, and build {theirs} 2 to 2");

@@ -1,4 +1,4 @@
-//! A server with faults on demand, and agents who would notice if anything went wrong.
+//! A server with injected faults, and agents that detect every error.
 
 #![cfg_attr(
     not(debug_assertions),
@@ -14,17 +14,17 @@ use tempfile::NamedTempFile;
 use crate::dynasty::Dynasty;
 use hawk_testkit::*;
 
-/// Between the freeze's start and its end any machine finds the time for what has no
-/// fault. Tests of the budget itself set their own.
+/// A limit of the freeze that every machine keeps without a fault. Tests of the limit set their
+/// own.
 const LONG_FREEZE: &str = "deadline:freeze 20000";
 
 /// Of a report that is sent in two parts, the bytes of the first.
 const BEGUN: usize = 20;
 
-/// So many agents do nothing: more than are copied in one batch.
+/// The number of idle agents: more than one batch has.
 const CROWD: usize = 70;
 
-/// Those who do something, beside them.
+/// The number of active agents.
 const WITNESSES: usize = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,25 +33,25 @@ pub(crate) enum Store {
     File,
 }
 
-/// A server whose processes fail as a file has it, and its agents.
+/// A server with a file of faults, and its agents.
 pub(crate) struct Scene {
     dynasty: Dynasty,
     faults: NamedTempFile,
     store: Store,
-    /// Says something now and then.
+    /// Sends a packet now and then.
     idle: Agent,
-    /// In the midst of a frame at each attempt.
+    /// Has sent a part of a frame at each hand-over.
     halfway: Agent,
-    /// Has been answered, and has not read that yet.
+    /// Has an unread reply at each hand-over.
     behind: Agent,
-    /// Reads nothing: some of its replies are with the server, in whichever process.
+    /// Reads nothing: the server holds some of its replies.
     deaf: Agent,
-    /// So many it is to find there at the end.
+    /// The number of its replies at the end.
     unread: usize,
     crowd: Vec<Agent>,
-    /// Attempts so far.
+    /// Hand-overs so far.
     attempts: u32,
-    /// What was acknowledged of what was reported.
+    /// The acknowledged reports.
     acknowledged: Vec<String>,
 }
 
@@ -61,7 +61,7 @@ impl Scene {
         let faults = NamedTempFile::new().unwrap();
         let path = faults.path().to_str().unwrap().to_owned();
         let prepare = |launch: Launch| launch.env("HAWK_FAULT", &path).env("RUST_BACKTRACE", "0");
-        // However long the test takes, nobody is silent for too long.
+        // The test may take long: no agent goes offline.
         let patient = ["--idle-timeout", "1h", "--frame-timeout", "1h"];
         let dynasty = match store {
             Store::None => Dynasty::start_with(&patient, prepare),
@@ -86,9 +86,9 @@ impl Scene {
         }
     }
 
-    /// Has the next attempt fail like this.
+    /// Sets the faults of the next hand-over.
     pub(crate) fn have(&self, faults: &str) {
-        // Whoever hangs in the freeze is waited for as long as in earnest, or as the test says.
+        // For a process that hangs in the freeze: the usual limit, or that of the test.
         let in_earnest = [
             "successor:freeze hang",
             "successor:commit hang",
@@ -101,7 +101,7 @@ impl Scene {
         fs::write(self.faults.path(), format!("{faults}\n{freeze}\n")).unwrap();
     }
 
-    /// The agents before an attempt: one in mid-frame, one that has not read its reply.
+    /// Prepares the agents: one sends a part of a frame, one has an unread reply.
     fn before(&mut self) {
         self.attempts += 1;
         self.idle.expect_alive();
@@ -111,7 +111,7 @@ impl Scene {
         self.behind.send(&report(&behind));
     }
 
-    /// And after it: each goes on where it was.
+    /// Continues with each agent.
     #[track_caller]
     fn after(&mut self) {
         let [halfway, _] = self.contents();
@@ -136,12 +136,12 @@ impl Scene {
         self.acknowledged.push(behind);
     }
 
-    /// What is reported at this attempt, and at no other.
+    /// The content of a report at this hand-over, and at no other.
     fn contents(&self) -> [String; 2] {
         ["halfway", "behind"].map(|who| format!("{who} {}", self.attempts))
     }
 
-    /// The attempt fails, with these words, and leaves nothing. The next one succeeds.
+    /// Expects a failure with this message and nothing left over, and then a success.
     #[track_caller]
     pub(crate) fn expect_rollback(&mut self, step: &str, why: &str) {
         self.before();
@@ -169,7 +169,7 @@ impl Scene {
         self.expect_success();
     }
 
-    /// Another process serves, and nobody notices.
+    /// Expects a success that no agent notices.
     #[track_caller]
     pub(crate) fn expect_success(&mut self) {
         self.before();
@@ -177,7 +177,7 @@ impl Scene {
         self.after();
     }
 
-    /// The first process dies, the second one gives up, and the store has what it had.
+    /// Expects that the predecessor dies, the successor gives up, and the store is intact.
     #[track_caller]
     pub(crate) fn expect_end_of_all(mut self) {
         self.before();
@@ -187,8 +187,8 @@ impl Scene {
         self.expect_nobody();
     }
 
-    /// The first process hangs, and the second one gives up with these words, while nobody
-    /// is told anything else.
+    /// Expects that the predecessor hangs, and the successor gives up with this message and no
+    /// other.
     #[track_caller]
     pub(crate) fn expect_to_be_given_up(mut self, why: &str) {
         self.before();
@@ -205,7 +205,7 @@ impl Scene {
         self.expect_nobody();
     }
 
-    /// The new process serves, and is gone before it has done anything.
+    /// Expects that the successor serves, and ends before its first turn.
     #[track_caller]
     pub(crate) fn expect_a_short_reign(mut self) {
         self.before();
@@ -216,7 +216,7 @@ impl Scene {
         self.expect_nobody();
     }
 
-    /// All connections end with all processes, and the store is as it should be.
+    /// Expects the end of all processes and connections, and an intact store.
     #[track_caller]
     fn expect_nobody(mut self) {
         self.idle.expect_end();
@@ -225,14 +225,14 @@ impl Scene {
         assert!(gone.is_some(), "{:#?}", self.dynasty.log().since(0));
         self.expect_stored();
         if self.store == Store::File {
-            // Nothing is left that would keep another one from beginning.
+            // Another server can start.
             let store = self.dynasty.store();
             let next = Server::start(&["--store", store.to_str().unwrap()]);
             next.connect().expect_alive();
         }
     }
 
-    /// The second process serves, although the first has not lived to tell.
+    /// Expects that the successor serves after the predecessor's death.
     #[track_caller]
     pub(crate) fn expect_succession_without_a_word(&mut self) {
         self.before();
@@ -240,12 +240,12 @@ impl Scene {
         let mut client = self.dynasty.asking(&[]).spawn();
         let log = self.dynasty.log();
         log.wait_for(0, |line| line.contains("] took over "));
-        // What the first has said last may have died with it.
+        // The last log lines of the predecessor may be lost.
         let mut family = self.dynasty.family();
         family.retain(|pid| *pid != first);
         assert_eq!(family.len(), 1, "{family:?}");
         self.dynasty.reigned_by(family[0]);
-        // One that hangs is not in the way, though it has all sockets, and neither is its end.
+        // A predecessor that hangs with all sockets has no effect, nor has its end.
         self.after();
         let mut leaver = self.crowd.pop().unwrap();
         leaver.shutdown_write();
@@ -259,7 +259,7 @@ impl Scene {
         assert_eq!(self.dynasty.family(), family);
     }
 
-    /// Nobody is known to serve, and that is told.
+    /// Expects that the hand-over is reported as lost.
     #[track_caller]
     pub(crate) fn expect_loss(mut self, why: &str) {
         self.before();
@@ -284,7 +284,7 @@ impl Scene {
         self.expect_nobody();
     }
 
-    /// Everybody has what is due, and it ends as any server does.
+    /// Asserts the replies of every agent, and stops the server.
     #[track_caller]
     pub(crate) fn end(mut self) {
         self.crowd.iter_mut().for_each(Agent::expect_alive);
@@ -296,7 +296,7 @@ impl Scene {
         self.dynasty.stop();
     }
 
-    /// Everything that was acknowledged is stored, once, and nothing else.
+    /// Asserts that the store has each acknowledged report once, and no other.
     #[track_caller]
     fn expect_stored(&self) {
         if self.store == Store::None {
@@ -313,11 +313,11 @@ impl Scene {
     }
 }
 
-/// An agent that does not read, and how many replies it is owed; the server has some of them.
+/// An agent that does not read, and the number of its replies, of which the server holds some.
 fn deaf(dynasty: &Dynasty) -> (Agent, usize) {
     const ROUND: usize = 3500;
     let mut agent = Agent::connect_narrow(dynasty.address());
-    // The replies of a round are too few to keep the server from reading on.
+    // The replies of a round are too few for a pause.
     let frames = frame(b"").repeat(ROUND);
     let mut owed = 0;
     let mut sent = dynasty.stats().get("bytes_in");
@@ -332,7 +332,7 @@ fn deaf(dynasty: &Dynasty) -> (Agent, usize) {
     }
 }
 
-/// Those that this process has started, the dead that it has not reaped included.
+/// The children of this process, including unreaped ones.
 fn children_of(pid: Pid) -> Vec<String> {
     let pid = pid.as_raw_nonzero();
     // proc_tid_children(5): of its first thread, which starts them.

@@ -59,7 +59,7 @@ impl SealedFile {
         })
     }
 
-    /// Checks a received file, whose message has this `length`.
+    /// Checks a received file against the `length` in its message.
     ///
     /// # Errors
     /// [`SealError`] if a seal is missing or the length differs.

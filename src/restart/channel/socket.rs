@@ -27,7 +27,7 @@ use hawk_time::Moment;
 pub const MAX_DESCRIPTORS: usize = 253;
 
 /// The greatest length of a message: room for the longest one, a refusal with its reason.
-/// State travels in a [`SealedFile`](super::SealedFile) whose descriptor is sent: a message
+/// State travels in a [`SealedFile`](super::SealedFile): a message sends its descriptor, as it
 /// must fit the socket's send buffer (`socket(7)`, `SO_SNDBUF`), and the state of one
 /// connection may be longer.
 pub const MAX_MESSAGE: usize = 4096;

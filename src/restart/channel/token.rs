@@ -48,7 +48,7 @@ impl Token {
     /// Uses a received descriptor as the token.
     ///
     /// # Errors
-    /// That it is no eventfd, whose read could block or succeed without a token.
+    /// That it is no eventfd: a read of another file could block or succeed without a token.
     pub fn from_descriptor(event: OwnedFd) -> io::Result<Self> {
         // The name of an eventfd in `proc_pid_fd(5)`.
         let path = format!("/proc/self/fd/{}", event.as_raw_fd());

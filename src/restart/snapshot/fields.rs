@@ -45,7 +45,7 @@ pub(crate) fn put_unless_default<T: Value + Default + PartialEq>(
     }
 }
 
-/// Appends a field whose bytes `write` appends.
+/// Appends a field with the bytes that `write` appends.
 pub(crate) fn put_with(out: &mut Vec<u8>, tag: u8, write: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend_from_slice(&[tag, 0, 0, 0, 0]);
