@@ -31,7 +31,8 @@ use crate::handler::PacketHandler;
 use crate::reactor::{Linux, Reactor};
 
 pub use predecessor::HandOver;
-pub use program::{Binary, BinaryError, Process, SUCCESSOR};
+use program::Process;
+pub use program::{Binary, SUCCESSOR};
 pub use successor::{SharedDescriptors, TakeOver, TakeOverError, TakeOverFigures};
 
 /// The reactor of a server. A hand-over moves its state.

@@ -17,7 +17,7 @@ use rustix::process::Signal;
 use self::precopy::{Amount, FEW_CHANGES, Next, PreCopy};
 use super::channel::{
     Channel, ChannelError, Committed, Hello, MAX_SOCKETS, Predecessor, ReceiveError, SealedFile,
-    SendError, SendStatus, Taken, ToPredecessor, ToSuccessor, Token,
+    SendError, ToPredecessor, ToSuccessor, Token,
 };
 use super::snapshot::{
     Agent, ClosedConnection, Connection, Counts, Freeze, Record, RemovedAgent, Writer,
@@ -455,8 +455,8 @@ impl HandOver {
         // Whatever the answer is, the token decides. The successor is not killed before that:
         // it may be the server.
         match token.take() {
-            Ok(Taken::Ours(_)) => Err(self.not_taken(answer)),
-            Ok(Taken::Theirs) => Ok(self.taken(&freeze, answer)),
+            Ok(Some(_)) => Err(self.not_taken(answer)),
+            Ok(None) => Ok(self.taken(&freeze, answer)),
             // The owner is unknown: two servers would be worse than none.
             Err(error) => {
                 if let Some(successor) = self.successor.take() {
@@ -617,9 +617,11 @@ impl HandOver {
 
     fn send<F: AsFd>(&mut self, message: &ToSuccessor<F>) -> Result<(), HandOverFailure> {
         match self.channel.send(message) {
-            Ok(SendStatus::Sent) => Ok(()),
-            Ok(SendStatus::Full) => Err(self.failure(&"the successor takes no more messages")),
-            Ok(SendStatus::TooManyInFlight) => Err(self.failure(
+            Ok(()) => Ok(()),
+            Err(ChannelError::Send(SendError::Full)) => {
+                Err(self.failure(&"the successor takes no more messages"))
+            }
+            Err(ChannelError::Send(SendError::TooManyInFlight)) => Err(self.failure(
                 &"too many descriptors of this user are on their way between processes; try again, \
                   or raise the limit of open files",
             )),

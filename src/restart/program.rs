@@ -8,7 +8,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -25,20 +25,6 @@ const RUNNING: &str = "/proc/self/exe";
 /// A program at an absolute path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binary(PathBuf);
-
-/// Why a file cannot be the program of a successor.
-#[derive(Debug, thiserror::Error)]
-pub enum BinaryError {
-    /// `stat(2)` fails.
-    #[error("there is no binary at {}: {}", .0.display(), .1)]
-    Missing(PathBuf, io::Error),
-    /// The path names a folder or another type of file.
-    #[error("{} is not a file", .0.display())]
-    NoFile(PathBuf),
-    /// This user may not execute the file.
-    #[error("{} is not executable", .0.display())]
-    NotExecutable(PathBuf),
-}
 
 impl Binary {
     /// Returns the program that this process was started from. Call it at the start, before
@@ -73,15 +59,16 @@ impl Binary {
     /// Checks that the file exists and is executable.
     ///
     /// # Errors
-    /// [`BinaryError`].
-    pub fn check(&self) -> Result<(), BinaryError> {
-        let path = || self.0.clone();
+    /// The reason in one line.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let path = self.0.display();
+        let metadata = fs::metadata(&self.0);
         let metadata =
-            fs::metadata(&self.0).map_err(|error| BinaryError::Missing(path(), error))?;
+            metadata.map_err(|error| format!("there is no binary at {path}: {error}"))?;
         if !metadata.is_file() {
-            return Err(BinaryError::NoFile(path()));
+            return Err(format!("{path} is not a file"));
         }
-        access(&self.0, Access::EXEC_OK).map_err(|_| BinaryError::NotExecutable(path()))
+        access(&self.0, Access::EXEC_OK).map_err(|_| format!("{path} is not executable"))
     }
 
     /// Returns the absolute path.
@@ -118,7 +105,7 @@ pub const SUCCESSOR: &str = "HAWK_SUCCESSOR";
 
 /// The process of a successor. A drop kills it, unless it was [released](Self::release).
 #[derive(Debug)]
-pub struct Process {
+pub(super) struct Process {
     child: Child,
     released: bool,
 }
@@ -130,7 +117,7 @@ impl Process {
     ///
     /// # Errors
     /// The error of [`Child::spawn`].
-    pub fn spawn(
+    pub(super) fn spawn(
         binary: &Binary,
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
         hidden: &[&str],
@@ -151,8 +138,7 @@ impl Process {
     }
 
     /// Returns the process id.
-    #[must_use]
-    pub fn id(&self) -> u32 {
+    pub(super) fn id(&self) -> u32 {
         self.child.id()
     }
 
@@ -161,7 +147,7 @@ impl Process {
     ///
     /// # Errors
     /// The error of `poll(2)` or `waitpid(2)`.
-    pub fn wait(mut self, until: Moment) -> io::Result<Option<ExitStatus>> {
+    pub(super) fn wait(mut self, until: Moment) -> io::Result<Option<ExitStatus>> {
         self.released = true;
         wait_readable(&self.child, until)?;
         self.child.try_wait()
@@ -171,20 +157,13 @@ impl Process {
     ///
     /// # Errors
     /// The error of `kill(2)` or `waitpid(2)`.
-    pub fn kill(mut self) -> io::Result<ExitStatus> {
+    pub(super) fn kill(mut self) -> io::Result<ExitStatus> {
         self.child.kill_and_wait()
     }
 
     /// Lets the process continue alone after it has taken over.
-    pub fn release(mut self) {
+    pub(super) fn release(mut self) {
         self.released = true;
-    }
-}
-
-/// Readable once the process has ended.
-impl AsFd for Process {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.child.as_fd()
     }
 }
 
@@ -289,7 +268,7 @@ mod tests {
         let refused = |name: &str| {
             let path = folder.path().join(name);
             let refused = Binary::at(&path).unwrap().check().unwrap_err();
-            refused.to_string().replace(path.to_str().unwrap(), "@")
+            refused.replace(path.to_str().unwrap(), "@")
         };
         assert_eq!(
             refused("missing"),
@@ -321,7 +300,7 @@ mod tests {
 
     fn wait(process: &Process) {
         let late = Moment::now().after(Duration::from_secs(20));
-        assert!(wait_readable(process, late).unwrap());
+        assert!(wait_readable(&process.child, late).unwrap());
     }
 
     #[test]

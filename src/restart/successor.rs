@@ -11,7 +11,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::channel::{
     Channel, ChannelError, Committed, Hello, MessageSocket, Ownership, ReceiveError, SealError,
-    SealedFile, SendStatus, Successor, Taken, ToPredecessor, ToSuccessor, Token, VersionMismatch,
+    SealedFile, Successor, ToPredecessor, ToSuccessor, Token, VersionMismatch,
 };
 use super::snapshot::{
     Agent, ClosedConnection, Connection, Counts, DecodeError, Freeze, Reader, Record, RemovedAgent,
@@ -140,7 +140,8 @@ impl TakeOver {
             return Err(TakeOverError::Inconsistent("no hello before it"));
         };
         fault!(self.channel, "successor:greeted");
-        self.send(&ToPredecessor::Hello(Hello::ours(descriptors)))?;
+        self.channel
+            .send(&ToPredecessor::Hello(Hello::ours(descriptors)))?;
         fault!(self.channel, "successor:hello");
         hello.negotiate_format()?;
         Ok(())
@@ -169,7 +170,7 @@ impl TakeOver {
     /// [`TakeOverError`].
     pub fn ready(&mut self) -> Result<SharedDescriptors, TakeOverError> {
         fault!(self.channel, "successor:ready");
-        self.send(&ToPredecessor::Ready)?;
+        self.channel.send(&ToPredecessor::Ready)?;
         match self.receive()? {
             ToSuccessor::Shared { lock, listeners } => {
                 fault!(self.channel, "successor:shared");
@@ -201,7 +202,7 @@ impl TakeOver {
                     self.adopt_snapshot(server, &SealedFile::check(records, length)?, sockets)?;
                     check_not_stopped(server)?;
                     fault!(self.channel, "successor:ack-{number}");
-                    self.send(&ToPredecessor::Ack { number })?;
+                    self.channel.send(&ToPredecessor::Ack { number })?;
                 }
                 ToSuccessor::Freeze {
                     length,
@@ -231,7 +232,7 @@ impl TakeOver {
         server.complete_adoption()?;
         fault!(self.channel, "successor:commit");
         check_not_stopped(server)?;
-        let Taken::Ours(ownership) = token.take()? else {
+        let Some(ownership) = token.take()? else {
             return Err(TakeOverError::RolledBack);
         };
         let committed = Moment::now();
@@ -343,14 +344,6 @@ impl TakeOver {
             if !self.channel.wait(until)? {
                 return Err(TakeOverError::TimedOut);
             }
-        }
-    }
-
-    fn send(&mut self, message: &ToPredecessor) -> Result<(), TakeOverError> {
-        match self.channel.send(message)? {
-            SendStatus::Sent => Ok(()),
-            // The socket has room for hundreds of these.
-            SendStatus::Full | SendStatus::TooManyInFlight => Err(TakeOverError::TimedOut),
         }
     }
 }

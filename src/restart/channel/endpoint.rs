@@ -46,21 +46,10 @@ pub struct Channel<Role> {
     role: PhantomData<Role>,
 }
 
-/// Whether a message was sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SendStatus {
-    /// It was sent.
-    Sent,
-    /// It was not sent. The caller sends it again when the channel is writable.
-    Full,
-    /// It was not sent. The caller sends it again later ([`SendError::TooManyInFlight`]).
-    TooManyInFlight,
-}
-
-/// Why a hand-over cannot continue.
+/// Why a message was not sent or received.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
-    /// The message can never be sent.
+    /// The message was not sent. The first two variants of [`SendError`] may be tried again.
     #[error(transparent)]
     Send(SendError),
     /// The channel ended, or the received message is incomplete.
@@ -87,8 +76,8 @@ impl Channel<Predecessor> {
     /// Sends `message` whole or not at all.
     ///
     /// # Errors
-    /// [`ChannelError`] if the message is not allowed now, or can never be sent.
-    pub fn send<F: AsFd>(&mut self, message: &ToSuccessor<F>) -> Result<SendStatus, ChannelError> {
+    /// [`ChannelError`] if the message is not allowed now, or was not sent.
+    pub fn send<F: AsFd>(&mut self, message: &ToSuccessor<F>) -> Result<(), ChannelError> {
         let after = self.state.after_predecessor(message)?;
         let (bytes, descriptors) = message.encode();
         self.send_bytes(&bytes, &descriptors, after)
@@ -136,8 +125,8 @@ impl Channel<Successor> {
     /// Sends `message`.
     ///
     /// # Errors
-    /// [`ChannelError`] if the message is not allowed now, or can never be sent.
-    pub fn send(&mut self, message: &ToPredecessor) -> Result<SendStatus, ChannelError> {
+    /// [`ChannelError`] if the message is not allowed now, or was not sent.
+    pub fn send(&mut self, message: &ToPredecessor) -> Result<(), ChannelError> {
         let after = self.state.after_successor(message)?;
         self.send_bytes(&message.encode(), &[], after)
     }
@@ -188,16 +177,11 @@ impl<Role> Channel<Role> {
         bytes: &[u8],
         descriptors: &[BorrowedFd<'_>],
         after: ProtocolState,
-    ) -> Result<SendStatus, ChannelError> {
-        match self.socket.send(bytes, descriptors) {
-            Ok(()) => {
-                self.state = after;
-                Ok(SendStatus::Sent)
-            }
-            Err(SendError::Full) => Ok(SendStatus::Full),
-            Err(SendError::TooManyInFlight) => Ok(SendStatus::TooManyInFlight),
-            Err(error) => Err(ChannelError::Send(error)),
-        }
+    ) -> Result<(), ChannelError> {
+        let sent = self.socket.send(bytes, descriptors);
+        sent.map_err(ChannelError::Send)?;
+        self.state = after;
+        Ok(())
     }
 }
 

@@ -18,7 +18,7 @@ mod socket;
 mod token;
 
 pub use endpoint::{
-    Channel, ChannelError, Predecessor, ProtocolPhase, SendStatus, Successor, UnexpectedMessage,
+    Channel, ChannelError, Predecessor, ProtocolPhase, Successor, UnexpectedMessage,
 };
 pub use message::{
     BUILD, Committed, Hello, InvalidMessage, MAX_SOCKETS, PROTOCOLS, ToPredecessor, ToSuccessor,
@@ -27,4 +27,4 @@ pub use message::{
 pub use sealed::{SealError, SealedFile};
 pub(super) use socket::wait_readable;
 pub use socket::{MAX_DESCRIPTORS, MAX_MESSAGE, MessageSocket, ReceiveError, Received, SendError};
-pub use token::{Ownership, Taken, Token};
+pub use token::{Ownership, Token};

@@ -21,15 +21,6 @@ pub struct Token {
     event: OwnedFd,
 }
 
-/// The result of [`Token::take`].
-#[derive(Debug)]
-pub enum Taken {
-    /// This process has taken the token.
-    Ours(Ownership),
-    /// The other process took it before.
-    Theirs,
-}
-
 /// The proof that this process has taken the token. Only one process has it.
 #[derive(Debug)]
 pub struct Ownership(());
@@ -61,15 +52,15 @@ impl Token {
         Ok(Self { event })
     }
 
-    /// Takes the token, unless the other process has. Never blocks.
+    /// Takes the token. Returns `None` if the other process has taken it. Never blocks.
     ///
     /// # Errors
     /// Any other error of `read(2)`; none is known.
-    pub fn take(&self) -> io::Result<Taken> {
+    pub fn take(&self) -> io::Result<Option<Ownership>> {
         let mut count = [0; size_of::<u64>()];
         match retry(|| rustix::io::read(&self.event, &mut count)) {
-            Ok(_) => Ok(Taken::Ours(Ownership(()))),
-            Err(Errno::AGAIN) => Ok(Taken::Theirs),
+            Ok(_) => Ok(Some(Ownership(()))),
+            Err(Errno::AGAIN) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -99,14 +90,14 @@ mod tests {
                 let event = token.event.try_clone().unwrap();
                 let token = Token::from_descriptor(event).unwrap();
                 start.wait();
-                matches!(token.take().unwrap(), Taken::Ours(_))
+                token.take().unwrap().is_some()
             };
             let taken: Vec<bool> = thread::scope(|scope| {
                 let threads: Vec<_> = (0..MANY).map(|_| scope.spawn(attempt)).collect();
                 threads.into_iter().map(|one| one.join().unwrap()).collect()
             });
             assert_eq!(taken.iter().filter(|ours| **ours).count(), 1);
-            assert!(matches!(token.take().unwrap(), Taken::Theirs));
+            assert!(token.take().unwrap().is_none());
         }
     }
 

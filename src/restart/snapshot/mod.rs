@@ -71,18 +71,6 @@ impl Writer {
         self.count = self.count.saturating_add(1);
     }
 
-    /// Returns the number of records.
-    #[must_use]
-    pub const fn count(&self) -> u32 {
-        self.count
-    }
-
-    /// Returns the number of bytes, including the header.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
     /// Returns whether there is no record.
     #[must_use]
     pub const fn is_empty(&self) -> bool {

@@ -281,9 +281,9 @@ fn counts_of_causes_that_are_not_known_are_left_out() {
 fn a_writer_is_used_again() {
     let mut writer = Writer::new(FORMATS.newest());
     samples().iter().for_each(|record| writer.push(record));
-    assert_eq!(writer.count() as usize, samples().len());
+    assert_eq!(writer.count as usize, samples().len());
     writer.clear();
-    assert!(writer.is_empty() && writer.len() == HEADER);
+    assert!(writer.is_empty() && writer.bytes.len() == HEADER);
     writer.push(&Record::Closed(ClosedConnection { id: MovedId(5) }));
     assert_eq!(
         read(writer.finish()),
