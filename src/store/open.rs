@@ -237,12 +237,9 @@ impl Store {
     ) -> rusqlite::Result<Option<UnixNanos>> {
         let mut agents = self.connection.prepare(&format!(
             "SELECT name, address, version, first_seen, last_seen, state, changed_at, interval, \
-             CASE WHEN {established} THEN {hours} ELSE coalesce(hours, 1) END, last_hour, \
-             {judged}, report_interval, cloned_at \
-             FROM agents ORDER BY state DESC, {established} DESC, last_seen DESC, id LIMIT ?1",
-            judged = JUDGED,
-            established = ESTABLISHED,
-            hours = ESTABLISHED_HOURS,
+             CASE WHEN {ESTABLISHED} THEN {ESTABLISHED_HOURS} ELSE coalesce(hours, 1) END, last_hour, \
+             {JUDGED}, report_interval, cloned_at \
+             FROM agents ORDER BY state DESC, {ESTABLISHED} DESC, last_seen DESC, id LIMIT ?1"
         ))?;
         let mut rows = agents.query([most])?;
         let mut last = None;
