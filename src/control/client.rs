@@ -1,4 +1,4 @@
-//! The client's half: one request, and its answer.
+//! The client: one request, and its answer.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -11,48 +11,48 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::request::{Answer, Request, RequestError};
 use super::socket::TOO_LONG;
 
-/// More than any answer has: some lines of a few hundred bytes. What goes on beyond is
-/// not of this protocol.
+/// The longest answer in bytes. Answers have a few lines of some hundred bytes; a longer
+/// stream is not of this protocol.
 const LONGEST_ANSWER: usize = 1 << 20;
 
-/// Why there is no answer, or not the one that was hoped for.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// It cannot be asked like this.
+    /// The request is invalid.
     #[error(transparent)]
     Request(#[from] RequestError),
-    /// Nobody takes requests there.
+    /// No server listens at the path.
     #[error(
         "cannot connect to the control socket {}: {error}{}",
         path.display(),
         hint(path, error)
     )]
     Unreachable {
-        /// Where it was looked for.
+        /// The path of the socket.
         path: PathBuf,
-        /// What the attempt met.
+        /// The error of connect(2).
         error: io::Error,
     },
-    /// It took too long.
+    /// The answer took too long.
     #[error(
         "the server at {} did not answer in time; see whether it is stopped, or has many clients \
-         there that ask for nothing",
+         there that send no request",
         .0.display()
     )]
     TimedOut(PathBuf),
-    /// The connection ended before the answer did.
+    /// The connection ended before the end of the answer.
     #[error("the server at {} ended before it had answered", .0.display())]
     CutOff(PathBuf),
-    /// The server's own words.
+    /// The server's reason.
     #[error("{0}")]
     Failed(String),
 }
 
-/// What to do about it.
+/// Returns what to do about it.
 fn hint(path: &Path, error: &io::Error) -> &'static str {
     let is_socket = || fs::metadata(path).is_ok_and(|file| file.file_type().is_socket());
     match error.kind() {
-        // connect(2) says so of any other file.
+        // connect(2) fails so for any other file.
         io::ErrorKind::ConnectionRefused if !is_socket() => "; it is no socket",
         io::ErrorKind::PermissionDenied => "; it is for the user that the server has",
         io::ErrorKind::InvalidInput => TOO_LONG,
@@ -60,8 +60,8 @@ fn hint(path: &Path, error: &io::Error) -> &'static str {
     }
 }
 
-/// Asks the server at `path`; the lines of its answer. All of it takes no longer than
-/// `patience`.
+/// Sends a request to the server at `path`, and returns the lines of its answer. Takes at most
+/// `patience` in all.
 ///
 /// # Errors
 /// [`AskError`].
@@ -69,7 +69,7 @@ pub fn ask(path: &Path, request: &Request, patience: Duration) -> Result<Vec<Str
     let line = request.to_line()?;
     let deadline = Instant::now() + patience;
     let mut socket = connect(path, patience).map_err(|error| match error.kind() {
-        // A backlog that stays full.
+        // The backlog stays full.
         io::ErrorKind::WouldBlock => AskError::TimedOut(path.to_owned()),
         _ => AskError::Unreachable {
             path: path.to_owned(),
@@ -80,8 +80,8 @@ pub fn ask(path: &Path, request: &Request, patience: Duration) -> Result<Vec<Str
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => AskError::TimedOut(path.to_owned()),
         _ => AskError::CutOff(path.to_owned()),
     };
-    // A server that refuses early may be gone before it has all of the request. What
-    // it said can still be read.
+    // A server that refuses early may close before it has the whole request. Its answer can
+    // still be read.
     let _refused = socket.write_all(&line);
     let bytes = read_to_end(&mut socket, deadline).map_err(failed)?;
     match Answer::parse(&bytes) {
@@ -91,8 +91,8 @@ pub fn ask(path: &Path, request: &Request, patience: Duration) -> Result<Vec<Str
     }
 }
 
-/// Connects, waiting for a place in the backlog no longer than `patience`:
-/// `SO_SNDTIMEO` (socket(7)) goes for connect(2), too.
+/// Connects; waits for a place in the backlog for at most `patience`: `SO_SNDTIMEO`
+/// (socket(7)) applies to connect(2), too.
 fn connect(path: &Path, patience: Duration) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_write_timeout(Some(patience))?;
@@ -113,7 +113,7 @@ fn read_to_end(socket: &mut Socket, deadline: Instant) -> io::Result<Vec<u8>> {
             Ok(0) => return Ok(bytes),
             Ok(count) => bytes.extend_from_slice(&space[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // It has answered, and did not care for the rest of what we sent.
+            // The server has answered without reading the rest of the request.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(bytes),
             Err(error) => return Err(error),
         }

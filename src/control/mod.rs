@@ -1,9 +1,12 @@
 //! The control socket: requests to a running server from its own machine.
 //!
+//! Owns the socket's file, its clients and the text protocol. Must not know what a request
+//! does: the main loop carries it out and [answers](Server::answer).
+//!
 //! It is a Unix stream socket. The mode of its file, 0600, restricts which users may connect
 //! (unix(7)). The server accepts a request that changes it only from its own user and the
 //! superuser (`SO_PEERCRED`), whatever mode an operator has set. A client sends one line, the
-//! [`Request`]; the server answers with lines, the last of which is the outcome, and ends the
+//! [`Request`]; the server answers with lines, the last of which is the outcome, and closes the
 //! stream:
 //!
 //! ```text
@@ -13,10 +16,11 @@
 //!         done
 //! ```
 //!
-//! A stream that ends without a last line of this kind was cut off.
+//! A stream that ends without such a last line was cut off. The lines are text for operators
+//! with `nc`, and for clients of another build than the server's.
 //!
-//! [`Server`] is the half in an event loop and never blocks; [`ask`] is the other, which
-//! blocks until a deadline.
+//! Start at [`Server`], which runs in an event loop and never blocks, and at [`ask`], the
+//! client, which blocks until a deadline.
 
 mod client;
 mod request;
@@ -30,7 +34,6 @@ pub use request::{Answer, Request, RequestError};
 pub use server::{Asker, Server};
 pub use socket::ListenError;
 
-/// Bytes of a request, its end of line included: the longest path there is (`PATH_MAX`,
-/// 4,096 with its end, path_resolution(7)) would just not fit with the word before it,
-/// and nobody has one.
+/// The longest request in bytes, with its end of line. The longest possible path (`PATH_MAX`,
+/// 4,096 bytes with its end, path_resolution(7)) does not fit with the word before it.
 pub const LONGEST_REQUEST: usize = 4096;

@@ -1,4 +1,4 @@
-//! What is asked, what is answered, and how both are written.
+//! Requests and answers, and their text.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -6,49 +6,48 @@ use std::path::PathBuf;
 
 use super::LONGEST_REQUEST;
 
-/// The last line of an answer that says all that was asked for.
+/// The last line of a successful answer.
 const DONE: &str = "done";
 
-/// What the last line of any other answer begins with.
+/// The begin of the last line of any other answer.
 const FAILED: &str = "failed: ";
 
-/// What a server may be asked.
+/// A request to a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Its statistics, as lines of the log.
+    /// Its statistics, in the lines of the log.
     Statistics,
-    /// To hand everything over to a new process, and to answer when it is known how
-    /// that went.
+    /// A hand-over to a new process; the answer has its outcome.
     Upgrade {
-        /// What the new process is to run; `None`: what this one was started from.
+        /// The program of the new process; `None`: the file from which this one was started.
         binary: Option<PathBuf>,
     },
-    /// To expire what is old by the clock as it is: the operator says that it is right.
+    /// The operator's confirmation that the clock is right, which resumes expiry by age.
     ConfirmClock,
 }
 
-/// Why something is no request.
+/// Why a request is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// Not one of those there are.
+    /// There is no such request.
     #[error("unknown request; there are: stats, upgrade, upgrade BINARY, confirm-clock")]
     Unknown,
-    /// It has no end within 4,096 bytes.
+    /// It has no end of line within 4,096 bytes.
     #[error("a request may have {LONGEST_REQUEST} bytes at most")]
     TooLong,
-    /// A path with the end of a line in it cannot be written down.
+    /// The path has an end of line in it.
     #[error("a binary's path must not contain the end of a line")]
     Path,
 }
 
 impl Request {
-    /// Reads a line, without its end.
+    /// Parses a line without its end.
     ///
     /// # Errors
     /// [`RequestError::Unknown`].
     pub fn parse(line: &[u8]) -> Result<Self, RequestError> {
         match line {
-            // Some terminals and tools end a line with two bytes, and no path is cut for it.
+            // Some terminals and tools end a line with two bytes. A path keeps its last byte.
             b"stats\r" | b"upgrade\r" | b"confirm-clock\r" => Self::parse(&line[..line.len() - 1]),
             b"stats" => Ok(Self::Statistics),
             b"confirm-clock" => Ok(Self::ConfirmClock),
@@ -62,7 +61,7 @@ impl Request {
         }
     }
 
-    /// Whether the server runs a program for it, which the client may name, or may remove
+    /// Returns whether the request runs a program that the client may name, or may remove
     /// reports.
     #[must_use]
     pub const fn changes_the_server(&self) -> bool {
@@ -72,7 +71,7 @@ impl Request {
         }
     }
 
-    /// Its first word.
+    /// Returns the first word.
     #[must_use]
     pub const fn word(&self) -> &'static str {
         match self {
@@ -82,7 +81,7 @@ impl Request {
         }
     }
 
-    /// The line, with its end.
+    /// Returns the line, with its end.
     ///
     /// # Errors
     /// [`RequestError::Path`] and [`RequestError::TooLong`].
@@ -107,17 +106,17 @@ impl Request {
     }
 }
 
-/// How it went.
+/// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It was done; what there is to tell, line by line.
+    /// The request was carried out; the lines to print.
     Done(Vec<String>),
-    /// It was not, and why.
+    /// The request failed, with the reason.
     Failed(String),
 }
 
 impl Answer {
-    /// As it goes over the socket.
+    /// Returns the text for the socket.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let (lines, (word, why)) = match self {
@@ -126,7 +125,7 @@ impl Answer {
         };
         let mut text = String::new();
         for line in lines {
-            // A line is one line, whatever is in it.
+            // An end of line within a line becomes a blank.
             text.extend(line.chars().map(|c| if c == '\n' { ' ' } else { c }));
             text.push('\n');
         }
@@ -136,7 +135,7 @@ impl Answer {
         text.into_bytes()
     }
 
-    /// Reads what came up to the end of the stream; `None`: it was cut off.
+    /// Parses a whole stream; `None` if it was cut off.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let text = String::from_utf8_lossy(bytes);
@@ -177,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_is_told_apart() {
+    fn unknown_and_invalid_requests_are_told_apart() {
         for line in ["", "upgrade ", "Stats", "stats ", "upgrades", "quit"] {
             let parsed = Request::parse(line.as_bytes());
             assert_eq!(parsed, Err(RequestError::Unknown), "{line}");
@@ -202,7 +201,7 @@ mod tests {
         for answer in answers {
             let bytes = answer.to_bytes();
             assert_eq!(Answer::parse(&bytes), Some(answer.clone()));
-            // No other ending is taken for one, but where a line happens to be its like.
+            // A shorter stream is cut off, unless one of its lines looks like an outcome.
             if answer == Answer::Done(vec![]) {
                 (0..bytes.len()).for_each(|cut| assert_eq!(Answer::parse(&bytes[..cut]), None));
             }

@@ -1,4 +1,4 @@
-//! The server's half, for an event loop: it never blocks.
+//! The server, for an event loop: it never blocks.
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
@@ -16,42 +16,42 @@ use super::{Answer, LONGEST_REQUEST, Request, RequestError};
 use crate::peer_credentials::PeerCredentials;
 use hawk_time::{Moment, Throttle, log_limited};
 
-/// Clients at once. Each is a person or a script on this machine; who comes when all
-/// places are taken waits in the backlog.
+/// Clients at once. Each is an operator or a script on this machine; more of them wait in the
+/// backlog.
 const MOST_CLIENTS: usize = 8;
 
-/// How long a client may take over its request, and then over reading its answer.
+/// The time for a client to send its request, and then to read its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long to leave the listener alone after a failure of ours.
+/// The pause after a failed accept(2).
 const RETRY: Duration = Duration::from_secs(1);
 
 const LISTENER: Token = Token(usize::MAX);
 
-/// The control socket and those who are connected to it.
+/// The control socket and its clients.
 ///
-/// It waits by itself for nothing: whoever has it watches its [descriptor](AsFd) and its
-/// [deadline](Self::deadline), and then calls [`turn`](Self::turn).
+/// An event loop watches its [descriptor](AsFd) and its [deadline](Self::deadline), and then
+/// calls [`turn`](Self::turn).
 pub struct Server {
-    /// Its own, so that one descriptor stands for all of its sockets (epoll(7)).
+    /// Its own poll, whose descriptor stands for all of its sockets (epoll(7)).
     poll: Poll,
     events: Events,
-    /// `None`: nobody new is taken.
+    /// `None` once [`leave`](Self::leave) has stopped accepting.
     listener: Option<UnixListener>,
     path: PathBuf,
-    /// What [`path`](Self::path) named when this was made.
+    /// The file at `path` when this was created.
     file: Option<FileId>,
     clients: Vec<Client>,
     next_serial: usize,
-    /// Somebody may wait in the backlog, of whom we will not be told again.
+    /// Whether clients may wait in the backlog, which epoll does not report again.
     more: bool,
     retry_at: Option<Moment>,
     log: Throttle,
 }
 
-/// Who asked, and waits for the one answer.
+/// A client that waits for its answer.
 #[derive(Debug, PartialEq, Eq)]
-#[must_use = "somebody waits for an answer"]
+#[must_use = "the client waits for an answer"]
 pub struct Asker(usize);
 
 struct Client {
@@ -63,35 +63,35 @@ struct Client {
 }
 
 enum Stage {
-    /// Has sent this much of its request.
+    /// Sending its request, of which this much was read.
     Asking { request: Vec<u8>, until: Moment },
-    /// Waits for the answer, however long that takes.
+    /// Waiting for the answer, without a deadline.
     Waiting,
-    /// Has this left to read.
+    /// Reading its answer, of which this is left.
     Answered { rest: Vec<u8>, until: Moment },
 }
 
-/// What became of a client in a turn.
-enum Outcome {
+/// The result of a client's turn.
+enum ClientTurn {
     Stays,
     Asked(Request),
     Ended,
 }
 
 impl Server {
-    /// Listens at `path`. A socket that was left behind there is replaced.
+    /// Listens at `path`. Replaces a socket that a killed server left behind.
     ///
     /// # Errors
-    /// [`ListenError`] when somebody else has the path, or the system refuses.
+    /// [`ListenError`] if another server or file has the path, or a system call fails.
     pub fn listen(path: &Path) -> Result<Self, ListenError> {
         let listener = socket::listen(path)?;
         Self::new(listener, path).map_err(|error| ListenError::system(path, error))
     }
 
-    /// Goes on with a socket that another process has listened on at `path`.
+    /// Takes over the listening socket of another process at `path`.
     ///
     /// # Errors
-    /// Whatever epoll_create(2) and epoll_ctl(2) have to say.
+    /// Those of epoll_create(2) and epoll_ctl(2).
     pub fn adopt(listener: OwnedFd, path: &Path) -> io::Result<Self> {
         let listener = std::os::unix::net::UnixListener::from(listener);
         listener.set_nonblocking(true)?;
@@ -105,7 +105,7 @@ impl Server {
             .register(&mut listener, LISTENER, Interest::READABLE)?;
         Ok(Self {
             poll,
-            // Room for all there can be, so that none is left for a second look.
+            // Room for the events of one turn.
             events: Events::with_capacity(MOST_CLIENTS + 1),
             listener: Some(listener),
             path: path.to_owned(),
@@ -118,19 +118,19 @@ impl Server {
         })
     }
 
-    /// Where it listens.
+    /// Returns the path of the socket.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The listening socket, for a process that is to [go on](Self::adopt) with it.
+    /// Returns the listening socket, for a process that [adopts](Self::adopt) it.
     #[must_use]
     pub fn listener(&self) -> Option<BorrowedFd<'_>> {
         self.listener.as_ref().map(AsFd::as_fd)
     }
 
-    /// When [`turn`](Self::turn) is to be called at the latest; at once if it is past.
+    /// Returns when to call [`turn`](Self::turn) at the latest; at once if it is past.
     #[must_use]
     pub fn deadline(&self) -> Option<Moment> {
         let at_once = self.more && self.clients.len() < MOST_CLIENTS;
@@ -141,64 +141,61 @@ impl Server {
             .min()
     }
 
-    /// Goes on with everybody as far as that is possible now, and adds to `asked` what
-    /// was asked. Each is owed an [`answer`](Self::answer), now or later.
+    /// Advances every client as far as possible without blocking, and appends new requests to
+    /// `asked`. Each needs an [`answer`](Self::answer), now or later.
     pub fn turn(&mut self, now: Moment, asked: &mut Vec<(Asker, Request)>) {
         self.take_events();
         self.accept(now);
         let mut index = 0;
         while let Some(client) = self.clients.get_mut(index) {
             let serial = client.serial;
-            match client.go_on(now) {
-                Outcome::Ended => {
+            match client.advance(now) {
+                ClientTurn::Ended => {
                     self.clients.swap_remove(index);
                     continue;
                 }
-                Outcome::Asked(request) => match client.refusal(&request) {
+                ClientTurn::Asked(request) => match client.refusal(&request) {
                     None => asked.push((Asker(serial), request)),
                     Some(why) => {
                         log::warn!("{} refused: {why}", request.word());
-                        client.owe(&Answer::Failed(format!("refused: {why}")), now);
-                        // It is written at once; what does not fit is written later.
-                        if matches!(client.go_on(now), Outcome::Ended) {
+                        client.set_answer(&Answer::Failed(format!("refused: {why}")), now);
+                        // Writes at once what the socket takes.
+                        if matches!(client.advance(now), ClientTurn::Ended) {
                             self.clients.swap_remove(index);
                             continue;
                         }
                     }
                 },
-                Outcome::Stays => {}
+                ClientTurn::Stays => {}
             }
             index += 1;
         }
     }
 
-    /// Answers somebody who may be gone.
-    #[allow(
-        clippy::needless_pass_by_value,
-        reason = "there is one answer for each"
-    )]
+    /// Answers a client, which may have closed.
+    #[allow(clippy::needless_pass_by_value, reason = "each client gets one answer")]
     pub fn answer(&mut self, Asker(serial): Asker, now: Moment, answer: &Answer) {
         let place = self.clients.iter().position(|c| c.serial == serial);
         if let Some(place) = place
             && let Some(client) = self.clients.get_mut(place)
         {
-            client.owe(answer, now);
-            if matches!(client.go_on(now), Outcome::Ended) {
+            client.set_answer(answer, now);
+            if matches!(client.advance(now), ClientTurn::Ended) {
                 self.clients.swap_remove(place);
             }
         }
     }
 
-    /// Takes nobody new from now on, for another process does. Whoever was asked is
-    /// still answered. The file stays.
+    /// Stops accepting, because another process does. Requests so far are still answered. The
+    /// file stays.
     pub fn leave(&mut self) {
         if let Some(mut listener) = self.listener.take() {
-            // While the other process has it open, dropping it would not do (epoll(7)).
+            // A drop does not deregister it while another process has it open (epoll(7)).
             let _gone = self.poll.registry().deregister(&mut listener);
         }
     }
 
-    /// Takes the file away, if it is still that of this socket.
+    /// Removes the file, if it is still that of this socket.
     pub fn remove(self) {
         let is_ours = self.file.is_some() && FileId::of(&self.path).ok() == self.file;
         if is_ours && let Err(error) = std::fs::remove_file(&self.path) {
@@ -209,15 +206,15 @@ impl Server {
         }
     }
 
-    /// Takes what the kernel has to tell. What can be done is found out by doing it,
-    /// apart from one thing: that somebody is gone who waits.
+    /// Takes the kernel's events. Reads and writes show by themselves what is possible; only a
+    /// waiting client that closes is found by its event.
     fn take_events(&mut self) {
         if self
             .poll
             .poll(&mut self.events, Some(Duration::ZERO))
             .is_err()
         {
-            // A signal; the next call finds the rest.
+            // A signal; the next call returns the rest.
             self.more = true;
             return;
         }
@@ -238,7 +235,7 @@ impl Server {
             return;
         }
         self.retry_at = None;
-        // As many attempts as there are places: some may fail.
+        // One attempt for each place: some may fail.
         for _ in 0..MOST_CLIENTS {
             let Some(listener) = &self.listener else {
                 self.more = false;
@@ -248,7 +245,7 @@ impl Server {
                 return;
             }
             match listener.accept() {
-                Ok((socket, _)) => self.welcome(socket, now),
+                Ok((socket, _)) => self.add_client(socket, now),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.more = false,
                 Err(error) if is_passing(&error) => {}
                 Err(error) => return self.back_off(now, &error),
@@ -256,9 +253,9 @@ impl Server {
         }
     }
 
-    fn welcome(&mut self, mut socket: UnixStream, now: Moment) {
+    fn add_client(&mut self, mut socket: UnixStream, now: Moment) {
         let serial = self.next_serial;
-        // The listener's token is out of reach of any count.
+        // No count reaches the listener's token.
         self.next_serial += 1;
         let both = Interest::READABLE | Interest::WRITABLE;
         let registry = self.poll.registry();
@@ -280,13 +277,13 @@ impl Server {
     fn back_off(&mut self, now: Moment, error: &io::Error) {
         self.retry_at = Some(now.after(RETRY));
         log_limited!(warn, self.log, now, left_out =>
-            "cannot take a client of the control socket {}: {error}; those that wait are tried \
-             again left_out={left_out}",
+            "cannot take a client of the control socket {}: {error}; waiting clients are \
+             retried left_out={left_out}",
             self.path.display());
     }
 }
 
-/// Whether the next in the backlog may be tried at once.
+/// Returns whether the next client in the backlog may be tried at once.
 fn is_passing(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -311,7 +308,7 @@ impl Client {
             return None;
         }
         let own = own.as_raw();
-        let who = match self.peer {
+        let client = match self.peer {
             Some(PeerCredentials {
                 user,
                 process: Some(process),
@@ -323,34 +320,34 @@ impl Client {
                 "user {} (a process of another PID namespace)",
                 user.as_raw()
             ),
-            None => "a client whose user the kernel does not tell".to_owned(),
+            None => "a client whose user the kernel does not report".to_owned(),
         };
         Some(format!(
-            "{who} may not ask for that; only the server's own user, {own}, and the superuser may"
+            "{client} may not ask for that; only the server's own user, {own}, and the superuser may"
         ))
     }
 
-    fn owe(&mut self, answer: &Answer, now: Moment) {
+    fn set_answer(&mut self, answer: &Answer, now: Moment) {
         self.stage = Stage::Answered {
             rest: answer.to_bytes(),
             until: now.after(PATIENCE),
         };
     }
 
-    fn go_on(&mut self, now: Moment) -> Outcome {
+    fn advance(&mut self, now: Moment) -> ClientTurn {
         let outcome = match &mut self.stage {
-            Stage::Waiting => return Outcome::Stays,
+            Stage::Waiting => return ClientTurn::Stays,
             Stage::Asking { request, .. } => match read_line(&mut self.socket, request) {
-                Ok(None) => Ok(Outcome::Stays),
-                // Nobody would be told what became of it, or has given it up.
+                Ok(None) => Ok(ClientTurn::Stays),
+                // The client has closed: it cannot read the outcome, or cancelled the request.
                 Ok(Some(Ok(_))) if is_gone(&self.socket) => Err(io::ErrorKind::BrokenPipe.into()),
                 Ok(Some(Ok(request))) => {
                     self.stage = Stage::Waiting;
-                    return Outcome::Asked(request);
+                    return ClientTurn::Asked(request);
                 }
                 Ok(Some(Err(error))) => {
-                    self.owe(&Answer::Failed(error.to_string()), now);
-                    return self.go_on(now);
+                    self.set_answer(&Answer::Failed(error.to_string()), now);
+                    return self.advance(now);
                 }
                 Err(error) => Err(error),
             },
@@ -358,32 +355,32 @@ impl Client {
         };
         let late = self.deadline().is_some_and(|deadline| deadline <= now);
         match outcome {
-            Ok(Outcome::Stays) if late => self.drop_for("it takes too long"),
+            Ok(ClientTurn::Stays) if late => self.drop_for("it takes too long"),
             Ok(outcome) => outcome,
             Err(error) => self.drop_for(&error.to_string()),
         }
     }
 
-    /// Clients come and go as they like, so this is for who looks for it.
-    fn drop_for(&self, why: &str) -> Outcome {
+    /// At level debug: clients may close at any time.
+    fn drop_for(&self, why: &str) -> ClientTurn {
         log::debug!("a client of the control socket is dropped: {why}");
-        Outcome::Ended
+        ClientTurn::Ended
     }
 }
 
-/// Whether a user may have the server run a program: its own user and the superuser.
+/// Returns whether a user may make the server run a program.
 fn is_trusted(user: Uid, own: Uid) -> bool {
     user == own || user.is_root()
 }
 
-/// Whether the other end is closed, and not just done with speaking (poll(2)).
+/// Returns whether the other end is closed, not only its direction of sending (poll(2)).
 fn is_gone(socket: &UnixStream) -> bool {
     let mut end = [PollFd::new(socket, PollFlags::empty())];
     let found = poll(&mut end, Some(&Timespec::default()));
     found.is_ok() && end[0].revents().contains(PollFlags::HUP)
 }
 
-/// Reads on in a request, and takes it when it is whole. What follows it is left unread.
+/// Reads more of a request; returns it once it is complete. Ignores input behind it.
 fn read_line(
     socket: &mut UnixStream,
     request: &mut Vec<u8>,
@@ -408,17 +405,19 @@ fn read_line(
     }
 }
 
-/// Writes on; ended once all of it is written.
-fn write_some(socket: &mut UnixStream, rest: &mut Vec<u8>) -> io::Result<Outcome> {
+/// Writes more of an answer; the client has ended once all of it is written.
+fn write_some(socket: &mut UnixStream, rest: &mut Vec<u8>) -> io::Result<ClientTurn> {
     while !rest.is_empty() {
         match socket.write(rest) {
             Ok(count) => drop(rest.drain(..count)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Outcome::Stays),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Ok(ClientTurn::Stays);
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(Outcome::Ended)
+    Ok(ClientTurn::Ended)
 }
 
 /// Readable when [`turn`](Server::turn) has something to do.

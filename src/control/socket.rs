@@ -1,4 +1,4 @@
-//! How the socket's file is made, and taken away.
+//! The file of the control socket.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -10,34 +10,34 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// Clients that may wait to be accepted: more than ever come together.
+/// Clients that may wait to be accepted: more than ever connect at once.
 const BACKLOG: i32 = 16;
 
-/// What to say when socket2 calls a path invalid: it does not fit `sun_path`, unix(7).
+/// The hint for a path that socket2 calls invalid: it does not fit `sun_path`, unix(7).
 pub(super) const TOO_LONG: &str = " (107 bytes at most)";
 
-/// Why there is no control socket.
+/// Why the control socket cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// A server serves it.
+    /// A running server listens on it.
     #[error(
         "a running program serves the control socket {}; give each server a --control of its own, \
          or stop the other one",
         .0.display()
     )]
     Taken(PathBuf),
-    /// The path is that of something else.
+    /// The path names a file that is not a socket.
     #[error(
         "{} is there and is no socket; give --control another path",
         .0.display()
     )]
     NoSocket(PathBuf),
-    /// The system refused.
+    /// A system call failed.
     #[error("cannot make the control socket {}: {error}{}", path.display(), hint(error))]
     System {
-        /// Where it was to be.
+        /// The path of the socket.
         path: PathBuf,
-        /// What the system said.
+        /// Its error.
         error: io::Error,
     },
 }
@@ -49,7 +49,7 @@ impl ListenError {
     }
 }
 
-/// What to do about it, where that is not plain.
+/// Returns what to do about it, or nothing.
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => "; make its folder first",
@@ -58,40 +58,39 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Listens at `path`, never to block, and only for the user that this process has.
-///
-/// A socket that was left behind, which nobody serves, is replaced.
+/// Listens at `path` without blocking, for the user of this process. Replaces a socket that a
+/// killed server left behind.
 pub(super) fn listen(path: &Path) -> Result<UnixListener, ListenError> {
     let failed = |error| ListenError::system(path, error);
     let address = SockAddr::unix(path).map_err(failed)?;
     make_room(path, &address)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).map_err(failed)?;
     bind(&socket, path, &address).map_err(|error| match error.kind() {
-        // Another server came between.
+        // Another server bound it meanwhile.
         io::ErrorKind::AddrInUse => ListenError::Taken(path.to_owned()),
         _ => failed(error),
     })?;
     socket.listen(BACKLOG).map_err(|error| {
-        // What nobody will serve is better not there.
+        // Leave no socket without a server behind.
         fs::remove_file(path).ok();
         failed(error)
     })?;
     Ok(std::os::fd::OwnedFd::from(socket).into())
 }
 
-/// Makes the file, of mode 0600 from its first moment.
+/// Creates the file with mode 0600.
 ///
-/// The umask is the whole process's, and other threads may make files meanwhile. Linux
-/// takes a socket's own mode for its file's (`unix_bind_bsd` in net/unix/af_unix.c), which
-/// no manual promises. So the file's mode is set as well; and before listen(2), until
-/// which nobody can connect.
+/// The umask belongs to the whole process, and other threads may create files meanwhile. Linux
+/// gives the file the mode of the socket (`unix_bind_bsd` in net/unix/af_unix.c), which no
+/// manual promises. So the file's mode is set as well, before listen(2): until then no client
+/// can connect.
 fn bind(socket: &Socket, path: &Path, address: &SockAddr) -> io::Result<()> {
     rustix::fs::fchmod(socket, Mode::RUSR | Mode::WUSR)?;
     socket.bind(address)?;
     fs::set_permissions(path, Permissions::from_mode(0o600))
 }
 
-/// Removes a socket at `path` that nobody serves.
+/// Removes a socket at `path` on which no process listens.
 fn make_room(path: &Path, address: &SockAddr) -> Result<(), ListenError> {
     let failed = |error| ListenError::system(path, error);
     match fs::symlink_metadata(path) {
@@ -102,14 +101,14 @@ fn make_room(path: &Path, address: &SockAddr) -> Result<(), ListenError> {
         }
         Ok(_) => {}
     }
-    // Never to block: a server that hangs may have a full backlog.
+    // Nonblocking: a server that hangs may have a full backlog.
     let probe = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).map_err(failed)?;
     match probe.connect(address) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).map_err(failed)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        // unix(7): a full backlog, or a socket of another type, which has its owner too.
+        // unix(7): a full backlog, or a socket of another type, which a process owns too.
         Err(error) if is_served(&error) => Err(ListenError::Taken(path.to_owned())),
         Err(error) => Err(failed(error)),
         Ok(()) => Err(ListenError::Taken(path.to_owned())),
@@ -123,7 +122,7 @@ fn is_served(error: &io::Error) -> bool {
     )
 }
 
-/// Which file a path names.
+/// The identity of the file at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileId {
     device: u64,

@@ -13,20 +13,20 @@ use tempfile::TempDir;
 use super::*;
 use hawk_time::Moment;
 
-/// How long anything that must happen may take.
+/// The time for anything that must happen.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A control socket that is served here, step by step.
-struct Desk {
+struct Rig {
     _folder: TempDir,
     path: PathBuf,
     server: Server,
     asked: Vec<(Asker, Request)>,
-    /// The time, which stands still, however long this machine takes.
+    /// The time, which stands still.
     now: Moment,
 }
 
-impl Desk {
+impl Rig {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control");
@@ -73,7 +73,7 @@ impl Desk {
 
     #[track_caller]
     fn wait_for_requests(&mut self, number: usize) -> Vec<(Asker, Request)> {
-        self.turn_until(|desk| desk.asked.len() >= number);
+        self.turn_until(|rig| rig.asked.len() >= number);
         assert_eq!(self.asked.len(), number);
         std::mem::take(&mut self.asked)
     }
@@ -83,7 +83,7 @@ impl Desk {
     }
 }
 
-impl std::fmt::Debug for Desk {
+impl std::fmt::Debug for Rig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:?} asked={:?}", self.server, self.asked)
     }
@@ -101,36 +101,36 @@ fn lines(lines: &[&str]) -> Answer {
 
 #[test]
 fn it_answers_at_once_or_later_and_each_its_own() {
-    let mut desk = Desk::new();
-    let upgrade = desk.say(b"upgrade /x\n");
-    let asked = desk.wait_for_requests(1);
+    let mut rig = Rig::new();
+    let upgrade = rig.say(b"upgrade /x\n");
+    let asked = rig.wait_for_requests(1);
     let [(later, request)] = <[_; 1]>::try_from(asked).unwrap();
     let binary = Some(PathBuf::from("/x"));
     assert_eq!(request, Request::Upgrade { binary });
     assert_eq!(
-        desk.server.deadline(),
+        rig.server.deadline(),
         None,
-        "whoever waits may do so for long"
+        "a waiting client has no deadline"
     );
 
-    let stats = desk.say(b"stats\n");
-    let asked = desk.wait_for_requests(1);
+    let stats = rig.say(b"stats\n");
+    let asked = rig.wait_for_requests(1);
     let [(at_once, request)] = <[_; 1]>::try_from(asked).unwrap();
     assert_eq!(request, Request::Statistics);
-    desk.answer(at_once, &lines(&["a b=1", "c d=2"]));
+    rig.answer(at_once, &lines(&["a b=1", "c d=2"]));
     assert_eq!(all_of(stats), "a b=1\nc d=2\ndone\n");
-    desk.answer(later, &Answer::Failed("no".into()));
+    rig.answer(later, &Answer::Failed("no".into()));
     assert_eq!(all_of(upgrade), "failed: no\n");
 }
 
 #[test]
-fn both_halves_understand_one_another() {
-    let mut desk = Desk::new();
+fn client_and_server_understand_each_other() {
+    let mut rig = Rig::new();
     let mut ask_for = |request: Request, answer: Answer| {
-        let path = desk.path.clone();
+        let path = rig.path.clone();
         let client = std::thread::spawn(move || ask(&path, &request, PATIENCE));
-        for (asker, _) in desk.wait_for_requests(1) {
-            desk.answer(asker, &answer);
+        for (asker, _) in rig.wait_for_requests(1) {
+            rig.answer(asker, &answer);
         }
         client.join().unwrap()
     };
@@ -143,135 +143,135 @@ fn both_halves_understand_one_another() {
 
 #[test]
 fn a_request_may_come_in_pieces_and_must_be_one() {
-    let mut desk = Desk::new();
-    let mut slow = desk.connect();
+    let mut rig = Rig::new();
+    let mut slow = rig.connect();
     for byte in b"stats\n" {
         slow.write_all(&[*byte]).unwrap();
-        desk.server.turn(desk.now, &mut desk.asked);
+        rig.server.turn(rig.now, &mut rig.asked);
     }
-    for (asker, request) in desk.wait_for_requests(1) {
+    for (asker, request) in rig.wait_for_requests(1) {
         assert_eq!(request, Request::Statistics);
-        desk.answer(asker, &lines(&[]));
+        rig.answer(asker, &lines(&[]));
     }
     assert_eq!(all_of(slow), "done\n");
 
-    let strange = desk.say(b"fly\n");
-    desk.server.turn(desk.now, &mut desk.asked);
+    let strange = rig.say(b"fly\n");
+    rig.server.turn(rig.now, &mut rig.asked);
     let told = all_of(strange);
     assert!(told.starts_with("failed: unknown request; "), "{told}");
-    assert_eq!(desk.asked.len(), 0);
+    assert_eq!(rig.asked.len(), 0);
 }
 
 #[test]
 fn a_request_is_bounded() {
-    let mut desk = Desk::new();
+    let mut rig = Rig::new();
     let longest = b"upgrade ".iter().chain([b'x'; 4087].iter());
     let mut longest: Vec<_> = longest.copied().collect();
     longest.push(b'\n');
     assert_eq!(longest.len(), 4096);
-    let fits = desk.say(&longest);
-    for (asker, _) in desk.wait_for_requests(1) {
-        desk.answer(asker, &lines(&[]));
+    let fits = rig.say(&longest);
+    for (asker, _) in rig.wait_for_requests(1) {
+        rig.answer(asker, &lines(&[]));
     }
     assert_eq!(all_of(fits), "done\n");
 
-    let mut endless = desk.say(&[b'x'; 4096]);
+    let mut endless = rig.say(&[b'x'; 4096]);
     let mut text = [0; 64];
-    desk.server.turn(desk.now, &mut desk.asked);
+    rig.server.turn(rig.now, &mut rig.asked);
     let count = endless.read(&mut text).unwrap();
     let told = String::from_utf8_lossy(&text[..count]);
     assert_eq!(told, "failed: a request may have 4096 bytes at most\n");
 }
 
 #[test]
-fn who_neither_sends_nor_reads_is_dropped() {
-    let mut desk = Desk::new();
-    let silent = desk.say(b"sta");
-    desk.turn_until(|desk| desk.server.deadline().is_some());
-    let deadline = desk.server.deadline().unwrap();
+fn a_client_that_neither_sends_nor_reads_is_dropped() {
+    let mut rig = Rig::new();
+    let silent = rig.say(b"sta");
+    rig.turn_until(|rig| rig.server.deadline().is_some());
+    let deadline = rig.server.deadline().unwrap();
     let just_before = Moment::from_nanos(deadline.as_nanos() - 1);
-    desk.server.turn(just_before, &mut desk.asked);
-    assert_eq!(desk.server.deadline(), Some(deadline));
-    desk.server.turn(deadline, &mut desk.asked);
-    assert_eq!(desk.server.deadline(), None);
+    rig.server.turn(just_before, &mut rig.asked);
+    assert_eq!(rig.server.deadline(), Some(deadline));
+    rig.server.turn(deadline, &mut rig.asked);
+    assert_eq!(rig.server.deadline(), None);
     assert_eq!(all_of(silent), "");
 
     // More than the sockets hold, so that it has to be read.
     let long = lines(&["x".repeat(4 << 20).as_str()]);
-    let deaf = desk.say(b"stats\n");
-    for (asker, _) in desk.wait_for_requests(1) {
-        desk.answer(asker, &long);
+    let deaf = rig.say(b"stats\n");
+    for (asker, _) in rig.wait_for_requests(1) {
+        rig.answer(asker, &long);
     }
-    let deadline = desk.server.deadline().expect("it has not all of it");
-    desk.server.turn(deadline, &mut desk.asked);
-    assert_eq!(desk.server.deadline(), None);
+    let deadline = rig.server.deadline().expect("it has not all of it");
+    rig.server.turn(deadline, &mut rig.asked);
+    assert_eq!(rig.server.deadline(), None);
     assert!(!all_of(deaf).ends_with("done\n"));
 }
 
 #[test]
 fn a_long_answer_goes_out_as_it_is_read() {
-    let mut desk = Desk::new();
+    let mut rig = Rig::new();
     let long = "x".repeat(4 << 20);
-    let client = desk.say(b"stats\n");
-    for (asker, _) in desk.wait_for_requests(1) {
-        desk.answer(asker, &lines(&[&long]));
+    let client = rig.say(b"stats\n");
+    for (asker, _) in rig.wait_for_requests(1) {
+        rig.answer(asker, &lines(&[&long]));
     }
     let reader = std::thread::spawn(move || all_of(client));
-    desk.turn_until(|desk| desk.server.deadline().is_none());
+    rig.turn_until(|rig| rig.server.deadline().is_none());
     assert_eq!(reader.join().unwrap(), long + "\ndone\n");
 }
 
 #[test]
 fn more_clients_than_places_wait_and_have_their_turn() {
-    let mut desk = Desk::new();
-    let mut silent: Vec<_> = (0..8).map(|_| desk.connect()).collect();
-    let late = desk.say(b"stats\n");
-    desk.turn_until(|desk| desk.server.deadline().is_some());
-    desk.server.turn(desk.now, &mut desk.asked);
-    assert_eq!(desk.asked.len(), 0, "all places are taken");
+    let mut rig = Rig::new();
+    let mut silent: Vec<_> = (0..8).map(|_| rig.connect()).collect();
+    let late = rig.say(b"stats\n");
+    rig.turn_until(|rig| rig.server.deadline().is_some());
+    rig.server.turn(rig.now, &mut rig.asked);
+    assert_eq!(rig.asked.len(), 0, "all places are taken");
     drop(silent.pop());
-    for (asker, _) in desk.wait_for_requests(1) {
-        desk.answer(asker, &lines(&[]));
+    for (asker, _) in rig.wait_for_requests(1) {
+        rig.answer(asker, &lines(&[]));
     }
     assert_eq!(all_of(late), "done\n");
 }
 
 #[test]
-fn who_goes_away_while_waiting_leaves_its_place() {
-    let mut desk = Desk::new();
-    let waiting: Vec<_> = (0..8).map(|_| desk.say(b"upgrade\n")).collect();
-    let askers = desk.wait_for_requests(8);
+fn a_client_that_closes_while_waiting_frees_its_place() {
+    let mut rig = Rig::new();
+    let waiting: Vec<_> = (0..8).map(|_| rig.say(b"upgrade\n")).collect();
+    let askers = rig.wait_for_requests(8);
     drop(waiting);
-    let next = desk.say(b"stats\n");
-    for (asker, request) in desk.wait_for_requests(1) {
+    let next = rig.say(b"stats\n");
+    for (asker, request) in rig.wait_for_requests(1) {
         assert_eq!(request, Request::Statistics);
-        desk.answer(asker, &lines(&[]));
+        rig.answer(asker, &lines(&[]));
     }
     assert_eq!(all_of(next), "done\n");
     for (asker, _) in askers {
-        desk.answer(asker, &lines(&["nobody hears it"]));
+        rig.answer(asker, &lines(&["the client has closed"]));
     }
 }
 
 #[test]
 fn the_file_is_for_its_owner_only_whatever_the_umask() {
-    let desk = Desk::new();
-    let mode = fs::metadata(&desk.path).unwrap().permissions().mode();
+    let rig = Rig::new();
+    let mode = fs::metadata(&rig.path).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o600);
 }
 
 #[test]
 fn a_live_socket_is_refused_and_a_stale_one_is_replaced() {
-    let desk = Desk::new();
-    let refused = Server::listen(&desk.path).unwrap_err();
+    let rig = Rig::new();
+    let refused = Server::listen(&rig.path).unwrap_err();
     assert!(matches!(refused, ListenError::Taken(_)), "{refused}");
     assert!(refused.to_string().contains("--control"), "{refused}");
-    let Desk {
+    let Rig {
         path,
         server,
         _folder,
         ..
-    } = desk;
+    } = rig;
     // As a process that was killed would leave it.
     drop(server);
     assert!(path.exists());
@@ -329,71 +329,72 @@ fn paths_that_cannot_be_are_refused_with_the_way_out() {
 
 #[test]
 fn only_the_owner_of_the_file_removes_it() {
-    let desk = Desk::new();
-    let other = desk.path.with_extension("other");
+    let rig = Rig::new();
+    let other = rig.path.with_extension("other");
     let successor = Server::listen(&other).unwrap();
-    fs::rename(&other, &desk.path).unwrap();
-    desk.server.remove();
-    assert!(desk.path.exists(), "it is another's by now");
+    fs::rename(&other, &rig.path).unwrap();
+    rig.server.remove();
+    assert!(rig.path.exists(), "it is another's by now");
     drop(successor);
 }
 
-/// They were interrupted while they waited for a busy server: a request to a person who has
-/// gone is none.
+/// A client that was interrupted while it waited for a busy server has cancelled its request.
 #[test]
-fn who_is_gone_before_a_request_is_read_has_asked_for_nothing() {
-    let mut desk = Desk::new();
-    drop(desk.say(b"upgrade\n"));
-    let half_closed = desk.say(b"stats\n");
+fn a_client_that_closes_before_its_request_is_read_cancels_it() {
+    let mut rig = Rig::new();
+    drop(rig.say(b"upgrade\n"));
+    let half_closed = rig.say(b"stats\n");
     half_closed.shutdown(Shutdown::Write).unwrap();
-    let asked = desk.wait_for_requests(1);
-    assert!(desk.asked.is_empty());
+    let asked = rig.wait_for_requests(1);
+    assert!(rig.asked.is_empty());
     for (asker, request) in asked {
-        assert_eq!(request, Request::Statistics, "who only hears is there");
-        desk.answer(asker, &lines(&["here"]));
+        assert_eq!(
+            request,
+            Request::Statistics,
+            "a client that closed only its sending side is there"
+        );
+        rig.answer(asker, &lines(&["here"]));
     }
     assert_eq!(all_of(half_closed), "here\ndone\n");
 }
 
 #[test]
 fn another_process_goes_on_with_the_socket() {
-    let mut desk = Desk::new();
-    let asked_before = desk.say(b"upgrade\n");
-    let asker = desk.wait_for_requests(1);
-    let listener = desk
-        .server
-        .listener()
-        .unwrap()
-        .try_clone_to_owned()
-        .unwrap();
-    let successor = Server::adopt(listener, &desk.path).unwrap();
+    let mut rig = Rig::new();
+    let asked_before = rig.say(b"upgrade\n");
+    let asker = rig.wait_for_requests(1);
+    let listener = rig.server.listener().unwrap().try_clone_to_owned().unwrap();
+    let successor = Server::adopt(listener, &rig.path).unwrap();
     // Who comes now is taken by whichever of them is first; here it is the successor.
-    desk.server.leave();
-    let predecessor = std::mem::replace(&mut desk.server, successor);
-    let asked_after = desk.say(b"stats\n");
-    for (asker, request) in desk.wait_for_requests(1) {
+    rig.server.leave();
+    let predecessor = std::mem::replace(&mut rig.server, successor);
+    let asked_after = rig.say(b"stats\n");
+    for (asker, request) in rig.wait_for_requests(1) {
         assert_eq!(request, Request::Statistics);
-        desk.answer(asker, &lines(&["new"]));
+        rig.answer(asker, &lines(&["new"]));
     }
     assert_eq!(all_of(asked_after), "new\ndone\n");
     let mut predecessor = predecessor;
-    predecessor.turn(desk.now, &mut desk.asked);
-    assert_eq!((desk.asked.len(), predecessor.deadline()), (0, None));
+    predecessor.turn(rig.now, &mut rig.asked);
+    assert_eq!((rig.asked.len(), predecessor.deadline()), (0, None));
     for (asker, _) in asker {
-        predecessor.answer(asker, desk.now, &lines(&["old"]));
+        predecessor.answer(asker, rig.now, &lines(&["old"]));
     }
     assert_eq!(all_of(asked_before), "old\ndone\n");
-    desk.server.remove();
-    assert!(!desk.path.exists());
+    rig.server.remove();
+    assert!(!rig.path.exists());
 }
 
 #[test]
-fn a_client_says_what_it_met() {
+fn a_client_reports_its_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control");
     let ask = |patience| ask(&path, &Request::Statistics, patience);
-    let nobody = ask(PATIENCE).unwrap_err();
-    assert!(matches!(nobody, AskError::Unreachable { .. }), "{nobody}");
+    let unreachable = ask(PATIENCE).unwrap_err();
+    assert!(
+        matches!(unreachable, AskError::Unreachable { .. }),
+        "{unreachable}"
+    );
     fs::write(&path, "").unwrap();
     let no_socket = ask(PATIENCE).unwrap_err();
     assert!(
@@ -405,7 +406,7 @@ fn a_client_says_what_it_met() {
     let silent = ask(Duration::from_millis(50)).unwrap_err();
     assert!(matches!(silent, AskError::TimedOut(_)), "{silent}");
     let server = std::thread::spawn(move || {
-        // The first is the one above, who is gone.
+        // The first client is the one above, which has closed.
         for part in [&b""[..], b"stats connections=", b"stats connections=1\n"] {
             let (mut client, _) = listener.accept().unwrap();
             let _gone = client.write_all(part);

@@ -1,8 +1,7 @@
 //! A session's deadlines.
 //!
-//! Time is always an argument. While we do not read from an agent, for
-//! whatever reason of ours, its clocks stand still: on resuming, every mark
-//! moves by the time that was lost.
+//! Time is always an argument. While the server does not read from an agent for a reason of its
+//! own, the agent's clocks stand still: on resuming, every point in time moves by the time lost.
 
 use std::time::Duration;
 
@@ -15,26 +14,25 @@ use hawk_time::Moment;
 /// The longest time without a frame that a learnt interval allows, in idle limits.
 const IDLE_GROWTH: u32 = 20;
 
-/// Why we do not read from an agent.
+/// Why an agent is not read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopReason {
-    /// It waits for a receive buffer. That is our doing: no clock runs.
+    /// The connection waits for a receive buffer. No clock runs.
     Buffer,
-    /// What it sends cannot be taken before the store is done with what it has.
-    /// That is our doing too.
+    /// Store back-pressure. No clock runs.
     Store,
-    /// It sends more frames than it may. It is slowed down, and not blamed.
+    /// The agent used up its rate. No clock runs.
     Rate,
-    /// It does not read its replies. That is its doing: the output clock runs.
+    /// The agent does not read its replies. The output clock runs.
     Output,
 }
 
-/// Which limit was exceeded.
+/// The limit that was exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timeout {
     /// No frame passed for too long.
     Idle,
-    /// A frame was begun and not finished.
+    /// A partial frame was not completed.
     Frame,
     /// Replies were not read.
     Output,
@@ -50,31 +48,31 @@ impl From<Timeout> for Cause {
     }
 }
 
-/// All from which a session's deadlines are counted.
+/// The points in time from which a session's deadlines count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clocks {
-    /// When the last frame passed, or the connection was accepted.
+    /// When the last frame passed; at first, when the connection was accepted.
     pub last_passed: Moment,
-    /// When the candidate at the front of the window was begun.
+    /// When the candidate at the front of the window began; `None` without one.
     pub begun: Option<Moment>,
-    /// Since when we do not read, and why.
+    /// Why and since when the agent is not read from; `None` if it is.
     pub stopped: Option<(StopReason, Moment)>,
-    /// When the last heartbeat came that counts: none of a burst behind its first.
+    /// When the last heartbeat came; of a burst, the first counts.
     pub last_heartbeat: Option<Moment>,
-    /// When the last report came that counts; `None` once a heartbeat came.
+    /// When the last report came, counted likewise; `None` once a heartbeat came.
     pub last_report: Option<Moment>,
-    /// The learnt interval between heartbeats, in milliseconds, in both places: builds
-    /// before kept the last two intervals here, of which the larger counts.
+    /// The learnt interval between heartbeats in milliseconds, twice: earlier builds kept the
+    /// last two intervals here, of which the larger counts.
     pub intervals: [u32; 2],
 }
 
-/// The marks among them: that we do not read is known elsewhere, as it is so for few
-/// sessions at a time.
+/// The points in time that every session has; [`Restraint`](super::restraint::Restraint) has
+/// the rare one at which reading stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Marks {
     last_passed: Moment,
     begun: Option<Moment>,
-    /// The last packet that counts: a heartbeat, or a report before the first heartbeat.
+    /// The last packet that shows life: a heartbeat, or a report before the first heartbeat.
     last_sign: Option<Moment>,
     /// The interval between heartbeats.
     interval: Interval,
@@ -82,17 +80,16 @@ pub(super) struct Marks {
     has_beaten: bool,
 }
 
-/// There is one in every session.
 const _: () = assert!(size_of::<Marks>() == 32);
 
 impl Session {
-    /// A frame passed, or the last reply that was owed is given out.
+    /// Restarts the idle clock: a frame passed, or the last pending reply was completed.
     #[inline]
     pub(super) fn passed(&mut self, now: Moment) {
         self.marks.passed(now, self.restraint.stopped());
     }
 
-    /// We stop reading from this agent; its clocks stand still from now on.
+    /// Stops reading from this agent: its clocks stand still.
     pub fn stop_reading(&mut self, reason: StopReason, now: Moment) {
         if self.stopped() != Some(reason) {
             // Another reason has another clock.
@@ -101,7 +98,7 @@ impl Session {
         }
     }
 
-    /// We read from this agent again; whether we did not.
+    /// Resumes reading from this agent; returns whether it was stopped.
     #[inline]
     pub fn resume_reading(&mut self, now: Moment) -> bool {
         let Some((_, since)) = self.restraint.resume() else {
@@ -111,21 +108,21 @@ impl Session {
         true
     }
 
-    /// Why nothing is read from this agent at present, if so.
+    /// Returns why the agent is not read from; `None` if it is.
     #[inline]
     #[must_use]
     pub fn stopped(&self) -> Option<StopReason> {
         self.restraint.stopped().map(|(reason, _)| reason)
     }
 
-    /// The next deadline of its clocks and what it is for.
+    /// Returns the next deadline of the clocks and its limit.
     pub(super) fn clock(&self, limits: &Limits) -> Option<(Moment, Timeout)> {
         let stopped = self.restraint.stopped();
         self.marks
             .deadline(stopped, limits, self.has_pending_replies())
     }
 
-    /// From where its deadlines are counted.
+    /// Exports the points in time.
     #[must_use]
     pub fn clocks(&self) -> Clocks {
         let Marks {
@@ -172,8 +169,8 @@ impl Marks {
         }
     }
 
-    /// A frame passed, or the last reply that was owed is given out. While we do not
-    /// read, it is as if that were when we stopped: on resuming, the mark moves on.
+    /// Restarts the idle clock. While reading is stopped, it restarts at the stop: resuming
+    /// moves it on.
     fn passed(&mut self, now: Moment, stopped: Option<Stopped>) {
         self.last_passed = stopped.map_or(now, |(_, since)| since);
     }
@@ -210,8 +207,8 @@ impl Marks {
         gap
     }
 
-    /// Whether the window now begins with a candidate, and whether it is
-    /// another one than before.
+    /// Updates the frame clock: whether the window begins with a candidate (`begun`), and
+    /// whether that is another one than before (`moved`).
     pub(super) fn candidate(&mut self, begun: bool, moved: bool, now: Moment) {
         if !begun {
             self.begun = None;
@@ -220,20 +217,20 @@ impl Marks {
         }
     }
 
-    /// The candidate was dropped.
+    /// Stops the frame clock: the candidate was dropped.
     pub(super) fn drop_candidate(&mut self) {
         self.begun = None;
     }
 
-    /// We read again, after the time that was lost.
+    /// Moves every point in time by the time lost.
     fn move_on(&mut self, lost: Duration) {
         self.last_passed = self.last_passed.after(lost);
         self.begun = self.begun.map(|begun| begun.after(lost));
         self.last_sign = self.last_sign.map(|last| last.after(lost));
     }
 
-    /// The next deadline and what it is for. No agent is idle while it is
-    /// `owed` a reply: it may well be waiting for that.
+    /// Returns the next deadline and its limit. A session with pending replies (`owed`) is not
+    /// idle: its agent may be waiting for them.
     fn deadline(
         &self,
         stopped: Option<Stopped>,
@@ -277,7 +274,7 @@ mod tests {
         Moment::from_nanos(1_000_000_000 * (1000 + seconds))
     }
 
-    /// A session whose agent connects now, and that is owed nothing.
+    /// A session that begins now.
     fn session() -> Session {
         Session::new("192.0.2.7:41216".parse().unwrap(), at(0))
     }
@@ -291,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_begun_has_its_own_deadline() {
+    fn a_partial_frame_has_its_own_deadline() {
         let mut session = session();
         session.marks.candidate(true, true, at(3));
         assert_eq!(session.clock(&LIMITS), Some((at(13), Timeout::Frame)));
@@ -367,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn clocks_stand_still_while_we_do_not_read() {
+    fn clocks_stand_still_while_reading_is_stopped() {
         let mut session = session();
         session.marks.candidate(true, true, at(1));
         session.stop_reading(StopReason::Buffer, at(2));
@@ -379,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn time_in_which_we_did_not_read_is_no_part_of_a_heartbeats_rhythm() {
+    fn stopped_time_is_no_part_of_the_interval_between_heartbeats() {
         let mut session = session();
         session.marks.heartbeat(at(0));
         session.stop_reading(StopReason::Buffer, at(10));
@@ -391,17 +388,17 @@ mod tests {
         assert_eq!(session.clock(&LIMITS), Some((at(1110), Timeout::Idle)));
     }
 
-    /// The next deadline, if it is owed a reply.
+    /// The next deadline with a pending reply.
     fn owed(session: &Session) -> Option<(Moment, Timeout)> {
         let stopped = session.restraint.stopped();
         session.marks.deadline(stopped, &LIMITS, true)
     }
 
     #[test]
-    fn an_agent_that_is_owed_a_reply_is_not_idle() {
+    fn a_session_with_a_pending_reply_is_not_idle() {
         let mut session = session();
         assert_eq!(owed(&session), None);
-        // A frame begun is a frame begun.
+        // The frame clock runs all the same.
         session.marks.candidate(true, true, at(85));
         assert_eq!(owed(&session), Some((at(95), Timeout::Frame)));
         session.stop_reading(StopReason::Store, at(86));
@@ -409,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waited_for_us_and_then_does_not_read_has_a_deadline() {
+    fn an_agent_that_stops_reading_during_back_pressure_has_a_deadline() {
         let mut session = session();
         session.stop_reading(StopReason::Store, at(50));
         session.stop_reading(StopReason::Output, at(60));
@@ -419,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn time_in_which_we_did_not_read_counts_once_for_a_reply_given_out_meanwhile() {
+    fn stopped_time_counts_once_for_a_reply_completed_meanwhile() {
         let mut session = session();
         session.stop_reading(StopReason::Store, at(10));
         session.passed(at(1010));

@@ -1,4 +1,4 @@
-//! Where packets are handed in and replies come out.
+//! The interface between sessions and the handler of their packets.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,62 +12,61 @@ use crate::stats::{SessionCounters, Statistics};
 use hawk_time::Moment;
 use hawk_wire::{Packet, PacketDecoder, Reply};
 
-/// Takes packets and says what to answer: at once, or once they are kept.
+/// Handles packets, and answers them at once or after a commit.
 ///
 /// The reactor calls it in turns: [`begin_turn`](Self::begin_turn), then any
-/// number of packets and departures, then [`end_turn`](Self::end_turn).
+/// number of packets and detachments, then [`end_turn`](Self::end_turn).
 pub trait Handler {
-    /// Takes one packet; its reply goes out in the order of arrival. `tag` is
-    /// the handler's own to keep with the session.
+    /// Handles one packet; replies keep the order of the packets. `tag` is the handler's, kept
+    /// with the session.
     fn handle(&mut self, sender: Sender<'_>, tag: &mut Option<Tag>, packet: &Packet<'_>) -> Answer;
 
-    /// A name that an agent gives itself, as its session is to keep it: a handler that
-    /// keeps names has the session share its own.
+    /// Returns an agent's name for the session to keep; a handler that keeps names shares its
+    /// own.
     fn name(&mut self, name: &str) -> Rc<str> {
         name.into()
     }
 
-    /// Called once, before anything else: whatever goes on in other threads is
-    /// to call `wake` when there is something to [`settle`](Self::next_completed).
+    /// Starts the handler, before all other calls. Other threads call `wake` when a commit is
+    /// [complete](Self::next_completed).
     fn start(&mut self, wake: Wake) {
         let _unused = wake;
     }
 
-    /// A turn of the event loop begins at `now`.
+    /// Begins a turn of the event loop at `now`.
     fn begin_turn(&mut self, now: Moment) {
         let _unused = now;
     }
 
-    /// The session that `tag` was kept with has ended.
+    /// Detaches the session of `tag`, which has ended.
     fn detach(&mut self, tag: Tag) {
         let _unused = tag;
     }
 
-    /// The session that `tag` was kept with is not read from, from now on: its silence
-    /// means nothing.
+    /// Notes that the session of `tag` is not read from: its silence means nothing.
     fn paused(&mut self, tag: Tag) {
         let _unused = tag;
     }
 
-    /// The session is read from again, or is about to [detach](Self::detach).
+    /// Notes that the session is read from again, or is about to [detach](Self::detach).
     fn resumed(&mut self, tag: Tag) {
         let _unused = tag;
     }
 
-    /// Whether packets can be taken now. While they cannot, no socket is read.
+    /// Returns whether packets can be taken now. While they cannot, no socket is read.
     fn is_ready(&self) -> bool {
         true
     }
 
-    /// The next commit that has come to its end, in their order.
+    /// Returns the next completed commit, in their order.
     fn next_completed(&mut self) -> Option<CompletedCommit> {
         None
     }
 
-    /// All packets of the turn are handed in.
+    /// Ends a turn: all its packets are handled.
     fn end_turn(&mut self) {}
 
-    /// When there is something to do even if no packet comes.
+    /// Returns when the handler needs a turn without a packet.
     fn deadline(&self) -> Option<Moment> {
         None
     }
@@ -78,52 +77,51 @@ pub trait Handler {
     }
 }
 
-/// Who sent a packet.
+/// The origin of a packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Sender<'a> {
     /// The address the connection comes from.
     pub peer: SocketAddr,
-    /// The name the agent gave itself last, if it ever did.
+    /// The name that the agent sent last; `None` if it never did.
     pub agent: Option<&'a Rc<str>>,
-    /// The time since the packet of its session before this one, of the same kind, without
-    /// the time for which it was not read from. `None`: there was none, or this one is part
-    /// of the same burst. For reports always `None` once the session has sent a heartbeat.
+    /// The time since the session's last packet of the same kind, without the time for which
+    /// reading was stopped. `None` for the first one and within a burst; for reports, always
+    /// once the session has sent a heartbeat.
     pub gap: Option<Duration>,
 }
 
-/// A number by which a handler knows a session again.
+/// The handler's number for the agent of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tag(pub NonZeroU32);
 
-/// Names a commit; later ones have greater numbers.
+/// The number of a commit; later ones have greater numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CommitId(pub NonZeroU64);
 
-/// What is answered to a packet, and when.
+/// The reply to a packet, and its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// This, as soon as what waits before it is answered.
+    /// This one, behind the replies that are pending.
     Now(Reply),
-    /// That the report was taken if this commit keeps it, otherwise that the
-    /// store is unavailable.
+    /// After this commit: that the report was taken, or that the store is unavailable.
     AfterCommit(CommitId),
 }
 
-/// How a commit ended.
+/// The outcome of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// All of it is on disk.
+    /// All of the batch is on disk.
     Kept,
-    /// Nothing of it is.
+    /// The batch was discarded.
     Discarded,
 }
 
-/// A commit that has come to its end.
+/// A completed commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompletedCommit {
-    /// Which.
+    /// Its number.
     pub commit: CommitId,
-    /// How.
+    /// Its outcome.
     pub fate: Fate,
 }
 
@@ -132,12 +130,12 @@ pub struct CompletedCommit {
 pub struct Wake(Arc<dyn Fn() + Send + Sync>);
 
 impl Wake {
-    /// What calls `wake`.
+    /// Returns a handle that calls `wake`.
     pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
         Self(Arc::new(wake))
     }
 
-    /// Wakes it; many calls may have one effect.
+    /// Wakes the event loop; many calls may have one effect.
     pub fn wake(&self) {
         (self.0)();
     }
@@ -149,21 +147,20 @@ impl fmt::Debug for Wake {
     }
 }
 
-/// What all sessions of a reactor share while they take bytes.
+/// What all sessions of a reactor share.
 #[derive(Debug)]
 pub struct SessionContext<H> {
-    /// Takes the packets.
+    /// The handler of packets.
     pub handler: H,
-    /// Decodes them; holds the scratch space.
+    /// The decoder of packets, with its scratch space.
     pub packets: PacketDecoder,
-    /// Counts what came in.
+    /// The counters of all sessions.
     pub counters: SessionCounters,
-    /// Reply lines of the batch at hand, to be written at once.
+    /// Reply lines of the connection being served, to be written at once.
     pub replies: Vec<u8>,
-    /// What of them waits for sockets.
+    /// Bytes queued behind slow sockets, over all sessions.
     pub unsent: UnsentTotal,
-    /// Replies behind them that wait for a commit each. That a report was taken
-    /// is true only if its commit keeps it.
+    /// Replies behind them that wait for a commit each.
     pub pending: Vec<(CommitId, Reply)>,
 }
 
@@ -180,7 +177,7 @@ impl<H> SessionContext<H> {
         }
     }
 
-    /// Puts a reply behind those of the batch at hand, and counts it.
+    /// Appends a reply line and counts it.
     pub fn answer(&mut self, reply: Reply) {
         self.counters.answered(reply);
         self.replies.extend_from_slice(reply.line());

@@ -1,19 +1,20 @@
-//! One agent's conversation, without its socket.
+//! Sessions: the protocol of one connection, without its socket.
 //!
-//! A [`Session`] takes bytes and the time as arguments, hands packets to a
-//! [`Handler`] and collects reply lines. It does no I/O, owns no receive buffer
-//! and reads no clock, so a test can drive it step by step, and all of it can be
-//! written down as [`SessionState`] and rebuilt in another process.
+//! Owns a connection's decoder, its agent's name, its deadlines, its rate, its unsent and its
+//! pending replies. A [`Session`] takes bytes and the time as arguments, passes packets to a
+//! [`Handler`] and collects reply lines. It must not know sockets, receive buffers and clocks:
+//! so a test can drive it step by step, and [`SessionState`] holds all of it for another
+//! process.
+//!
+//! Start at [`Session::receive`].
 
 mod clocks;
 mod context;
-mod peer;
 mod rate;
 mod restraint;
 mod state;
-mod unsent;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -22,11 +23,10 @@ pub use context::{
     Answer, CommitId, CompletedCommit, Fate, Handler, Sender, SessionContext, Tag, Wake,
 };
 pub use rate::{Bucket, Rate};
+pub use restraint::UnsentTotal;
 pub use state::SessionState;
-pub use unsent::UnsentTotal;
 
 use self::clocks::Marks;
-use self::peer::Peer;
 use self::restraint::Restraint;
 use crate::stats::SessionCounters;
 use hawk_time::Moment;
@@ -34,23 +34,22 @@ use hawk_wire::{
     Decoder, FRAME_OVERHEAD, Heartbeat, Input, MAX_REPLY_LINE, Packet, Refusal, Reply, Step,
 };
 
-/// Unsent bytes above which no more is read from an agent: some 2,800 replies
-/// to reports, so that a slow reader is noticed early and a fleet of them costs
-/// little. What was read by then is still answered, which adds less than 280 KiB
-/// even for the shortest frames.
+/// Unsent bytes above which an agent is not read from: 2,800 replies to reports, so that a
+/// slow reader is noticed early and many of them cost little memory. Input read before that is
+/// still answered, which adds at most 280 KiB with the shortest frames.
 pub const OUTPUT_HIGH_WATER: usize = 64 * 1024;
 
-/// Unsent bytes at which reading goes on: low enough that it is not switched
-/// on and off for every packet the kernel takes.
+/// Unsent bytes at which reading resumes: low enough that it does not alternate with every
+/// packet the kernel takes.
 pub const OUTPUT_LOW_WATER: usize = OUTPUT_HIGH_WATER / 4;
 
-/// Whether there is room for more replies that agents do not read.
+/// Whether sessions may queue more unsent replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputRoom {
-    /// There is.
+    /// They may, up to the high-water mark.
     Enough,
-    /// All sessions together have too many: one that has any at all is to get
-    /// no more. One that has none goes on.
+    /// All sessions together are at their limit: a session with unsent replies is not read
+    /// from.
     None,
 }
 
@@ -70,77 +69,77 @@ impl OutputRoom {
     }
 }
 
-/// How long a session may take over what.
+/// The limits of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Between two frames that pass; also for the unsent replies of an agent
-    /// that does not read them.
+    /// The longest time between two frames that pass, and for which unsent replies may wait
+    /// for an agent that does not read.
     pub idle: Duration,
-    /// Between the first and the last byte of a frame.
+    /// The longest time between the first and the last byte of a frame.
     pub frame: Duration,
-    /// How many frames an agent may send; as many as it likes, if there is none.
+    /// Frames per second that an agent may send; `None`: unlimited.
     pub rate: Option<Rate>,
 }
 
-/// What became of the bytes that a session was shown.
+/// The result of [`Session::receive`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received {
-    /// Bytes at the front of the window that are done with.
+    /// Bytes at the front of the window that are processed.
     pub consumed: usize,
-    /// Those among them that belonged to no frame that passed.
+    /// Of these, bytes that belonged to no frame that passed.
     pub junk: u64,
-    /// What is to happen next.
+    /// What comes next.
     pub progress: Progress,
 }
 
 /// How far a session got through its window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// All is decided; the rest, if any, is a frame begun.
+    /// The rest of the window, if any, is a partial frame.
     NeedsInput,
-    /// The frame budget is spent; there may be whole frames left.
+    /// The frame budget is spent; whole frames may be left.
     BudgetSpent,
-    /// Too much junk: answer nothing more and close.
+    /// Too much junk: the connection is closed without more replies.
     JunkLimit,
 }
 
-/// What a session wants done when its deadline has come.
+/// What a session needs at its deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expiry {
-    /// Nothing yet: the deadline has moved.
+    /// Nothing: the deadline has moved.
     NotYet,
-    /// Read from it again: it may send another frame.
+    /// To be read from again: its rate allows a frame.
     Resume,
     /// Drop the candidate at the front of the window
-    /// ([`Session::drop_candidate`]) and go on with the search.
+    /// ([`Session::drop_candidate`]) and continue the search.
     DropCandidate,
     /// Close the connection.
     Close(Timeout),
 }
 
-/// One agent's conversation.
+/// The protocol of one connection.
 #[derive(Debug)]
 pub struct Session {
     peer: Peer,
     agent: Option<Rc<str>>,
-    /// What the handler knows this session by.
+    /// The handler's tag of this session.
     tag: Option<Tag>,
     decoder: Decoder,
     marks: Marks,
     restraint: Restraint,
-    /// Replies that wait for a commit, and for which: its latest.
+    /// Replies that wait for a commit, and the latest of their commits.
     pending: u32,
     last_pending: Option<CommitId>,
-    /// Frames that passed; it stays at the greatest number there is.
+    /// Frames that passed; saturates.
     frames: u32,
 }
 
-/// There are as many sessions as connections, and nearly all of them are idle: what
-/// few have at a time is to be in their [`Restraint`].
+/// Every connection has a session, and nearly all are idle: rare state belongs into
+/// [`Restraint`].
 const _: () = assert!(size_of::<Session>() == 112);
 
 impl Session {
-    /// The session of a connection that was accepted from `peer` just now.
+    /// Returns the session of a connection accepted from `peer` at `now`.
     #[must_use]
     pub fn new(peer: SocketAddr, now: Moment) -> Self {
         Self {
@@ -156,10 +155,9 @@ impl Session {
         }
     }
 
-    /// Takes what `window` holds: everything that has arrived and was not
-    /// consumed before. Replies are appended to `context.replies`, or to `context.pending`
-    /// from the first that waits for a commit; at most `frames` frames are
-    /// recognised, and `frames` is lowered by those that were.
+    /// Processes `window`: the input that was not consumed before. Appends replies to
+    /// `context.replies`, and to `context.pending` from the first that waits for a commit.
+    /// Recognizes at most `frames` frames, and lowers `frames` by their number.
     pub fn receive<H: Handler>(
         &mut self,
         window: &[u8],
@@ -208,8 +206,8 @@ impl Session {
         }
     }
 
-    /// Drops the candidate at the front of `window`; returns how many bytes are
-    /// consumed. To be followed by [`receive`](Self::receive) with the rest.
+    /// Drops the candidate at the front of `window`, and returns the bytes consumed.
+    /// [`receive`](Self::receive) follows with the rest.
     pub fn drop_candidate(&mut self, window: &[u8], counters: &mut SessionCounters) -> usize {
         let dropped = self.decoder.abandon(window);
         self.marks.drop_candidate();
@@ -218,54 +216,54 @@ impl Session {
         dropped
     }
 
-    /// Nothing more is [received](Self::receive), and what is left of the window is
-    /// dropped: what was known of it goes as well.
+    /// Resets the decoder: the rest of the window is dropped, and nothing more is
+    /// [received](Self::receive).
     pub fn stop_receiving(&mut self) {
         self.decoder = Decoder::default();
     }
 
-    /// Keeps reply bytes that the socket does not take now; they are in `total`
-    /// from now on, which is the same one always.
+    /// Queues reply bytes that the socket does not take now, and counts them in `total`, which
+    /// is always the same.
     pub fn queue(&mut self, replies: &[u8], total: &UnsentTotal) {
         self.restraint.queue(replies, total);
     }
 
-    /// Reply bytes that wait for the socket.
+    /// Returns the reply bytes that wait for the socket.
     #[must_use]
     pub fn unsent(&self) -> &[u8] {
         self.restraint.unsent()
     }
 
-    /// Notes that the socket took the first `bytes` of [`unsent`](Self::unsent).
+    /// Removes the first `bytes`, which the socket took, of [`unsent`](Self::unsent).
     pub fn dequeue(&mut self, bytes: usize) {
         self.restraint.dequeue(bytes);
     }
 
-    /// Whether replies wait for a commit.
+    /// Returns whether replies wait for a commit.
     #[must_use]
     pub const fn has_pending_replies(&self) -> bool {
         self.pending > 0
     }
 
-    /// Whether so many replies wait for a commit that together with the unsent
-    /// ones they reach the high-water mark.
+    /// Returns whether the pending replies exceed the high-water mark together with the unsent
+    /// ones.
     #[must_use]
     pub fn has_too_many_pending(&self, room: OutputRoom) -> bool {
         self.has_pending_replies()
             && self.unsent().len() + self.pending as usize * MAX_REPLY_LINE > room.high_water()
     }
 
-    /// `replies` of those that waited for `commit` are given out now.
+    /// Completes `replies` pending replies, whose commit is over.
     pub fn complete_replies(&mut self, replies: u32, now: Moment) {
         self.pending = self.pending.saturating_sub(replies);
         if self.pending == 0 {
             self.last_pending = None;
-            // Until now it was the agent that waited.
+            // Until now the agent waited for the server.
             self.passed(now);
         }
     }
 
-    /// Whether the agent must read replies before more is read from it.
+    /// Returns whether the agent must read replies before it is read from.
     #[must_use]
     pub fn output_is_full(&self, room: OutputRoom) -> bool {
         let limit = match self.stopped() {
@@ -275,15 +273,16 @@ impl Session {
         self.unsent().len() > limit
     }
 
-    /// Begins to limit the rate of a connection that was accepted just now.
+    /// Begins to limit the rate of a new connection.
     pub fn begin_rate(&mut self, now: Moment, limits: &Limits) {
         if let Some(rate) = limits.rate {
-            self.restraint.set_bucket(Bucket::of_newcomer(rate, now));
+            self.restraint
+                .set_bucket(Bucket::of_new_connection(rate, now));
         }
     }
 
-    /// Takes no frame before `next`, because the connections of its network have sent as many
-    /// as they may together.
+    /// Takes no frame before `next`, because the connections of its network have used up the
+    /// rate that they share.
     pub fn hold_until(&mut self, next: Moment, limits: &Limits) {
         if let Some(rate) = limits.rate {
             let mut bucket = self.restraint.bucket();
@@ -292,7 +291,7 @@ impl Session {
         }
     }
 
-    /// How many frames the agent may still send now.
+    /// Returns how many frames the agent may send now.
     #[must_use]
     pub fn frames_left(&self, now: Moment, limits: &Limits) -> u32 {
         let left = limits
@@ -301,14 +300,14 @@ impl Session {
         left.unwrap_or(u32::MAX)
     }
 
-    /// It has sent `frames`.
+    /// Counts `frames` against the rate.
     pub fn count_frames(&mut self, frames: u32, now: Moment, limits: &Limits) {
         if let Some(rate) = limits.rate {
             self.restraint.use_up(frames, rate, now);
         }
     }
 
-    /// When [`expire`](Self::expire) is to be asked next, if ever.
+    /// Returns when to call [`expire`](Self::expire) next; `None`: not before a change.
     #[must_use]
     pub fn deadline(&self, limits: &Limits) -> Option<Moment> {
         if self.stopped() == Some(StopReason::Rate) {
@@ -319,7 +318,7 @@ impl Session {
         deadline.map(|(deadline, _)| deadline)
     }
 
-    /// What is to be done at `now`, if anything.
+    /// Returns what the session needs at `now`.
     #[must_use]
     pub fn expire(&self, now: Moment, limits: &Limits) -> Expiry {
         if self.stopped() == Some(StopReason::Rate) && self.frames_left(now, limits) > 0 {
@@ -337,7 +336,7 @@ impl Session {
         }
     }
 
-    /// Who this session's packets come from.
+    /// Returns the origin of this session's packets.
     #[must_use]
     pub fn sender(&self) -> Sender<'_> {
         Sender {
@@ -347,19 +346,19 @@ impl Session {
         }
     }
 
-    /// What the handler knows this session by, if it has met it.
+    /// Returns the handler's tag; `None` before the first packet.
     #[must_use]
     pub const fn tag(&self) -> Option<Tag> {
         self.tag
     }
 
-    /// Frames that passed so far; `u32::MAX` stands for as many and more.
+    /// Returns the frames that passed so far; saturates at `u32::MAX`.
     #[must_use]
     pub const fn frames(&self) -> u32 {
         self.frames
     }
 
-    /// Decodes a frame that passed and has it handled.
+    /// Decodes a frame that passed, and passes its packet to the handler.
     fn take<H: Handler>(
         &mut self,
         data: &[u8],
@@ -368,7 +367,7 @@ impl Session {
     ) -> Answer {
         self.frames = self.frames.saturating_add(1);
         self.passed(now);
-        // Looked at where it is: moving it would cost as much as reading it did.
+        // By reference: a move would cost as much as the decoding.
         match &context.packets.decode(data) {
             Ok(packet) => {
                 if let Some(name) = packet.agent()
@@ -393,7 +392,7 @@ impl Session {
         }
     }
 
-    /// Puts an answer in its place: nothing overtakes a reply that waits.
+    /// Queues an answer behind pending replies, so that replies keep their order.
     fn answer<H>(&mut self, answer: Answer, context: &mut SessionContext<H>) {
         let (commit, reply) = match (answer, self.last_pending) {
             (Answer::Now(reply), None) => return context.answer(reply),
@@ -406,7 +405,43 @@ impl Session {
     }
 }
 
-/// Apart, because it is rare: the way of every other packet is to stay short.
+/// The address and port of a [`SocketAddr`] in 24 bytes instead of 32, without the flow label
+/// of IPv6, which the kernel reports only on request (`IPV6_FLOWINFO_SEND`, `ipv6(7)`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Peer {
+    ip: IpAddr,
+    port: u16,
+    /// The scope of an IPv6 address (RFC 4007, section 6); 0 if it needs none.
+    scope: u32,
+}
+
+const _: () = assert!(size_of::<Peer>() == 24);
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            ip: address.ip(),
+            port: address.port(),
+            scope: match address {
+                SocketAddr::V4(_) => 0,
+                SocketAddr::V6(address) => address.scope_id(),
+            },
+        }
+    }
+}
+
+impl From<Peer> for SocketAddr {
+    #[inline]
+    fn from(Peer { ip, port, scope }: Peer) -> Self {
+        let mut address = Self::new(ip, port);
+        if let Self::V6(address) = &mut address {
+            address.set_scope_id(scope);
+        }
+        address
+    }
+}
+
+/// Replaces the name; apart from the path of every packet because it is rare.
 #[cold]
 fn rename<H: Handler>(agent: &mut Option<Rc<str>>, name: &str, handler: &mut H) {
     *agent = Some(handler.name(name));

@@ -1,12 +1,12 @@
-//! How many frames an agent may send in a time.
+//! The rate of frames that an agent may send.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use hawk_time::Moment;
 
-/// The time whose frames may come all at once: an agent that was cut off for a
-/// while sends what it has in one go, and is not to be slowed down for that.
+/// The time whose frames may come at once: an agent that was cut off for a while sends its
+/// backlog without being slowed down.
 const BURST: Duration = Duration::from_secs(1);
 
 /// Frames a second, on average; as many may come at once.
@@ -14,19 +14,19 @@ const BURST: Duration = Duration::from_secs(1);
 pub struct Rate(NonZeroU32);
 
 impl Rate {
-    /// So many frames a second.
+    /// Returns a rate of so many frames a second.
     #[must_use]
     pub const fn per_second(frames: NonZeroU32) -> Self {
         Self(frames)
     }
 
-    /// How many that is.
+    /// Returns the frames per second.
     #[must_use]
     pub const fn get(self) -> u32 {
         self.0.get()
     }
 
-    /// What so many connections may send together.
+    /// Returns the rate that so many connections share.
     #[must_use]
     pub const fn times(self, connections: u32) -> Self {
         match NonZeroU32::new(connections) {
@@ -35,65 +35,65 @@ impl Rate {
         }
     }
 
-    /// Between two frames at an even pace.
+    /// Returns the time between two frames at an even pace.
     fn interval(self) -> Duration {
         (BURST / self.get()).max(Duration::from_nanos(1))
     }
 }
 
-/// A token bucket in one number: when it will be full again if nothing more is
-/// taken out (the generic cell rate algorithm, ITU-T I.371, annex A).
+/// A token bucket in one number: when it is full again without further use (the generic cell
+/// rate algorithm, ITU-T I.371, annex A).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bucket {
     full_at: Option<Moment>,
 }
 
 impl Bucket {
-    /// Whether nothing was ever taken out.
+    /// Returns whether nothing was ever taken out.
     pub(super) const fn is_untouched(self) -> bool {
         self.full_at.is_none()
     }
 
-    /// When it will be full again; `None`: nothing was ever taken out.
+    /// Returns when the bucket is full again; `None` if nothing was ever taken out.
     pub(crate) const fn full_at(self) -> Option<Moment> {
         self.full_at
     }
 
-    /// The bucket that will be full again then.
+    /// Returns the bucket that is full again at `full_at`.
     pub(crate) const fn from_full_at(full_at: Moment) -> Self {
         Self {
             full_at: Some(full_at),
         }
     }
 
-    /// The bucket of a connection that was accepted at `now`: it holds a single frame, so
-    /// that a connection that is opened anew has no advantage over one that stays.
-    pub(super) fn of_newcomer(rate: Rate, now: Moment) -> Self {
+    /// Returns the bucket of a connection accepted at `now`. It holds a single frame, so that
+    /// reconnecting gains no frames.
+    pub(super) fn of_new_connection(rate: Rate, now: Moment) -> Self {
         Self {
             full_at: Some(now.after(BURST.saturating_sub(rate.interval()))),
         }
     }
 
-    /// Takes out what there is, so that the next frame may be taken at `next`.
+    /// Empties the bucket, so that the next frame is allowed at `next`.
     pub(super) fn empty_until(&mut self, next: Moment, rate: Rate) {
         let full = next.after(BURST.saturating_sub(rate.interval()));
         self.full_at = Some(self.full_at.map_or(full, |now| now.max(full)));
     }
 
-    /// How many frames may still be taken now.
+    /// Returns the frames allowed now.
     pub(crate) fn left(self, rate: Rate, now: Moment) -> u32 {
         let missing = self.full_at.map_or(Duration::ZERO, |full| full.since(now));
         let left = BURST.saturating_sub(missing).as_nanos() / rate.interval().as_nanos();
         u32::try_from(left).map_or(rate.get(), |left| left.min(rate.get()))
     }
 
-    /// Takes `frames` out, of those that are left.
+    /// Takes `frames` out, at most those left.
     pub(crate) fn take(&mut self, frames: u32, rate: Rate, now: Moment) {
         let full = self.full_at.map_or(now, |full| full.max(now));
         self.full_at = Some(full.after(rate.interval() * frames));
     }
 
-    /// When there is one to be taken again, once none is left.
+    /// Returns when the next frame is allowed, once none is left.
     pub(crate) fn next(self, rate: Rate) -> Option<Moment> {
         let room = BURST.saturating_sub(rate.interval());
         self.full_at.map(|full| full.before(room))
@@ -126,10 +126,10 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_has_one_frame_and_after_a_second_a_whole_burst() {
+    fn a_new_connection_has_one_frame_and_after_a_second_a_whole_burst() {
         for frames in [1, 10, 1_000_000] {
             let rate = rate(frames);
-            let bucket = Bucket::of_newcomer(rate, START);
+            let bucket = Bucket::of_new_connection(rate, START);
             assert_eq!(bucket.left(rate, START), 1, "{frames}");
             let later = START.after(BURST);
             assert!(
@@ -153,10 +153,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the agent does, it gets no more than its rate and a burst, and
-        /// whenever it finds none left, there is one at the time it is told.
+        /// An agent gets at most its rate and a burst; once none is left, one is allowed at the
+        /// time that `next` returns.
         #[test]
-        fn nobody_gets_more_than_the_rate(
+        fn no_agent_gets_more_than_its_rate(
             frames in 1..2_000_000_u32,
             steps in prop::collection::vec((0..3_000_000_000_u64, 0..5_000_u32), 1..100),
         ) {

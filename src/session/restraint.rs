@@ -1,17 +1,19 @@
-//! What keeps a session from going on.
+//! What keeps a session from reading: a stop, its rate, replies that its socket does not take.
 
-use super::unsent::{Unsent, UnsentTotal};
+use std::cell::Cell;
+use std::rc::Rc;
+
+use bytes::{Buf as _, BytesMut};
+
 use super::{Bucket, Rate, StopReason};
 use hawk_time::Moment;
 
-/// Why we do not read from an agent, and since when.
+/// Why the agent is not read from, and since when.
 pub(super) type Stopped = (StopReason, Moment);
 
-/// What keeps a session from going on: nothing, as a rule.
-///
-/// Hardly any session has any of it at a given time, and there are thousands of
-/// sessions: so it is allocated where it is, and goes when it is over. Only what is
-/// used of a rate stays as long as the session, under a server that limits the rate.
+/// What keeps a session from reading. Most sessions have none of it at a given time, so it is
+/// allocated when needed and freed when over. Under a rate limit, the used rate stays as long
+/// as the session.
 #[derive(Debug, Default)]
 pub(super) struct Restraint(Option<Box<Restrained>>);
 
@@ -19,23 +21,23 @@ pub(super) struct Restraint(Option<Box<Restrained>>);
 struct Restrained {
     stopped: Option<Stopped>,
     bucket: Bucket,
-    /// Reply bytes that the socket did not take yet.
+    /// Reply bytes that the socket did not take; `None` if empty.
     unsent: Option<Box<Unsent>>,
 }
 
 impl Restraint {
-    /// Why nothing is read, and since when, if so.
+    /// Returns why and since when the agent is not read from; `None` if it is.
     #[inline]
     pub(super) fn stopped(&self) -> Option<Stopped> {
         self.0.as_ref().and_then(|restrained| restrained.stopped)
     }
 
-    /// From now on nothing is read.
+    /// Stops reading.
     pub(super) fn stop(&mut self, stopped: Stopped) {
         self.get().stopped = Some(stopped);
     }
 
-    /// From now on it is read; what it was stopped for, and since when.
+    /// Resumes reading; returns why and since when it was stopped.
     #[inline]
     pub(super) fn resume(&mut self) -> Option<Stopped> {
         let stopped = self.0.as_mut()?.stopped.take();
@@ -43,38 +45,38 @@ impl Restraint {
         stopped
     }
 
-    /// What is used of its rate.
+    /// Returns the used rate.
     #[inline]
     pub(super) fn bucket(&self) -> Bucket {
         let restrained = self.0.as_ref();
         restrained.map_or_else(Bucket::default, |restrained| restrained.bucket)
     }
 
-    /// Replaces what is used of its rate.
+    /// Replaces the used rate.
     pub(super) fn set_bucket(&mut self, bucket: Bucket) {
         self.get().bucket = bucket;
     }
 
-    /// Uses `frames` of its rate.
+    /// Uses the rate for `frames`.
     pub(super) fn use_up(&mut self, frames: u32, rate: Rate, now: Moment) {
         self.get().bucket.take(frames, rate, now);
     }
 
-    /// Reply bytes that wait for the socket.
+    /// Returns the unsent reply bytes.
     #[inline]
     pub(super) fn unsent(&self) -> &[u8] {
         let unsent = self.0.as_ref().and_then(|it| it.unsent.as_ref());
         unsent.map_or(&[], |unsent| unsent.bytes())
     }
 
-    /// Has more of them wait, which are in `total` from now on.
+    /// Queues unsent reply bytes, which count in `total`.
     pub(super) fn queue(&mut self, replies: &[u8], total: &UnsentTotal) {
         let unsent = &mut self.get().unsent;
         let unsent = unsent.get_or_insert_with(|| Unsent::new(total).into());
         unsent.push(replies);
     }
 
-    /// Has the first `bytes` of them wait no longer.
+    /// Removes the first `bytes` of the unsent replies.
     pub(super) fn dequeue(&mut self, bytes: usize) {
         if let Some(Restrained {
             unsent: place @ Some(_),
@@ -90,7 +92,7 @@ impl Restraint {
         }
     }
 
-    /// As it is in a session that was written down.
+    /// Rebuilds it from exported state.
     pub(super) fn rebuild(stopped: Option<Stopped>, bucket: Bucket) -> Self {
         let mut restraint = Self(Some(Box::new(Restrained {
             stopped,
@@ -105,7 +107,7 @@ impl Restraint {
         self.0.get_or_insert_default()
     }
 
-    /// Lets go of what is over.
+    /// Frees the box if it is empty.
     #[inline]
     fn tidy(&mut self) {
         if let Some(Restrained {
@@ -120,6 +122,56 @@ impl Restraint {
     }
 }
 
+/// Bytes of unsent replies over all sessions of a reactor. A dropped session subtracts its
+/// share, so that the sum cannot drift.
+#[derive(Clone, Debug, Default)]
+pub struct UnsentTotal(Rc<Cell<usize>>);
+
+impl UnsentTotal {
+    /// Returns the sum.
+    #[must_use]
+    pub fn get(&self) -> usize {
+        self.0.get()
+    }
+}
+
+/// Unsent reply bytes of one session, counted in the total.
+#[derive(Debug)]
+struct Unsent {
+    bytes: BytesMut,
+    total: UnsentTotal,
+}
+
+impl Unsent {
+    fn new(total: &UnsentTotal) -> Self {
+        Self {
+            bytes: BytesMut::new(),
+            total: total.clone(),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn push(&mut self, replies: &[u8]) {
+        self.bytes.extend_from_slice(replies);
+        self.total.0.set(self.total.get() + replies.len());
+    }
+
+    /// Removes the first `bytes`.
+    fn advance(&mut self, bytes: usize) {
+        self.bytes.advance(bytes);
+        self.total.0.set(self.total.get() - bytes);
+    }
+}
+
+impl Drop for Unsent {
+    fn drop(&mut self) {
+        self.total.0.set(self.total.get() - self.bytes.len());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU32;
@@ -129,7 +181,7 @@ mod tests {
     const NOW: Moment = Moment::from_nanos(1_000_000_000);
 
     #[test]
-    fn nothing_stays_of_what_is_over() {
+    fn the_box_is_freed_once_it_is_empty() {
         let total = UnsentTotal::default();
         let mut restraint = Restraint::default();
         assert_eq!((restraint.resume(), restraint.unsent().len()), (None, 0));
@@ -155,12 +207,28 @@ mod tests {
     }
 
     #[test]
-    fn what_is_used_of_a_rate_stays() {
+    fn the_used_rate_stays() {
         let rate = Rate::per_second(NonZeroU32::new(10).unwrap());
         let mut restraint = Restraint::default();
         restraint.use_up(4, rate, NOW);
         restraint.stop((StopReason::Rate, NOW));
         restraint.resume();
         assert_eq!(restraint.bucket().left(rate, NOW), 6);
+    }
+
+    #[test]
+    fn the_total_has_the_share_of_each_live_session() {
+        let total = UnsentTotal::default();
+        let mut one = Unsent::new(&total);
+        let mut two = Unsent::new(&total);
+        one.push(b"heartBeat\n");
+        two.push(b"heartBeat\nheartBeat\n");
+        assert_eq!(total.get(), 30);
+        two.advance(4);
+        assert_eq!(total.get(), 26);
+        drop(two);
+        assert_eq!((total.get(), one.bytes().len()), (10, 10));
+        drop(one);
+        assert_eq!(total.get(), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! A session as plain data.
+//! A session as plain data, to be exported and rebuilt.
 
 use std::net::SocketAddr;
 
@@ -6,37 +6,34 @@ use super::restraint::Restraint;
 use super::{Bucket, Clocks, Handler, Session, SessionContext, Tag};
 use hawk_wire::{Decoder, DecoderState};
 
-/// All there is to know of a session: enough to go on with it in another
-/// process of the same machine as if nothing had happened.
+/// The whole state of a session, with which another process of the same machine continues it.
 ///
-/// It is taken between turns, when the replies of the batch at hand are written
-/// or queued. Replies that wait for a commit are no part of it: it is all only when
-/// there is none.
+/// Exported between turns, when every reply is written or queued. Pending replies are no part
+/// of it: it is complete only without them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionState {
     /// The address the connection comes from.
     pub peer: SocketAddr,
-    /// The name the agent gave itself last.
+    /// The name that the agent sent last.
     pub agent: Option<String>,
-    /// What the handler keeps with it: the handler that goes on knows the session
-    /// by the same number, whose own state moves as well.
+    /// The handler's tag, which means the same to the successor's handler.
     pub tag: Option<Tag>,
-    /// What the decoder remembers.
+    /// The decoder's state.
     pub decoder: DecoderState,
-    /// From where deadlines are counted.
+    /// The points in time from which deadlines count.
     pub clocks: Clocks,
-    /// What it has used of its rate.
+    /// The used rate.
     pub bucket: Bucket,
     /// Bytes received and not yet consumed.
     pub buffered: Vec<u8>,
     /// Reply bytes not yet written.
     pub unsent: Vec<u8>,
-    /// Frames that passed; `u32::MAX` if they are more.
+    /// Frames that passed; saturates at `u32::MAX`.
     pub frames: u32,
 }
 
 impl Session {
-    /// Writes the session down, together with the bytes of its `window`.
+    /// Exports the session with the bytes of its `window`.
     #[must_use]
     pub fn export(&self, window: &[u8]) -> SessionState {
         SessionState {

@@ -138,7 +138,7 @@ fn wrong_sum() -> Vec<u8> {
 }
 
 #[test]
-fn every_recognised_frame_is_answered_in_order() {
+fn every_recognized_frame_is_answered_in_order() {
     let mut driver = Driver::new();
     let stream = [
         report(),
@@ -218,7 +218,7 @@ fn the_frame_budget_ends_a_turn_in_the_middle_of_a_read() {
 }
 
 #[test]
-fn too_much_junk_is_given_up_after_the_replies_before_it() {
+fn too_much_junk_closes_after_the_replies_before_it() {
     let mut driver = Driver::new();
     driver.receive(&heartbeat(None));
     driver.receive(&vec![b'j'; JUNK_LIMIT as usize - 1]);
@@ -302,7 +302,7 @@ fn unsent_replies_above_the_high_water_mark_stop_reading_down_to_the_low_one() {
 }
 
 #[test]
-fn where_there_is_no_room_only_who_has_nothing_unsent_is_read_from() {
+fn without_room_only_sessions_without_unsent_replies_are_read_from() {
     let mut driver = Driver::new();
     let (session, total) = (&mut driver.session, driver.context.unsent);
     assert!(!session.output_is_full(OutputRoom::None));
@@ -318,7 +318,7 @@ fn where_there_is_no_room_only_who_has_nothing_unsent_is_read_from() {
 }
 
 #[test]
-fn what_is_unsent_and_when_time_is_up_move_along() {
+fn unsent_replies_and_deadlines_move_along() {
     let mut driver = Driver::new();
     driver.receive(&[heartbeat(Some("web-01")), b"\xFF\xFF\x00".to_vec()].concat());
     driver.session.queue(b"heartBeat\n", &driver.context.unsent);
@@ -351,7 +351,7 @@ fn what_is_unsent_and_when_time_is_up_move_along() {
 }
 
 #[test]
-fn who_sends_more_than_it_may_is_read_again_in_time_and_not_blamed() {
+fn a_session_beyond_its_rate_is_read_again_in_time_and_not_closed() {
     let limits = Limits {
         rate: NonZeroU32::new(10).map(Rate::per_second),
         ..LIMITS
@@ -391,7 +391,7 @@ fn a_new_connection_begins_with_one_frame() {
 }
 
 #[test]
-fn nothing_overtakes_a_reply_that_waits_for_a_commit() {
+fn no_reply_overtakes_a_pending_one() {
     let [first, second] = [1, 2].map(|number| CommitId(NonZeroU64::new(number).unwrap()));
     let mut driver = Driver::new();
     driver.context.handler.commit = Some(first);
@@ -412,7 +412,7 @@ fn nothing_overtakes_a_reply_that_waits_for_a_commit() {
     ];
     assert_eq!(driver.context.pending, expected);
 
-    // Nothing is counted as answered before it is, and nobody is idle meanwhile.
+    // A reply counts once it is answered, and the session is not idle meanwhile.
     assert_eq!(driver.context.counters.reports, 0);
     assert_eq!(driver.session.deadline(&LIMITS), None);
     driver.session.complete_replies(4, at(1000));
@@ -426,7 +426,7 @@ fn nothing_overtakes_a_reply_that_waits_for_a_commit() {
 }
 
 #[test]
-fn who_is_owed_much_is_not_read_from() {
+fn a_session_with_many_pending_replies_is_not_read_from() {
     let mut driver = Driver::new();
     driver.context.handler.commit = Some(CommitId(NonZeroU64::MIN));
     assert!(!driver.session.has_too_many_pending(OutputRoom::Enough));
@@ -443,6 +443,20 @@ fn who_is_owed_much_is_not_read_from() {
 fn a_session_is_small() {
     // Idle connections are counted by the ten thousand.
     assert!(size_of::<Session>() <= 168, "{}", size_of::<Session>());
+}
+
+#[test]
+fn an_address_survives_the_compact_form() {
+    for text in [
+        "192.0.2.7:41216",
+        "[2001:db8::7]:65535",
+        "[::ffff:192.0.2.7]:1",
+        "[fe80::7%4294967295]:41216",
+    ] {
+        let address: SocketAddr = text.parse().unwrap();
+        let out = SocketAddr::from(Peer::from(address));
+        assert_eq!((out, out.to_string().as_str()), (address, text));
+    }
 }
 
 proptest! {

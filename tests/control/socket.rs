@@ -1,4 +1,4 @@
-//! The socket's file: whose it is, when it is there, and who may take its place.
+//! The socket's file: its owner, its lifetime, and how it is replaced.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -36,7 +36,7 @@ fn what_a_killed_server_left_is_replaced() {
     server.signal(Signal::KILL);
     server.wait_exit();
     assert!(place.path().exists());
-    assert_eq!(place.stats(&[]).run().code, Some(1), "nobody serves it");
+    assert_eq!(place.stats(&[]).run().code, Some(1), "no server listens");
     let _server = place.serve(&[]);
     assert_eq!(place.stats(&[]).run().code, Some(0));
 }
@@ -82,7 +82,7 @@ fn clients_that_say_nothing_hold_no_agent_up() {
     assert_eq!(server.count_logged("WARN"), 0);
 }
 
-/// An operator may open the socket for statistics. That gives nobody a program to run.
+/// An operator may open the socket for statistics. That lets no other user run a program.
 #[test]
 fn another_user_may_read_statistics_and_have_no_program_run() {
     if !rustix::process::geteuid().is_root() {

@@ -118,7 +118,7 @@ fn watched_they_come_again_and_again_until_the_server_ends() {
 }
 
 #[test]
-fn whoever_watches_asks_again_when_an_answer_is_cut_off() {
+fn a_watching_client_asks_again_when_an_answer_is_cut_off() {
     let place = Place::new();
     let listener = UnixListener::bind(place.path()).unwrap();
     let answer = "clock monotonic_ns=1\nstats connections=0 heartbeats=0 reports=0 bytes_in=0 \
@@ -170,7 +170,7 @@ fn watched_without_a_terminal_they_are_blocks_of_lines() {
 
 /// A server that does not turn, such as one that was stopped with `kill -STOP`.
 #[test]
-fn whoever_waits_long_for_a_hand_over_is_told_that_it_waits() {
+fn a_client_that_waits_long_for_a_hand_over_says_so() {
     let place = Place::new();
     let _deaf = UnixListener::bind(place.path()).unwrap();
     let client = Launch::hawk(&["upgrade", "--control", place.path().to_str().unwrap()]);

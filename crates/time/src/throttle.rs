@@ -1,19 +1,18 @@
-//! Log lines at a limited rate, for causes that agents can repeat at will.
+//! Log lines at a limited rate, for events that agents can repeat at will.
 
 use std::time::Duration;
 
 use crate::Moment;
 
-/// A line per cause in this time, or a few. Often enough to see that something goes
-/// on; a flood of any kind makes no more than 8,640 lines a day.
+/// The default interval: at most 8,640 lines a day of each kind.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Lets a line through per interval, or a few, and counts what it holds back.
+/// Allows a number of log lines per interval, and counts the lines left out.
 #[derive(Debug)]
 pub struct Throttle {
     burst: u32,
     interval: Duration,
-    /// The end of the interval at hand, and the lines that are left in it.
+    /// The end of the current interval, and the lines still allowed in it.
     until: Option<Moment>,
     left: u32,
     left_out: u64,
@@ -26,7 +25,7 @@ impl Default for Throttle {
 }
 
 impl Throttle {
-    /// Lets so many lines through in each interval.
+    /// Returns a throttle that allows so many lines in each interval.
     #[must_use]
     pub const fn bursts_of(burst: u32) -> Self {
         Self {
@@ -38,7 +37,7 @@ impl Throttle {
         }
     }
 
-    /// Lets one line through in each interval of this length.
+    /// Returns a throttle that allows one line in each interval of this length.
     #[must_use]
     pub const fn every(interval: Duration) -> Self {
         let mut throttle = Self::bursts_of(1);
@@ -46,8 +45,7 @@ impl Throttle {
         throttle
     }
 
-    /// Whether to log an occurrence now: how many were left out since the last
-    /// line, if so.
+    /// Returns the number of lines left out since the last one, if a line may be logged now.
     pub fn allow(&mut self, now: Moment) -> Option<u64> {
         if self.until.is_none_or(|until| until <= now) {
             self.until = Some(now.after(self.interval));
@@ -82,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_an_interval_tells_of_the_others() {
+    fn one_line_an_interval_counts_the_others() {
         let start = Moment::from_nanos(1);
         let mut throttle = Throttle::default();
         assert_eq!(throttle.allow(start), Some(0));
@@ -93,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_may_come_together() {
+    fn a_burst_is_allowed() {
         let start = Moment::from_nanos(1);
         let mut throttle = Throttle::bursts_of(2);
         assert_eq!(throttle.allow(start), Some(0));

@@ -1,11 +1,10 @@
 //! Deadlines for any number of connections at constant cost each.
 //!
-//! A hashed timing wheel (Varghese and Lauck, 1987): time is cut into ticks, a
-//! tick's bucket is a linked list of slots, and setting, moving or taking back a
-//! deadline touches a list's neighbours only. A busy connection's deadline moves
-//! on with every frame; that costs nothing here, because an alarm that is set
-//! *earlier* than the deadline stays where it is, and whoever it wakes looks at
-//! the real deadline and sets it again.
+//! A hashed timing wheel (Varghese and Lauck, 1987): time is cut into ticks, a tick's bucket is
+//! a linked list of slots, and setting, moving or removing a deadline changes only a slot's
+//! neighbors in the list. The deadline of a busy connection moves with every frame. That costs
+//! nothing: an alarm earlier than the deadline stays where it is, and the connection that it
+//! wakes sets it again for the real deadline.
 
 use std::time::Duration;
 

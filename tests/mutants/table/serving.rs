@@ -120,7 +120,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "unsent: the share of a session that ends stays in the sum",
-        "src/session/unsent.rs",
+        "src/session/restraint.rs",
         "self.total.0.set(self.total.get() - self.bytes.len());",
         Statement(""),
     ),
