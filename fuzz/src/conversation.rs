@@ -66,7 +66,7 @@ pub(crate) fn taken(packet: &Packet<'_>) -> Reply {
     }
 }
 
-/// The same packet, borrowing from nobody.
+/// Copies a packet, so that it borrows nothing.
 pub(crate) fn owned(packet: &Packet<'_>) -> Packet<'static> {
     let agent = packet.agent();
     let agent = agent.map(|name| AgentName::new(name.as_str().to_owned()).unwrap());

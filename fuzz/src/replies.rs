@@ -106,13 +106,13 @@ fn expectations(stream: &[u8], piece: usize, due: u8) {
             });
         }
         let mut found = Found::default();
-        let mut settled = 0;
+        let mut completed = 0;
         for piece in pieces {
-            settled += u64::from(expectations.receive(piece, &mut found));
+            completed += u64::from(expectations.receive(piece, &mut found));
         }
-        settled += u64::from(expectations.end_of_file(&mut found));
-        assert_eq!(settled, found.right + found.wrong.len() as u64);
-        assert_eq!(settled + expectations.give_up(), sum);
+        completed += u64::from(expectations.end_of_file(&mut found));
+        assert_eq!(completed, found.right + found.wrong.len() as u64);
+        assert_eq!(completed + expectations.drain(), sum);
         found
     };
     let whole = judge(&mut std::iter::once(stream));

@@ -118,7 +118,7 @@ impl Pair {
         self.moves.move_house();
     }
 
-    /// Nobody can tell one from the other.
+    /// Both show the same from outside.
     fn compare(&self) {
         let (stays, moves) = (&self.stays, &self.moves);
         assert_eq!(

@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use super::pieces::Bytes;
 
 /// How long all of it may take: some milliseconds are usual. SQLite waits for at most 5 s
-/// for a lock, and here nobody holds one.
+/// for a lock, and no process holds one here.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 /// No file of an input's size has as many rows, unless reading it goes round in circles.

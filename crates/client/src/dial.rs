@@ -16,7 +16,7 @@ pub enum DialError {
         /// The resolver's words.
         reason: String,
     },
-    /// Nobody takes connections there.
+    /// No server takes connections there.
     #[error(
         "cannot connect to {address}: {reason}; is the server running there? start one with: hawk serve"
     )]
@@ -29,7 +29,7 @@ pub enum DialError {
 }
 
 impl DialError {
-    /// Nobody takes connections at `address`: `error` is what the attempt met.
+    /// Reports that no server takes connections at `address`; `error` is the cause.
     #[must_use]
     pub fn unreachable(address: &str, error: &io::Error) -> Self {
         Self::Unreachable {

@@ -67,7 +67,7 @@ struct Engine<'a> {
     timer: Timer,
     fleet: Fleet,
     source: Source<'a>,
-    /// Those who misbehave, while frames are sent and until the end.
+    /// The chaotic agents, from the first frame to the end; `None` without them.
     crowd: Option<Crowd>,
     phase: Phase,
     opened_from: Moment,
@@ -142,12 +142,12 @@ impl<'a> Engine<'a> {
                 self.source.greet(&mut self.fleet, connection);
             }
             self.source
-                .top_up(&mut self.fleet, connection, outcome.settled);
+                .top_up(&mut self.fleet, connection, outcome.completed);
         }
         for unread in self.fleet.take_unread() {
-            let settled = self.fleet.read(unread.connection, unread.to_the_end);
+            let completed = self.fleet.read(unread.connection, unread.to_the_end);
             self.source
-                .top_up(&mut self.fleet, unread.connection, settled);
+                .top_up(&mut self.fleet, unread.connection, completed);
         }
         let now = Moment::now();
         self.source.send_due(&mut self.fleet, now);
@@ -201,8 +201,8 @@ impl<'a> Engine<'a> {
                     return Ok(true);
                 }
                 let all = self.fleet.dialled() == self.planned();
-                let settled = self.fleet.connecting == 0 && self.fleet.outstanding == 0;
-                if all && (settled || now >= until) {
+                let completed = self.fleet.connecting == 0 && self.fleet.outstanding == 0;
+                if all && (completed || now >= until) {
                     self.begin()?;
                 }
             }
@@ -229,7 +229,7 @@ impl<'a> Engine<'a> {
             }
             Phase::Closing { until } => {
                 if now >= until {
-                    self.fleet.give_up();
+                    self.fleet.close_rest();
                 }
                 return Ok(self.fleet.open > 0);
             }
@@ -275,7 +275,7 @@ impl<'a> Engine<'a> {
 
     /// All connections are there: the measurement begins.
     fn begin(&mut self) -> Result<(), LoadError> {
-        self.fleet.give_up_connecting()?;
+        self.fleet.close_connecting()?;
         if self.fleet.open == 0 {
             let mut faults = self.fleet.tally.faults();
             let reason = faults.next().map_or("", |(_, cause, _)| cause).to_owned();
@@ -283,7 +283,7 @@ impl<'a> Engine<'a> {
             return Err(DialError::Unreachable { address, reason }.into());
         }
         self.sent_before = self.fleet.tally.restart();
-        // Only now, so that they take no place from those who measure.
+        // Started last, so that they take no place from the connections that measure.
         self.crowd = self.let_loose()?;
         self.phase = Phase::Running;
         self.cpu_at_start = cpu_time();
@@ -340,7 +340,7 @@ impl<'a> Engine<'a> {
         let opened_in = self.started.since(self.opened_from);
         let (running, cpu) = self.ran.unwrap_or_else(|| self.usage());
         let chaos = self.crowd.take().map(Crowd::finish);
-        for (fault, cause, count) in chaos.iter().flat_map(|books| books.faults.iter()) {
+        for (fault, cause, count) in chaos.iter().flat_map(|totals| totals.faults.iter()) {
             self.fleet.tally.fault(fault, cause, count);
         }
         Summary::new(
@@ -353,7 +353,7 @@ impl<'a> Engine<'a> {
                 running,
                 cpu,
                 peak_memory: peak_memory(),
-                chaos: chaos.map(|books| books.counts()),
+                chaos: chaos.map(|totals| totals.counts()),
             },
         )
     }

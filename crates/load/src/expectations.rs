@@ -25,7 +25,7 @@ pub struct Batch {
     pub sent: Moment,
 }
 
-/// Who wants to know how replies turned out.
+/// Receives the verdicts on replies.
 pub trait Verdicts {
     /// So many frames of this batch were answered as they should be.
     fn right(&mut self, batch: &Batch, count: u32);
@@ -64,10 +64,10 @@ impl Expectations {
         self.due.push_back(batch);
     }
 
-    /// Takes bytes as they came from the connection; tells how many frames they
-    /// settled, rightly or wrongly.
+    /// Takes bytes as they came from the connection; returns how many frames they
+    /// completed, rightly or wrongly.
     pub fn receive(&mut self, mut bytes: &[u8], verdicts: &mut impl Verdicts) -> u32 {
-        let mut settled = 0;
+        let mut completed = 0;
         if !self.partial.is_empty() {
             let Some(end) = memchr::memchr(b'\n', bytes) else {
                 self.partial.append(bytes);
@@ -75,12 +75,12 @@ impl Expectations {
             };
             let mut line = std::mem::take(&mut self.partial);
             line.append(&bytes[..end]);
-            settled += self.settle_line(line.text(), verdicts);
+            completed += self.match_line(line.text(), verdicts);
             bytes = &bytes[end + 1..];
         }
         while !bytes.is_empty() {
-            let (count, length) = self.settle_run(bytes, verdicts);
-            settled += count;
+            let (count, length) = self.match_run(bytes, verdicts);
+            completed += count;
             bytes = &bytes[length..];
             if count > 0 {
                 continue;
@@ -89,14 +89,14 @@ impl Expectations {
                 self.partial.append(bytes);
                 break;
             };
-            settled += self.settle_line(&bytes[..end], verdicts);
+            completed += self.match_line(&bytes[..end], verdicts);
             bytes = &bytes[end + 1..];
         }
-        settled
+        completed
     }
 
-    /// Ends the stream: an unfinished line counts as the line it is. Tells how
-    /// many frames that settled, as [`receive`](Self::receive) does.
+    /// Ends the stream: an unfinished line counts as the line it is. Returns how
+    /// many frames that completed, as [`receive`](Self::receive) does.
     pub fn end_of_file(&mut self, verdicts: &mut impl Verdicts) -> u32 {
         if self.partial.is_empty() {
             return 0;
@@ -114,15 +114,15 @@ impl Expectations {
         }
     }
 
-    /// Frames that nobody answered; they are forgotten.
-    pub fn give_up(&mut self) -> u64 {
+    /// Returns the number of frames without a reply, and drops them.
+    pub fn drain(&mut self) -> u64 {
         self.due.drain(..).map(|batch| u64::from(batch.count)).sum()
     }
 
     /// The fast path: how many lines at the front of `bytes`, and bytes of them,
     /// are just what the oldest batch waits for.
     #[inline]
-    fn settle_run(&mut self, bytes: &[u8], verdicts: &mut impl Verdicts) -> (u32, usize) {
+    fn match_run(&mut self, bytes: &[u8], verdicts: &mut impl Verdicts) -> (u32, usize) {
         let Some(batch) = self.due.front_mut() else {
             return (0, 0);
         };
@@ -154,7 +154,7 @@ impl Expectations {
     }
 
     /// The general path: one line, its newline cut off.
-    fn settle_line(&mut self, line: &[u8], verdicts: &mut impl Verdicts) -> u32 {
+    fn match_line(&mut self, line: &[u8], verdicts: &mut impl Verdicts) -> u32 {
         let Some(&batch) = self.due.front() else {
             verdicts.extra(line);
             return 0;
@@ -258,15 +258,15 @@ mod tests {
             expectations.expect(batch(PacketKind::Report, 1, 2));
             expectations.expect(batch(PacketKind::Heartbeat, 1, 3));
             let mut found = Found::default();
-            let mut settled = 0;
+            let mut completed = 0;
             for bytes in stream.chunks(piece) {
-                settled += expectations.receive(bytes, &mut found);
+                completed += expectations.receive(bytes, &mut found);
             }
-            settled += expectations.end_of_file(&mut found);
-            let lost = expectations.give_up();
+            completed += expectations.end_of_file(&mut found);
+            let lost = expectations.drain();
             assert_eq!(found.0, expected, "in pieces of {piece}");
             assert_eq!(lost, expected_lost, "in pieces of {piece}");
-            assert_eq!(u64::from(settled) + lost, 4, "in pieces of {piece}");
+            assert_eq!(u64::from(completed) + lost, 4, "in pieces of {piece}");
         }
     }
 
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_line_settles_its_frame_and_the_next_ones_are_still_judged() {
+    fn a_wrong_line_completes_its_frame_and_the_next_ones_are_still_judged() {
         judge(
             format!("{REPORT}error: malformed JSON\n{REPORT}heartBeat\n").as_bytes(),
             &[
@@ -355,9 +355,9 @@ mod tests {
         let mut expectations = Expectations::default();
         expectations.expect(batch(PacketKind::Report, u32::try_from(count).unwrap(), 1));
         let mut found = Found::default();
-        let settled = expectations.receive(REPORT.repeat(count).as_bytes(), &mut found);
-        assert_eq!(settled as usize, count);
+        let completed = expectations.receive(REPORT.repeat(count).as_bytes(), &mut found);
+        assert_eq!(completed as usize, count);
         assert_eq!(found.0.len(), count);
-        assert_eq!(expectations.give_up(), 0);
+        assert_eq!(expectations.drain(), 0);
     }
 }

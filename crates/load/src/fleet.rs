@@ -1,16 +1,17 @@
 //! All connections, and the only code that opens, reads, writes and closes them.
 
-use std::io;
+use std::io::{self, Read as _, Write as _};
+use std::net::Shutdown;
 use std::time::Duration;
 
 use mio::event::Event;
+use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
 use super::LoadError;
-use super::connection::Connection;
 use super::dial::Dialler;
-use super::expectations::Batch;
-use super::faults::Fault;
+use super::expectations::{Batch, Expectations};
+use super::tally::Fault;
 use super::tally::Tally;
 use hawk_client::{DialError, reason};
 use hawk_time::Moment;
@@ -54,8 +55,8 @@ pub(super) struct Unread {
 pub(super) struct Outcome {
     /// The connection has just been established.
     pub(super) established: bool,
-    /// So many frames were settled.
-    pub(super) settled: u32,
+    /// So many frames were completed.
+    pub(super) completed: u32,
 }
 
 /// Bytes of the one read buffer: as much as a connection at a large depth can
@@ -160,12 +161,12 @@ impl Fleet {
         }
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             let to_the_end = event.is_read_closed() || event.is_error();
-            outcome.settled = self.read(connection, to_the_end);
+            outcome.completed = self.read(connection, to_the_end);
         }
         Ok(outcome)
     }
 
-    /// Reads what has come on a connection; tells how many frames it settled.
+    /// Reads what has come on a connection; returns the number of frames that it completed.
     ///
     /// One read, unless the peer has ended the stream: bytes that come after the
     /// event raise another one, but those and an end of file that were there
@@ -177,19 +178,19 @@ impl Fleet {
 
     /// The same, with what an end of file is called, if it is an error.
     fn read_until(&mut self, connection: usize, to_the_end: bool, at_the_end: Option<&str>) -> u32 {
-        let mut settled = 0;
+        let mut completed = 0;
         loop {
             let it = &mut self.connections[connection];
             match it.read(&mut self.buffer) {
                 Ok(0) => {
-                    settled += it.expectations.end_of_file(&mut self.tally);
-                    self.close(connection, settled, at_the_end);
-                    return settled;
+                    completed += it.expectations.end_of_file(&mut self.tally);
+                    self.close(connection, completed, at_the_end);
+                    return completed;
                 }
                 Ok(count) => {
                     self.tally.clock = Moment::now();
                     let bytes = &self.buffer[..count];
-                    settled += it.expectations.receive(bytes, &mut self.tally);
+                    completed += it.expectations.receive(bytes, &mut self.tally);
                     if count == self.buffer.len() {
                         self.unread.push(Unread {
                             connection,
@@ -203,13 +204,13 @@ impl Fleet {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
-                    self.close(connection, settled, Some(&reason(&error)));
-                    return settled;
+                    self.close(connection, completed, Some(&reason(&error)));
+                    return completed;
                 }
             }
         }
-        self.outstanding -= u64::from(settled);
-        settled
+        self.outstanding -= u64::from(completed);
+        completed
     }
 
     /// Connections to be read again.
@@ -292,7 +293,7 @@ impl Fleet {
     }
 
     /// Closes the connections whose opening has not come to an end.
-    pub(super) fn give_up_connecting(&mut self) -> Result<(), LoadError> {
+    pub(super) fn close_connecting(&mut self) -> Result<(), LoadError> {
         let late = io::ErrorKind::TimedOut.into();
         for number in 0..self.connections.len() {
             if self.connections[number].is_connecting() {
@@ -305,7 +306,7 @@ impl Fleet {
     }
 
     /// Closes what the server has left open.
-    pub(super) fn give_up(&mut self) {
+    pub(super) fn close_rest(&mut self) {
         for number in 0..self.connections.len() {
             if self.is_open(number) {
                 self.close(
@@ -342,15 +343,15 @@ impl Fleet {
         }
     }
 
-    /// Closes an open connection, of whose frames the last `settled` are not
+    /// Closes an open connection, of whose frames the last `completed` are not
     /// taken off the outstanding ones yet.
-    fn close(&mut self, connection: usize, settled: u32, cause: Option<&str>) {
+    fn close(&mut self, connection: usize, completed: u32, cause: Option<&str>) {
         let it = &mut self.connections[connection];
-        let lost = it.expectations.give_up();
+        let lost = it.expectations.drain();
         self.unsent -= it.unsent();
         it.close();
         self.open -= 1;
-        self.outstanding -= u64::from(settled) + lost;
+        self.outstanding -= u64::from(completed) + lost;
         self.tally
             .fault(Fault::Lost, cause.unwrap_or("no reply by the end"), lost);
         if let Some(cause) = cause {
@@ -358,8 +359,8 @@ impl Fleet {
         }
     }
 
-    /// Where nobody listens the run ends; otherwise one of many connections was
-    /// not made, which is counted.
+    /// Counts a connection that was not made. If the first of all is refused, no server
+    /// listens there, and the run ends.
     fn cannot_connect(&mut self, error: &io::Error) -> Result<(), LoadError> {
         let refused = error.kind() == io::ErrorKind::ConnectionRefused;
         if refused && self.open == 0 && self.tally.fault_count() == 0 {
@@ -369,5 +370,150 @@ impl Fleet {
         let cause = format!("not made: {}", reason(error));
         self.tally.fault(Fault::Connection, &cause, 1);
         Ok(())
+    }
+}
+
+/// A connection of this client.
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: Option<TcpStream>,
+    /// Whether the connection is established.
+    established: bool,
+    /// The replies that are due on it.
+    pub(super) expectations: Expectations,
+    /// Where in the ring of frames it is, in the closed loop.
+    pub(super) ring_position: usize,
+    unsent: Vec<u8>,
+    written: usize,
+}
+
+/// Room for unsent bytes that a connection may keep once they are sent.
+const KEPT_ROOM: usize = 64 * 1024;
+
+impl Connection {
+    /// A connection that is being opened; without a socket, one that failed.
+    pub(super) fn new(stream: Option<TcpStream>) -> Self {
+        Self {
+            stream,
+            established: false,
+            expectations: Expectations::default(),
+            ring_position: 0,
+            unsent: Vec::new(),
+            written: 0,
+        }
+    }
+
+    /// Whether it is established and not closed.
+    pub(super) fn is_open(&self) -> bool {
+        self.established && self.stream.is_some()
+    }
+
+    /// Whether it is still being opened.
+    pub(super) fn is_connecting(&self) -> bool {
+        !self.established && self.stream.is_some()
+    }
+
+    /// Bytes that wait for the socket to take them.
+    pub(super) fn unsent(&self) -> usize {
+        self.unsent.len() - self.written
+    }
+
+    /// After an event on a connection that is being opened: whether it is
+    /// established now, or the error it ended with.
+    pub(super) fn try_establish(&mut self) -> io::Result<bool> {
+        let Some(stream) = &self.stream else {
+            return Ok(false);
+        };
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+        match stream.peer_addr() {
+            Ok(_) => self.established = true,
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+            Err(error) => return Err(error),
+        }
+        Ok(self.established)
+    }
+
+    /// One read into `buffer`; no bytes mean end of file.
+    #[inline]
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(stream) = &mut self.stream else {
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        loop {
+            match stream.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Space at the end of the unsent bytes, for frames to be appended.
+    pub(super) fn outbox(&mut self) -> &mut Vec<u8> {
+        &mut self.unsent
+    }
+
+    /// Sends `bytes` behind all that waits, and keeps what the socket does not
+    /// take.
+    #[inline]
+    pub(super) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut taken = 0;
+        if self.unsent() == 0 {
+            taken = self.write(bytes)?;
+        }
+        self.unsent.extend_from_slice(&bytes[taken..]);
+        Ok(())
+    }
+
+    /// Writes as much of the unsent bytes as the socket takes; returns how many.
+    pub(super) fn flush(&mut self) -> io::Result<usize> {
+        let unsent = std::mem::take(&mut self.unsent);
+        let outcome = self.write(&unsent[self.written..]);
+        self.unsent = unsent;
+        let written = outcome?;
+        self.written += written;
+        if self.written == self.unsent.len() {
+            self.unsent.clear();
+            self.written = 0;
+            if self.unsent.capacity() > KEPT_ROOM {
+                self.unsent = Vec::new();
+            }
+        } else if self.written > KEPT_ROOM && self.written > self.unsent.len() / 2 {
+            self.unsent.drain(..self.written);
+            self.written = 0;
+        }
+        Ok(written)
+    }
+
+    /// Ends the stream towards the server.
+    pub(super) fn shut_down(&self) {
+        if let Some(stream) = &self.stream {
+            // It fails when the connection is gone, which the next read tells.
+            let _gone = stream.shutdown(Shutdown::Write);
+        }
+    }
+
+    /// Closes the socket; unsent bytes are dropped.
+    pub(super) fn close(&mut self) {
+        self.stream = None;
+        self.unsent = Vec::new();
+        self.written = 0;
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(stream) = &mut self.stream else {
+            return Ok(0);
+        };
+        let mut written = 0;
+        while written < bytes.len() {
+            match stream.write(&bytes[written..]) {
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(written)
     }
 }

@@ -8,9 +8,10 @@
 //!                                    └──verdicts──► tally ──► summary ──► report
 //! ```
 //!
-//! The engine is the event loop that drives all of them. Where some connections are
-//! to misbehave, `chaos` is beside it, on a thread of its own: what this one
-//! measures is what good agents feel.
+//! The engine is the event loop that drives all of them; start there. Connections that
+//! misbehave (`chaos`) run on a thread of their own, so that the engine measures what good
+//! agents experience. Nothing here depends on the server: only the wire format and the
+//! client's dialling are shared.
 //!
 //! # Open loop and closed loop
 //!
@@ -27,11 +28,9 @@
 #![cfg_attr(not(test), deny(clippy::expect_used, clippy::unreachable))]
 
 mod chaos;
-mod connection;
 mod dial;
 mod engine;
 mod expectations;
-mod faults;
 mod fleet;
 mod frames;
 mod plan;
@@ -54,13 +53,13 @@ pub use chaos::{Chaos, Conduct, Counts, Ending};
 pub use dial::{MOST_SOURCES, resolve, sources_for, watch_descriptors};
 pub use engine::run;
 pub use expectations::{Batch, Expectations, Verdicts};
-pub use faults::Fault;
 pub use frames::ContentSize;
 pub use progress::{Progress, Tick};
 pub use report::Report;
 pub use summary::{Bucket, ChaosSummary, Client, ErrorCount, Frames, Latency, Quantiles, Summary};
+pub use tally::Fault;
 
-/// What to send, to whom, for how long.
+/// A run: the server, the connections and their traffic.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The server as the user wrote it, for messages.

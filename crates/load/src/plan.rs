@@ -1,4 +1,4 @@
-//! Who sends what when, in the open loop.
+//! The schedule of the open loop: which sender's frame is due when.
 //!
 //! Moments come in as arguments. Every sender keeps to a grid of its own, so
 //! that a late frame does not put off those behind it, and a run of a given
@@ -58,7 +58,7 @@ struct Ticker {
 }
 
 impl Plan {
-    /// Nobody sends anything yet.
+    /// Creates a plan without senders.
     pub(super) fn new() -> Self {
         Self {
             random: rand::make_rng(),

@@ -54,7 +54,7 @@ impl Progress {
             bar.set_message(line);
             bar.tick();
         } else {
-            // Nobody listening is no reason to stop.
+            // A closed stderr does not end the run.
             let _unheard = writeln!(io::stderr().lock(), "{line}");
         }
     }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::chaos::Counts;
 use super::engine::rate;
-use super::faults::Fault;
+use super::tally::Fault;
 use super::tally::Tally;
 use super::{Config, Traffic};
 use hawk_time::Moment;
@@ -148,8 +148,8 @@ pub(super) struct Figures {
     pub(super) chaos: Option<Vec<Counts>>,
 }
 
-/// Frames that leave late without anybody being the bottleneck: machines have
-/// other things to do, too.
+/// Frames that may leave late before the client counts as the bottleneck: the machine has
+/// other work, too.
 const MANY_LATE: u64 = 100;
 
 /// Share of a core from which on the client itself is taken for the limit.

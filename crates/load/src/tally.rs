@@ -1,11 +1,12 @@
 //! Counts, faults and latencies, as a run goes along.
 
+use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
 use super::expectations::{Batch, Verdicts};
-use super::faults::{Fault, Faults};
 use super::summary::Frames;
 use hawk_time::Moment;
 use hawk_wire::{PacketKind, Reply};
@@ -215,10 +216,82 @@ fn nanoseconds(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// In which way something went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// A reply never came.
+    Lost,
+    /// A frame was answered with another line than it should have been.
+    Wrong,
+    /// A line came that answers nothing.
+    Extra,
+    /// The right reply came, but after the reply timeout.
+    Late,
+    /// A frame was due, but so much lay unsent that it was dropped.
+    Unsent,
+    /// A connection could not be made, or did not last.
+    Connection,
+}
+
+impl Display for Fault {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Lost => "lost",
+            Self::Wrong => "wrong",
+            Self::Extra => "extra",
+            Self::Late => "late",
+            Self::Unsent => "not sent",
+            Self::Connection => "connection",
+        })
+    }
+}
+
+/// Faults, counted by cause.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Faults(BTreeMap<Fault, BTreeMap<String, u64>>);
+
+/// Causes told apart per fault; a server that answers garbage could make up any
+/// number of them.
+pub(super) const MOST_CAUSES: usize = 20;
+
+impl Faults {
+    /// Counts `count` faults of one cause.
+    pub(super) fn add(&mut self, fault: Fault, cause: &str, count: u64) {
+        if count == 0 {
+            return;
+        }
+        let causes = self.0.entry(fault).or_default();
+        if let Some(counted) = causes.get_mut(cause) {
+            *counted += count;
+        } else {
+            let cause = if causes.len() < MOST_CAUSES {
+                cause
+            } else {
+                "other causes"
+            };
+            *causes.entry(cause.to_owned()).or_default() += count;
+        }
+    }
+
+    /// All of them, by kind and cause.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Fault, &str, u64)> {
+        self.0.iter().flat_map(|(fault, causes)| {
+            let causes = causes.iter();
+            causes.map(|(cause, count)| (*fault, cause.as_str(), *count))
+        })
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> u64 {
+        self.iter().map(|(_, _, count)| count).sum()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::faults::MOST_CAUSES;
+    use crate::tally::MOST_CAUSES;
 
     fn tally() -> Tally {
         Tally::new(Duration::from_millis(10))

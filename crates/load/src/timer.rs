@@ -41,7 +41,7 @@ impl Timer {
 
     /// Wakes the loop at `moment`, at once where that is past, and at no other.
     ///
-    /// Setting it again also takes back an expiry that nobody has read, so that
+    /// Setting it again also takes back an expiry that was not read, so that
     /// the next one is a new edge for the poll.
     pub(super) fn set(&mut self, moment: Moment) -> io::Result<()> {
         if self.set_to == Some(moment) {

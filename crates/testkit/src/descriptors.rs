@@ -30,7 +30,7 @@ impl ManyAgents {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let limit = usize::try_from(hawk::descriptors::raise_limit()).unwrap();
         let most = wanted.min(limit.saturating_sub(OTHERS));
-        #[allow(clippy::print_stderr)] // Whoever runs the tests must hear of it.
+        #[allow(clippy::print_stderr)] // The skipped test is to be seen.
         if most < wanted {
             eprintln!("{most} agents instead of {wanted}, for want of open files (ulimit -Hn)");
         }
@@ -47,7 +47,7 @@ pub fn descriptors_of(pid: Pid) -> HashSet<usize> {
         .collect()
 }
 
-/// As many as the system lets anybody have.
+/// Raises the limit to the largest that the system permits.
 pub fn most_descriptors() -> usize {
     usize::try_from(getrlimit(Resource::Nofile).maximum.unwrap()).unwrap()
 }

@@ -1,7 +1,24 @@
-//! What tests need to start the real server and to talk to it as agents do.
+//! The test kit: starts the real server and talks to it as agents do. Tests, benchmarks and
+//! fuzz targets depend on it; the server and its libraries do not.
 //!
-//! Nothing here sleeps to let something happen: every wait is for a line, a
-//! byte or a state, and ends in a panic with the whole log after [`PATIENCE`].
+//! Nothing here sleeps to let something happen: each wait is for a line, a byte or a state,
+//! and panics with the whole log after [`PATIENCE`].
+//!
+//! | part | what it owns |
+//! |---|---|
+//! | [`Server`], [`Launch`], [`Process`] | a server process: its options, addresses, log and end |
+//! | [`Agent`], [`Lines`], `frames` | an agent's connection, reply lines, frames to send |
+//! | [`Stats`], [`Fields`] | `key=value` lines and snapshots of statistics |
+//! | [`place`] | a store file for a test, and what is in it |
+//! | [`Clock`], [`Halt`], [`Suspended`] | time that passes, and processes that stand still |
+//! | [`Namespace`], [`ListenDrops`], `descriptors` | what the kernel gives and counts |
+//! | [`emulated`] | a machine of its own under an emulator |
+//! | [`in_process`], [`worlds`] | the server within the test's process |
+//! | [`reference`] | a second implementation of frames, to compare with |
+//! | [`operations`] | single operations on fixed inputs, for benchmarks |
+//! | [`bench`] | rounds, tables, loads and peers of the benchmarks |
+//!
+//! Start at [`Server::start`] and [`Agent`].
 
 #![allow(
     missing_docs,
@@ -93,7 +110,7 @@ pub fn scratch_folder() -> &'static Path {
 /// that run tests are slow and shared; only a failure ever takes as long.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Time between two looks at a state that nobody announces.
+/// Time between two polls of a state that raises no event.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// Looks until `look` finds something; `None` when [`PATIENCE`] is at its end.
@@ -108,8 +125,8 @@ pub fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
     }
 }
 
-/// Says to threads that it is over when this ends, also when it fails: who waits for them
-/// would wait for ever.
+/// Sets a flag when dropped, also by a panic, so that threads which poll it end and can be
+/// joined.
 pub struct SetAtEnd<'a>(pub &'a AtomicBool);
 
 impl Drop for SetAtEnd<'_> {
@@ -119,7 +136,7 @@ impl Drop for SetAtEnd<'_> {
 }
 
 /// Waits for the end of a process that is no child of ours. That it is reaped is not
-/// waited for: whoever reaps orphans may take its time.
+/// waited for: the process that reaps orphans may take its time.
 pub fn has_ended_within(pid: Pid, patience: Duration) -> bool {
     let patience = Timespec::try_from(patience).unwrap();
     match pidfd_open(pid, PidfdFlags::empty()) {
@@ -139,14 +156,14 @@ pub fn lines_allowed(start: Instant) -> usize {
 /// Says that a test shows nothing on this machine, and why. Where `CI` is `true`
 /// that is a failure.
 #[track_caller]
-#[allow(clippy::print_stderr)] // Whoever runs the tests must hear of it.
+#[allow(clippy::print_stderr)] // The skipped test is to be seen.
 pub fn skip(why: &str) {
     let in_ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
     assert!(!in_ci, "CI must not skip this test: {why}");
     eprintln!("SKIPPED: {why}");
 }
 
-/// The number that whoever runs the tests has set, if it is set.
+/// Returns the number in this environment variable, if it is set.
 #[track_caller]
 pub fn number<T: std::str::FromStr>(variable: &str) -> Option<T> {
     let text = std::env::var(variable).ok()?;

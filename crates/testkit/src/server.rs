@@ -60,7 +60,7 @@ impl Launch {
     }
 
     fn of(mut command: Command) -> Self {
-        // What whoever runs the tests has set must not reach the server.
+        // The tester's own environment must not reach the server.
         for (key, _) in std::env::vars_os() {
             let name = key.to_string_lossy();
             if name.starts_with("HAWK_") || name.starts_with("RUST_LOG") {

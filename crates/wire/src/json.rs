@@ -51,7 +51,7 @@ pub(super) trait Object<'a> {
     fn field(&mut self, key: Key) -> Field<'_, 'a>;
 }
 
-/// A field, by what its value is to be. In each, `null` changes nothing but for
+/// A field, by what its value is to be. `null` leaves each unchanged, except
 /// [`Bytes`](Self::Bytes).
 pub(super) enum Field<'f, 'a> {
     /// A text.

@@ -1,15 +1,19 @@
-//! The wire protocol: bytes in, packets out, and back again.
+//! The wire protocol: frames, packets, their two encodings and replies, in both directions.
 //!
-//! Pure computation. Nothing here knows a socket, a clock, a buffer pool or a
-//! connection: the caller owns the bytes, the [`Decoder`] keeps offsets only.
-//! `docs/protocol.md` describes the same in prose.
+//! Pure computation, without sockets, clocks, buffer pools or connections: the caller owns
+//! the bytes, the [`Decoder`] keeps offsets into them. `docs/protocol.md` describes the same
+//! in prose.
+//!
+//! Start at [`Decoder::decode`], which finds frames in a stream, then read
+//! [`PacketDecoder::decode`]: `payload` chooses the encoding, `plain` reads the exact shape
+//! that deployed agents write in one pass, `json` reads all else as Go does.
 //!
 //! ```text
 //! bytes ── Decoder ──► frame data ── PacketDecoder ──► Packet ── handler ──► Reply ──► line
 //! ```
 
-// What a stranger sent is never indexed, so that no length it claims can be one too
-// many. Tests index what they have made themselves.
+// Input is never indexed: no length that a frame claims can cause a panic. Tests index their
+// own data.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::string_slice))]
 #![cfg_attr(not(test), deny(clippy::expect_used, clippy::unreachable))]
 

@@ -1,9 +1,9 @@
-//! Packets that are written exactly as Go's `encoding/json` and our own clients
-//! write them: keys in their order, no white space, no escapes. Nearly all are, and
-//! their shape is so fixed that they can be read in one pass and without a parser.
+//! Reads packets of exactly the shape that Go's `encoding/json` and hawk's own clients
+//! write, as nearly all are: keys in their order, no white space, no escapes. That takes one
+//! pass and no parser.
 //!
-//! Each function gives what [`json`](super::json) would give, or nothing: then the
-//! parser has the only word, on packets and on refusals alike.
+//! Each function returns what [`json`](super::json) would return, or `None`; then the caller
+//! uses the parser.
 
 use super::packet::{AgentName, Heartbeat, Packet, PacketKind, Report};
 
@@ -92,7 +92,7 @@ fn text<const LONG: bool>(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((text, rest.strip_prefix(b"\"")?))
 }
 
-/// Checks a text. It is checked last, after all that is not plain behind it.
+/// Checks that a text is UTF-8. Called last, when the rest of the packet is found plain.
 #[inline(always)]
 fn utf8<const LONG: bool>(text: &[u8]) -> Option<&str> {
     match LONG {

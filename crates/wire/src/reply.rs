@@ -58,7 +58,7 @@ pub enum Busy {
 pub const MAX_REPLY_LINE: usize = 32;
 
 impl Reply {
-    /// Every reply there is, for whoever must know them all.
+    /// Every reply there is, for tables, tests and clients that list them.
     pub const ALL: [Self; 16] = [
         Self::Heartbeat,
         Self::Report,

@@ -1,15 +1,16 @@
 //! One agent: its lives, and the waits between them.
 
+use std::time::Duration;
+
 use mio::event::Event;
 use mio::{Interest, Registry, Token};
-use rand::SeedableRng as _;
 use rand::rngs::StdRng;
+use rand::{Rng, RngExt as _, SeedableRng as _};
 
 use super::Setting;
-use super::backoff::Backoff;
-use super::books::{Books, Ending};
 use super::life::{End, Life};
 use super::script::{Origin, Reading, Script};
+use super::{Ending, Totals};
 use crate::dial::ReceiveBuffer;
 use hawk_time::Moment;
 
@@ -33,7 +34,7 @@ enum State {
 }
 
 impl Agent {
-    /// An agent whose first life begins at once.
+    /// Creates an agent that begins its first life at once.
     pub(super) fn new(number: u32, seed: u64, now: Moment) -> Self {
         Self {
             number,
@@ -58,7 +59,7 @@ impl Agent {
     }
 
     /// Goes on as far as it can. In a `hurry` no other life begins but the first.
-    pub(super) fn go_on(
+    pub(super) fn resume(
         &mut self,
         world: &mut World<'_>,
         event: Option<&Event>,
@@ -70,7 +71,7 @@ impl Agent {
             State::Waiting(until) if !hurry && now < *until => {}
             State::Waiting(_) => self.begin(world, now),
             State::Living(life) => {
-                if let Some(end) = life.go_on(now, event, hurry) {
+                if let Some(end) = life.resume(now, event, hurry) {
                     self.end(world, end, now, hurry);
                 }
             }
@@ -79,7 +80,7 @@ impl Agent {
     }
 
     /// Ends it, whatever it is at.
-    pub(super) fn give_up(&mut self, world: &mut World<'_>, now: Moment) {
+    pub(super) fn end_now(&mut self, world: &mut World<'_>, now: Moment) {
         self.end(world, End::Fair(Ending::Unfinished), now, true);
     }
 
@@ -94,7 +95,7 @@ impl Agent {
             setting.content,
         );
         self.lives += 1;
-        let counts = world.books.of(script.conduct);
+        let counts = world.totals.of(script.conduct);
         counts.lives += 1;
         let buffer = match script.reading {
             Reading::All => ReceiveBuffer::Usual,
@@ -128,7 +129,7 @@ impl Agent {
             return;
         };
         let conduct = life.script.conduct;
-        let counts = world.books.of(conduct);
+        let counts = world.totals.of(conduct);
         counts.bytes_sent += life.sent as u64;
         counts.lines += life.lines();
         match end {
@@ -138,7 +139,7 @@ impl Agent {
                 let (fault, cause, count) = breach.told();
                 let whom = conduct.name();
                 let cause = format!("{cause}, on a chaotic connection ({whom})");
-                world.books.faults.add(fault, &cause, count);
+                world.totals.faults.add(fault, &cause, count);
             }
         }
         if life.was_taken() {
@@ -154,5 +155,63 @@ impl Agent {
 pub(super) struct World<'a> {
     pub(super) setting: &'a Setting,
     pub(super) registry: &'a Registry,
-    pub(super) books: &'a mut Books,
+    pub(super) totals: &'a mut Totals,
+}
+
+/// How long an agent waits before it connects again: full jitter, as `docs/agents.md` asks of
+/// every agent. Waits grow from failure to failure.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    failures: u32,
+}
+
+/// The shortest wait. Never zero: agents that come back at once are a storm.
+const LEAST: Duration = Duration::from_millis(100);
+
+/// The longest wait before the first attempt anew, doubled by each failure.
+const FIRST: Duration = Duration::from_secs(1);
+
+/// The longest wait of all.
+const MOST: Duration = Duration::from_secs(60);
+
+impl Backoff {
+    /// How long to wait now, drawn evenly over the whole span.
+    pub(super) fn next(&mut self, random: &mut impl Rng) -> Duration {
+        // The exponent is bounded, so that the power cannot overflow.
+        let longest = FIRST * 2_u32.pow(self.failures.min(16));
+        self.failures = self.failures.saturating_add(1);
+        random.random_range(LEAST..=longest.min(MOST))
+    }
+
+    /// The server took us.
+    pub(super) fn succeeded(&mut self) {
+        self.failures = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng as _;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    #[test]
+    fn waits_spread_over_a_span_that_grows_and_has_an_end() {
+        let mut random = StdRng::seed_from_u64(1);
+        let mut longest = [Duration::ZERO; 100];
+        for _ in 0..200 {
+            let mut backoff = Backoff::default();
+            for (failures, longest) in longest.iter_mut().enumerate() {
+                let wait = backoff.next(&mut random);
+                let span = Duration::from_secs(1 << failures.min(6)).min(MOST);
+                assert!((LEAST..=span).contains(&wait), "{failures}: {wait:?}");
+                *longest = wait.max(*longest);
+            }
+            backoff.succeeded();
+            assert!(backoff.next(&mut random) <= FIRST);
+        }
+        // Of 200 draws one is in the last third: all but surely.
+        assert!(longest[0] > FIRST * 2 / 3 && longest[99] > MOST * 2 / 3);
+    }
 }

@@ -9,10 +9,10 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::{Events, Poll, Token};
 
+use super::Totals;
 use super::agent::{Agent, World};
-use super::books::Books;
 use super::{Chaos, Setting};
-use crate::faults::Fault;
+use crate::tally::Fault;
 use hawk_time::Moment;
 
 /// Token of the waker; agents have their number.
@@ -26,8 +26,8 @@ const EVENTS: usize = 1024;
 const STOP: u32 = 2;
 
 /// Looks after the agents until each of them has come to its end.
-pub(super) fn run(mut poll: Poll, setting: &Setting, stop: &AtomicBool) -> Books {
-    let mut books = Books::default();
+pub(super) fn run(mut poll: Poll, setting: &Setting, stop: &AtomicBool) -> Totals {
+    let mut totals = Totals::default();
     let mut crowd = Crowd::new(setting, Moment::now());
     let mut events = Events::with_capacity(EVENTS);
     while !crowd.is_done() {
@@ -35,17 +35,17 @@ pub(super) fn run(mut poll: Poll, setting: &Setting, stop: &AtomicBool) -> Books
             && error.kind() != io::ErrorKind::Interrupted
         {
             let cause = format!("chaos could not wait for events: {error}");
-            books.faults.add(Fault::Connection, &cause, 1);
+            totals.faults.add(Fault::Connection, &cause, 1);
             break;
         }
         let mut world = World {
             setting,
             registry: poll.registry(),
-            books: &mut books,
+            totals: &mut totals,
         };
         crowd.turn(&mut world, &events, stop);
     }
-    books
+    totals
 }
 
 #[derive(Debug)]
@@ -82,10 +82,10 @@ impl Crowd {
     fn turn(&mut self, world: &mut World<'_>, events: &Events, stop: &AtomicBool) {
         let now = Moment::now();
         for event in events {
-            self.go_on(world, event.token().0, Some(event), now);
+            self.resume(world, event.token().0, Some(event), now);
         }
         while let Some(number) = self.alarms.ring(now) {
-            self.go_on(world, number, None, now);
+            self.resume(world, number, None, now);
         }
         if self.ending.is_none() && stop.load(Ordering::Acquire) {
             self.ending = Some(now.after(world.setting.patience * STOP));
@@ -93,15 +93,15 @@ impl Crowd {
         }
         if self.ending.is_some_and(|ending| now >= ending) {
             for agent in &mut self.agents {
-                agent.give_up(world, now);
+                agent.end_now(world, now);
             }
         }
     }
 
-    fn go_on(&mut self, world: &mut World<'_>, number: usize, event: Option<&Event>, now: Moment) {
+    fn resume(&mut self, world: &mut World<'_>, number: usize, event: Option<&Event>, now: Moment) {
         // The waker's number is no agent's.
         if let Some(agent) = self.agents.get_mut(number) {
-            agent.go_on(world, event, now, self.ending.is_some());
+            agent.resume(world, event, now, self.ending.is_some());
             self.alarms.set(number, agent.wake());
         }
     }

@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 
-use crate::faults::Fault;
+use crate::tally::Fault;
 use hawk_wire::{
     Busy, Decoder, Input, MAX_REPLY_LINE, Packet, PacketDecoder, Refusal, Reply, Step,
 };
@@ -83,7 +83,7 @@ impl Judge {
                 Some(line) => {
                     let reply = Reply::parse(line).ok_or_else(|| Breach::Unknown(line.to_vec()))?;
                     self.partial.clear();
-                    self.settle(reply)?;
+                    self.complete(reply)?;
                 }
                 None if self.partial.len() >= MAX_REPLY_LINE => {
                     return Err(Breach::Unknown(self.partial.clone()));
@@ -118,7 +118,7 @@ impl Judge {
         self.turned_away
     }
 
-    fn settle(&mut self, got: Reply) -> Result<(), Breach> {
+    fn complete(&mut self, got: Reply) -> Result<(), Breach> {
         let is_first = self.lines == 0;
         self.lines += 1;
         if let Reply::Busy(Busy::TooManyConnections | Busy::TooManyFromAddress) = got

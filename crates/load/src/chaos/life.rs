@@ -8,7 +8,7 @@ use mio::event::Event;
 use mio::net::TcpStream;
 use socket2::SockRef;
 
-use super::books::Ending;
+use super::Ending;
 use super::judge::{Breach, Judge};
 use super::script::{Farewell, Reading, Script};
 use hawk_time::Moment;
@@ -82,7 +82,12 @@ impl Life {
 
     /// Goes on as far as it can; the end, if that is reached. In a `hurry` nothing
     /// is waited for but what the server owes.
-    pub(super) fn go_on(&mut self, now: Moment, event: Option<&Event>, hurry: bool) -> Option<End> {
+    pub(super) fn resume(
+        &mut self,
+        now: Moment,
+        event: Option<&Event>,
+        hurry: bool,
+    ) -> Option<End> {
         self.try_to_go_on(now, event, hurry).err()
     }
 
@@ -216,7 +221,7 @@ impl Life {
         let answering = self.state == State::Ended && !self.broken;
         match self.judge.end_of_file(answering) {
             _ if self.broken => End::Fair(Ending::ResetByServer),
-            // Who reads too slowly may be cut off anywhere.
+            // The server may cut off an agent that reads too slowly anywhere.
             Err(_) if self.script.reading != Reading::All => End::Fair(Ending::ClosedByServer),
             Err(breach) => End::Breach(breach),
             Ok(()) if self.judge.is_turned_away() => End::Fair(Ending::TurnedAway),

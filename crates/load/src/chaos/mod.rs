@@ -5,7 +5,7 @@
 //!            │                │ ▲
 //!            │     what was sent, what came
 //!            ▼                ▼ │
-//!         conduct           judge ──breaches──► books ──► summary
+//!         conduct           judge ──breaches──► totals ──► summary
 //! ```
 //!
 //! A chaotic agent has one connection at a time and one [`Conduct`] for each:
@@ -22,28 +22,27 @@
 //! whatever happens here, and a run without chaos has nothing of it.
 
 mod agent;
-mod backoff;
-mod books;
 mod crowd;
 mod damage;
 mod judge;
 mod life;
 mod script;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::LoadError;
 use super::dial::Dialler;
 use super::frames::ContentSize;
+use super::tally::{Fault, Faults};
 
-pub use books::{Counts, Ending};
 pub use script::Conduct;
-
-pub(super) use books::Books;
 
 /// How many agents misbehave, and from which seed what they do is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +71,7 @@ pub(super) struct Setting {
 pub(super) struct Crowd {
     stop: Arc<AtomicBool>,
     waker: mio::Waker,
-    thread: Option<JoinHandle<Books>>,
+    thread: Option<JoinHandle<Totals>>,
 }
 
 impl Crowd {
@@ -98,7 +97,7 @@ impl Crowd {
         })
     }
 
-    /// Tells them to come to an end: no agent begins another life, but each has
+    /// Stops the agents: none begins another life, but each has
     /// had one.
     pub(super) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
@@ -107,16 +106,113 @@ impl Crowd {
     }
 
     /// Waits for their end, some times the patience at most; what became of them.
-    pub(super) fn finish(mut self) -> Books {
+    pub(super) fn finish(mut self) -> Totals {
         self.stop();
-        let books = self.thread.take().map(JoinHandle::join);
+        let totals = self.thread.take().map(JoinHandle::join);
         // It has no way to panic that we know of; if it does, that was a fault.
-        books.and_then(Result::ok).unwrap_or_else(Books::lost)
+        totals.and_then(Result::ok).unwrap_or_else(Totals::lost)
     }
 }
 
 impl Drop for Crowd {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// How the life of a connection ended, where that is no fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// As its script had it.
+    AsPlanned,
+    /// The server ended the stream before.
+    ClosedByServer,
+    /// The server, or the way to it, broke the connection off.
+    ResetByServer,
+    /// The server had too many connections and said so.
+    TurnedAway,
+    /// There was no connection, for whatever reason.
+    NotMade,
+    /// The run was over, and it did not come to an end in time.
+    Unfinished,
+}
+
+/// What became of the lives of one conduct.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Counts {
+    /// In which way these agents misbehaved.
+    pub conduct: Conduct,
+    /// Connections, those that were not made included.
+    pub lives: u64,
+    /// Bytes that were sent.
+    pub bytes_sent: u64,
+    /// Reply lines that came.
+    pub lines: u64,
+    /// Lives that ended as their script had it.
+    pub as_planned: u64,
+    /// The server ended the stream before.
+    pub closed_by_server: u64,
+    /// The server, or the way to it, broke the connection off.
+    pub reset_by_server: u64,
+    /// The server had too many connections and said so.
+    pub turned_away: u64,
+    /// There was no connection, for whatever reason.
+    pub not_made: u64,
+    /// The run was over, and it did not come to an end in time.
+    pub unfinished: u64,
+    /// Lives in which the server broke the protocol; these are errors of the run.
+    pub wronged: u64,
+}
+
+/// All counts, and what the server must not have done.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    counts: BTreeMap<Conduct, Counts>,
+    pub(crate) faults: Faults,
+}
+
+impl Totals {
+    /// Returns the totals of a thread that panicked: a fault and no counts.
+    pub(super) fn lost() -> Self {
+        let mut totals = Self::default();
+        let cause = "the chaotic agents' thread ended by a panic";
+        totals.faults.add(Fault::Connection, cause, 1);
+        totals
+    }
+
+    /// The counts of one conduct.
+    pub(super) fn of(&mut self, conduct: Conduct) -> &mut Counts {
+        self.counts.entry(conduct).or_insert(Counts {
+            conduct,
+            lives: 0,
+            bytes_sent: 0,
+            lines: 0,
+            as_planned: 0,
+            closed_by_server: 0,
+            reset_by_server: 0,
+            turned_away: 0,
+            not_made: 0,
+            unfinished: 0,
+            wronged: 0,
+        })
+    }
+
+    /// The counts of all conducts that occurred.
+    pub(crate) fn counts(&self) -> Vec<Counts> {
+        self.counts.values().copied().collect()
+    }
+}
+
+impl Counts {
+    /// Counts an end.
+    pub(super) fn end(&mut self, ending: Ending) {
+        *match ending {
+            Ending::AsPlanned => &mut self.as_planned,
+            Ending::ClosedByServer => &mut self.closed_by_server,
+            Ending::ResetByServer => &mut self.reset_by_server,
+            Ending::TurnedAway => &mut self.turned_away,
+            Ending::NotMade => &mut self.not_made,
+            Ending::Unfinished => &mut self.unfinished,
+        } += 1;
     }
 }

@@ -122,8 +122,8 @@ const MOST_CONTENT: usize = 32 * 1024;
 /// Content of the longest random report, exclusive; as good agents have it.
 const RANDOM_CONTENT: usize = 50;
 
-/// Bytes of the shortest frames that whoever does not read sends besides: their
-/// replies are twice as long, and so there is soon more than buffers take.
+/// Bytes of the shortest frames that an agent which does not read sends besides. Their
+/// replies are twice as long, and soon exceed what buffers take.
 const FLOOD: usize = 256 * 1024;
 
 /// Stand-stills last from this to 512 times this, 25 s, evenly over the orders of

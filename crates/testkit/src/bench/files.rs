@@ -1,4 +1,4 @@
-//! Where the files of those who keep something are.
+//! The folder for the files of the servers that store something.
 
 use std::path::Path;
 

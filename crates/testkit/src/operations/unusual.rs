@@ -235,7 +235,7 @@ fn nested() -> Vec<u8> {
     [b"[".repeat(LENGTH / 2), b"]".repeat(LENGTH / 2)].concat()
 }
 
-/// A report with nothing but these members, and one more.
+/// A report with these members and one more.
 fn keys(members: &[u8]) -> Vec<u8> {
     compact_raw(&[b"{".as_slice(), &fill(members), b"\"rand\":1}"].concat())
 }
