@@ -161,7 +161,7 @@ impl PacketHandler {
     /// Continues to write everything to the store, in a turn without packets.
     pub(super) fn quiesce_ledger(&mut self) {
         if let Some(ledger) = &mut self.ledger {
-            ledger.quiesce(&self.roster, self.now);
+            ledger.quiesce(&self.roster, self.now, self.wall);
         }
     }
 }

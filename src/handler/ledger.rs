@@ -65,6 +65,8 @@ pub(super) struct ReportLedger {
     rows: Vec<AgentRow>,
     /// References of agents whose rows are not written because the store is down.
     unsaved: Vec<u64>,
+    /// Another file is to get all agents.
+    is_rewriting: bool,
     /// Events and removals of agents deferred likewise, in FIFO order.
     deferred: VecDeque<DeferredChange>,
     /// Events dropped because `deferred` was full.
@@ -144,6 +146,7 @@ impl ReportLedger {
             counted_before: StoreCounters::default(),
             rows: Vec::new(),
             unsaved: Vec::new(),
+            is_rewriting: false,
             deferred: VecDeque::new(),
             lost: 0,
             flush_at: None,
@@ -274,8 +277,9 @@ impl ReportLedger {
 
     /// Appends what was deferred while the store was down, as far as the batch has room, and
     /// all agents if the store's file was replaced.
-    pub(super) fn catch_up(&mut self, roster: &Roster) {
+    pub(super) fn catch_up(&mut self, roster: &Roster, wall: UnixNanos) {
         if self.producer.take_file_replaced() {
+            self.is_rewriting = true;
             for reference in roster.references() {
                 self.mark_unsaved(roster, reference);
             }
@@ -288,6 +292,9 @@ impl ReportLedger {
                     self.row(roster, key);
                 }
             } else {
+                if std::mem::take(&mut self.is_rewriting) {
+                    self.producer.batch().complete_agents(wall);
+                }
                 break;
             }
         }
@@ -355,8 +362,8 @@ impl ReportLedger {
 
     /// Submits everything, then parks the writer. Called in each turn, because not all may
     /// fit into one batch.
-    pub(super) fn quiesce(&mut self, roster: &Roster, now: Moment) {
-        self.catch_up(roster);
+    pub(super) fn quiesce(&mut self, roster: &Roster, now: Moment, wall: UnixNanos) {
+        self.catch_up(roster, wall);
         if self.producer.current().is_some() {
             self.submit(now);
         }

@@ -188,7 +188,7 @@ impl PacketHandler {
             && is_stored
         {
             // So that the last events are delivered as well.
-            ledger.catch_up(&self.roster);
+            ledger.catch_up(&self.roster, self.wall);
             ledger.flush(self.now, patience);
         }
         if let Some(notifier) = &self.notifier {
@@ -200,7 +200,7 @@ impl PacketHandler {
         }
         let stored = match self.ledger.take() {
             Some(mut ledger) => {
-                ledger.catch_up(&self.roster);
+                ledger.catch_up(&self.roster, self.wall);
                 ledger.finish(self.now, patience)
             }
             None => Ok(()),
@@ -492,7 +492,7 @@ impl Handler for PacketHandler {
                 .remove_silent(self.wall.before(self.config.remember));
         }
         if let Some(ledger) = &mut self.ledger {
-            ledger.catch_up(&self.roster);
+            ledger.catch_up(&self.roster, self.wall);
             ledger.submit_if_due(self.now);
         }
     }

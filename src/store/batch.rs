@@ -44,6 +44,9 @@ pub struct Batch {
     new_agents: usize,
     /// A health check waits for its commit.
     pub(super) is_probed: bool,
+    /// With this batch and those before, all agents of the roster are in the file; the time by
+    /// the server's clock.
+    pub(super) complete_at: Option<UnixNanos>,
     text: String,
 }
 
@@ -203,14 +206,15 @@ impl Batch {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let no_rows = self.agents.is_empty() && self.events.is_empty();
-        no_rows && self.removals.is_empty() && !self.is_probed
+        no_rows && self.removals.is_empty() && !self.is_probed && self.complete_at.is_none()
     }
 
     /// Whether it must be committed now: it is full, or has reports, events or a health check.
     /// Columns of agents alone can wait.
     #[must_use]
     pub fn is_urgent(&self) -> bool {
-        let has_waiting = !self.reports.is_empty() || self.is_probed;
+        let is_awaited = self.is_probed || self.complete_at.is_some();
+        let has_waiting = !self.reports.is_empty() || is_awaited;
         has_waiting || !self.events.is_empty() || self.is_full()
     }
 
@@ -218,6 +222,12 @@ impl Batch {
     /// nothing.
     pub const fn probe(&mut self) {
         self.is_probed = true;
+    }
+
+    /// Declares that with this batch and those before, another file has all agents. The writer
+    /// marks other agents that are online there offline, with an event at `wall`.
+    pub const fn complete_agents(&mut self, wall: UnixNanos) {
+        self.complete_at = Some(wall);
     }
 
     /// Adds an agent, which the caller identifies by `reference`.
@@ -438,6 +448,7 @@ impl Batch {
         self.removals.clear();
         self.new_agents = 0;
         self.is_probed = false;
+        self.complete_at = None;
         self.text.clear();
     }
 

@@ -3,14 +3,16 @@
 //! Start at [`Statements::write`]: agents first, so that reports and events can refer to their
 //! rows.
 
+use std::collections::HashSet;
 use std::fmt::{Display, Write as _};
 
 use rusqlite::{Connection, OptionalExtension as _, Params, Row, Statement, params};
 
 use super::batch::{Batch, BatchAgent, BatchEvent, BatchReport, Removal, Run};
 use super::delivery::{Deliveries, Lane};
-use super::retention::pages_in_use;
+use super::retention::{ESTABLISHED, pages_in_use};
 use super::schema::VERSION;
+use hawk_time::UnixNanos;
 
 /// Numbers of reports that one INSERT takes, the greatest first. A statement costs about as
 /// much as a row; more than some thirty rows save nothing.
@@ -262,6 +264,9 @@ impl<'c> Statements<'c> {
         for event in &batch.events {
             self.write_event(event, batch)?;
         }
+        if let Some(wall) = batch.complete_at {
+            self.mark_absent_offline(wall)?;
+        }
         if batch.is_probed {
             // An UPDATE that changes nothing would write no page; this does.
             self.execute(&format!("PRAGMA user_version = {VERSION}"), [])?;
@@ -461,6 +466,52 @@ impl<'c> Statements<'c> {
             self.execute("INSERT INTO other_events VALUES (?1)", [seq])?;
         }
         self.deliveries.add(key, seq, lane);
+        Ok(())
+    }
+
+    /// Marks agents offline, with an event at `wall`, that are online in the file and not in the
+    /// roster, which is in the file as a whole: the file is a restored backup, and no packet will
+    /// change their state.
+    fn mark_absent_offline(&mut self, wall: UnixNanos) -> rusqlite::Result<()> {
+        let learnt = self.learnt.iter().map(|(_, row)| row);
+        let known: HashSet<i64> = self.rows.iter().chain(learnt).map(|row| row.id).collect();
+        let mut absent = Vec::new();
+        let mut online = self.connection.prepare(&format!(
+            "SELECT id, name, address, version, last_seen, {ESTABLISHED} FROM agents \
+             WHERE state = 'online'"
+        ))?;
+        let mut rows = online.query([])?;
+        while let Some(row) = rows.next()? {
+            let id: i64 = row.get(0)?;
+            if !known.contains(&id) {
+                let [name, address, version] = [row.get(1)?, row.get(2)?, row.get(3)?];
+                let texts: [Option<String>; 3] = [name, address, version];
+                absent.push((id, texts, row.get::<_, i64>(4)?, row.get::<_, bool>(5)?));
+            }
+        }
+        let update = "UPDATE agents SET state = ?2, changed_at = ?3 WHERE id = ?1";
+        for (id, [name, address, version], last_seen, established) in absent {
+            let at = wall.as_nanos();
+            self.connection
+                .execute(update, params![id, state(false), at])?;
+            let key = name.as_deref().or(address.as_deref()).unwrap_or_default();
+            let lane = self.deliveries.lane(key, established);
+            let mut insert = self.connection.prepare_cached(INSERT_EVENT)?;
+            let seq = insert.insert(params![
+                at,
+                id,
+                state(false),
+                name,
+                address,
+                version,
+                last_seen,
+                lane == Lane::Established,
+            ])?;
+            if lane == Lane::Others {
+                self.execute("INSERT INTO other_events VALUES (?1)", [seq])?;
+            }
+            self.deliveries.add(key, seq, lane);
+        }
         Ok(())
     }
 }

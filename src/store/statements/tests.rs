@@ -476,3 +476,35 @@ fn an_event_without_a_row_in_its_batch_sets_the_state_of_the_row() {
     commit(&mut statements, &mut batch);
     assert_eq!(numbers(&connection, state), [0]);
 }
+
+#[test]
+fn agents_that_are_online_in_another_file_and_not_in_the_roster_go_offline() {
+    let connection = open();
+    let mut batch = Batch::default();
+    for (number, name) in ["known", "absent", "late"].into_iter().enumerate() {
+        let number = u8::try_from(number).unwrap();
+        batch.add_agent(reference(number, 1), &agent(Some(name)));
+    }
+    commit(&mut prepare(&connection), &mut batch);
+    let mut statements = prepare(&connection);
+    batch.reset(2);
+    batch.add_agent(reference(0, 1), &agent(Some("known")));
+    commit(&mut statements, &mut batch);
+    let online = "SELECT count(*) FROM agents WHERE state = 'online'";
+    assert_eq!(
+        numbers(&connection, online),
+        [3],
+        "the roster is not complete"
+    );
+    batch.reset(3);
+    batch.add_agent(reference(1, 1), &agent(Some("late")));
+    batch.complete_agents(UnixNanos::from_nanos(7));
+    assert!(batch.is_urgent());
+    commit(&mut statements, &mut batch);
+    assert_eq!(numbers(&connection, online), [2]);
+    let event = "SELECT at FROM events WHERE name = 'absent' AND state = 'offline'";
+    assert_eq!(numbers(&connection, event), [7]);
+    let changed = "SELECT changed_at FROM agents WHERE name = 'absent' AND state = 'offline'";
+    assert_eq!(numbers(&connection, changed), [7]);
+    assert_eq!(numbers(&connection, "SELECT count(*) FROM events"), [1]);
+}
