@@ -22,30 +22,30 @@ run: build ## Run the server on 127.0.0.1:9876 (ARGS="--listen ..." for more)
 demo: build ## Run the server under the default load for 10 s and show what both did
 	./examples/demo.sh $(HAWK)
 
-restart-demo: build ## Replace the server ten times under the default load and show that nobody notices
+restart-demo: build ## Restart the server ten times under the default load, without an error
 	./examples/restart.sh $(HAWK)
 
 test: ## Run every test
 	$(CARGO) test --locked --workspace
-	@command -v go >/dev/null || echo "SKIPPED: the interop test, for want of Go (Debian: golang-go)"
-	@command -v strace >/dev/null || echo "SKIPPED: the test of system calls, for want of strace (Debian: strace)"
+	@command -v go >/dev/null || echo "SKIPPED: the interop test, needs Go (Debian: golang-go)"
+	@command -v strace >/dev/null || echo "SKIPPED: the test of system calls, needs strace (Debian: strace)"
 
-sim: ## Simulate worlds until one breaks (HAWK_SIM_STEPS, HAWK_SIM_TIME in seconds, HAWK_SIM_SEED)
+sim: ## Simulate worlds until one breaks an invariant (HAWK_SIM_STEPS, HAWK_SIM_TIME in seconds, HAWK_SIM_SEED)
 	$(CARGO) test --locked --release --test sim -- --ignored --exact run::sim --nocapture
 
-sim-notified: ## Simulate notification until a world breaks (the same variables)
+sim-notified: ## Simulate notification likewise (the same variables)
 	$(CARGO) test --locked --release --test worlds -- --ignored --exact notified::sim --nocapture
 
-sim-dishonest: ## Simulate dishonest agents, clocks and files until a world breaks (the same variables)
+sim-dishonest: ## Simulate dishonest agents, clocks and files likewise (the same variables)
 	$(CARGO) test --locked --release --test worlds -- --ignored --exact dishonest::sim --nocapture
 
-mutants: ## Wake some hundred small faults and see that the simulator finds each
+mutants: ## Check that the simulator finds each of some 130 small faults
 	$(CARGO) test --locked --test mutants -- --ignored --nocapture
 
-test-kill: ## Kill the server 1,000 times under load and look for what it acknowledged
+test-kill: ## Kill the server 1,000 times under load and check that each acknowledged report is stored
 	HAWK_KILLS=1000 $(CARGO) test --locked --test store kill -- --nocapture
 
-test-power: ## Cut an emulated machine's power 100 times and look for what was acknowledged
+test-power: ## Cut the power of an emulated machine 100 times and check the same
 	tests/emulated/prepare test-power $(TARGET)/emulated cc:gcc \
 		mke2fs:e2fsprogs e2fsck:e2fsprogs debugfs:e2fsprogs
 	$(CARGO) test --locked --release --test power -- --ignored --nocapture --test-threads 1

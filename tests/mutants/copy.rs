@@ -1,29 +1,37 @@
 //! A copy of the source in which every mutant sleeps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
 use super::table::{Change, Mutant, mutants};
 
-/// What the simulator needs of the library; nothing else is compiled.
-const MODULES: [&str; 8] = [
+/// The modules of the library that the worlds run; nothing else is compiled.
+const MODULES: [&str; 13] = [
     "admission",
+    "children",
     "dirty_set",
+    "handler",
     "interval",
     "log_sink",
     "network",
+    "notify",
     "reactor",
+    "roster",
     "session",
     "stats",
+    "store",
 ];
 
-/// The other crates that it needs.
+/// The other crates that they need.
 const CRATES: [&str; 3] = ["pool", "crates/time", "crates/wire"];
 
+/// The test programs.
+const PROGRAMS: [&str; 2] = ["tests/sim", "tests/worlds"];
+
 /// Dependencies of other modules, which take long to compile.
-const UNNEEDED: [&str; 11] = [
+const UNNEEDED: [&str; 10] = [
     "anstream",
     "anyhow",
     "bytesize",
@@ -33,7 +41,6 @@ const UNNEEDED: [&str; 11] = [
     "hawk-client",
     "hawk-load",
     "nix",
-    "rusqlite",
     "tabwriter",
 ];
 
@@ -91,7 +98,8 @@ pub fn write(root: &Path, to: &Path) -> Result<(), String> {
     for folder in sources
         .iter()
         .map(String::as_str)
-        .chain(["src", "tests/sim"])
+        .chain(["src"])
+        .chain(PROGRAMS)
     {
         let _absent = fs::remove_dir_all(to.join(folder));
         copy_folder(&root.join(folder), &to.join(folder))?;
@@ -106,6 +114,7 @@ pub fn write(root: &Path, to: &Path) -> Result<(), String> {
     put(&to.join("crates/testkit/Cargo.toml"), TESTKIT)?;
     for (file, mut changes) in changes {
         let mut text = read(&root.join(file))?;
+        changes.extend(constant_functions(&text, &changes));
         changes.sort_by_key(|(place, _)| std::cmp::Reverse(place.start));
         let mut end = text.len();
         for (place, change) in changes {
@@ -137,10 +146,28 @@ pub fn write(root: &Path, to: &Path) -> Result<(), String> {
     let text = manifest(&read(&root.join("Cargo.toml"))?);
     let text = text.replacen(
         "\n[dependencies]",
-        "\n[dependencies]\nhawk-testkit.workspace = true",
+        "\n[dependencies]\nhawk-testkit.workspace = true\ntempfile.workspace = true",
         1,
     );
     put(&to.join("Cargo.toml"), &asking(&text, "mutant"))
+}
+
+/// Changes that make the functions around these changes ordinary ones: a constant function
+/// cannot ask which mutant runs.
+fn constant_functions(
+    text: &str,
+    changes: &[(Range<usize>, String)],
+) -> Vec<(Range<usize>, String)> {
+    const WORD: &str = "const ";
+    let functions = changes.iter().filter_map(|(place, _)| {
+        let function = text[..place.start].rfind("fn ")?;
+        text[..function].ends_with(WORD).then_some(function)
+    });
+    let functions: BTreeSet<_> = functions.collect();
+    let words = functions
+        .into_iter()
+        .map(|function| function - WORD.len()..function);
+    words.map(|word| (word, String::new())).collect()
 }
 
 /// `manifest`, with a dependency on the crate at `path` that asks which mutant runs.
@@ -185,7 +212,8 @@ fn manifest(text: &str) -> String {
             out.push('\n');
         }
     }
-    out + "[workspace]\nmembers = [\"pool\", \"crates/*\"]\nresolver = \"3\"\n[workspace.lints]\n[profile.mutants]\ninherits = \"release\"\nincremental = false\n"
+    out + "[workspace]\nmembers = [\"pool\", \"crates/*\"]\nresolver = \"3\"\n[workspace.lints]\n[profile.mutants]\ninherits = \"release\"\nincremental = false\n\
+         [profile.mutants.package.libsqlite3-sys]\nopt-level = 1\n"
 }
 
 fn copy_folder(from: &Path, to: &Path) -> Result<(), String> {

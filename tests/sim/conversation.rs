@@ -23,7 +23,7 @@ pub struct Conversation {
     last_commit: Option<u64>,
     /// Where the undamaged frames stand in the stream that are to be recognised.
     intact: VecDeque<Range<u64>>,
-    /// Bytes that were read as the time was over: perhaps nobody looked at them.
+    /// Bytes that were read when the deadline had passed: the decoder may not have seen them.
     doubtful: Vec<u8>,
     /// Where each read of them ends.
     doubts: Vec<usize>,
@@ -59,7 +59,7 @@ enum Promise {
 
 /// How commits have ended that the server knows of.
 pub trait Fates {
-    /// What is said to whoever waited for this one.
+    /// The reply for the report that waits for this commit.
     fn reply(&self, commit: u64) -> Option<Reply>;
 }
 
@@ -199,7 +199,7 @@ impl Conversation {
         self.answered += 1;
     }
 
-    /// Whether packets were found that nobody has handed in.
+    /// Whether packets were found that the handler did not get.
     pub fn has_packets(&mut self) -> bool {
         self.skip_answered();
         self.answered < self.promises.len()

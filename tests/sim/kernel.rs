@@ -188,7 +188,7 @@ impl Machine {
         }
     }
 
-    /// Only who has the connections touches them, or waits for them.
+    /// Only the process that owns the connections touches or watches them.
     fn demand_owner(&mut self, process: u32) {
         let owns = process == self.process;
         self.demand(owns, 0, "a process touches what another has");
@@ -268,7 +268,7 @@ impl Machine {
                 self.bytes[1] += *taken as u64;
                 self.trace(port, "write", *taken as u64);
                 if deaf {
-                    // Nobody is there: the other machine says so.
+                    // The connection is gone: the other host says so.
                     self.links[slot].reset();
                 }
             }
@@ -347,7 +347,7 @@ impl Machine {
         self.demand(
             shared,
             port,
-            "it is shut down although nobody else has its socket",
+            "it is shut down although no other process has its socket",
         );
         self.end(slot);
         Ok(())

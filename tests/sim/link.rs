@@ -34,7 +34,7 @@ pub struct Link {
     capacity: usize,
     /// A write was refused for want of room.
     pub blocked: bool,
-    /// The agent was reset, or has reset: nobody hears anything any more.
+    /// The connection was reset by either side.
     pub broken: bool,
     /// An error that the server's next call gets.
     error: bool,
@@ -63,8 +63,8 @@ pub struct Link {
     pub restricted: bool,
     /// Bytes of replies that are kept for its socket, at least.
     pub unsent: usize,
-    /// Turns one after another that it was to have and did not, and in which nobody saw
-    /// to a deadline of it that was over.
+    /// Consecutive turns in which it was due and was neither served nor checked for a deadline
+    /// that had passed.
     pub passed_over: usize,
     pub late: usize,
     /// It was read from although the store takes nothing.

@@ -1,5 +1,5 @@
-//! The machine on which the server runs: its clock, its sockets and what goes wrong
-//! with them. The model of what everybody is owed is kept beside them.
+//! The machine on which the server runs: its clock, its sockets and their faults.
+//! It also keeps the model of what each connection must receive.
 
 mod reading;
 
@@ -29,7 +29,7 @@ pub type Shared = Rc<RefCell<Machine>>;
 const INCARNATIONS: u16 = 64;
 const FIRST_PORT: u16 = 1024;
 
-/// Who may connect, and how many.
+/// Which addresses may connect, and how many connections there may be.
 #[derive(Clone, Copy)]
 pub struct Doors {
     pub connections: usize,
@@ -79,13 +79,13 @@ pub struct Machine {
     pub owed: usize,
     /// They left too much unread all through the turn.
     pub output_was_short: bool,
-    /// In this turn somebody was stopped for its unsent replies, few as they are.
+    /// In this turn a connection was stopped for few unsent replies.
     pub stopped_early: bool,
     /// In this turn the server was told that the store takes nothing.
     pub unready_now: bool,
-    /// Somebody waited for a buffer after the last turn.
-    pub somebody_waits: bool,
-    /// A phase may be over before everybody had its turn.
+    /// A connection waited for a buffer after the last turn.
+    pub pool_has_waiters: bool,
+    /// A phase may end before each connection had its turn.
     pub bites: bool,
 
     pub backlog: VecDeque<usize>,
@@ -93,12 +93,12 @@ pub struct Machine {
     /// Descriptors of the listening socket.
     pub listeners: usize,
     pub newcomers: bool,
-    /// Since when nobody was accepted although somebody waits.
+    /// Since when no connection was accepted although one waits.
     pub waiting_since: u64,
     pub woken: Arc<AtomicBool>,
     pub signals: Vec<Signal>,
     pub signalled: bool,
-    /// The server was asked for a new process, and whoever drives it is not told yet.
+    /// An upgrade was requested, and the reactor has not reported it yet.
     pub upgrade: bool,
     /// What is no connection and became ready, likewise.
     pub others: Vec<OtherToken>,
@@ -108,7 +108,7 @@ pub struct Machine {
     /// How long the server was ready to wait.
     pub asked: Option<Duration>,
     pub stopping: Option<u64>,
-    /// When the server must wake up by itself at the latest, and for whom.
+    /// When the server must wake up by itself at the latest, and the port of the connection.
     pub wake_by: (u64, u16),
 
     // What happened in this turn.
@@ -149,7 +149,7 @@ impl Machine {
             output_was_short: false,
             stopped_early: false,
             unready_now: false,
-            somebody_waits: false,
+            pool_has_waiters: false,
             bites: false,
             backlog: VecDeque::new(),
             listens: false,
@@ -210,7 +210,7 @@ impl Machine {
 
     // Connections.
 
-    /// Somebody connects from the machine of this number; its slot.
+    /// Connects from the host of this number; returns the slot.
     pub fn connect(&mut self, host: u8, capacity: usize) -> usize {
         let is_free =
             |link: &Link| link.stage == Stage::Closed && link.was.is_none() && link.holders == 0;
@@ -239,7 +239,7 @@ impl Machine {
         slot
     }
 
-    /// The slot of whoever has this address.
+    /// Returns the slot of the connection with this address.
     pub fn slot_of(&self, peer: SocketAddr) -> usize {
         usize::from((peer.port() - FIRST_PORT) / INCARNATIONS)
     }
@@ -287,7 +287,7 @@ impl Machine {
         let link = &mut self.links[slot];
         let port = link.peer.port();
         if link.is_live() {
-            // Judged after the turn; until then nobody else gets its place.
+            // Judged after the turn; until then the slot stays taken.
             link.was = Some(link.stage);
             self.closed.push(slot);
             self.live.retain(|other| *other != slot);
@@ -381,7 +381,7 @@ impl Machine {
         self.unsent + self.owed * MAX_REPLY_LINE > self.output_limit
     }
 
-    /// What somebody is told who is turned away.
+    /// The reply to a rejected connection.
     pub fn refusal(cause: Cause) -> Option<Reply> {
         match cause {
             Cause::TooManyConnections => Some(Reply::Busy(Busy::TooManyConnections)),

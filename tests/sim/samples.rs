@@ -92,8 +92,8 @@ impl Samples {
         &self.all[self.ranges[size as usize].clone()]
     }
 
-    /// What the data of a frame that passed says. Damage can make data that
-    /// nobody sent, one time in 65,536: what that says, the decoder itself must tell.
+    /// Returns the content of a frame's data. Damage passes the checksum one time in 65,536:
+    /// then only the decoder can say what the data is.
     pub fn content(&self, data: &[u8]) -> Content {
         let known = self
             .all

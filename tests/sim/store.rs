@@ -189,7 +189,7 @@ impl Handler for Counter {
         machine.demand(
             is_next,
             port,
-            "a packet is handed in that nobody has sent, or not yet",
+            "the handler gets a packet that was not sent, or not yet",
         );
         machine.demand(
             machine.store.in_turn,
@@ -260,7 +260,7 @@ impl Handler for Counter {
     fn detach(&mut self, Tag(number): Tag) {
         let machine = &mut *self.machine.borrow_mut();
         if machine.process != self.process {
-            // Who has ended in the predecessor was counted there.
+            // Sessions that ended in the predecessor were counted there.
             machine.demand(false, 0, "a session departs that goes on elsewhere");
             return;
         }

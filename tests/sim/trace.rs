@@ -21,7 +21,7 @@ struct Happening {
     /// How many were before it.
     number_of: u64,
     nanos: u64,
-    /// The port of whom it happened to; 0 if to nobody.
+    /// The port of the connection, or 0.
     port: u16,
     what: &'static str,
     number: u64,

@@ -149,8 +149,8 @@ impl World {
         Ok(self.succeeds(successor))
     }
 
-    /// Takes over what has changed, once nobody is owed a reply and nobody is served;
-    /// whether nothing went wrong.
+    /// Takes over what has changed, once no reply is pending and no connection is served;
+    /// returns true if nothing failed.
     fn freeze(&mut self, successor: &mut Successor) -> Result<bool, Broken> {
         if !self.reactor.is_quiet() {
             self.machine.borrow_mut().store.quiesced = true;
@@ -278,14 +278,14 @@ impl Machine {
         self.counts.saw(Event::Upgraded);
         self.shared_until = self.now + SHARED;
         self.trace(0, "process takes over", process.into());
-        // Nobody tells it that somebody waits to be accepted: it is to look.
+        // No event says that a connection waits to be accepted: the successor has to look.
         self.newcomers = false;
         self.wake_by = (u64::MAX, 0);
         for slot in self.live.clone() {
             let link = &mut self.links[slot];
             link.token = link.successors.take();
-            // Who registers it anew is told what is there to be read. That a write would
-            // take something it would be told too; that is not to be relied on.
+            // Registration reports that there is something to read. It would report that a
+            // write succeeds as well, which the server must not rely on.
             link.edge = link.readiness().readable;
             // The run queue begins anew: each has its turn in so many turns from now.
             (link.passed_over, link.late) = (0, 0);

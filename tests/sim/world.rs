@@ -206,7 +206,7 @@ impl World {
             }
             self.turns()?;
             if let Some(upgrades) = self.upgrades {
-                // Those who wait for a buffer move as well, and are seldom there.
+                // Connections that wait for a buffer move as well, and are rare.
                 let crowded = self.reactor.waiters().next().is_some();
                 let upgrades = if crowded { upgrades / 15 } else { upgrades };
                 if self.dice.one_in(upgrades) {
@@ -216,7 +216,7 @@ impl World {
         }
         self.leaving = None;
         if self.dice.one_in(3) {
-            self.everybody_leaves()?;
+            self.all_leave()?;
         } else {
             self.stop()?;
         }
@@ -323,9 +323,9 @@ impl World {
         let others = self.reactor.take_others();
         let machine = &mut *self.machine.borrow_mut();
         let told = wanted == std::mem::take(&mut machine.upgrade) || self.end.is_some();
-        machine.demand(told, 0, "an upgrade is asked for, and nobody is told");
+        machine.demand(told, 0, "an upgrade is requested and not reported");
         let told = others == std::mem::take(&mut machine.others);
-        machine.demand(told, 0, "something is ready, and nobody is told");
+        machine.demand(told, 0, "another source is ready and not reported");
         self.checks.look(&self.reactor, machine, self.end.is_some());
         let at_once = machine.asked == Some(Duration::ZERO) && machine.events.is_empty();
         let idle = at_once && machine.calls == calls && machine.store.kept() == before;
@@ -410,13 +410,13 @@ impl World {
         machine.now
     }
 
-    /// Everybody takes its replies and goes, nothing fails any more: then all that
-    /// was sent is answered, and nothing is left.
-    fn everybody_leaves(&mut self) -> Result<(), Broken> {
+    /// All agents read their replies and leave, without further faults: then all that was
+    /// sent is answered, and nothing is left.
+    fn all_leave(&mut self) -> Result<(), Broken> {
         {
             let machine = &mut *self.machine.borrow_mut();
             machine.faults = super::machine::Faults::default();
-            machine.trace(0, "everybody leaves", 0);
+            machine.trace(0, "all agents leave", 0);
         }
         for _ in 0..LAST_TURNS {
             for agent in &mut self.agents {
@@ -440,7 +440,7 @@ impl World {
             }
         }
         Err(self.broken(
-            "everybody has left, and yet somebody is there",
+            "all agents have left, and connections remain",
             String::new(),
         ))
     }

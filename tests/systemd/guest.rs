@@ -19,7 +19,7 @@ const MODULES: [&str; 3] = ["virtio_pci", "virtio_blk", "ext4"];
 /// Bytes of the disk: four times what is on it.
 const DISK_SIZE: u64 = 256 << 20;
 
-/// The guest's users; root has no password, and nobody asks for one.
+/// The guest's users; root has no password, and no login asks for one.
 const USERS: &str = "root:x:0:0::/root:/bin/busybox\nhawk:x:100:100::/:/bin/busybox\n";
 const GROUPS: &str = "root:x:0:\nhawk:x:100:\n";
 

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hawk::interval::{BURST, REPORT_BURST};
+use hawk::roster::Identity;
 use hawk::session::Tag;
 
 use super::plan::{HOUR, MINUTE, SECOND};
@@ -169,11 +170,30 @@ impl Agent {
         self.hours > 3
     }
 
-    /// Whose rows its reports are to be.
+    /// Returns the name or address under which its reports are stored.
     pub fn owner(&self) -> String {
         self.name
             .clone()
             .unwrap_or_else(|| self.address.to_string())
+    }
+
+    pub fn identity(&self) -> Identity<'_> {
+        match &self.name {
+            Some(name) => Identity::Name(name),
+            None => Identity::Address(self.address),
+        }
+    }
+
+    /// The silence after which an agent of its kind is offline, unless something interfered
+    /// with its rhythm: three times the longest interval between its heartbeats, or between
+    /// its returns from absences that are alike.
+    pub fn beyond(&self) -> u64 {
+        match self.kind {
+            Kind::Steady { period, .. } | Kind::Roamer { period } if self.rhythm >= 6 => {
+                (10 * period).clamp(7 * MINUTE, HOUR)
+            }
+            _ => HOUR,
+        }
     }
 
     /// Silence for which no agent of its kind may be declared offline, if the server

@@ -30,9 +30,21 @@ pub struct Row {
     pub time: i64,
     pub agent: i64,
     pub previous: Option<i64>,
-    /// Whose the row is, if its agent is known.
+    /// The name or address of its agent, if that has a row.
     pub owner: Option<String>,
     pub content: String,
+}
+
+/// A row of `agents`.
+#[derive(Debug)]
+pub struct State {
+    /// The agent's name or, without one, its address.
+    pub owner: String,
+    pub online: bool,
+    /// Whether its silence is judged.
+    pub watched: bool,
+    /// Whether its last event says that it is online; `None` if it has no event.
+    pub last_event: Option<bool>,
 }
 
 /// `hawk reports --follow`, as far as the store has a part in it.
@@ -305,15 +317,22 @@ impl Files {
         Ok(told.join("\n"))
     }
 
-    /// The agents in a file: name or address, state, and the state in their last event, if
-    /// they have one.
-    pub fn states(&self, path: &Path) -> rusqlite::Result<Vec<(String, String, Option<String>)>> {
+    /// Returns the agents in a file.
+    pub fn states(&self, path: &Path) -> rusqlite::Result<Vec<State>> {
         let connection = self.connect(path)?;
         let mut rows = connection.prepare(
-            "SELECT coalesce(name, address), state, (SELECT state FROM events WHERE agent = agents.id \
+            "SELECT coalesce(name, address), state = 'online', watched, \
+             (SELECT state = 'online' FROM events WHERE agent = agents.id \
              ORDER BY seq DESC LIMIT 1) FROM agents ORDER BY id",
         )?;
-        let rows = rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let rows = rows.query_map([], |row| {
+            Ok(State {
+                owner: row.get(0)?,
+                online: row.get(1)?,
+                watched: row.get(2)?,
+                last_event: row.get(3)?,
+            })
+        })?;
         rows.collect()
     }
 }

@@ -340,7 +340,7 @@ impl World {
     }
 
     /// The process hands over once its commands have ended, or is killed: then some of them
-    /// have succeeded, and nobody knows.
+    /// have succeeded without a record.
     fn end_process(&mut self) -> Result<(), String> {
         let running = std::mem::take(&mut self.running);
         if self.dice.one_in(2) {

@@ -53,6 +53,22 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether nothing in these worlds makes a gap between two heartbeats longer than it is.
+    pub fn is_calm(&self) -> bool {
+        let Odds {
+            standstills,
+            stalls,
+            restarts,
+            ..
+        } = self.odds;
+        standstills + stalls + restarts == 0
+    }
+
+    /// Whether no event of such a world is old enough to expire.
+    pub fn keeps_events(&self) -> bool {
+        self.odds.steps == 0 && self.age > Duration::from_secs(100 * 86_400)
+    }
+
     pub fn new(dice: &mut Dice) -> Self {
         let period = |dice: &mut Dice| match dice.below(4) {
             0 => dice.below_u64(8 * SECOND) + SECOND,

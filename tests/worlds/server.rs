@@ -7,6 +7,7 @@ use std::time::Duration;
 use hawk::handler::{Ack, Config, PacketHandler};
 use hawk::roster;
 use hawk::session::{Answer, CommitId, Fate, Handler as _, Sender};
+use hawk::stats::{ServerStatistics, Statistics};
 use hawk::store::{FreeSpace, InlineWriter, OpenError, Retention, Store};
 use hawk_testkit::worlds::Dice;
 use hawk_time::{Clock, ManualClock, Moment, UnixNanos};
@@ -130,6 +131,19 @@ impl Server {
                 self.files.unnoticed &= last != Some(live);
             }
         }
+    }
+
+    /// Returns its statistics, if it runs.
+    pub fn statistics(&self) -> Option<Statistics> {
+        let mut statistics = Statistics::new(self.clock.now(), ServerStatistics::default());
+        self.keeper.as_ref()?.statistics(&mut statistics);
+        Some(statistics)
+    }
+
+    /// Returns how many agents it knows.
+    pub fn known(&self) -> usize {
+        let agents = self.statistics().and_then(|statistics| statistics.agents);
+        agents.map_or(0, |agents| agents.known)
     }
 
     pub fn end_turn(&mut self) {

@@ -1,10 +1,11 @@
 //! One world, from its beginning to its end.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use hawk::roster::Identity;
 use hawk::session::Handler as _;
+use hawk::stats::StoreState;
 use hawk_testkit::worlds::{Broken, Counts, Dice, Tally as _};
 use hawk_time::{Moment, UnixNanos};
 
@@ -12,6 +13,9 @@ use super::agents::{Agent, Kind, Link};
 use super::files::{self, Fate};
 use super::plan::{DAY, HOUR, MINUTE, MS, Plan, SECOND};
 use super::server::{Sent, Server, What};
+
+/// A clock that is set ahead by more than this pauses expiry by age (docs/store.md).
+const JUMP: Duration = Duration::from_secs(3600);
 
 /// How late a state may change: the roster's alarms have ticks.
 const TICK: u64 = 100 * MS;
@@ -55,6 +59,14 @@ enum End {
     Killed,
 }
 
+/// What is known of agents at a stop.
+struct States {
+    /// Agents of the plan whose silence is judged, and whether they are online.
+    agents: Vec<(String, bool)>,
+    /// How many agents are online, those with invented names included.
+    online: usize,
+}
+
 pub struct World {
     plan: Plan,
     server: Server,
@@ -62,7 +74,7 @@ pub struct World {
     dice: Dice,
     counts: Counts<Event>,
     wanted: u64,
-    /// Before this nobody need be declared offline.
+    /// Before this, no agent need be declared offline.
     amnesty: u64,
     /// Since when the writer was not let go on for several turns.
     stalled_since: Option<u64>,
@@ -73,8 +85,16 @@ pub struct World {
     end: Option<End>,
     /// Turns left before the last stop, once all wanted steps were taken.
     last_turns: Option<u32>,
-    /// Greatest times of the wall clock: each with the number of the last report before.
+    /// Greatest times of the wall clock at which reports may expire by their age: each with
+    /// the number of the last report before.
     walls: Vec<(u64, i64)>,
+    /// When the wall clock was set ahead by more than an hour, if it was not set back since:
+    /// nothing expires by its age.
+    jumped_at: Option<u64>,
+    /// By file and sequence number, the report there.
+    places: HashMap<(usize, i64), u64>,
+    /// At a stop, what the file must say of agents, unless the store may lack some of it.
+    states: Option<States>,
     broken: Option<String>,
     last: Vec<String>,
 }
@@ -102,6 +122,9 @@ impl World {
             end: None,
             last_turns: None,
             walls: Vec::new(),
+            jumped_at: None,
+            places: HashMap::new(),
+            states: None,
             broken: None,
             last: Vec::new(),
         }
@@ -132,6 +155,8 @@ impl World {
                 (agent.heard_at, agent.rhythm, agent.hours) = (None, 0, 0);
             }
             let end = self.end.take();
+            // A pause that was not written down ends with its process.
+            self.jumped_at = self.jumped_at.filter(|at| self.server.now() - at >= MINUTE);
             self.note(&format!("the server is {end:?}"));
             if end == Some(End::Killed) && self.server.files.unnoticed {
                 // What it had not moved into the file went with the log.
@@ -178,6 +203,7 @@ impl World {
                     return ControlFlow::Break(());
                 }
                 Some(End::Stopped) => {
+                    self.states = self.known_states();
                     if let Some(keeper) = self.server.keeper.take() {
                         let _unfinished = keeper.finish(Duration::ZERO, Duration::ZERO);
                     }
@@ -193,6 +219,27 @@ impl World {
         }
         self.server.files.limit(self.full > 0);
         ControlFlow::Continue(())
+    }
+
+    /// Returns the states of the agents, if the next commit will bring them into the file.
+    fn known_states(&self) -> Option<States> {
+        let statistics = self.server.statistics()?;
+        let online = statistics.agents?.online;
+        let is_up = statistics.store?.state == StoreState::Up;
+        let is_usable = is_up && self.full == 0 && !self.server.files.unnoticed;
+        let keeper = self.server.keeper.as_ref().filter(|_| is_usable)?;
+        let identities = self
+            .agents
+            .iter()
+            .map(|agent| (agent.owner(), agent.identity()));
+        let states = identities.filter_map(|(owner, identity)| {
+            let entry = keeper.agent(identity)?;
+            entry.watched.then_some((owner, entry.online))
+        });
+        Some(States {
+            agents: states.collect(),
+            online,
+        })
     }
 
     fn turn(&mut self) {
@@ -244,7 +291,7 @@ impl World {
             });
         }
         let least = self.plan.offline_after.unwrap_or(10 * SECOND);
-        // The process is late, or the writer is: nobody is judged for as long again.
+        // The process or the writer is late: for as long again, no agent is judged.
         let late = match then.saturating_sub(deadline.max(now)) {
             0 => 0,
             _ => then - now,
@@ -256,6 +303,14 @@ impl World {
         }
         let passed = Duration::from_nanos(then - now);
         self.server.clock.advance(passed);
+        if self.full > 0 {
+            // The pause may be lost with the transaction that writes it down.
+            let now = self.server.now();
+            self.jumped_at = self.jumped_at.filter(|at| now - at >= MINUTE);
+        }
+        if self.jumped_at.is_some() {
+            return;
+        }
         let wall = self.server.wall();
         while self.walls.last().is_some_and(|(_, last)| *last <= wall) {
             self.walls.pop();
@@ -405,6 +460,11 @@ impl World {
             // Not before the first start.
             let wall = wall.max(UnixNanos::from_nanos(1_700_000_000_000_000_000));
             self.server.clock.set(now, wall);
+            self.jumped_at = match event {
+                Event::ClockSetForward if step > JUMP => self.jumped_at.or(Some(now.as_nanos())),
+                Event::ClockSetForward => self.jumped_at,
+                _ => None,
+            };
             self.saw(event, || format!("by {step:?}, to {wall}"));
         }
         if self.odds(odds.stalls) {
@@ -452,6 +512,8 @@ impl World {
 
     fn replace(&mut self) {
         self.reading = 0;
+        // Another file says itself whether expiry is paused.
+        self.jumped_at = None;
         match self.dice.below(5) {
             0 => {
                 if self.server.files.rename() {
@@ -503,8 +565,12 @@ impl World {
         }
     }
 
-    /// Is everybody in the state that it should be in?
+    /// Checks the state of each agent.
     fn judge(&mut self) {
+        if self.dice.one_in(16) && self.server.known() > self.plan.capacity {
+            let (known, capacity) = (self.server.known(), self.plan.capacity);
+            self.breaks(&format!("{known} agents are known, {capacity} may be"));
+        }
         let now = self.server.now();
         let Some(keeper) = &self.server.keeper else {
             return;
@@ -512,11 +578,7 @@ impl World {
         let floods = matches!(self.plan.kinds.last(), Some(Kind::Flood { .. }));
         let mut wrong = None;
         for agent in &self.agents {
-            let identity = match &agent.name {
-                Some(name) => Identity::Name(name),
-                None => Identity::Address(agent.address),
-            };
-            let entry = keeper.agent(identity);
+            let entry = keeper.agent(agent.identity());
             if matches!(agent.kind, Kind::Probe) && entry.is_some() {
                 wrong = Some((
                     agent.owner(),
@@ -531,7 +593,14 @@ impl World {
             }
             let silence = now - heard_at;
             let within = silence < self.plan.offline_after.unwrap_or_else(|| agent.within());
-            let most = self.plan.offline_after.unwrap_or(HOUR) + TICK;
+            let most = self
+                .plan
+                .offline_after
+                .unwrap_or_else(|| match self.plan.is_calm() {
+                    true => agent.beyond(),
+                    false => HOUR,
+                });
+            let most = most + TICK;
             let beyond = silence > most && now > self.amnesty + TICK;
             let found = match entry {
                 // Only regular reports are judged.
@@ -586,6 +655,11 @@ impl World {
                     let mut numbers: Vec<_> = rows.iter().filter_map(row).collect();
                     numbers.sort_unstable();
                     present.push(Some(numbers));
+                }
+                // The server was killed before the new file had its tables.
+                Err(error) if error.to_string().contains("no such table") => {
+                    present.push(Some(Vec::new()));
+                    continue;
                 }
                 Err(error) => return self.breaks(&format!("file {file} cannot be read: {error}")),
             }
@@ -670,6 +744,14 @@ impl World {
         for row in rows {
             let owner = row.content.split('|').next().unwrap_or_default();
             let number = files::number(&row.content).unwrap_or(0);
+            let place = self.places.entry((file, row.seq)).or_insert(number);
+            if *place != number {
+                let before = *place;
+                return self.breaks(&format!(
+                    "file {file}: reports {before} and {number} have one number, {}",
+                    row.seq
+                ));
+            }
             if let Some(found) = &row.owner
                 && found != owner
             {
@@ -695,20 +777,50 @@ impl World {
         }
     }
 
-    fn check_states(&mut self, states: &[(String, String, Option<String>)]) {
-        for (owner, state, last) in states {
-            if let Some(last) = last
-                && last != state
-            {
+    fn check_states(&mut self, states: &[files::State]) {
+        let is_first_file = self.server.files.live() == 0;
+        for state in states {
+            let files::State { owner, online, .. } = state;
+            let lacks = is_first_file
+                && state.last_event.is_none()
+                && state.watched
+                && self.plan.keeps_events();
+            if lacks || state.last_event.is_some_and(|last| last != *online) {
                 let path = self.server.files.store();
                 let story = self.server.files.story(&path, owner).unwrap_or_default();
                 return self.breaks(&format!(
-                    "{owner} is {state}, and its last event is {last}\n{story}"
+                    "the last event of {owner} is not its state\n{story}"
                 ));
             }
             if self.server.ledger.probes.contains(owner) {
                 return self.breaks(&format!("{owner} only asked for health, and has a row"));
             }
+        }
+        if is_first_file && self.plan.odds.steps == 0 && states.len() > self.plan.capacity {
+            let (rows, capacity) = (states.len(), self.plan.capacity);
+            return self.breaks(&format!(
+                "{rows} agents have a row, {capacity} may be known"
+            ));
+        }
+        let Some(expected) = self.states.take() else {
+            return;
+        };
+        for (owner, online) in expected.agents {
+            let found = states.iter().find(|state| state.owner == owner);
+            // The row of an agent that was silent for long may have expired.
+            if found.map_or(online, |state| state.online != online) {
+                let found = found.map(|state| state.online);
+                return self.breaks(&format!(
+                    "{owner} was online={online} at the stop, its row says {found:?}"
+                ));
+            }
+        }
+        let (online, rows) = (expected.online, states.iter());
+        let found = rows.filter(|state| state.online).count();
+        if is_first_file && found != online {
+            self.breaks(&format!(
+                "{online} agents were online at the stop, {found} rows are"
+            ));
         }
     }
 

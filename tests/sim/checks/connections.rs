@@ -42,7 +42,7 @@ pub(super) fn look_at(slot: usize, view: &ConnectionView, machine: &mut Machine)
         ..
     } = &mut *machine;
     let link = &mut links[slot];
-    // What nobody has touched is as it was.
+    // An untouched connection is as it was.
     let touched = link.read_now || link.taken_now || link.wrote_now;
     let unsent = if touched {
         link.conversation.unwritten(store)
@@ -51,7 +51,7 @@ pub(super) fn look_at(slot: usize, view: &ConnectionView, machine: &mut Machine)
     };
     let exact = owed || view.undecoded || link.unheard || unsent.is_none_or(|n| n == view.unsent);
     let kept = view.unsent == 0 || link.blocked || link.edge || view.queued;
-    // Who has read to the end has no use for the error that may follow.
+    // After the end of file, a following error does not matter.
     let readable = link.is_readable() && !link.edge && view.phase != ConnectionPhase::Finishing;
     let reads = view.stopped.is_some() || view.queued;
     let rightly_held = !view.paused || !ready || view.queued;
@@ -60,8 +60,8 @@ pub(super) fn look_at(slot: usize, view: &ConnectionView, machine: &mut Machine)
     if link.read_now || consumed != link.last.consumed {
         link.moved_at = now;
     }
-    // Who is in the run queue has its turn, now or after those before it. It may be
-    // that the store is full again by then, or has not committed what it is owed.
+    // A connection in the run queue has its turn, now or after those before it. By then the
+    // store may be full again, or may not have committed its reports.
     let did = touched || link.tried_now || consumed != link.last.consumed;
     let moved = did || view.frames != link.last.frames || !view.queued;
     let held = view.stopped == Some(StopReason::Store) && (unready_now || owed);
@@ -130,7 +130,7 @@ pub(super) fn look_at(slot: usize, view: &ConnectionView, machine: &mut Machine)
     machine.demand(view.buffered <= view.buffer, port, "bytes without a buffer");
 }
 
-/// Turns that one more may have to wait for its own: in each of them somebody has one.
+/// Turns that a connection may have to wait for its own: in each, another connection has one.
 pub(super) fn patience(machine: &Machine) -> usize {
     match machine.bites {
         true => 2 * machine.links.len(),
@@ -202,7 +202,7 @@ fn conversing(slot: usize, view: &ConnectionView, machine: &mut Machine) {
     let late = link.late;
     let unready = link.read_unready;
     let reason = match view.stopped {
-        // Who waited in another process is in the run queue of this one.
+        // A connection that waited in another process is in the run queue of this one.
         Some(StopReason::Buffer) => view.waits_for_buffer || view.queued,
         Some(StopReason::Store) => !ready || owed || view.queued,
         Some(StopReason::Output) => view.unsent > 0 && (link.blocked || link.edge || view.queued),
@@ -256,8 +256,10 @@ fn conversing(slot: usize, view: &ConnectionView, machine: &mut Machine) {
         "too much junk, and it goes on",
     );
     if late > patience(machine) {
+        let link = &machine.links[slot];
+        let (moved, slowed) = (now - link.moved_at, now - link.slowed_at);
         machine.breaks(port, "a deadline is missed", || {
-            format!("{deadline:?} {view:?}")
+            format!("{deadline:?} {view:?}, rate {rate:?}, moved {moved} slowed {slowed} ns ago")
         });
     }
     if !reason {

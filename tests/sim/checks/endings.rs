@@ -12,7 +12,7 @@ use super::connections::patience;
 use super::{Checks, LINGER, RESOLUTION, TURNED_AWAY};
 
 impl Checks {
-    /// Everybody who has gone in this turn is counted under a cause that is true.
+    /// Each connection that ended in this turn is counted under a true cause.
     pub(super) fn closings<H: Handler, K: Kernel>(
         &mut self,
         reactor: &Reactor<H, K>,
@@ -33,7 +33,7 @@ impl Checks {
             );
             return;
         }
-        // Who is broken and would have to wait for a buffer is not heard out.
+        // A broken connection that would have to wait for a buffer is not read to its end.
         let classes = reactor.pool().stats().classes;
         let refusals = classes.last().map_or(0, |class| class.refusals);
         let before = self.stats.classes.last().map_or(0, |class| class.refusals);
@@ -123,7 +123,7 @@ fn allowed_causes(slot: usize, machine: &mut Machine, over: bool, was_refused: b
         }
     }
     let link = &machine.links[slot];
-    // Closed for this cause, and over, in one turn: nobody was there any more.
+    // Closed for this cause, and over, in one turn: the agent had gone.
     let at_once = link.broken || link.unheard || link.end_is_read();
     if at_once {
         let due = machine.due(slot);
@@ -157,7 +157,7 @@ pub(super) fn begin_closing(
     let now = machine.now;
     let exact = !machine.is_owed(slot) && !machine.links[slot].unheard;
     let link = &mut machine.links[slot];
-    // Only who does not read its replies is closed without a last look.
+    // Only a connection with unread replies is closed without a last read.
     match cause {
         Cause::OutputTimeout => link.conversation.disbelieve(),
         Cause::JunkLimit => {
@@ -248,9 +248,9 @@ pub(super) fn closing(slot: usize, cause: Cause, machine: &mut Machine) {
     );
 }
 
-/// Whether those who have ended, each for one of the causes that its bits allow, can
-/// be shared out among the causes that were counted: no set of causes may be all that
-/// is left to more of them than it has (Hall's theorem).
+/// Whether the ended connections can be assigned to the counted causes, each to a cause that
+/// its bits allow: for each set of causes, at most as many connections are limited to it as
+/// it counts (Hall's theorem).
 fn fit(allowed: &[u16], counted: &[u64]) -> bool {
     if let [allowed] = allowed {
         return (0..counted.len()).any(|c| counted[c] > 0 && allowed & (1 << c) != 0);

@@ -30,13 +30,13 @@ const MOST_UNSENT: usize = OUTPUT_HIGH_WATER + 280 * 1024;
 pub const LONGEST: usize = 64 * 1024 + 4096;
 const CLASSES: [usize; 5] = [256, 1024, 4096, 16 * 1024, LONGEST];
 
-/// Those who were turned away and may linger.
+/// Rejected connections that may linger.
 const TURNED_AWAY: usize = 32;
 
 /// A newcomer may wait so long: as long as the server rests after a failure.
 const BACKLOG_PATIENCE: u64 = 110 * MS;
 
-/// Turns for which the reserve may be kept by whom less would do: those who wait are
+/// Turns for which a connection may keep the reserve although a shorter buffer would do: waiters are
 /// served some at a time.
 const KEPT: usize = 8;
 
@@ -45,7 +45,7 @@ pub struct Checks {
     config: Config,
     stats: hawk_pool::Stats,
     closed: [u64; Cause::ALL.len()],
-    /// Who waited for a buffer, in their order.
+    /// Connections that waited for a buffer, in FIFO order.
     waiters: Vec<usize>,
     allowed: Vec<u16>,
     waiting: Vec<usize>,
@@ -55,9 +55,9 @@ pub struct Checks {
     capped: u64,
     /// Longest buffers handed out so far.
     longest: u64,
-    /// Turns in which somebody waited for a buffer although there was room.
+    /// Consecutive turns in which a connection waited for a buffer although there was room.
     idle_room: usize,
-    /// Turns in which somebody waited for the reserve, and whoever has it could do with less.
+    /// Consecutive turns in which a connection waited for the reserve and its holder needed less.
     kept: usize,
     /// Lines said so far, and bytes of replies to come after the last turn, at most.
     lines: u64,
@@ -89,7 +89,7 @@ impl Checks {
         self.longest = self.stats.classes.last().map_or(0, |class| class.checkouts);
         self.idle_room = 0;
         self.kept = 0;
-        // Those who began to wait in the same turn may have changed places.
+        // Connections that began to wait in the same turn may have changed places.
         self.waiters.clear();
         // What is kept was kept under the limits there were.
         let Config {
@@ -124,7 +124,7 @@ impl Checks {
                 .get(slot)
                 .is_none_or(|link| link.peer != view.peer || !link.is_live())
             {
-                machine.demand(false, view.peer.port(), "a connection that nobody has");
+                machine.demand(false, view.peer.port(), "a connection that does not exist");
                 return;
             }
             connections::look_at(slot, &view, machine);
@@ -144,15 +144,15 @@ impl Checks {
             }
         }
         let limit = reactor.pool().limit();
-        let somebody_waits = reactor.waiters().next().is_some();
-        self.kept = match could_be_less(&in_use, limit, too_long) && somebody_waits {
+        let has_waiters = reactor.waiters().next().is_some();
+        self.kept = match could_be_less(&in_use, limit, too_long) && has_waiters {
             true => self.kept + 1,
             false => 0,
         };
         machine.demand(
             self.kept <= KEPT,
             0,
-            "the reserve is with whom less would do, and others wait for it",
+            "the reserve is with a connection that needs less, and others wait for it",
         );
         machine.demand(
             surplus <= 1,
@@ -173,7 +173,7 @@ impl Checks {
         machine.demand(
             !waits || since <= BACKLOG_PATIENCE,
             0,
-            "nobody accepts who waits",
+            "a waiting connection is not accepted",
         );
         for slot in machine.closed.drain(..) {
             machine.links[slot].was = None;
@@ -212,12 +212,12 @@ impl Checks {
         machine.demand(all == stats.allocated, 0, "the pool's bytes do not add up");
     }
 
-    /// Who waits for a buffer gets one, in order.
+    /// Waiting connections get buffers in FIFO order.
     fn queue<H: Handler, K: Kernel>(&mut self, reactor: &Reactor<H, K>, machine: &mut Machine) {
         self.waiting.clear();
         for peer in reactor.waiters() {
             let slot = machine.slot_of(peer);
-            // Who is closed meanwhile keeps its place until its turn comes.
+            // A connection that is closed meanwhile keeps its place until its turn comes.
             if machine.links[slot].last.waits {
                 self.waiting.push(slot);
             }
@@ -230,14 +230,14 @@ impl Checks {
         machine.demand(
             wait == self.waiting.len(),
             0,
-            "somebody waits and is in no queue",
+            "a connection waits and is in no queue",
         );
         let longest = self.stats.classes.last().map_or(0, |class| class.checkouts);
         let tickets = self.stats.classes.last().map_or(0, |class| class.waiters);
-        machine.demand(tickets == wait, 0, "tickets and those who wait differ");
+        machine.demand(tickets == wait, 0, "tickets and waiting connections differ");
         let mut room = false;
         // What waits for the share of its network has no claim to the buffers of others.
-        machine.somebody_waits = !self.waiting.is_empty() && reactor.capped().0 == 0;
+        machine.pool_has_waiters = !self.waiting.is_empty() && reactor.capped().0 == 0;
         if !self.waiting.is_empty() {
             machine.counts.saw(Event::BufferWait);
             let held: usize = self.stats.classes.iter().map(|c| c.in_use * c.size).sum();
@@ -274,12 +274,12 @@ impl Checks {
         machine.demand(
             self.idle_room <= patience(machine),
             0,
-            "somebody waits for a buffer and there is room",
+            "a connection waits for a buffer and there is room",
         );
         if room {
             machine.must_wake_by(machine.now, 0);
         }
-        // Who waited before and had no turn stands where it stood; and whoever was behind
+        // A connection that waited before and had no turn stands where it stood; each behind
         // it had none either.
         let waited = self
             .waiters
@@ -288,13 +288,13 @@ impl Checks {
         let mut there = waited.filter(|(_, link)| link.is_live() && link.closing.is_none());
         let stays = |link: &Link| link.last.waits && !link.last.tried;
         let mut now = self.waiting.iter();
-        let mut nobody_yet = true;
+        let mut none_yet = true;
         let in_order = there.all(|(slot, link)| {
             let stays = stays(link);
-            nobody_yet &= !stays;
-            nobody_yet || (stays && now.next() == Some(&slot))
+            none_yet &= !stays;
+            none_yet || (stays && now.next() == Some(&slot))
         });
-        // While somebody stays, buffers go to those before it.
+        // While a connection stays in the queue, buffers go to those before it.
         let before = self.waiters.iter().position(|slot| {
             let link = &machine.links[*slot];
             link.is_live() && link.closing.is_none() && stays(link)
@@ -304,15 +304,15 @@ impl Checks {
         machine.demand(
             in_order || by_shares,
             0,
-            "somebody was overtaken in the queue for buffers",
+            "a connection was overtaken in the queue for buffers",
         );
         let passed_over = passed_over && !by_shares;
         machine.demand(!passed_over, 0, "a buffer goes past the queue");
         std::mem::swap(&mut self.waiters, &mut self.waiting);
     }
 
-    /// Replies to come are within their bound, and are why somebody is stopped if it is
-    /// said that they are.
+    /// Pending replies stay within their bound; a connection is stopped for them only at that
+    /// bound.
     fn output<H: Handler, K: Kernel>(&mut self, reactor: &Reactor<H, K>, machine: &mut Machine) {
         let figures = reactor.figures();
         let same = figures.unsent == machine.unsent;
@@ -335,7 +335,7 @@ impl Checks {
         machine.demand(
             !early || most > machine.output_limit / 4 * 3,
             0,
-            "somebody is stopped for its replies although there is room for more",
+            "a connection is stopped for its replies although there is room for more",
         );
         if machine.output_is_short() {
             machine.counts.saw(Event::OutputShort);
@@ -363,7 +363,7 @@ impl Checks {
         machine.demand(
             balanced,
             0,
-            "accepted is not those who are there and those who ended",
+            "accepted connections are not the open and the closed ones",
         );
         let bytes = [counters.bytes_in, counters.bytes_out] == machine.bytes;
         machine.demand(bytes, 0, "the counts of bytes");

@@ -29,7 +29,7 @@ impl Machine {
             let restricted = !last.waits
                 && !last.undecoded
                 && (1..last.buffer).contains(&last.buffered)
-                && self.somebody_must_wait(slot);
+                && self.another_must_wait(slot);
             self.links[slot].restricted = restricted;
             if restricted {
                 self.counts.saw(Event::FrameBeforeQueue);
@@ -39,12 +39,12 @@ impl Machine {
         let lacks = link.conversation.reference.lacks();
         let beyond = link.restricted
             && lacks.is_none_or(|lacks| most > lacks)
-            && self.somebody_must_wait(slot);
+            && self.another_must_wait(slot);
         self.demand(!full, port, "it is read from and does not read its replies");
         self.demand(
             !short || !keeps,
             port,
-            "who has replies to come is read from although all have too many",
+            "a connection with pending replies is read from although all have too many",
         );
         self.demand(
             !short || most <= LEAST_READ,
@@ -58,11 +58,11 @@ impl Machine {
         );
     }
 
-    /// Whether somebody else waits for a buffer since the turn before, and would have
+    /// Whether another connection waits for a buffer since the turn before, and would have
     /// been read from if it had had one meanwhile.
-    fn somebody_must_wait(&self, slot: usize) -> bool {
+    fn another_must_wait(&self, slot: usize) -> bool {
         let mut others = self.live.iter().filter(|other| **other != slot);
-        self.somebody_waits
+        self.pool_has_waiters
             && self.rate.is_none()
             && self.store.is_ready()
             && others.any(|other| {
