@@ -7,7 +7,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use hawk_testkit::emulated::{Initramfs, run};
-use hawk_testkit::place::shim;
+use hawk_testkit::store_file::shim;
 
 /// Kernel modules that the guest loads, where they are not built in.
 const MODULES: [&str; 4] = ["virtio_pci", "virtio_blk", "virtio_net", "ext4"];

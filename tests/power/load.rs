@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 use super::emulator::BOOT_PATIENCE;
 use hawk_testkit::REPORT;
-use hawk_testkit::place::report_of;
+use hawk_testkit::store_file::report_of;
 
 const AGENTS: usize = 6;
 

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::load::Log;
 use hawk_testkit::emulated::run;
-use hawk_testkit::place::open;
+use hawk_testkit::store_file::open;
 
 /// A copy of the store.
 pub(crate) struct Table {

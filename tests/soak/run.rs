@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::samples::Sample;
 use hawk_testkit::bench::process;
-use hawk_testkit::place::*;
+use hawk_testkit::store_file::*;
 use hawk_testkit::*;
 
 /// The settings of a run.
@@ -84,14 +84,14 @@ pub(crate) struct Conduct {
 }
 
 pub(crate) fn run(plan: &Plan) -> Soak {
-    let place = Place::new();
+    let store_file = StoreFile::new();
     let taken = TAKEN.to_string();
     let limits = ["--max-connections", &taken, "--pool-limit", POOL];
-    let server = place.serve(&[&limits, plan.limits].concat());
+    let server = store_file.serve(&[&limits, plan.limits].concat());
     let pid = server.pid().as_raw_pid().unsigned_abs();
     let files_at_first = process::open_files(pid).unwrap();
 
-    let figures = place.folder().join("load.json");
+    let figures = store_file.folder().join("load.json");
     let (address, length) = (server.address.to_string(), plan.length.as_millis());
     let length = format!("{length}ms");
     let mut client = Launch::hawk(&[
@@ -114,7 +114,7 @@ pub(crate) fn run(plan: &Plan) -> Soak {
         figures.to_str().unwrap(),
     ])
     .spawn();
-    let samples = watch(plan, &place, &server, pid, &client);
+    let samples = watch(plan, &store_file, &server, pid, &client);
     let ended = client.wait_exit();
     eprintln!("\n{}", ended.stdout.join("\n"));
     let client = std::fs::read(&figures).map(|text| serde_json::from_slice(&text).unwrap());
@@ -126,7 +126,7 @@ pub(crate) fn run(plan: &Plan) -> Soak {
     let files_at_last = eventually(same).unwrap_or_else(|| process::open_files(pid).unwrap());
     server.signal(rustix::process::Signal::TERM);
     let exit = server.wait_exit();
-    place.expect_sound();
+    store_file.expect_sound();
     let is_statistic = |line: &String| STATISTICS.iter().any(|head| line.contains(head));
     Soak {
         samples,
@@ -139,7 +139,7 @@ pub(crate) fn run(plan: &Plan) -> Soak {
             .filter(|it| !is_statistic(it))
             .collect(),
         exit: exit.code,
-        stored: Stored::in_(&place),
+        stored: Stored::in_(&store_file),
         length: plan.length,
     }
 }
@@ -157,7 +157,13 @@ pub(crate) fn no_buffer(stats: &Stats) -> bool {
 }
 
 /// Takes a sample at each progress line of the client, once a second, until its last.
-fn watch(plan: &Plan, place: &Place, server: &Server, pid: u32, client: &Process) -> Vec<Sample> {
+fn watch(
+    plan: &Plan,
+    store_file: &StoreFile,
+    server: &Server,
+    pid: u32,
+    client: &Process,
+) -> Vec<Sample> {
     let start = Instant::now();
     let (mut samples, mut mark, mut next_row) = (Vec::new(), 0, Duration::ZERO);
     eprintln!("{}", Sample::HEAD);
@@ -165,11 +171,11 @@ fn watch(plan: &Plan, place: &Place, server: &Server, pid: u32, client: &Process
         mark = behind;
         let at = start.elapsed();
         let stats = server.stats();
-        let sample = Sample::take(at, pid, stats, &place.store());
+        let sample = Sample::take(at, pid, stats, &store_file.store());
         if at >= next_row {
             next_row = at + plan.length / ROWS;
             eprintln!("{sample}");
-            read_the_store(place);
+            read_the_store(store_file);
         }
         samples.push(sample);
     }
@@ -177,16 +183,16 @@ fn watch(plan: &Plan, place: &Place, server: &Server, pid: u32, client: &Process
 }
 
 /// Reads the store like other programs.
-fn read_the_store(place: &Place) {
+fn read_the_store(store_file: &StoreFile) {
     for command in [&["agents"][..], &["reports", "--last", "1000"]] {
-        let exit = place.read(command).run();
+        let exit = store_file.read(command).run();
         assert_eq!(exit.code, Some(0), "{exit:?}");
     }
 }
 
 impl Stored {
-    fn in_(place: &Place) -> Self {
-        let count = |query| u64::try_from(place.column::<i64>(query)[0]).unwrap();
+    fn in_(store_file: &StoreFile) -> Self {
+        let count = |query| u64::try_from(store_file.column::<i64>(query)[0]).unwrap();
         Self {
             reports: count("SELECT count(*) FROM reports"),
             of_good_agents: count(

@@ -6,7 +6,7 @@ use std::process::Command;
 use rusqlite::Connection;
 use rustix::process::Signal;
 
-use hawk_testkit::place::*;
+use hawk_testkit::store_file::*;
 use hawk_testkit::*;
 
 const DOCUMENT: &str = include_str!("../../docs/store.md");
@@ -32,19 +32,19 @@ fn rows(store: &Connection, query: &str) -> usize {
 
 #[test]
 fn every_documented_query_returns_the_documented_rows() {
-    let place = Place::new();
-    let server = place.serve(&["--offline-after", "300ms", "--start-grace", "1ms"]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&["--offline-after", "300ms", "--start-grace", "1ms"]);
     let mut agent = server.connect();
     for rand in [1, 2, 2] {
         agent.exchange(&report_of("web-01", rand), REPORT);
     }
     let offline = "SELECT 1 FROM agents WHERE state = 'offline'";
-    let found = eventually(|| (rows(&place.open(), offline) == 1).then_some(()));
+    let found = eventually(|| (rows(&store_file.open(), offline) == 1).then_some(()));
     assert!(found.is_some());
     server.signal(Signal::TERM);
     server.wait_exit();
     // The other agent stays online during the test.
-    let server = place.serve(&["--offline-after", "1h", "--start-grace", "1h"]);
+    let server = store_file.serve(&["--offline-after", "1h", "--start-grace", "1h"]);
     server.connect().exchange(&report_of("web-02", 1), REPORT);
     let queries = blocks("sql");
     // Reports of the last hour: three of web-01, and each report once.
@@ -60,7 +60,7 @@ fn every_documented_query_returns_the_documented_rows() {
     assert_eq!(queries.len(), expected.len(), "{queries:#?}");
     for (query, (words, count)) in queries.iter().zip(expected) {
         assert!(query.contains(words), "{query}");
-        let found = rows(&place.open(), query);
+        let found = rows(&store_file.open(), query);
         let minutes = query.contains("AS minute") && found == 2;
         assert!(found == *count || minutes, "{found} rows of:\n{query}");
     }
@@ -68,8 +68,8 @@ fn every_documented_query_returns_the_documented_rows() {
 
 #[test]
 fn documented_columns_are_those_of_the_tables() {
-    let place = Place::new();
-    drop(place.serve(&[]));
+    let store_file = StoreFile::new();
+    drop(store_file.serve(&[]));
     for table in ["reports", "agents", "events", "times", "store"] {
         let (_, text) = DOCUMENT.split_once(&format!("\n**`{table}`**")).unwrap();
         let (_, text) = text.split_once("|---|---|---|\n").unwrap();
@@ -80,15 +80,15 @@ fn documented_columns_are_those_of_the_tables() {
             .map(|name| name.trim().trim_matches('`').to_owned())
             .collect();
         let query = format!("SELECT name FROM pragma_table_info('{table}')");
-        assert_eq!(documented, place.column::<String>(&query), "{table}");
+        assert_eq!(documented, store_file.column::<String>(&query), "{table}");
     }
 }
 
 #[test]
 fn the_documented_application_id_is_right() {
-    let place = Place::new();
-    drop(place.serve(&[]));
-    let id: i64 = place.column("PRAGMA application_id")[0];
+    let store_file = StoreFile::new();
+    drop(store_file.serve(&[]));
+    let id: i64 = store_file.column("PRAGMA application_id")[0];
     let documented = format!("`PRAGMA application_id` is {id},");
     assert!(DOCUMENT.contains(&documented), "{documented}");
 }
@@ -96,8 +96,8 @@ fn the_documented_application_id_is_right() {
 /// Runs a documented command in the folder of the store, with Python's SQLite for the shell
 /// of SQLite, which may be missing.
 #[track_caller]
-fn run_documented(place: &Place, command: &str) {
-    let tools = place.folder().join("tools");
+fn run_documented(store_file: &StoreFile, command: &str) {
+    let tools = store_file.folder().join("tools");
     std::fs::create_dir_all(&tools).unwrap();
     let stand_in = tools.join("sqlite3");
     let script = "#!/bin/sh\nexec python3 -c 'import sqlite3, sys\n\
@@ -107,7 +107,7 @@ fn run_documented(place: &Place, command: &str) {
     let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap());
     let output = Command::new("sh")
         .args(["-ec", command])
-        .current_dir(place.folder())
+        .current_dir(store_file.folder())
         .env("PATH", path)
         .output()
         .unwrap();
@@ -127,31 +127,31 @@ fn a_backup_is_a_store_on_the_second_night_too() {
         .into_iter()
         .find(|block| block.contains("install "))
         .unwrap();
-    let place = Place::new();
-    let server = place.serve(&[]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&[]);
     let mut agent = server.connect();
     agent.exchange(&report("first night"), REPORT);
-    run_documented(&place, backup);
+    run_documented(&store_file, backup);
     agent.exchange(&report("second night"), REPORT);
     // The backup was interrupted.
-    std::fs::write(place.folder().join("backup.db.new"), "half").unwrap();
-    run_documented(&place, backup);
+    std::fs::write(store_file.folder().join("backup.db.new"), "half").unwrap();
+    run_documented(&store_file, backup);
     agent.exchange(&report("after the backup"), REPORT);
     drop(agent);
     server.signal(Signal::TERM);
     server.wait_exit();
     // This machine has no user hawk.
-    run_documented(&place, &restore.replace("-o hawk -g hawk ", ""));
+    run_documented(&store_file, &restore.replace("-o hawk -g hawk ", ""));
     for file in ["backup.db", "hawk.db"] {
-        let mode = std::fs::metadata(place.folder().join(file))
+        let mode = std::fs::metadata(store_file.folder().join(file))
             .unwrap()
             .permissions()
             .mode();
         assert_eq!(mode & 0o7777, 0o600, "{file}");
     }
-    let server = place.serve(&[]);
+    let server = store_file.serve(&[]);
     server.connect().exchange(&report("again"), REPORT);
-    let mut contents = place.column::<String>("SELECT content FROM reports");
+    let mut contents = store_file.column::<String>("SELECT content FROM reports");
     contents.sort();
     assert_eq!(contents, ["again", "first night", "second night"]);
 }

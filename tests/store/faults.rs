@@ -3,17 +3,17 @@
 use rusqlite::Connection;
 use rustix::process::Signal;
 
-use hawk_testkit::place::*;
+use hawk_testkit::store_file::*;
 use hawk_testkit::*;
 
 /// Under a fault, the server answers busy at once, stores no part of the batch, logs `said`, and
 /// recovers by itself.
 fn survives(fault: &str, said: &str) {
-    let place = Place::new();
-    let server = place.serve_faulty(&[]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve_faulty(&[]);
     let mut agent = server.connect();
     agent.exchange(&report_of("web-01", 1), REPORT);
-    place.fault(fault);
+    store_file.fault(fault);
     // In one read, so that all of it is in one batch.
     let suspended = server.suspend();
     agent.send(&[report_of("web-01", 2), heartbeat(), report_of("web-01", 3)].concat());
@@ -33,32 +33,35 @@ fn survives(fault: &str, said: &str) {
     let stats = server.stats();
     assert_eq!((stats.get("busy"), stats.store("discarded")), (48, 2));
 
-    place.fault("");
+    store_file.fault("");
     server
         .log()
         .wait_for(0, |line| line.contains("store available again"));
     insist(&mut agent, &report_of("web-01", 2));
     agent.exchange(&report_of("web-01", 3), REPORT);
-    assert_eq!(place.contents(), ["web-01 1", "web-01 2", "web-01 3"]);
+    assert_eq!(store_file.contents(), ["web-01 1", "web-01 2", "web-01 3"]);
     server.signal(Signal::TERM);
     assert_eq!(server.wait_exit().code, Some(0));
-    assert_eq!(place.column::<i64>("SELECT reports FROM agents"), [3]);
+    assert_eq!(store_file.column::<i64>("SELECT reports FROM agents"), [3]);
     // Its heartbeats are counted too.
-    assert_eq!(place.column::<i64>("SELECT heartbeats FROM agents"), [1]);
-    place.expect_sound();
+    assert_eq!(
+        store_file.column::<i64>("SELECT heartbeats FROM agents"),
+        [1]
+    );
+    store_file.expect_sound();
 }
 
 #[test]
 fn repeated_faults_do_not_flood_the_log() {
     const TIMES: usize = 12;
     let start = std::time::Instant::now();
-    let place = Place::new();
-    let server = place.serve_faulty(&[]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve_faulty(&[]);
     let mut agent = server.connect();
     for _ in 0..TIMES {
-        place.fault("sync=5");
+        store_file.fault("sync=5");
         expect_busy(&mut agent, &report_of("web-01", 1));
-        place.fault("");
+        store_file.fault("");
         insist(&mut agent, &report_of("web-01", 1));
     }
     assert_eq!(server.stats().store("failed"), TIMES as u64);
@@ -91,28 +94,28 @@ fn a_disk_that_writes_half() {
 
 #[test]
 fn a_torn_write_before_a_kill_loses_no_acknowledged_report() {
-    let place = Place::new();
-    let server = place.serve_faulty(&[]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve_faulty(&[]);
     let mut agent = server.connect();
     (0..10).for_each(|rand| agent.exchange(&report_of("web-01", rand), REPORT));
-    place.fault("torn");
+    store_file.fault("torn");
     expect_busy(&mut agent, &report_of("web-01", 10));
     server.signal(Signal::KILL);
     server.wait_exit();
-    let server = place.serve(&[]);
+    let server = store_file.serve(&[]);
     server.connect().exchange(&report_of("web-01", 11), REPORT);
-    let rands: Vec<i64> = place.column("SELECT rand FROM reports ORDER BY seq");
+    let rands: Vec<i64> = store_file.column("SELECT rand FROM reports ORDER BY seq");
     assert_eq!(rands, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11]);
-    place.expect_sound();
+    store_file.expect_sound();
 }
 
 #[test]
 fn a_file_that_another_program_has_locked() {
-    let place = Place::new();
-    let server = place.serve(&[]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&[]);
     let mut agent = server.connect();
     agent.exchange(&report_of("web-01", 1), REPORT);
-    let other = place.open();
+    let other = store_file.open();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     expect_busy(&mut agent, &report_of("web-01", 2));
     server
@@ -124,16 +127,16 @@ fn a_file_that_another_program_has_locked() {
         .log()
         .wait_for(0, |line| line.contains("store available again"));
     insist(&mut agent, &report_of("web-01", 2));
-    assert_eq!(place.contents(), ["web-01 1", "web-01 2"]);
+    assert_eq!(store_file.contents(), ["web-01 1", "web-01 2"]);
 }
 
 #[test]
 fn other_programs_may_read_while_the_server_writes() {
-    let place = Place::new();
-    let server = place.serve(&[]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&[]);
     let mut agent = server.connect();
     agent.exchange(&report_of("web-01", 1), REPORT);
-    let reader = place.open();
+    let reader = store_file.open();
     reader.execute_batch("BEGIN").unwrap();
     assert_eq!(column::<i64>(&reader, "SELECT rand FROM reports"), [1]);
     agent.exchange(&report_of("web-01", 2), REPORT);
@@ -148,14 +151,14 @@ fn other_programs_may_read_while_the_server_writes() {
 
 #[test]
 fn a_file_that_was_moved_is_not_written() {
-    let place = Place::new();
-    let server = place.serve(&[]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&[]);
     let mut agent = server.connect();
     agent.exchange(&report_of("web-01", 1), REPORT);
-    let away = place.folder().join("away");
+    let away = store_file.folder().join("away");
     std::fs::create_dir(&away).unwrap();
     for name in ["hawk.db", "hawk.db-wal", "hawk.db-shm"] {
-        std::fs::rename(place.folder().join(name), away.join(name)).unwrap();
+        std::fs::rename(store_file.folder().join(name), away.join(name)).unwrap();
     }
     expect_busy(&mut agent, &report_of("web-01", 2));
     server
@@ -165,24 +168,24 @@ fn a_file_that_was_moved_is_not_written() {
         .log()
         .wait_for(0, |line| line.contains("store available again"));
     insist(&mut agent, &report_of("web-01", 2));
-    assert_eq!(place.contents(), ["web-01 2"]);
+    assert_eq!(store_file.contents(), ["web-01 2"]);
     // The new file has the agents too.
     assert_eq!(
-        place.column::<String>("SELECT name FROM agents"),
+        store_file.column::<String>("SELECT name FROM agents"),
         ["web-01"]
     );
 }
 
 #[test]
 fn a_file_that_is_damaged_while_it_is_in_use() {
-    let place = Place::new();
-    let server = place.serve(&[]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&[]);
     let mut agent = server.connect();
     agent.exchange(&report_of("web-01", 1), REPORT);
     server.signal(Signal::TERM);
     server.wait_exit();
-    damage(&place);
-    let server = place.serve(&[]);
+    damage(&store_file);
+    let server = store_file.serve(&[]);
     let mut agent = server.connect();
     expect_busy(&mut agent, &report_of("web-01", 2));
     server
@@ -192,9 +195,9 @@ fn a_file_that_is_damaged_while_it_is_in_use() {
 }
 
 /// Overwrites the reports' first page, which the start does not read.
-fn damage(place: &Place) {
+fn damage(store_file: &StoreFile) {
     let (page, size): (u64, u64) = {
-        let connection = Connection::open(place.store()).unwrap();
+        let connection = Connection::open(store_file.store()).unwrap();
         let number = |sql: &str| connection.query_row(sql, [], |row| row.get(0)).unwrap();
         (
             number("SELECT rootpage FROM sqlite_schema WHERE name = 'events'"),
@@ -203,7 +206,7 @@ fn damage(place: &Place) {
     };
     let file = std::fs::OpenOptions::new()
         .write(true)
-        .open(place.store())
+        .open(store_file.store())
         .unwrap();
     let garbage = vec![0xAA; usize::try_from(size).unwrap()];
     std::os::unix::fs::FileExt::write_all_at(&file, &garbage, (page - 1) * size).unwrap();

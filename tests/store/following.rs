@@ -2,18 +2,18 @@
 
 use rustix::process::Signal;
 
-use hawk_testkit::place::*;
+use hawk_testkit::store_file::*;
 use hawk_testkit::*;
 
 #[test]
 fn reports_are_shown_as_they_arrive() {
-    let place = Place::new();
-    let server = place.serve(&[]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&[]);
     let mut agent = server.connect();
     for number in 1..=15 {
         agent.exchange(&report_of("web-01", number), REPORT);
     }
-    let follower = place.read(&["reports", "--follow", "--json"]).spawn();
+    let follower = store_file.read(&["reports", "--follow", "--json"]).spawn();
     let (first, mark) = follower.stdout.wait_for(0, |_| true);
     assert!(first.contains("\"rand\":6,"), "the last ten: {first}");
     let (_, mark) = follower
@@ -26,7 +26,7 @@ fn reports_are_shown_as_they_arrive() {
     // A restart of the server does not end it.
     server.signal(Signal::TERM);
     server.wait_exit();
-    let server = place.serve(&[]);
+    let server = store_file.serve(&[]);
     server.connect().exchange(&report_of("web-01", 17), REPORT);
     let (_, end) = follower
         .stdout
@@ -36,9 +36,9 @@ fn reports_are_shown_as_they_arrive() {
 
 #[test]
 fn events_are_shown_as_they_arrive() {
-    let place = Place::new();
-    let server = place.serve(&["--offline-after", "300ms", "--start-grace", "1ms"]);
-    let follower = place.read(&["events", "-f"]).spawn();
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&["--offline-after", "300ms", "--start-grace", "1ms"]);
+    let follower = store_file.read(&["events", "-f"]).spawn();
     server.connect().exchange(&heartbeat(), HEARTBEAT);
     let (_, mark) = follower
         .stdout
@@ -50,12 +50,12 @@ fn events_are_shown_as_they_arrive() {
 
 #[test]
 fn following_a_store_ends_when_it_is_replaced() {
-    let place = Place::new();
-    let server = place.serve(&[]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&[]);
     server.connect().exchange(&report("hello"), REPORT);
-    let mut follower = place.read(&["reports", "--follow"]).spawn();
+    let mut follower = store_file.read(&["reports", "--follow"]).spawn();
     follower.stdout.wait_for(0, |line| line.contains("hello"));
-    std::fs::rename(place.store(), place.folder().join("kept.db")).unwrap();
+    std::fs::rename(store_file.store(), store_file.folder().join("kept.db")).unwrap();
     let exit = follower.wait_exit();
     assert_eq!(exit.code, Some(1), "{exit:?}");
     let last = exit.stderr.last().unwrap();

@@ -15,53 +15,53 @@ use hawk_time::Moment;
 use hawk_wire::{Busy, Packet, Reply, Report};
 
 use crate::turns::*;
-use hawk_testkit::place::*;
+use hawk_testkit::store_file::*;
 use hawk_testkit::*;
 
 /// Returns a first handler that has stored a report, and its agent.
-fn begun(place: &Place) -> (Turns, Session) {
-    let mut from = Turns::first(place, KEEP_ALL);
+fn begun(store_file: &StoreFile) -> (Turns, Session) {
+    let mut from = Turns::first(store_file, KEEP_ALL);
     let mut session = Session::of(Some("web-01"));
     from.report(&mut session, "1");
     (from, session)
 }
 
 /// Returns the successor of `from`.
-fn moved(place: &Place, from: &mut Turns) -> Turns {
+fn moved(store_file: &StoreFile, from: &mut Turns) -> Turns {
     from.quiesce();
-    let mut to = from.successor(Store::open_standby(&place.store()).unwrap());
+    let mut to = from.successor(Store::open_standby(&store_file.store()).unwrap());
     from.keeper.begin_copy();
     move_the_rest(from, &mut to);
     to
 }
 
-fn agents(place: &Place) -> Vec<String> {
-    place.column(
+fn agents(store_file: &StoreFile) -> Vec<String> {
+    store_file.column(
         "SELECT coalesce(name, address) || ' ' || heartbeats || ' ' || reports || ' ' || state \
          FROM agents ORDER BY id",
     )
 }
 
-fn numbers(place: &Place) -> Vec<i64> {
-    place.column("SELECT id FROM agents ORDER BY id")
+fn numbers(store_file: &StoreFile) -> Vec<i64> {
+    store_file.column("SELECT id FROM agents ORDER BY id")
 }
 
-fn events(place: &Place) -> i64 {
-    place.column("SELECT count(*) FROM events")[0]
+fn events(store_file: &StoreFile) -> i64 {
+    store_file.column("SELECT count(*) FROM events")[0]
 }
 
 #[test]
 fn after_a_hand_over_the_store_has_each_report_and_agent_once() {
-    let place = Place::new();
-    let mut from = Turns::first(&place, KEEP_ALL);
+    let store_file = StoreFile::new();
+    let mut from = Turns::first(&store_file, KEEP_ALL);
     let mut sessions = [Some("web-01"), None, Some("web-02")].map(Session::of);
     let [named, unnamed, late] = &mut sessions;
     from.report(named, "1");
     from.heartbeat(named);
     from.report(unnamed, "2");
 
-    let mut to = from.successor(Store::open_standby(&place.store()).unwrap());
-    expect_locked(&place);
+    let mut to = from.successor(Store::open_standby(&store_file.store()).unwrap());
+    expect_locked(&store_file);
     from.keeper.begin_copy();
     let mut shown = 0;
     from.keeper.copy_some(1, &mut |slot, state| {
@@ -73,15 +73,15 @@ fn after_a_hand_over_the_store_has_each_report_and_agent_once() {
     from.report(named, "3");
     from.heartbeat(named);
     let last = from.report(late, "4");
-    expect_locked(&place);
+    expect_locked(&store_file);
     from.quiesce();
     assert!(from.kept.contains(&last), "it was answered");
     assert_eq!(from.discarded, []);
-    assert_eq!(place.contents(), ["1", "2", "3", "4"]);
-    let before = files(&place);
-    let (known, told) = (numbers(&place), events(&place));
+    assert_eq!(store_file.contents(), ["1", "2", "3", "4"]);
+    let before = files(&store_file);
+    let (known, told) = (numbers(&store_file), events(&store_file));
     assert_eq!(
-        agents(&place),
+        agents(&store_file),
         [
             "web-01 2 2 online",
             "10.0.0.7 0 1 online",
@@ -90,14 +90,14 @@ fn after_a_hand_over_the_store_has_each_report_and_agent_once() {
     );
 
     move_the_rest(&mut from, &mut to);
-    expect_locked(&place);
+    expect_locked(&store_file);
     from.keeper.leave(PATIENCE);
-    expect_locked(&place);
+    expect_locked(&store_file);
     assert!(matches!(
-        Store::open(place.store()),
+        Store::open(store_file.store()),
         Err(hawk::store::OpenError::Lock(..))
     ));
-    assert!(files(&place) == before, "it left everything as it was");
+    assert!(files(&store_file) == before, "it left everything as it was");
 
     to.keeper.resume();
     to.turn();
@@ -108,34 +108,34 @@ fn after_a_hand_over_the_store_has_each_report_and_agent_once() {
     }
     to.heartbeat(&mut sessions[0]);
     to.finish();
-    assert_eq!(place.contents(), ["1", "2", "3", "4", "5", "6", "7"]);
-    let times: Vec<i64> = place.column("SELECT received_at FROM reports ORDER BY seq");
+    assert_eq!(store_file.contents(), ["1", "2", "3", "4", "5", "6", "7"]);
+    let times: Vec<i64> = store_file.column("SELECT received_at FROM reports ORDER BY seq");
     assert!(times.is_sorted());
     assert_eq!(
-        agents(&place),
+        agents(&store_file),
         [
             "web-01 3 3 online",
             "10.0.0.7 0 2 online",
             "web-02 0 2 online"
         ]
     );
-    assert_eq!((numbers(&place), events(&place)), (known, told));
-    assert!(!Lock::is_held(&place.store()).unwrap());
+    assert_eq!((numbers(&store_file), events(&store_file)), (known, told));
+    assert!(!Lock::is_held(&store_file.store()).unwrap());
     assert!(
-        !place.folder().join("hawk.db-wal").exists(),
+        !store_file.folder().join("hawk.db-wal").exists(),
         "nothing is left over"
     );
-    place.expect_sound();
+    store_file.expect_sound();
 }
 
 #[test]
 fn the_successor_continues_the_sequence_numbers_after_all_rows_were_removed() {
-    let place = Place::new();
-    let (mut from, mut session) = begun(&place);
+    let store_file = StoreFile::new();
+    let (mut from, mut session) = begun(&store_file);
     let session = &mut session;
-    let mut to = moved(&place, &mut from);
+    let mut to = moved(&store_file, &mut from);
     from.keeper.leave(PATIENCE);
-    place
+    store_file
         .open()
         .execute_batch("DELETE FROM reports")
         .expect("nobody writes");
@@ -143,7 +143,7 @@ fn the_successor_continues_the_sequence_numbers_after_all_rows_were_removed() {
     to.turn();
     to.report(session, "2");
     to.finish();
-    let later: Vec<i64> = place.column("SELECT seq FROM reports");
+    let later: Vec<i64> = store_file.column("SELECT seq FROM reports");
     assert!(later.len() == 1 && later[0] > 1, "{later:?}");
 }
 
@@ -156,10 +156,10 @@ fn statistics(handler: &PacketHandler) -> Vec<String> {
 
 #[test]
 fn the_successor_continues_the_counters() {
-    let place = Place::new();
-    let (mut from, mut session) = begun(&place);
+    let store_file = StoreFile::new();
+    let (mut from, mut session) = begun(&store_file);
     let session = &mut session;
-    let mut to = moved(&place, &mut from);
+    let mut to = moved(&store_file, &mut from);
     from.keeper.leave(PATIENCE);
     to.keeper.resume();
     to.turn();
@@ -177,17 +177,17 @@ fn the_successor_continues_the_counters() {
 
 #[test]
 fn after_a_rollback_the_predecessor_resumes() {
-    let place = Place::new();
-    let mut from = Turns::first(&place, KEEP_ALL);
+    let store_file = StoreFile::new();
+    let mut from = Turns::first(&store_file, KEEP_ALL);
     let session = &mut Session::of(Some("web-01"));
     // A failed attempt does not affect the next.
     for round in 0..3 {
         from.report(session, &format!("{round} before"));
-        let mut to = from.successor(Store::open_standby(&place.store()).unwrap());
+        let mut to = from.successor(Store::open_standby(&store_file.store()).unwrap());
         from.keeper.begin_copy();
         from.quiesce();
         move_the_rest(&mut from, &mut to);
-        expect_locked(&place);
+        expect_locked(&store_file);
         // The successor ends, and its writer thread has touched nothing.
         to.keeper.leave(PATIENCE);
         from.keeper.end_copy();
@@ -197,7 +197,7 @@ fn after_a_rollback_the_predecessor_resumes() {
             .recv_timeout(PATIENCE)
             .expect("who is held is served at once");
         from.turn();
-        expect_locked(&place);
+        expect_locked(&store_file);
         let commit = from.report(session, &format!("{round} after"));
         from.until_kept(commit);
         assert_eq!(from.keeper.changes(), 0);
@@ -206,15 +206,15 @@ fn after_a_rollback_the_predecessor_resumes() {
     let expected = [
         "0 before", "0 after", "1 before", "1 after", "2 before", "2 after",
     ];
-    assert_eq!(place.contents(), expected);
-    assert_eq!(events(&place), 1);
-    assert_eq!(agents(&place), ["web-01 0 6 online"]);
+    assert_eq!(store_file.contents(), expected);
+    assert_eq!(events(&store_file), 1);
+    assert_eq!(agents(&store_file), ["web-01 0 6 online"]);
 }
 
 #[test]
 fn an_aborted_quiesce_loses_nothing() {
-    let place = Place::new();
-    let mut from = Turns::first(&place, KEEP_ALL);
+    let store_file = StoreFile::new();
+    let mut from = Turns::first(&store_file, KEEP_ALL);
     let session = &mut Session::of(Some("web-01"));
     for round in 0..200 {
         from.report(session, &round.to_string());
@@ -227,18 +227,18 @@ fn an_aborted_quiesce_loses_nothing() {
     }
     from.finish();
     let expected: Vec<String> = (0..200).map(|round| round.to_string()).collect();
-    assert_eq!(place.contents(), expected);
+    assert_eq!(store_file.contents(), expected);
 }
 
 #[test]
 fn a_quiesce_fails_while_the_store_hangs_and_loses_nothing() {
-    let place = Place::new();
-    let (mut from, mut session) = begun(&place);
+    let store_file = StoreFile::new();
+    let (mut from, mut session) = begun(&store_file);
     let session = &mut session;
     from.quiesce();
     from.keeper.resume();
     from.turn();
-    let other = place.open();
+    let other = store_file.open();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let commit = from.report(session, "2");
     from.keeper.quiesce();
@@ -254,20 +254,20 @@ fn a_quiesce_fails_while_the_store_hangs_and_loses_nothing() {
     other.execute_batch("ROLLBACK").unwrap();
     from.until_kept(commit);
     from.finish();
-    assert_eq!(place.contents(), ["1", "2"]);
+    assert_eq!(store_file.contents(), ["1", "2"]);
 }
 
 #[test]
 fn a_quiesce_fails_while_the_store_is_down() {
-    let place = Place::new();
-    let mut from = Turns::first(&place, KEEP_ALL);
+    let store_file = StoreFile::new();
+    let mut from = Turns::first(&store_file, KEEP_ALL);
     let session = &mut Session::of(Some("web-01"));
     let commit = from.report(session, "1");
     from.until_kept(commit);
     // A folder at its path: the file can be neither opened nor created.
-    let away = place.folder().join("away");
-    std::fs::rename(place.store(), &away).unwrap();
-    std::fs::create_dir(place.store()).unwrap();
+    let away = store_file.folder().join("away");
+    std::fs::rename(store_file.store(), &away).unwrap();
+    std::fs::create_dir(store_file.store()).unwrap();
     let commit = from.report(session, "refused");
     from.keeper.quiesce();
     let error = from.until(|turns| turns.keeper.is_quiet().err());
@@ -275,7 +275,7 @@ fn a_quiesce_fails_while_the_store_is_down() {
     assert_eq!(from.discarded, [commit]);
     from.keeper.resume();
     // A new file is created.
-    std::fs::remove_dir(place.store()).unwrap();
+    std::fs::remove_dir(store_file.store()).unwrap();
     from.until(|turns| {
         let commit = turns.turn_with(|keeper| {
             let name = session.name.map(Rc::from);
@@ -297,15 +297,15 @@ fn a_quiesce_fails_while_the_store_is_down() {
     from.quiesce();
     from.keeper.resume();
     from.finish();
-    assert_eq!(place.contents(), ["2"]);
+    assert_eq!(store_file.contents(), ["2"]);
 }
 
 #[test]
 fn nothing_is_removed_while_the_writer_is_parked() {
     const OLD: i64 = 100_000;
-    let place = Place::new();
-    Turns::first(&place, KEEP_ALL).finish();
-    place
+    let store_file = StoreFile::new();
+    Turns::first(&store_file, KEEP_ALL).finish();
+    store_file
         .open()
         .execute_batch(&format!(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {OLD}) \
@@ -317,14 +317,14 @@ fn nothing_is_removed_while_the_writer_is_parked() {
         .unwrap();
     // Retention has many steps to take, one every 10 ms.
     let mut from = Turns::first(
-        &place,
+        &store_file,
         Retention {
             age: Duration::from_secs(3600),
             ..KEEP_ALL
         },
     );
     from.quiesce();
-    let looks = place.open();
+    let looks = store_file.open();
     let version = || column::<i64>(&looks, "PRAGMA data_version");
     let (before, left) = (
         version(),
@@ -342,19 +342,19 @@ fn nothing_is_removed_while_the_writer_is_parked() {
 
 #[test]
 fn no_agent_goes_offline_during_a_hand_over() {
-    let place = Place::new();
-    let mut from = Turns::first(&place, KEEP_ALL);
+    let store_file = StoreFile::new();
+    let mut from = Turns::first(&store_file, KEEP_ALL);
     let session = &mut Session::of(Some("web-01"));
     from.heartbeat(session);
     from.quiesce();
-    let told = events(&place);
+    let told = events(&store_file);
     // Longer than any hand-over may take.
     from.ahead += 30 * SILENCE;
     from.turn();
     let now = Moment::now().after(from.ahead);
     let next = from.keeper.deadline();
     assert!(next.is_none_or(|next| next > now), "there is nothing to do");
-    let mut to = from.successor(Store::open_standby(&place.store()).unwrap());
+    let mut to = from.successor(Store::open_standby(&store_file.store()).unwrap());
     from.keeper.begin_copy();
     move_the_rest(&mut from, &mut to);
     for turns in [&mut from, &mut to] {

@@ -7,13 +7,13 @@ use hawk::store::schema;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use hawk_testkit::place::*;
+use hawk_testkit::store_file::*;
 use hawk_testkit::*;
 
 /// Returns a store after running `sql`, which may edit the schema.
-fn crafted(sql: &str) -> Place {
-    let place = Place::new();
-    let mut store = Connection::open(place.store()).unwrap();
+fn crafted(sql: &str) -> StoreFile {
+    let store_file = StoreFile::new();
+    let mut store = Connection::open(store_file.store()).unwrap();
     schema::migrate(&mut store).unwrap();
     store
         .set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)
@@ -21,18 +21,18 @@ fn crafted(sql: &str) -> Place {
     store
         .execute_batch(&format!("PRAGMA writable_schema = ON; {sql}"))
         .unwrap();
-    place
+    store_file
 }
 
 /// Checks that every command that uses the store ends soon, with this exit code if given.
 #[track_caller]
-fn ends(place: &Place, code: Option<i32>, words: &str) {
+fn ends(store_file: &StoreFile, code: Option<i32>, words: &str) {
     let start = Instant::now();
     for command in ["serve", "agents", "events", "reports"] {
         let exit = match command {
-            "serve" if code.is_some() => place.launch(&[]).run(),
+            "serve" if code.is_some() => store_file.launch(&[]).run(),
             "serve" => continue,
-            command => place.read(&[command]).run(),
+            command => store_file.read(&[command]).run(),
         };
         assert!(exit.code.is_some(), "{command}: {exit:?}");
         assert!(code.is_none() || exit.code == code, "{command}: {exit:?}");
@@ -75,7 +75,7 @@ fn a_schema_with_code_in_it_is_refused_by_name() {
 fn foreign_rows_are_read_in_bounded_time() {
     let values = "(9223372036854775807, -1, '', x'00ff', -9223372036854775808, \
                    9223372036854775807, -9223372036854775808, 9223372036854775807)";
-    let place = crafted(
+    let store_file = crafted(
         &format!(
             "INSERT INTO reports VALUES {values};
          INSERT INTO agents VALUES (-9223372036854775808, NULL, 'no address', '', \
@@ -86,9 +86,9 @@ fn foreign_rows_are_read_in_bounded_time() {
         )
         .replace("x'00ff'", "char(0, 27, 8238)"),
     );
-    ends(&place, None, "");
+    ends(&store_file, None, "");
     // The greatest sequence number is in use: the server refuses reports and keeps running.
-    let server = place.serve(&[]);
+    let server = store_file.serve(&[]);
     let mut agent = server.connect();
     agent.send(&report("x"));
     let line = agent.line();
@@ -97,15 +97,15 @@ fn foreign_rows_are_read_in_bounded_time() {
 }
 
 /// Overwrites every page after the first with the bytes that `fill` returns for its number.
-fn overwrite(place: &Place, fill: impl Fn(usize) -> Option<u8>) {
-    let mut bytes = fs::read(place.store()).unwrap();
+fn overwrite(store_file: &StoreFile, fill: impl Fn(usize) -> Option<u8>) {
+    let mut bytes = fs::read(store_file.store()).unwrap();
     let size = usize::from(u16::from_be_bytes([bytes[16], bytes[17]]));
     for (number, page) in bytes.chunks_mut(size).enumerate().skip(1) {
         if let Some(byte) = fill(number) {
             page.fill(byte);
         }
     }
-    fs::write(place.store(), bytes).unwrap();
+    fs::write(store_file.store(), bytes).unwrap();
 }
 
 #[test]
@@ -114,25 +114,25 @@ fn damaged_pages_crash_no_process() {
         INSERT INTO reports SELECT i, 1, '', hex(zeroblob(20)), 0, 0, NULL, NULL FROM n;
         INSERT INTO events (at, agent, state) VALUES (1, 1, 'online')";
     for byte in [0x00, 0x05, 0x0d, 0xff] {
-        let place = crafted(rows);
-        overwrite(&place, |number| (number % 2 == 1).then_some(byte));
-        ends(&place, None, "");
+        let store_file = crafted(rows);
+        overwrite(&store_file, |number| (number % 2 == 1).then_some(byte));
+        ends(&store_file, None, "");
     }
 }
 
 #[test]
 fn a_cycle_of_pages_is_read_in_bounded_time() {
     // Many leaves, and many references from the root to each.
-    let place = crafted(
+    let store_file = crafted(
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
          INSERT INTO reports SELECT i, 1, '', hex(zeroblob(40)), 0, 0, NULL, NULL FROM n",
     );
     let root: usize = {
-        let store = Connection::open(place.store()).unwrap();
+        let store = Connection::open(store_file.store()).unwrap();
         let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'reports'";
         store.query_row(sql, [], |row| row.get(0)).unwrap()
     };
-    let mut bytes = fs::read(place.store()).unwrap();
+    let mut bytes = fs::read(store_file.store()).unwrap();
     let size = usize::from(u16::from_be_bytes([bytes[16], bytes[17]]));
     let page = &mut bytes[(root - 1) * size..root * size];
     assert_eq!(page[0], 5, "an interior page");
@@ -148,13 +148,13 @@ fn a_cycle_of_pages_is_read_in_bounded_time() {
         page[at..at + 4].copy_from_slice(&child);
     }
     page[8..12].copy_from_slice(&child);
-    fs::write(place.store(), bytes).unwrap();
-    let exit = place.read(&["reports"]).run();
+    fs::write(store_file.store(), bytes).unwrap();
+    let exit = store_file.read(&["reports"]).run();
     assert_eq!(exit.code, Some(1), "{:?}", exit.stderr);
     assert!(
         exit.stderr.last().unwrap().contains("damaged"),
         "{:?}",
         exit.stderr
     );
-    ends(&place, None, "");
+    ends(&store_file, None, "");
 }

@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rustix::process::{Signal, kill_process};
 
-use hawk_testkit::place::*;
+use hawk_testkit::store_file::*;
 use hawk_testkit::*;
 
 const AGENTS: usize = 6;
@@ -27,7 +27,7 @@ fn acknowledged_reports_survive_a_kill() {
     let seed = number("HAWK_SEED").unwrap_or_else(rand::random);
     eprintln!("{kills} kills, HAWK_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let place = Place::new();
+    let store_file = StoreFile::new();
     let mut total = 0;
     // Of each agent: the first report of the last round, the first that was not
     // acknowledged in it, and the first that was not sent.
@@ -41,8 +41,8 @@ fn acknowledged_reports_survive_a_kill() {
         };
         let countdown = Arc::new(AtomicI64::new(random.random_range(0..most)));
         // It opens the store without repair.
-        let server = place.serve(&[]);
-        verify(&place, &agents);
+        let server = store_file.serve(&[]);
+        verify(&store_file, &agents);
         let threads: Vec<JoinHandle<(i64, i64)>> = agents
             .iter()
             .enumerate()
@@ -65,21 +65,25 @@ fn acknowledged_reports_survive_a_kill() {
         }
         assert_eq!(server.wait_exit().code, None, "killed");
     }
-    let server = place.serve(&[]);
-    verify(&place, &agents);
+    let server = store_file.serve(&[]);
+    verify(&store_file, &agents);
     server.signal(Signal::TERM);
     assert_eq!(server.wait_exit().code, Some(0));
-    place.expect_sound();
+    store_file.expect_sound();
     let rows = "SELECT count(*) - count(DISTINCT content) FROM reports";
-    assert_eq!(place.column::<i64>(rows), [0], "nothing is stored twice");
+    assert_eq!(
+        store_file.column::<i64>(rows),
+        [0],
+        "nothing is stored twice"
+    );
     let uneven = "SELECT name FROM agents JOIN (SELECT agent, count(*) AS rows FROM reports \
                   GROUP BY agent) ON agent = id WHERE rows <> reports";
     assert_eq!(
-        place.column::<String>(uneven),
+        store_file.column::<String>(uneven),
         [""; 0],
         "counts agree with the table"
     );
-    let stored: i64 = place.column("SELECT count(*) FROM reports")[0];
+    let stored: i64 = store_file.column("SELECT count(*) FROM reports")[0];
     assert!(total > 0 && stored >= total);
     eprintln!("{total} reports acknowledged, {stored} stored");
 }
@@ -121,8 +125,8 @@ fn load(
 
 /// Checks that the table has each acknowledged report of the last round once.
 #[track_caller]
-fn verify(place: &Place, agents: &[(i64, i64, i64)]) {
-    let store = place.open();
+fn verify(store_file: &StoreFile, agents: &[(i64, i64, i64)]) {
+    let store = store_file.open();
     for (agent, (first, end, _)) in agents.iter().enumerate() {
         let query = format!(
             "SELECT rand FROM reports JOIN agents ON id = agent \

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use hawk::store::{Lock, Store};
 
 use crate::turns::*;
-use hawk_testkit::place::*;
+use hawk_testkit::store_file::*;
 use hawk_testkit::*;
 
 /// Path of the store of the process to be killed.
@@ -16,25 +16,25 @@ const REPORTS: usize = 50;
 
 #[test]
 fn the_successor_of_a_process_killed_while_parked_has_everything() {
-    let place = Place::new();
-    Turns::first(&place, KEEP_ALL).finish();
-    let lock = Lock::take(&place.store()).unwrap();
+    let store_file = StoreFile::new();
+    Turns::first(&store_file, KEEP_ALL).finish();
+    let lock = Lock::take(&store_file.store()).unwrap();
     let mut killed = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "killed::the_one_that_is_killed"])
         .args(["--ignored", "--nocapture"])
-        .env(STORE, place.store())
+        .env(STORE, store_file.store())
         .stdin(Stdio::from(lock.share().try_clone().unwrap()))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let said = Lines::collect(killed.stdout.take().unwrap());
     said.wait_for(0, |line| line.ends_with("parked"));
-    let examined = Store::open_standby(&place.store()).unwrap();
-    let before = files(&place);
+    let examined = Store::open_standby(&store_file.store()).unwrap();
+    let before = files(&store_file);
     killed.kill().unwrap();
     killed.wait().unwrap();
-    expect_locked(&place);
-    assert!(files(&place) == before, "nobody has cleared it up");
+    expect_locked(&store_file);
+    assert!(files(&store_file) == before, "nobody has cleared it up");
 
     let mut turns = Turns::new(100);
     turns
@@ -45,8 +45,8 @@ fn the_successor_of_a_process_killed_while_parked_has_everything() {
     turns.report(session, &REPORTS.to_string());
     turns.finish();
     let expected: Vec<String> = (0..=REPORTS).map(|report| report.to_string()).collect();
-    assert_eq!(place.contents(), expected);
-    place.expect_sound();
+    assert_eq!(store_file.contents(), expected);
+    store_file.expect_sound();
 }
 
 /// Writes the store with the lock on stdin, and blocks until it is killed.

@@ -2,15 +2,15 @@
 
 use rustix::process::Signal;
 
-use hawk_testkit::place::*;
+use hawk_testkit::store_file::*;
 use hawk_testkit::*;
 
 const EVENTS: &str = "SELECT coalesce(name, address) || ' ' || state FROM events ORDER BY seq";
 
 #[track_caller]
-fn wait_for_events(place: &Place, expected: &[&str]) {
-    let found = eventually(|| (place.column::<String>(EVENTS) == expected).then_some(()));
-    assert!(found.is_some(), "{:?}", place.column::<String>(EVENTS));
+fn wait_for_events(store_file: &StoreFile, expected: &[&str]) {
+    let found = eventually(|| (store_file.column::<String>(EVENTS) == expected).then_some(()));
+    assert!(found.is_some(), "{:?}", store_file.column::<String>(EVENTS));
 }
 
 fn named_heartbeat(name: &str) -> Vec<u8> {
@@ -19,11 +19,11 @@ fn named_heartbeat(name: &str) -> Vec<u8> {
 
 #[test]
 fn silence_makes_offline_and_a_packet_online_again() {
-    let place = Place::new();
-    let server = place.serve(&["--offline-after", "200ms", "--start-grace", "1ms"]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&["--offline-after", "200ms", "--start-grace", "1ms"]);
     let mut agent = server.connect();
     agent.exchange(&named_heartbeat("web-01"), HEARTBEAT);
-    wait_for_events(&place, &["web-01 online", "web-01 offline"]);
+    wait_for_events(&store_file, &["web-01 online", "web-01 offline"]);
     let line = |line: &str| line.contains("agent offline agent=\"web-01\" address=127.0.0.1");
     server.log().wait_for(0, line);
     // On the same connection or on another.
@@ -37,15 +37,15 @@ fn silence_makes_offline_and_a_packet_online_again() {
         "web-01 online",
         "web-01 offline",
     ];
-    wait_for_events(&place, &all);
+    wait_for_events(&store_file, &all);
     let state = "SELECT state FROM agents WHERE changed_at = (SELECT max(at) FROM events)";
-    assert_eq!(place.column::<String>(state), ["offline"]);
+    assert_eq!(store_file.column::<String>(state), ["offline"]);
 }
 
 #[test]
 fn a_ping_leaves_no_agent_and_no_event() {
-    let place = Place::new();
-    let server = place.serve(&[]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&[]);
     for _ in 0..2 {
         let ping = Launch::hawk(&["ping", &server.address.to_string()]).run();
         assert_eq!(ping.code, Some(0), "{:?}", ping.stderr);
@@ -59,22 +59,25 @@ fn a_ping_leaves_no_agent_and_no_event() {
     assert_eq!(server.stats().agents.get("known"), 0);
     // A probe does not change the time of an agent's last packet.
     agent.exchange(&named_heartbeat("web-02"), HEARTBEAT);
-    let last_seen = || place.column::<i64>("SELECT last_seen FROM agents");
+    let last_seen = || store_file.column::<i64>("SELECT last_seen FROM agents");
     let seen = eventually(|| (last_seen().len() == 1).then(&last_seen)).unwrap();
     agent.exchange(&frame(b"\x00{\"probe\":true}"), HEARTBEAT);
     server.signal(Signal::TERM);
     server.wait_exit();
     assert_eq!(last_seen(), seen);
-    assert_eq!(place.column::<i64>("SELECT heartbeats FROM agents"), [1]);
-    assert_eq!(place.column::<String>(EVENTS), ["web-02 online"]);
+    assert_eq!(
+        store_file.column::<i64>("SELECT heartbeats FROM agents"),
+        [1]
+    );
+    assert_eq!(store_file.column::<String>(EVENTS), ["web-02 online"]);
 }
 
 #[test]
 fn irregular_reports_cause_no_event() {
-    let place = Place::new();
-    let changes = place.folder().join("changes");
+    let store_file = StoreFile::new();
+    let changes = store_file.folder().join("changes");
     let command = format!("cat >> {}", changes.display());
-    let server = place.serve(&["--start-grace", "1ms", "--on-event", &command]);
+    let server = store_file.serve(&["--start-grace", "1ms", "--on-event", &command]);
     let address = server.address.to_string();
     for line in ["one", "two"] {
         let send = Launch::hawk(&["send", "--address", &address, "--agent", "cron", line]).run();
@@ -89,7 +92,7 @@ fn irregular_reports_cause_no_event() {
     server
         .connect()
         .exchange(&named_heartbeat("cron"), HEARTBEAT);
-    wait_for_events(&place, &["cron online"]);
+    wait_for_events(&store_file, &["cron online"]);
     let passed_on = eventually(|| {
         std::fs::read_to_string(&changes)
             .ok()
@@ -100,8 +103,8 @@ fn irregular_reports_cause_no_event() {
 
 #[test]
 fn an_unwatched_agent_is_not_offline_after_the_next_start() {
-    let place = Place::new();
-    let start = || place.serve(&["--start-grace", "1ms"]);
+    let store_file = StoreFile::new();
+    let start = || store_file.serve(&["--start-grace", "1ms"]);
     let server = start();
     server.connect().exchange(
         &report_packet("x", hawk_wire::Encoding::Classic, Some("cron")),
@@ -113,22 +116,22 @@ fn an_unwatched_agent_is_not_offline_after_the_next_start() {
     assert_eq!(server.stats().agents.get("unwatched"), 1);
     server.signal(Signal::TERM);
     server.wait_exit();
-    assert_eq!(place.column::<String>(EVENTS), [""; 0]);
-    assert_eq!(place.column::<i64>("SELECT watched FROM agents"), [0]);
-    let listed = place.read(&["agents"]).run();
+    assert_eq!(store_file.column::<String>(EVENTS), [""; 0]);
+    assert_eq!(store_file.column::<i64>("SELECT watched FROM agents"), [0]);
+    let listed = store_file.read(&["agents"]).run();
     assert!(
         listed.stdout[1].contains("unwatched"),
         "{:?}",
         listed.stdout
     );
-    let offline = place.read(&["agents", "--offline"]).run();
+    let offline = store_file.read(&["agents", "--offline"]).run();
     assert_eq!(offline.stdout.len(), 1, "{:?}", offline.stdout);
 }
 
 #[test]
 fn a_name_that_two_machines_use_is_logged_and_a_move_is_not() {
-    let place = Place::new();
-    let server = place.serve(&[]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&[]);
     let from = |last: u8| Agent::connect_from([127, 0, 0, last].into(), server.address);
     let beat = |agent: &mut Agent, name: &str| agent.exchange(&named_heartbeat(name), HEARTBEAT);
     let clock = Clock::of("120ms");
@@ -157,7 +160,7 @@ fn a_name_that_two_machines_use_is_logged_and_a_move_is_not() {
     assert_eq!(server.count_logged("agent cloned"), 1);
     server.signal(Signal::TERM);
     server.wait_exit();
-    let listed = place.read(&["agents", "--json"]).run();
+    let listed = store_file.read(&["agents", "--json"]).run();
     let cloned: Vec<bool> = listed
         .stdout
         .iter()
@@ -168,8 +171,8 @@ fn a_name_that_two_machines_use_is_logged_and_a_move_is_not() {
 
 #[test]
 fn a_reconnect_is_no_event() {
-    let place = Place::new();
-    let server = place.serve(&[]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&[]);
     for _ in 0..20 {
         server
             .connect()
@@ -179,19 +182,19 @@ fn a_reconnect_is_no_event() {
     server.signal(Signal::TERM);
     server.wait_exit();
     assert_eq!(
-        place.column::<String>(EVENTS),
+        store_file.column::<String>(EVENTS),
         ["web-01 online", "127.0.0.1 online"]
     );
     assert_eq!(
-        place.column::<i64>("SELECT heartbeats FROM agents"),
+        store_file.column::<i64>("SELECT heartbeats FROM agents"),
         [20, 20]
     );
 }
 
 #[test]
 fn a_restart_causes_no_offline_event_before_its_grace_is_over() {
-    let place = Place::new();
-    let server = place.serve(&[]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&[]);
     server
         .connect()
         .exchange(&named_heartbeat("web-01"), HEARTBEAT);
@@ -199,31 +202,31 @@ fn a_restart_causes_no_offline_event_before_its_grace_is_over() {
         .connect()
         .exchange(&named_heartbeat("web-02"), HEARTBEAT);
     let online = ["web-01 online", "web-02 online"];
-    wait_for_events(&place, &online);
+    wait_for_events(&store_file, &online);
     server.signal(Signal::KILL);
     server.wait_exit();
 
     let offline_after = ["--offline-after", "300ms"];
-    let server = place.serve(&[offline_after, ["--start-grace", "1h"]].concat());
+    let server = store_file.serve(&[offline_after, ["--start-grace", "1h"]].concat());
     assert_eq!(server.stats().agents.get("online"), 2);
     server
         .connect()
         .exchange(&named_heartbeat("web-01"), HEARTBEAT);
     server.signal(Signal::TERM);
     server.wait_exit();
-    assert_eq!(place.column::<String>(EVENTS), online);
+    assert_eq!(store_file.column::<String>(EVENTS), online);
 
-    let server = place.serve(&[offline_after, ["--start-grace", "1ms"]].concat());
+    let server = store_file.serve(&[offline_after, ["--start-grace", "1ms"]].concat());
     let mut agent = server.connect();
     let offline = eventually(|| {
         // One of them is connected.
         agent.exchange(&named_heartbeat("web-01"), HEARTBEAT);
-        let events = place.column::<String>(EVENTS);
+        let events = store_file.column::<String>(EVENTS);
         (events.last().unwrap() == "web-02 offline").then_some(events)
     });
     assert_eq!(offline.unwrap().len(), 3);
     assert_eq!(
-        place.column::<i64>("SELECT id FROM agents"),
+        store_file.column::<i64>("SELECT id FROM agents"),
         [1, 2],
         "the same rows"
     );
@@ -246,15 +249,15 @@ fn without_a_store_changes_are_logged() {
 
 #[test]
 fn a_thousand_changes_are_a_thousand_events_and_a_few_lines() {
-    let place = Place::new();
-    let server = place.serve(&[]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&[]);
     let mut agent = server.connect();
     for number in 0..1000 {
         agent.send(&named_heartbeat(&format!("agent-{number}")));
         agent.expect_line(HEARTBEAT);
     }
     let count = eventually(|| {
-        let count: Vec<i64> = place.column("SELECT count(*) FROM events");
+        let count: Vec<i64> = store_file.column("SELECT count(*) FROM events");
         (count == [1000]).then_some(())
     });
     assert!(count.is_some());

@@ -3,13 +3,13 @@
 
 use rusqlite::Connection;
 
-use hawk_testkit::place::*;
+use hawk_testkit::store_file::*;
 use hawk_testkit::*;
 
 /// Removes some of the store's files under the server.
-fn remove(place: &Place, endings: &[&str]) {
+fn remove(store_file: &StoreFile, endings: &[&str]) {
     for ending in endings {
-        std::fs::remove_file(place.folder().join(format!("hawk.db{ending}"))).unwrap();
+        std::fs::remove_file(store_file.folder().join(format!("hawk.db{ending}"))).unwrap();
     }
 }
 
@@ -19,51 +19,52 @@ fn named_heartbeat(name: &str) -> Vec<u8> {
 
 /// Checks that each report is shown under the name at the start of its content.
 #[track_caller]
-fn expect_owners(place: &Place, expected: &[&str]) {
+fn expect_owners(store_file: &StoreFile, expected: &[&str]) {
     let rows = "SELECT name || ': ' || content FROM reports JOIN agents ON id = agent ORDER BY seq";
     let expected: Vec<String> = expected
         .iter()
         .map(|content| format!("{}: {content}", content.split(' ').next().unwrap()))
         .collect();
-    assert_eq!(place.column::<String>(rows), expected);
+    assert_eq!(store_file.column::<String>(rows), expected);
 }
 
 #[test]
 fn after_the_files_are_removed_reports_and_states_have_the_right_agents() {
-    let place = Place::new();
-    let server = place.serve(&["--offline-after", "1h"]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&["--offline-after", "1h"]);
     let mut agents = ["a", "b", "c"].map(|name| (name, server.connect()));
     for (name, agent) in &mut agents {
         agent.exchange(&report_of(name, 1), REPORT);
     }
-    remove(&place, &["", "-wal", "-shm"]);
+    remove(&store_file, &["", "-wal", "-shm"]);
     // In another order than before, so that the new file gives each agent another number.
     for (name, agent) in agents.iter_mut().rev().take(2) {
         insist(agent, &report_of(name, 2));
     }
-    expect_owners(&place, &["c 2", "b 2"]);
+    expect_owners(&store_file, &["c 2", "b 2"]);
     // The new file has all agents, including agents that sent nothing since.
     let known = "SELECT name FROM agents WHERE state = 'online' ORDER BY name";
-    let found = eventually(|| (place.column::<String>(known) == ["a", "b", "c"]).then_some(()));
-    assert!(found.is_some(), "{:?}", place.column::<String>(known));
+    let found =
+        eventually(|| (store_file.column::<String>(known) == ["a", "b", "c"]).then_some(()));
+    assert!(found.is_some(), "{:?}", store_file.column::<String>(known));
     agents[0].1.exchange(&named_heartbeat("a"), HEARTBEAT);
     insist(&mut agents[0].1, &report_of("a", 2));
-    expect_owners(&place, &["c 2", "b 2", "a 2"]);
-    assert_eq!(place.column::<i64>("SELECT opened FROM store"), [1]);
-    place.expect_sound();
+    expect_owners(&store_file, &["c 2", "b 2", "a 2"]);
+    assert_eq!(store_file.column::<i64>("SELECT opened FROM store"), [1]);
+    store_file.expect_sound();
 }
 
 #[test]
 fn after_a_backup_is_put_in_place_reports_have_the_right_agents() {
-    let place = Place::new();
-    let server = place.serve(&["--offline-after", "1h"]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&["--offline-after", "1h"]);
     let mut agents = ["a", "b", "c", "d"].map(|name| (name, server.connect()));
     for (name, agent) in &mut agents[..2] {
         agent.exchange(&report_of(name, 1), REPORT);
     }
-    let backup = place.folder().join("backup");
+    let backup = store_file.folder().join("backup");
     let copy = format!("VACUUM INTO '{}'", backup.display());
-    place.open().execute_batch(&copy).unwrap();
+    store_file.open().execute_batch(&copy).unwrap();
     Connection::open(&backup)
         .unwrap()
         .execute_batch("INSERT INTO cursors VALUES ('on-event', 'other', 1)")
@@ -71,32 +72,32 @@ fn after_a_backup_is_put_in_place_reports_have_the_right_agents() {
     for (name, agent) in &mut agents[2..] {
         agent.exchange(&report_of(name, 1), REPORT);
     }
-    remove(&place, &["-wal", "-shm"]);
-    std::fs::rename(backup, place.store()).unwrap();
+    remove(&store_file, &["-wal", "-shm"]);
+    std::fs::rename(backup, store_file.store()).unwrap();
     for (name, agent) in agents.iter_mut().rev() {
         insist(agent, &report_of(name, 2));
     }
-    expect_owners(&place, &["a 1", "b 1", "d 2", "c 2", "b 2", "a 2"]);
-    let cursors: Vec<i64> = place.column("SELECT seq FROM cursors WHERE seq = 1");
+    expect_owners(&store_file, &["a 1", "b 1", "d 2", "c 2", "b 2", "a 2"]);
+    let cursors: Vec<i64> = store_file.column("SELECT seq FROM cursors WHERE seq = 1");
     assert_eq!(cursors, [0; 0], "a copy does not know what was passed on");
-    place.expect_sound();
+    store_file.expect_sound();
 }
 
 #[test]
 fn events_of_a_batch_that_fails_are_stored_before_later_ones() {
-    let place = Place::new();
-    let server = place.serve(&["--offline-after", "1s", "--start-grace", "1ms"]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&["--offline-after", "1s", "--start-grace", "1ms"]);
     let mut agent = server.connect();
     agent.exchange(&named_heartbeat("web-01"), HEARTBEAT);
     let events = "SELECT state FROM events ORDER BY seq";
     let wait_for = |expected: &[&str]| {
-        let found = eventually(|| (place.column::<String>(events) == expected).then_some(()));
-        assert!(found.is_some(), "{:?}", place.column::<String>(events));
+        let found = eventually(|| (store_file.column::<String>(events) == expected).then_some(()));
+        assert!(found.is_some(), "{:?}", store_file.column::<String>(events));
     };
     wait_for(&["online"]);
     // While it is locked, the agent goes offline and comes back: the batch with the first
     // event fails, and the second event is in another batch or waits.
-    let other = place.open();
+    let other = store_file.open();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     server
         .log()
@@ -107,11 +108,11 @@ fn events_of_a_batch_that_fails_are_stored_before_later_ones() {
         .wait_for(0, |line| line.contains("store unavailable"));
     other.execute_batch("ROLLBACK").unwrap();
     let alternating = |row: usize| {
-        let states = place.column::<String>(events);
+        let states = store_file.column::<String>(events);
         let expected = ["online", "offline"].into_iter().cycle().take(row);
         (states.len() >= row).then(|| assert!(states.iter().take(row).eq(expected), "{states:?}"))
     };
     assert!(eventually(|| alternating(3)).is_some());
     let last = "SELECT (SELECT state FROM events ORDER BY seq DESC LIMIT 1) = state FROM agents";
-    assert!(eventually(|| (place.column::<bool>(last) == [true]).then_some(())).is_some());
+    assert!(eventually(|| (store_file.column::<bool>(last) == [true]).then_some(())).is_some());
 }

@@ -4,7 +4,7 @@ use hawk::store::{AgentFilter, AgentId, Cursor, Reader, ReportRow, Selection, sc
 use hawk_time::UnixNanos;
 use rusqlite::Connection;
 
-use hawk_testkit::place::*;
+use hawk_testkit::store_file::*;
 
 /// More than two pages.
 const ROWS: i64 = 25_000;
@@ -14,8 +14,8 @@ const BLOCK: i64 = 4096;
 
 /// Returns a store in which every 1,000th report is of agent 2, all others of agent 1. The time of
 /// each is ten times its number.
-fn filled(place: &Place) -> Reader {
-    let mut store = Connection::open(place.store()).unwrap();
+fn filled(store_file: &StoreFile) -> Reader {
+    let mut store = Connection::open(store_file.store()).unwrap();
     schema::migrate(&mut store).unwrap();
     store
         .execute(
@@ -26,7 +26,7 @@ fn filled(place: &Place) -> Reader {
         )
         .unwrap();
     summarise(&store);
-    Reader::open(place.store()).unwrap()
+    Reader::open(store_file.store()).unwrap()
 }
 
 /// Writes the rows of `times` as the server does.
@@ -69,8 +69,8 @@ fn collect(reader: &Reader, mut cursor: Cursor, selection: &Selection) -> (Vec<i
 
 #[test]
 fn all_rows_are_returned_once_and_in_order() {
-    let place = Place::new();
-    let reader = filled(&place);
+    let store_file = StoreFile::new();
+    let reader = filled(&store_file);
     let (all, steps) = collect(&reader, Cursor::START, &of(&reader, None));
     assert_eq!(all, (1..=ROWS).collect::<Vec<_>>());
     assert_eq!(steps, 3);
@@ -84,8 +84,8 @@ fn all_rows_are_returned_once_and_in_order() {
 
 #[test]
 fn the_last_rows_are_found_at_any_distance() {
-    let place = Place::new();
-    let reader = filled(&place);
+    let store_file = StoreFile::new();
+    let reader = filled(&store_file);
     let last = |count, selection: &Selection| {
         let start = reader.last::<ReportRow>(count, selection).unwrap();
         collect(&reader, start, selection).0
@@ -114,10 +114,10 @@ fn the_last_rows_are_found_at_any_distance() {
 
 #[test]
 fn times_are_found_anywhere_in_the_journal() {
-    let place = Place::new();
-    let reader = filled(&place);
+    let store_file = StoreFile::new();
+    let reader = filled(&store_file);
     // In the second block one clock was ahead for a moment, and another was behind.
-    let store = place.open();
+    let store = store_file.open();
     store
         .execute_batch(
             "UPDATE reports SET received_at = 9000000000 WHERE seq BETWEEN 5000 AND 5004;
@@ -143,9 +143,9 @@ fn times_are_found_anywhere_in_the_journal() {
 
 #[test]
 fn a_report_of_version_1_has_its_time_in_its_key() {
-    let place = Place::new();
-    let reader = filled(&place);
-    let store = place.open();
+    let store_file = StoreFile::new();
+    let reader = filled(&store_file);
+    let store = store_file.open();
     store
         .execute_batch(
             "UPDATE reports SET received_at = NULL WHERE seq <= 10000;
@@ -162,9 +162,9 @@ fn a_report_of_version_1_has_its_time_in_its_key() {
 
 #[test]
 fn a_page_of_long_reports_has_few_rows() {
-    let place = Place::new();
-    let reader = filled(&place);
-    let store = place.open();
+    let store_file = StoreFile::new();
+    let reader = filled(&store_file);
+    let store = store_file.open();
     store
         .execute_batch("UPDATE reports SET content = printf('%.*c', 60000, 'x') WHERE rand <= 100")
         .unwrap();

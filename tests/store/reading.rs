@@ -8,7 +8,7 @@ use hawk::store::schema;
 use rusqlite::Connection;
 use rustix::process::Signal;
 
-use hawk_testkit::place::*;
+use hawk_testkit::store_file::*;
 use hawk_testkit::*;
 
 /// Checks that the command succeeds and prints only its result.
@@ -35,8 +35,8 @@ fn refused(launch: Launch, words: &[&str]) {
 }
 
 /// Returns a store with known times, written without a server.
-fn known(place: &Place) -> Connection {
-    let mut store = Connection::open(place.store()).unwrap();
+fn known(store_file: &StoreFile) -> Connection {
+    let mut store = Connection::open(store_file.store()).unwrap();
     schema::migrate(&mut store).unwrap();
     store
         .execute_batch(
@@ -72,9 +72,9 @@ fn known(place: &Place) -> Connection {
 
 #[test]
 fn agents_are_a_table_or_lines_of_json() {
-    let place = Place::new();
-    let store = known(&place);
-    let table = place.read(&["agents"]).run().stdout;
+    let store_file = StoreFile::new();
+    let store = known(&store_file);
+    let table = store_file.read(&["agents"]).run().stdout;
     let [head, address, hostile, name] = &table[..] else {
         panic!("{table:#?}");
     };
@@ -92,7 +92,10 @@ fn agents_are_a_table_or_lines_of_json() {
     assert_eq!(cells(hostile)[0], "\"a \\u{202e}b\"");
     assert_eq!(cells(name)[..3], ["web-02", "offline", "1.0"]);
 
-    let json = place.read(&["agents", "--json", "--offline"]).run().stdout;
+    let json = store_file
+        .read(&["agents", "--json", "--offline"])
+        .run()
+        .stdout;
     let expected = "{\"id\":1,\"agent\":\"web-02\",\"named\":true,\"address\":\"10.0.0.7\",\
                     \"version\":\"1.0\",\"state\":\"offline\",\
                     \"changed_at\":\"2016-09-30T15:27:11.500000000Z\",\
@@ -111,9 +114,9 @@ fn cells(line: &str) -> Vec<&str> {
 
 #[test]
 fn reports_are_lines_of_text_of_json_or_of_csv() {
-    let place = Place::new();
-    let _store = known(&place);
-    let read = |args: &[&str]| place.read(&[&["reports"], args].concat()).run().stdout;
+    let store_file = StoreFile::new();
+    let _store = known(&store_file);
+    let read = |args: &[&str]| store_file.read(&[&["reports"], args].concat()).run().stdout;
     let text = [
         "2016-09-30T15:27:00.000000001Z  web-02  10.0.0.7:4711  rand=7 timestamp=1475249220  \"load 0.5\"",
         "2016-09-30T15:27:00.000000002Z  ::1  [::1]:4712  rand=-7 timestamp=0  \"a \\\"b\\\", c\\n\\u{1b}\"",
@@ -150,9 +153,9 @@ fn reports_are_lines_of_text_of_json_or_of_csv() {
 
 #[test]
 fn events_are_lines_of_text_or_of_json() {
-    let place = Place::new();
-    let _store = known(&place);
-    let read = |args: &[&str]| place.read(&[&["events"], args].concat()).run().stdout;
+    let store_file = StoreFile::new();
+    let _store = known(&store_file);
+    let read = |args: &[&str]| store_file.read(&[&["events"], args].concat()).run().stdout;
     let text = [
         "2016-09-30T15:27:00.000000000Z  online   web-02  10.0.0.7",
         "2016-09-30T15:27:00.000000001Z  online   ::1  ::1",
@@ -178,19 +181,19 @@ fn events_are_lines_of_text_or_of_json() {
 
 #[test]
 fn a_note_says_when_no_server_is_writing() {
-    let place = Place::new();
-    let server = place.serve(&[]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&[]);
     let mut agent = server.connect();
     agent.exchange(&heartbeat(), HEARTBEAT);
     agent.exchange(&report("hello"), REPORT);
     drop(agent);
     for command in ["agents", "reports"] {
-        assert!(!shown(place.read(&[command])).is_empty());
+        assert!(!shown(store_file.read(&[command])).is_empty());
     }
     server.signal(Signal::TERM);
     server.wait_exit();
     for command in ["agents", "events", "reports"] {
-        let exit = place.read(&[command]).run();
+        let exit = store_file.read(&[command]).run();
         assert_eq!(exit.code, Some(0), "{exit:?}");
         assert!(!exit.stdout.is_empty(), "{exit:?}");
         let [note] = &exit.stderr[..] else {
@@ -199,17 +202,17 @@ fn a_note_says_when_no_server_is_writing() {
         assert!(note.contains("no server is writing it"), "{note}");
     }
     // Also after a kill, with reports in the log.
-    let server = place.serve(&[]);
+    let server = store_file.serve(&[]);
     server.connect().exchange(&report("again"), REPORT);
     server.signal(Signal::KILL);
     server.wait_exit();
-    assert_eq!(place.read(&["reports"]).run().stdout.len(), 2);
+    assert_eq!(store_file.read(&["reports"]).run().stdout.len(), 2);
 }
 
 #[test]
 fn an_unreadable_store_is_refused_in_one_line() {
-    let place = Place::new();
-    refused(place.read(&["agents"]), &["hawk.db", "hawk serve"]);
+    let store_file = StoreFile::new();
+    refused(store_file.read(&["agents"]), &["hawk.db", "hawk serve"]);
     refused(
         Launch::hawk(&["events", "--store", "/nowhere/hawk.db"]),
         &["there is no folder /nowhere"],
@@ -218,30 +221,34 @@ fn an_unreadable_store_is_refused_in_one_line() {
         Launch::hawk(&["reports", "--store", "none"]),
         &["none", "--store PATH"],
     );
-    fs::write(place.store(), "").unwrap();
-    refused(place.read(&["agents"]), &["empty"]);
-    fs::write(place.store(), "something else altogether, and quite long").unwrap();
-    refused(place.read(&["agents"]), &["not a database"]);
-    fs::remove_file(place.store()).unwrap();
-    let other = Connection::open(place.store()).unwrap();
+    fs::write(store_file.store(), "").unwrap();
+    refused(store_file.read(&["agents"]), &["empty"]);
+    fs::write(
+        store_file.store(),
+        "something else altogether, and quite long",
+    )
+    .unwrap();
+    refused(store_file.read(&["agents"]), &["not a database"]);
+    fs::remove_file(store_file.store()).unwrap();
+    let other = Connection::open(store_file.store()).unwrap();
     other.execute_batch("CREATE TABLE t (x)").unwrap();
-    refused(place.read(&["agents"]), &["another program"]);
+    refused(store_file.read(&["agents"]), &["another program"]);
     other.execute_batch("DROP TABLE t").unwrap();
     drop(other);
-    fs::remove_file(place.store()).unwrap();
-    let store = known(&place);
-    let exit = place.read(&["reports", "--agent", "x\ny"]).run();
+    fs::remove_file(store_file.store()).unwrap();
+    let store = known(&store_file);
+    let exit = store_file.read(&["reports", "--agent", "x\ny"]).run();
     let last = exit.stderr.last().unwrap();
     assert!(last.contains("no agent \"x\\ny\""), "{exit:?}");
     let newer = schema::VERSION + 1;
     store.pragma_update(None, "user_version", newer).unwrap();
-    refused(place.read(&["agents"]), &["version 3", "newer hawk"]);
+    refused(store_file.read(&["agents"]), &["version 3", "newer hawk"]);
 }
 
 #[test]
 fn a_closed_pipe_is_no_failure() {
-    let place = Place::new();
-    let store = known(&place);
+    let store_file = StoreFile::new();
+    let store = known(&store_file);
     // More than a pipe holds.
     store
         .execute_batch(
@@ -251,7 +258,7 @@ fn a_closed_pipe_is_no_failure() {
         .unwrap();
     let mut reader = Command::new(env!("CARGO_BIN_EXE_hawk"))
         .args(["reports", "--json", "--store"])
-        .arg(place.store())
+        .arg(store_file.store())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

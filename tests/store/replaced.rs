@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use hawk_testkit::place::*;
+use hawk_testkit::store_file::*;
 use hawk_testkit::*;
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -21,8 +21,8 @@ fn contents_of(path: &Path) -> Vec<String> {
 }
 
 /// Starts a server on `place` and sends it `count` reports.
-fn begun(place: &Place, count: i64) -> (Server, Agent) {
-    let server = place.serve(&[]);
+fn begun(store_file: &StoreFile, count: i64) -> (Server, Agent) {
+    let server = store_file.serve(&[]);
     let mut agent = server.connect();
     (0..count).for_each(|rand| agent.exchange(&report_of("web-01", rand), REPORT));
     (server, agent)
@@ -41,25 +41,25 @@ fn stop(server: Server) -> Exit {
 
 #[test]
 fn a_file_renamed_alone_has_every_report_that_was_acknowledged() {
-    let place = Place::new();
-    let (server, mut agent) = begun(&place, 200);
-    let away = place.folder().join("away.db");
-    fs::rename(place.store(), &away).unwrap();
+    let store_file = StoreFile::new();
+    let (server, mut agent) = begun(&store_file, 200);
+    let away = store_file.folder().join("away.db");
+    fs::rename(store_file.store(), &away).unwrap();
     insist(&mut agent, &report_of("web-01", 200));
     stop(server);
-    assert_eq!(place.contents(), reports(200..201));
+    assert_eq!(store_file.contents(), reports(200..201));
     // A report that was answered busy may be in both.
     assert_eq!(contents_of(&away)[..200], reports(0..200));
     assert!(!beside(&away, "-wal").exists());
-    place.expect_sound();
+    store_file.expect_sound();
 }
 
 #[test]
 fn a_rename_is_noticed_without_a_report_and_at_a_stop() {
-    let place = Place::new();
-    let (server, _agent) = begun(&place, 3);
-    let away = place.folder().join("away.db");
-    fs::rename(place.store(), &away).unwrap();
+    let store_file = StoreFile::new();
+    let (server, _agent) = begun(&store_file, 3);
+    let away = store_file.folder().join("away.db");
+    fs::rename(store_file.store(), &away).unwrap();
     server
         .log()
         .wait_for(0, |line| line.contains("moved or removed"));
@@ -67,23 +67,23 @@ fn a_rename_is_noticed_without_a_report_and_at_a_stop() {
         .log()
         .wait_for(0, |line| line.contains("available again"));
     assert_eq!(contents_of(&away), reports(0..3));
-    let again = place.folder().join("again.db");
-    fs::rename(place.store(), &again).unwrap();
+    let again = store_file.folder().join("again.db");
+    fs::rename(store_file.store(), &again).unwrap();
     stop(server);
     assert_eq!(contents_of(&again), [""; 0]);
-    assert!(!beside(&place.store(), "-wal").exists());
+    assert!(!beside(&store_file.store(), "-wal").exists());
 }
 
 #[test]
 fn a_folder_that_is_renamed_has_every_report_and_the_lock_is_taken_anew() {
-    let place = Place::new();
-    let folder = place.folder().join("a");
+    let store_file = StoreFile::new();
+    let folder = store_file.folder().join("a");
     fs::create_dir(&folder).unwrap();
     let store = folder.join("hawk.db");
     let server = Server::start(&["--store", store.to_str().unwrap()]);
     let mut agent = server.connect();
     agent.exchange(&report_of("web-01", 0), REPORT);
-    let away = place.folder().join("b");
+    let away = store_file.folder().join("b");
     fs::rename(&folder, &away).unwrap();
     expect_busy(&mut agent, &report_of("web-01", 1));
     fs::create_dir(&folder).unwrap();
@@ -101,56 +101,56 @@ fn a_folder_that_is_renamed_has_every_report_and_the_lock_is_taken_anew() {
 #[test]
 fn a_backup_can_be_put_in_place_under_a_running_server() {
     for removes_log in [false, true] {
-        let place = Place::new();
-        let (server, mut agent) = begun(&place, 10);
-        let backup = place.folder().join("backup.db");
+        let store_file = StoreFile::new();
+        let (server, mut agent) = begun(&store_file, 10);
+        let backup = store_file.folder().join("backup.db");
         let into = format!("VACUUM INTO '{}'", backup.display());
-        place.open().execute_batch(&into).unwrap();
+        store_file.open().execute_batch(&into).unwrap();
         for name in ["pay-1", "pay-2"] {
             agent.exchange(&report_of(name, 1), REPORT);
         }
         if removes_log {
             for suffix in ["-wal", "-shm"] {
-                fs::remove_file(beside(&place.store(), suffix)).unwrap();
+                fs::remove_file(beside(&store_file.store(), suffix)).unwrap();
             }
         }
-        fs::rename(&backup, place.store()).unwrap();
+        fs::rename(&backup, store_file.store()).unwrap();
         for (rand, name) in (20..).zip(["pay-2", "pay-1", "web-01"]) {
             insist(&mut agent, &report_of(name, rand));
         }
         stop(server);
-        let rows: Vec<String> = place.column(
+        let rows: Vec<String> = store_file.column(
             "SELECT name || ': ' || content FROM reports JOIN agents ON agents.id = agent \
              WHERE rand >= 20 ORDER BY seq",
         );
         let expected = ["pay-2: pay-2 20", "pay-1: pay-1 21", "web-01: web-01 22"];
         assert_eq!(rows, expected);
-        assert_eq!(place.contents()[..10], reports(0..10));
-        place.expect_sound();
+        assert_eq!(store_file.contents()[..10], reports(0..10));
+        store_file.expect_sound();
     }
 }
 
 #[test]
 fn a_log_that_is_removed_costs_no_report() {
-    let place = Place::new();
-    let (server, mut agent) = begun(&place, 10);
-    fs::remove_file(beside(&place.store(), "-wal")).unwrap();
+    let store_file = StoreFile::new();
+    let (server, mut agent) = begun(&store_file, 10);
+    fs::remove_file(beside(&store_file.store(), "-wal")).unwrap();
     insist(&mut agent, &report_of("web-01", 10));
     server.signal(Signal::KILL);
     server.wait_exit();
-    let contents = place.contents();
+    let contents = store_file.contents();
     assert_eq!(contents[..10], reports(0..10));
     assert_eq!(contents.last().unwrap(), "web-01 10");
-    place.expect_sound();
+    store_file.expect_sound();
 }
 
 #[test]
 fn nothing_is_acknowledged_into_a_log_that_was_truncated() {
-    let place = Place::new();
-    let (server, mut agent) = begun(&place, 50);
+    let store_file = StoreFile::new();
+    let (server, mut agent) = begun(&store_file, 50);
     let log = OpenOptions::new()
         .write(true)
-        .open(beside(&place.store(), "-wal"));
+        .open(beside(&store_file.store(), "-wal"));
     let log = log.unwrap();
     for length in [log.metadata().unwrap().len() / 2, 0] {
         log.set_len(length).unwrap();
@@ -164,20 +164,20 @@ fn nothing_is_acknowledged_into_a_log_that_was_truncated() {
     }
     server.signal(Signal::KILL);
     server.wait_exit();
-    let contents = place.contents();
+    let contents = store_file.contents();
     let taken = (200..220).filter(|rand| contents.contains(&format!("web-01 {rand}")));
     assert_eq!(taken.count(), 20);
-    place.expect_sound();
+    store_file.expect_sound();
 }
 
 #[test]
 fn nothing_is_acknowledged_into_an_overwritten_file() {
-    let place = Place::new();
-    let (server, mut agent) = begun(&place, 50);
-    let backup = place.folder().join("backup.db");
+    let store_file = StoreFile::new();
+    let (server, mut agent) = begun(&store_file, 50);
+    let backup = store_file.folder().join("backup.db");
     let into = format!("VACUUM INTO '{}'", backup.display());
-    place.open().execute_batch(&into).unwrap();
-    fs::write(place.store(), vec![b'x'; 100_000]).unwrap();
+    store_file.open().execute_batch(&into).unwrap();
+    fs::write(store_file.store(), vec![b'x'; 100_000]).unwrap();
     expect_busy(&mut agent, &report_of("web-01", 100));
     server
         .log()
@@ -185,56 +185,59 @@ fn nothing_is_acknowledged_into_an_overwritten_file() {
     agent.exchange(&heartbeat(), HEARTBEAT);
     expect_busy(&mut agent, &report_of("web-01", 101));
     assert_eq!(
-        fs::read(place.store()).unwrap(),
+        fs::read(store_file.store()).unwrap(),
         vec![b'x'; 100_000],
         "it is left alone"
     );
-    fs::rename(&backup, place.store()).unwrap();
+    fs::rename(&backup, store_file.store()).unwrap();
     insist(&mut agent, &report_of("web-01", 102));
     stop(server);
-    let contents = place.contents();
+    let contents = store_file.contents();
     assert_eq!(contents[..50], reports(0..50));
     assert_eq!(contents.last().unwrap(), "web-01 102");
-    place.expect_sound();
+    store_file.expect_sound();
 }
 
 #[test]
 fn a_file_that_is_truncated_does_not_end_the_server() {
     for length in [0, 100, 5000] {
-        let place = Place::new();
-        let (server, mut agent) = begun(&place, 50);
-        let store = OpenOptions::new().write(true).open(place.store()).unwrap();
+        let store_file = StoreFile::new();
+        let (server, mut agent) = begun(&store_file, 50);
+        let store = OpenOptions::new()
+            .write(true)
+            .open(store_file.store())
+            .unwrap();
         store.set_len(length).unwrap();
         agent.send(&report_of("web-01", 100));
         assert_eq!(agent.line(), BUSY);
         agent.exchange(&heartbeat(), HEARTBEAT);
         // After its removal the server creates a new file.
-        fs::remove_file(place.store()).unwrap();
+        fs::remove_file(store_file.store()).unwrap();
         insist(&mut agent, &report_of("web-01", 101));
         stop(server);
-        assert!(place.contents().contains(&"web-01 101".to_owned()));
-        place.expect_sound();
+        assert!(store_file.contents().contains(&"web-01 101".to_owned()));
+        store_file.expect_sound();
     }
 }
 
 #[test]
 fn a_lock_that_is_removed_is_taken_again() {
-    let place = Place::new();
-    let (server, mut agent) = begun(&place, 1);
-    fs::remove_file(beside(&place.store(), "-lock")).unwrap();
+    let store_file = StoreFile::new();
+    let (server, mut agent) = begun(&store_file, 1);
+    fs::remove_file(beside(&store_file.store(), "-lock")).unwrap();
     agent.exchange(&report_of("web-01", 1), REPORT);
-    let second = place.launch(&[]).run();
+    let second = store_file.launch(&[]).run();
     assert_eq!(second.code, Some(1), "{second:?}");
     stop(server);
 }
 
 #[test]
 fn a_stop_waits_for_no_reader_and_loses_nothing() {
-    let place = Place::new();
-    let server = place.serve(&["--drain-timeout", "2s"]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&["--drain-timeout", "2s"]);
     let mut agent = server.connect();
     agent.exchange(&report_of("web-01", 0), REPORT);
-    let reader = place.open();
+    let reader = store_file.open();
     reader
         .execute_batch("BEGIN; SELECT count(*) FROM reports")
         .unwrap();
@@ -253,15 +256,15 @@ fn a_stop_waits_for_no_reader_and_loses_nothing() {
     );
     reader.execute_batch("ROLLBACK").unwrap();
     drop(reader);
-    assert_eq!(place.contents(), reports(0..2));
+    assert_eq!(store_file.contents(), reports(0..2));
 }
 
 #[test]
 fn the_log_shrinks_after_a_reader_has_ended() {
-    let place = Place::new();
-    let (server, mut agent) = begun(&place, 1);
-    let log = beside(&place.store(), "-wal");
-    let reader = place.open();
+    let store_file = StoreFile::new();
+    let (server, mut agent) = begun(&store_file, 1);
+    let log = beside(&store_file.store(), "-wal");
+    let reader = store_file.open();
     reader
         .execute_batch("BEGIN; SELECT count(*) FROM reports")
         .unwrap();
@@ -278,13 +281,13 @@ fn the_log_shrinks_after_a_reader_has_ended() {
     server.wait_until(|stats| stats.store("wal_bytes") < 1 << 20);
     agent.exchange(&report_of("web-01", 1), REPORT);
     stop(server);
-    place.expect_sound();
+    store_file.expect_sound();
 }
 
 #[test]
 fn a_limit_on_file_sizes_acts_like_a_full_disk() {
-    let place = Place::new();
-    let server = place
+    let store_file = StoreFile::new();
+    let server = store_file
         .launch(&[])
         .under("prlimit", &["--fsize=3000000"])
         .start();

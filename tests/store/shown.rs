@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use hawk_wire::{AgentName, Encoding, Heartbeat, Packet, Report, encode_packet};
 
-use hawk_testkit::place::*;
+use hawk_testkit::store_file::*;
 use hawk_testkit::*;
 
 fn frame(packet: &Packet<'_>) -> Vec<u8> {
@@ -34,16 +34,16 @@ fn say(agent: Option<&str>, content: &str) -> Vec<u8> {
 
 /// Returns the output of a command.
 #[track_caller]
-fn printed(place: &Place, args: &[&str]) -> Vec<String> {
-    let exit = place.read(args).run();
+fn printed(store_file: &StoreFile, args: &[&str]) -> Vec<String> {
+    let exit = store_file.read(args).run();
     assert_eq!(exit.code, Some(0), "{exit:?}");
     exit.stdout
 }
 
 /// Waits until the agents of this many rows are in the store.
-fn wait_for_agents(place: &Place, count: usize) {
+fn wait_for_agents(store_file: &StoreFile, count: usize) {
     let are_there = || {
-        let agents = place.column::<i64>("SELECT id FROM agents");
+        let agents = store_file.column::<i64>("SELECT id FROM agents");
         (agents.len() >= count).then_some(())
     };
     assert!(eventually(are_there).is_some(), "{count} agents");
@@ -58,22 +58,22 @@ fn is_hostile(character: char) -> bool {
 
 #[test]
 fn text_has_no_character_that_a_terminal_interprets_or_hides() {
-    let place = Place::new();
-    let server = place.serve(&["--log-packets"]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&["--log-packets"]);
     let mut agent = server.connect();
     let name = "a\u{202e}\u{200b}b";
     agent.exchange(&beat(name, HOSTILE), HEARTBEAT);
     agent.exchange(&say(None, HOSTILE), REPORT);
-    wait_for_agents(&place, 1);
+    wait_for_agents(&store_file, 1);
     for command in ["agents", "events", "reports"] {
         let lines =
-            eventually(|| Some(printed(&place, &[command])).filter(|lines| !lines.is_empty()));
+            eventually(|| Some(printed(&store_file, &[command])).filter(|lines| !lines.is_empty()));
         let lines = lines.expect("something");
         for line in &lines {
             assert!(!line.contains(is_hostile), "{command}: {line:?}");
         }
     }
-    let listed = printed(&place, &["agents"])[1].clone();
+    let listed = printed(&store_file, &["agents"])[1].clone();
     assert!(listed.starts_with("\"a\\u{202e}\\u{200b}b\" "), "{listed}");
     for line in server.log().since(0) {
         // The filler of Hangul is blank, and neither hidden nor interpreted.
@@ -81,7 +81,7 @@ fn text_has_no_character_that_a_terminal_interprets_or_hides() {
         assert!(!line.contains(is_hostile), "{line:?}");
     }
     // JSON has the text unchanged.
-    let json = printed(&place, &["reports", "--json"])[0].clone();
+    let json = printed(&store_file, &["reports", "--json"])[0].clone();
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["content"], HOSTILE);
     assert_eq!(json["agent"], name);
@@ -90,17 +90,17 @@ fn text_has_no_character_that_a_terminal_interprets_or_hides() {
 
 #[test]
 fn a_column_is_cut_and_data_is_not() {
-    let place = Place::new();
-    let server = place.serve(&[]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&[]);
     let (name, version, content) = ("n".repeat(128), "v".repeat(100), "c".repeat(5000));
     let mut agent = server.connect();
     agent.exchange(&beat(&name, &version), HEARTBEAT);
     agent.exchange(&say(None, &content), REPORT);
-    wait_for_agents(&place, 1);
-    let row = &printed(&place, &["agents"])[1];
+    wait_for_agents(&store_file, 1);
+    let row = &printed(&store_file, &["agents"])[1];
     let expected = format!("{}…  online  {}…  ", &name[..39], &version[..19]);
     assert!(row.starts_with(&expected), "{row}");
-    let json = &printed(&place, &["agents", "--json"])[0];
+    let json = &printed(&store_file, &["agents", "--json"])[0];
     assert!(json.contains(&name) && json.contains(&version), "{json}");
     // In a pipe, a report is complete.
     for form in [
@@ -108,9 +108,14 @@ fn a_column_is_cut_and_data_is_not() {
         &["reports", "--json"],
         &["reports", "--csv"],
     ] {
-        assert!(printed(&place, form).last().unwrap().contains(&content));
+        assert!(
+            printed(&store_file, form)
+                .last()
+                .unwrap()
+                .contains(&content)
+        );
     }
-    let Some(lines) = on_a_terminal(&place, &["reports"]) else {
+    let Some(lines) = on_a_terminal(&store_file, &["reports"]) else {
         return;
     };
     assert!(
@@ -127,8 +132,8 @@ fn a_column_is_cut_and_data_is_not() {
 
 #[test]
 fn a_name_that_looks_like_an_address_or_a_number_is_quoted_and_found() {
-    let place = Place::new();
-    let server = place.serve(&[]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&[]);
     let names = ["127.0.0.1", "#1", "\"127.0.0.1\""];
     server
         .connect()
@@ -137,8 +142,8 @@ fn a_name_that_looks_like_an_address_or_a_number_is_quoted_and_found() {
         let report = say(Some(name), &format!("of {name}"));
         server.connect().exchange(&report, REPORT);
     }
-    wait_for_agents(&place, 4);
-    let listed = printed(&place, &["agents"]);
+    wait_for_agents(&store_file, 4);
+    let listed = printed(&store_file, &["agents"]);
     let listed: Vec<_> = listed[1..]
         .iter()
         .map(|line| line.split("  ").next().unwrap())
@@ -150,15 +155,15 @@ fn a_name_that_looks_like_an_address_or_a_number_is_quoted_and_found() {
         ("\"\\\"127.0.0.1\\\"\"", "of \"127.0.0.1\""),
     ] {
         assert!(listed.contains(&shown), "{shown} in {listed:?}");
-        let found = printed(&place, &["reports", "--json", "--agent", shown]);
+        let found = printed(&store_file, &["reports", "--json", "--agent", shown]);
         let [report] = &found[..] else {
             panic!("{shown}: {found:?}");
         };
         let report: serde_json::Value = serde_json::from_str(report).unwrap();
         assert_eq!(report["content"], content, "{shown}");
     }
-    let number: i64 = place.column("SELECT id FROM agents WHERE name = '#1'")[0];
-    let found = printed(&place, &["reports", "--agent", &format!("#{number}")]);
+    let number: i64 = store_file.column("SELECT id FROM agents WHERE name = '#1'")[0];
+    let found = printed(&store_file, &["reports", "--agent", &format!("#{number}")]);
     assert!(
         found.len() == 1 && found[0].contains("\"of #1\""),
         "{found:?}"
@@ -167,7 +172,7 @@ fn a_name_that_looks_like_an_address_or_a_number_is_quoted_and_found() {
     server
         .connect()
         .exchange(&say(Some("10.0.0.7"), "x"), REPORT);
-    let exit = place.read(&["events", "--agent", "10.0.0.7"]).run();
+    let exit = store_file.read(&["events", "--agent", "10.0.0.7"]).run();
     assert_eq!(exit.code, Some(1));
     let told = exit.stderr.last().unwrap();
     assert!(
@@ -178,15 +183,15 @@ fn a_name_that_looks_like_an_address_or_a_number_is_quoted_and_found() {
 
 #[test]
 fn cells_for_a_spreadsheet_are_no_formulas() {
-    let place = Place::new();
-    let server = place.serve(&[]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&[]);
     let contents = ["=1+1", "+1", "-1", "@A1", "\t=1", "load 1", "=a,\"b\""];
     let mut agent = server.connect();
     for content in contents {
         agent.exchange(&say(Some("=web()"), content), REPORT);
     }
     let cells = |options: &[&str]| {
-        let csv = printed(&place, &[&["reports", "--csv"], options].concat()).join("\n");
+        let csv = printed(&store_file, &[&["reports", "--csv"], options].concat()).join("\n");
         let mut reader = csv::Reader::from_reader(csv.as_bytes());
         let headers = reader.headers().unwrap().clone();
         let column = |name: &str| headers.iter().position(|it| it == name).unwrap();
@@ -202,14 +207,14 @@ fn cells_for_a_spreadsheet_are_no_formulas() {
         ("'=web()".to_owned(), format!("{mark}{content}"))
     });
     assert_eq!(cells(&["--csv-safe"]), safe);
-    let exit = place.read(&["reports", "--csv-safe"]).run();
+    let exit = store_file.read(&["reports", "--csv-safe"]).run();
     assert_eq!(exit.code, Some(2), "only with --csv");
 }
 
 #[test]
 fn an_address_has_one_form_everywhere() {
-    let place = Place::new();
-    let server = place.serve(&["--listen", "[::]:0", "--log-packets"]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&["--listen", "[::]:0", "--log-packets"]);
     let v4 = std::net::SocketAddr::from(([127, 0, 0, 1], server.address.port()));
     let mut agent = Agent::connect(v4);
     agent.exchange(&say(None, "x"), REPORT);
@@ -217,13 +222,13 @@ fn an_address_has_one_form_everywhere() {
     let from = agent.local_addr();
     drop(agent);
     server.log().wait_for(0, |line| line.contains("junk: "));
-    wait_for_agents(&place, 1);
-    let peer = place.column::<String>("SELECT peer FROM reports");
+    wait_for_agents(&store_file, 1);
+    let peer = store_file.column::<String>("SELECT peer FROM reports");
     assert_eq!(peer, [from.to_string()]);
     for command in ["agents", "events", "reports"] {
         let lines = [
-            printed(&place, &[command]),
-            printed(&place, &[command, "--json"]),
+            printed(&store_file, &[command]),
+            printed(&store_file, &[command, "--json"]),
         ]
         .concat();
         assert!(lines.iter().all(|line| !line.contains("ffff")), "{lines:?}");
@@ -232,9 +237,9 @@ fn an_address_has_one_form_everywhere() {
 }
 
 /// Returns the output of a command on a terminal; `None` without script(1).
-fn on_a_terminal(place: &Place, args: &[&str]) -> Option<Vec<String>> {
+fn on_a_terminal(store_file: &StoreFile, args: &[&str]) -> Option<Vec<String>> {
     let hawk = env!("CARGO_BIN_EXE_hawk");
-    let store = place.store();
+    let store = store_file.store();
     let command = format!("{hawk} {} --store {}", args.join(" "), store.display());
     let output = Command::new("script")
         .args(["-qec", &command, "/dev/null"])
@@ -255,14 +260,14 @@ fn on_a_terminal(place: &Place, args: &[&str]) -> Option<Vec<String>> {
 
 #[test]
 fn a_terminal_gets_the_last_20_and_a_pipe_all() {
-    let place = Place::new();
-    let server = place.serve(&[]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&[]);
     let mut agent = server.connect();
     for number in 1..=30 {
         agent.exchange(&report_of("web-01", number), REPORT);
     }
-    assert_eq!(printed(&place, &["reports"]).len(), 30);
-    let Some(lines) = on_a_terminal(&place, &["reports"]) else {
+    assert_eq!(printed(&store_file, &["reports"]).len(), 30);
+    let Some(lines) = on_a_terminal(&store_file, &["reports"]) else {
         return;
     };
     // Its stderr is the terminal, too.
@@ -274,7 +279,7 @@ fn a_terminal_gets_the_last_20_and_a_pipe_all() {
     };
     assert!(note.contains("--last N or --since TIME"), "{note}");
     let count = |args: &[&str]| {
-        let lines = on_a_terminal(&place, args).unwrap();
+        let lines = on_a_terminal(&store_file, args).unwrap();
         assert!(
             !lines.iter().any(|line| line.starts_with("hawk: ")),
             "{args:?}: {lines:#?}"
@@ -289,20 +294,20 @@ fn a_terminal_gets_the_last_20_and_a_pipe_all() {
 
 #[test]
 fn a_follower_ends_when_its_reader_has_ended() {
-    let place = Place::new();
-    let server = place.serve(&[]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve(&[]);
     let mut agent = server.connect();
     agent.exchange(&beat("web-01", "1"), HEARTBEAT);
     agent.exchange(&say(None, "x"), REPORT);
     let event = "SELECT count(*) FROM events";
-    let is_there = || (place.column::<i64>(event) == [1]).then_some(());
+    let is_there = || (store_file.column::<i64>(event) == [1]).then_some(());
     assert!(eventually(is_there).is_some());
     for args in [&["reports"][..], &["reports", "--json"], &["events"]] {
         let mut follower = Command::new(env!("CARGO_BIN_EXE_hawk"))
             .args(args)
             .arg("--follow")
             .arg("--store")
-            .arg(place.store())
+            .arg(store_file.store())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -320,8 +325,8 @@ fn a_follower_ends_when_its_reader_has_ended() {
 
 #[test]
 fn ping_can_check_the_store_and_stores_nothing() {
-    let place = Place::new();
-    let server = place.serve_faulty(&[]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve_faulty(&[]);
     let ping = || Launch::hawk(&["ping", &server.address.to_string(), "--report"]).run();
     let commits = server.stats().store("commits");
     let exit = ping();
@@ -331,18 +336,18 @@ fn ping_can_check_the_store_and_stores_nothing() {
         "{exit:?}"
     );
     assert!(server.stats().store("commits") > commits);
-    place.fault("sync=5");
+    store_file.fault("sync=5");
     let exit = ping();
     assert_eq!(exit.code, Some(1), "{exit:?}");
     assert!(
         exit.stderr[0].contains("busy: store unavailable"),
         "{exit:?}"
     );
-    place.fault("");
+    store_file.fault("");
     assert!(eventually(|| (ping().code == Some(0)).then_some(())).is_some());
     for table in ["reports", "agents", "events"] {
         assert_eq!(
-            place.column::<i64>(&format!("SELECT count(*) FROM {table}")),
+            store_file.column::<i64>(&format!("SELECT count(*) FROM {table}")),
             [0]
         );
     }

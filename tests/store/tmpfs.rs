@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 use rustix::process::Signal;
 
-use hawk_testkit::place::*;
+use hawk_testkit::store_file::*;
 use hawk_testkit::*;
 
 /// A small file system mounted on a folder, unmounted when dropped.
@@ -47,8 +47,8 @@ impl Drop for Small<'_> {
 
 #[test]
 fn a_disk_that_fills_up_and_is_cleared() {
-    let place = Place::new();
-    let disk = place.folder().join("disk");
+    let store_file = StoreFile::new();
+    let disk = store_file.folder().join("disk");
     fs::create_dir(&disk).unwrap();
     let Some(_mounted) = Small::mount(&disk) else {
         return;
@@ -85,8 +85,8 @@ fn a_disk_that_fills_up_and_is_cleared() {
 
 #[test]
 fn on_a_disk_smaller_than_the_limits_the_oldest_reports_make_room() {
-    let place = Place::new();
-    let disk = place.folder().join("disk");
+    let store_file = StoreFile::new();
+    let disk = store_file.folder().join("disk");
     fs::create_dir(&disk).unwrap();
     let Some(_mounted) = Small::mount_sized(&disk, c"size=40m,mode=0700") else {
         return;
@@ -114,8 +114,8 @@ fn on_a_disk_smaller_than_the_limits_the_oldest_reports_make_room() {
 
 #[test]
 fn a_store_on_a_disk_that_cannot_be_written_is_still_read() {
-    let place = Place::new();
-    let disk = place.folder().join("disk");
+    let store_file = StoreFile::new();
+    let disk = store_file.folder().join("disk");
     fs::create_dir(&disk).unwrap();
     let Some(mounted) = Small::mount(&disk) else {
         return;

@@ -11,7 +11,7 @@ use hawk::store::{Lock, Retention, StandbyStore, Store};
 use hawk_time::Moment;
 use hawk_wire::{AgentName, Heartbeat, Packet, Reply, Report};
 
-use hawk_testkit::place::*;
+use hawk_testkit::store_file::*;
 use hawk_testkit::*;
 
 pub(crate) const KEEP_ALL: Retention = Retention {
@@ -70,9 +70,9 @@ impl Turns {
     }
 
     /// Creates the first handler of the store.
-    pub(crate) fn first(place: &Place, retention: Retention) -> Self {
+    pub(crate) fn first(store_file: &StoreFile, retention: Retention) -> Self {
         let mut turns = Self::new(100);
-        let store = Store::open(place.store()).unwrap();
+        let store = Store::open(store_file.store()).unwrap();
         turns.keeper.store_in(store.start(retention).unwrap());
         turns
     }
@@ -205,11 +205,11 @@ pub(crate) fn move_the_rest(from: &mut Turns, to: &mut Turns) {
 
 /// Checks that no other process may write.
 #[track_caller]
-pub(crate) fn expect_locked(place: &Place) {
-    assert!(Lock::is_held(&place.store()).unwrap());
+pub(crate) fn expect_locked(store_file: &StoreFile) {
+    assert!(Lock::is_held(&store_file.store()).unwrap());
 }
 
 /// Returns the bytes of the file and of its log.
-pub(crate) fn files(place: &Place) -> [Vec<u8>; 2] {
-    ["hawk.db", "hawk.db-wal"].map(|name| std::fs::read(place.folder().join(name)).unwrap())
+pub(crate) fn files(store_file: &StoreFile) -> [Vec<u8>; 2] {
+    ["hawk.db", "hawk.db-wal"].map(|name| std::fs::read(store_file.folder().join(name)).unwrap())
 }

@@ -1,16 +1,16 @@
 //! Replies that wait for the disk.
 
-use hawk_testkit::place::*;
+use hawk_testkit::store_file::*;
 use hawk_testkit::*;
 
 #[test]
 fn replies_keep_their_order_and_other_connections_do_not_wait() {
-    let place = Place::new();
-    let server = place.serve_faulty(&[]);
+    let store_file = StoreFile::new();
+    let server = store_file.serve_faulty(&[]);
     server
         .connect()
         .exchange(&report("the store works"), REPORT);
-    place.fault("sync=hang");
+    store_file.fault("sync=hang");
     let mut waits = server.connect();
     waits.send(
         &[
@@ -31,18 +31,18 @@ fn replies_keep_their_order_and_other_connections_do_not_wait() {
         1,
         "not counted before it is kept"
     );
-    place.fault("");
+    store_file.fault("");
     for line in [REPORT, HEARTBEAT, WRONG_SUM, REPORT] {
         waits.expect_line(line);
     }
-    assert_eq!(place.contents().len(), 3);
+    assert_eq!(store_file.contents().len(), 3);
 }
 
 #[test]
 fn an_agent_that_waits_for_the_store_is_neither_closed_nor_offline() {
-    let place = Place::new();
-    let server = place.serve_faulty(&["--idle-timeout", "300ms", "--start-grace", "1ms"]);
-    place.fault("sync=hang");
+    let store_file = StoreFile::new();
+    let server = store_file.serve_faulty(&["--idle-timeout", "300ms", "--start-grace", "1ms"]);
+    store_file.fault("sync=hang");
     let mut waits = server.connect();
     waits.send(&report_of("web-01", 1));
     // Many rounds of the timer wheel that would close it.
@@ -54,7 +54,7 @@ fn an_agent_that_waits_for_the_store_is_neither_closed_nor_offline() {
         let store = stats.store.as_ref().unwrap();
         format!("{store:?}").contains("stalled")
     });
-    place.fault("");
+    store_file.fault("");
     waits.expect_line(REPORT);
     waits.exchange(&heartbeat(), HEARTBEAT);
 }
@@ -65,9 +65,9 @@ fn a_slow_store_pauses_reading_and_loses_nothing() {
     // paused.
     const AGENTS: i64 = 16;
     const REPORTS: i64 = 4000;
-    let place = Place::new();
-    let server = place.serve_faulty(&["--idle-timeout", "1s", "--frame-timeout", "1s"]);
-    place.fault("sync=hang");
+    let store_file = StoreFile::new();
+    let server = store_file.serve_faulty(&["--idle-timeout", "1s", "--frame-timeout", "1s"]);
+    store_file.fault("sync=hang");
     let mut senders = Vec::new();
     for number in 0..AGENTS {
         let mut agent = server.connect();
@@ -90,23 +90,26 @@ fn a_slow_store_pauses_reading_and_loses_nothing() {
     let all = AGENTS * REPORTS * report_of("agent-0", 0).len().cast_signed() as i64;
     assert!(full.get("bytes_in").cast_signed() < all);
     assert_eq!(server.stats().closed(), 0);
-    place.fault("");
+    store_file.fault("");
     senders
         .into_iter()
         .for_each(|sender| sender.join().unwrap());
     let all = AGENTS * REPORTS;
     assert_eq!(
-        place.column::<i64>("SELECT count(DISTINCT content) FROM reports"),
+        store_file.column::<i64>("SELECT count(DISTINCT content) FROM reports"),
         [all]
     );
-    assert_eq!(place.column::<i64>("SELECT count(*) FROM reports"), [all]);
+    assert_eq!(
+        store_file.column::<i64>("SELECT count(*) FROM reports"),
+        [all]
+    );
 }
 
 #[test]
 fn end_of_file_waits_for_pending_replies() {
-    let place = Place::new();
-    let server = place.serve_faulty(&[]);
-    place.fault("sync=hang");
+    let store_file = StoreFile::new();
+    let server = store_file.serve_faulty(&[]);
+    store_file.fault("sync=hang");
     let mut half_closed = server.connect();
     half_closed.send(&[report_of("a", 1), heartbeat()].concat());
     half_closed.shutdown_write();
@@ -116,7 +119,7 @@ fn end_of_file_waits_for_pending_replies() {
     server.signal(rustix::process::Signal::TERM);
     server.log().wait_for(0, |line| line.contains("stopping"));
     half_closed.expect_silence();
-    place.fault("");
+    store_file.fault("");
     for line in [REPORT, HEARTBEAT] {
         half_closed.expect_line(line);
     }
@@ -124,27 +127,27 @@ fn end_of_file_waits_for_pending_replies() {
     connected.expect_line(REPORT);
     connected.expect_eof();
     assert_eq!(server.wait_exit().code, Some(0));
-    assert_eq!(place.contents().len(), 2);
+    assert_eq!(store_file.contents().len(), 2);
 }
 
 #[test]
 fn acknowledged_on_receipt_does_not_wait() {
-    let place = Place::new();
-    let server = place.serve_faulty(&["--ack", "received"]);
-    place.fault("sync=hang");
+    let store_file = StoreFile::new();
+    let server = store_file.serve_faulty(&["--ack", "received"]);
+    store_file.fault("sync=hang");
     let mut agent = server.connect();
     (0..50).for_each(|rand| agent.exchange(&report_of("web-01", rand), REPORT));
-    assert_eq!(place.contents().len(), 0);
-    place.fault("");
+    assert_eq!(store_file.contents().len(), 0);
+    store_file.fault("");
     server.wait_until(|stats| stats.store("reports") == 50);
-    assert_eq!(place.contents().len(), 50);
+    assert_eq!(store_file.contents().len(), 50);
 }
 
 #[test]
 fn a_hanging_store_does_not_block_the_stop() {
-    let place = Place::new();
-    let server = place.serve_faulty(&["--drain-timeout", "200ms"]);
-    place.fault("sync=hang");
+    let store_file = StoreFile::new();
+    let server = store_file.serve_faulty(&["--drain-timeout", "200ms"]);
+    store_file.fault("sync=hang");
     let mut agent = server.connect();
     agent.send(&report_of("a", 1));
     server.wait_until(|stats| stats.get("bytes_in") > 50);

@@ -47,10 +47,10 @@ mod kernel;
 mod lines;
 mod namespace;
 pub mod operations;
-pub mod place;
 pub mod reference;
 mod server;
 mod stats;
+pub mod store_file;
 mod trace;
 pub mod worlds;
 

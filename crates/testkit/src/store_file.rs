@@ -1,4 +1,4 @@
-//! A folder with a store in it, and what it takes to look into it.
+//! A store file in a folder of its own, the server on it and queries of its tables.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,12 +10,12 @@ use tempfile::TempDir;
 
 use crate::{Agent, Launch, PATIENCE, REPORT, Server, eventually};
 
-/// A folder of its own for each test.
-pub struct Place {
+/// A store file in a temporary folder. Each test has its own.
+pub struct StoreFile {
     folder: TempDir,
 }
 
-impl Place {
+impl StoreFile {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("faults"), "").unwrap();
