@@ -367,7 +367,7 @@ mod tests {
         notifier.ready("it reads");
         assert!(!notifier.failing && receive(&socket).starts_with("READY=1"));
         drop(socket);
-        notifier.ready("nobody is there");
+        notifier.ready("the socket is closed");
         assert!(notifier.failing);
     }
 

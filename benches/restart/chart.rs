@@ -37,8 +37,7 @@ pub(crate) fn draw(outcomes: &[Outcome]) -> Option<String> {
     let mut svg = String::new();
     let _infallible = writeln!(
         svg,
-        "<text class=\"head\" x=\"{MARGIN}\" y=\"22\">How long nobody is served while a new \
-         process takes over</text>\
+        "<text class=\"head\" x=\"{MARGIN}\" y=\"22\">Pause while a new process takes over</text>\
          <text x=\"{MARGIN}\" y=\"40\" font-size=\"smaller\">median, and up to the 99th \
          percentile of the upgrades at each point; the scale is logarithmic</text>"
     );

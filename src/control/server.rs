@@ -33,7 +33,8 @@ const LISTENER: Token = Token(usize::MAX);
 /// An event loop watches its [descriptor](AsFd) and its [deadline](Self::deadline), and then
 /// calls [`turn`](Self::turn).
 pub struct Server {
-    /// Its own poll, whose descriptor stands for all of its sockets (epoll(7)).
+    /// The server's own poll. Its descriptor is readable when any of its sockets is ready
+    /// (epoll(7)).
     poll: Poll,
     events: Events,
     /// `None` once [`leave`](Self::leave) has stopped accepting.

@@ -365,7 +365,7 @@ fn another_process_goes_on_with_the_socket() {
     let asker = rig.wait_for_requests(1);
     let listener = rig.server.listener().unwrap().try_clone_to_owned().unwrap();
     let successor = Server::adopt(listener, &rig.path).unwrap();
-    // Who comes now is taken by whichever of them is first; here it is the successor.
+    // Both processes accept from this listener; here the successor accepts the next client.
     rig.server.leave();
     let predecessor = std::mem::replace(&mut rig.server, successor);
     let asked_after = rig.say(b"stats\n");

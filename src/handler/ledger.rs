@@ -63,7 +63,7 @@ pub(super) struct ReportLedger {
     pub(super) counted_before: StoreCounters,
     /// The rows of agents in the open batch, by roster slot.
     rows: Vec<AgentRow>,
-    /// References of agents whose rows are not written because the store is down.
+    /// References of agents with rows that are not written because the store is down.
     unsaved: Vec<u64>,
     /// Another file is to get all agents.
     is_rewriting: bool,

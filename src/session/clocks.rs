@@ -308,7 +308,7 @@ mod tests {
         assert_eq!(session.clock(&LIMITS), Some((at(90), Timeout::Idle)));
     }
 
-    /// The idle limit of a session whose heartbeats come at these seconds.
+    /// Returns the idle limit of a session with heartbeats at these seconds.
     fn idle_limit(seconds: &[u64], limits: &Limits) -> Duration {
         let mut session = session();
         for second in seconds {

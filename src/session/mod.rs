@@ -253,7 +253,7 @@ impl Session {
             && self.unsent().len() + self.pending as usize * MAX_REPLY_LINE > room.high_water()
     }
 
-    /// Completes `replies` pending replies, whose commit is over.
+    /// Completes `replies` pending replies after their commit.
     pub fn complete_replies(&mut self, replies: u32, now: Moment) {
         self.pending = self.pending.saturating_sub(replies);
         if self.pending == 0 {

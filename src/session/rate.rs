@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use hawk_time::Moment;
 
-/// The time whose frames may come at once: an agent that was cut off for a while sends its
-/// backlog without being slowed down.
+/// The frames of this time may come at once, so that an agent sends its backlog after an
+/// outage without being slowed down.
 const BURST: Duration = Duration::from_secs(1);
 
 /// Frames a second, on average; as many may come at once.

@@ -49,11 +49,11 @@ impl Session {
         }
     }
 
-    /// The session that `state` describes, and the bytes its window begins with:
-    /// [`receive`](Self::receive) is to be called with them at once, as whole
-    /// frames may be among them. Its unsent replies are in the context's total from now on,
-    /// and its name is the one that the handler has. If we do not read from its agent, that goes
-    /// on until [`resume_reading`](Self::resume_reading).
+    /// Returns the session that `state` describes, and the bytes its window begins with.
+    /// The caller passes them to [`receive`](Self::receive) at once, because they may contain
+    /// whole frames. The session's unsent replies are in the context's total from now on, and
+    /// its name is shared with the handler. A paused session stays paused until
+    /// [`resume_reading`](Self::resume_reading).
     #[must_use]
     pub fn rebuild<H: Handler>(
         state: SessionState,

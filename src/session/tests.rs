@@ -16,7 +16,7 @@ const LIMITS: Limits = Limits {
     rate: None,
 };
 
-/// Takes everything, and remembers from whom.
+/// Takes every packet, and records its agent.
 #[derive(Debug, Default)]
 struct Recorder {
     agents: Vec<Option<String>>,

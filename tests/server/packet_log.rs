@@ -67,12 +67,12 @@ fn an_agents_name_belongs_to_its_connection_only() {
         REPORT,
     );
     named.exchange(&report("by web 02"), REPORT);
-    other.exchange(&report("by nobody"), REPORT);
+    other.exchange(&report("without a name"), REPORT);
     for (content, agent) in [
         ("by web-01", "agent=\"web-01\""),
         ("renamed", "agent=\"web \\\"02\\\"\""),
         ("by web 02", "agent=\"web \\\"02\\\"\""),
-        ("by nobody", "agent=\"\""),
+        ("without a name", "agent=\"\""),
     ] {
         let (line, _) = server.log().wait_for(0, |line| line.contains(content));
         assert!(line.contains(agent), "{line}");

@@ -44,7 +44,7 @@ fn it_serves_on_the_socket_that_is_passed() {
 }
 
 #[test]
-fn nobody_is_refused_between_two_servers() {
+fn no_agent_is_refused_between_two_servers() {
     let socket = listener();
     let address = socket.local_addr().unwrap();
     let serve = || {

@@ -101,7 +101,7 @@ fn it_hears_of_readiness_of_beats_of_news_and_of_the_stop_in_this_order() {
 }
 
 #[test]
-fn whoever_is_not_ready_is_not_said_to_be() {
+fn a_server_that_cannot_listen_sends_no_ready() {
     let manager = Manager::new();
     let taken = Server::start(&[]);
     let listen = taken.address.to_string();

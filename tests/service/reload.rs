@@ -59,7 +59,7 @@ fn the_old_process_names_the_new_one_which_is_ready_and_watched_then() {
     }
     let (sender, message) = news(&manager);
     assert_eq!(sender, server.pid().as_raw_nonzero().get());
-    let pid = message[0].strip_prefix("MAINPID=").expect("who it is");
+    let pid = message[0].strip_prefix("MAINPID=").expect("a pid");
     let pid: i32 = pid.parse().unwrap();
     let _successor = Successor(Pid::from_raw(pid).unwrap());
     let ready = format!("STATUS=Serving on {address}: connections=1");

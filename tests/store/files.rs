@@ -14,7 +14,7 @@ use hawk_testkit::*;
 const UNPRIVILEGED: u32 = 65534;
 
 /// Runs `launch` as [`UNPRIVILEGED`] if this process may.
-fn as_nobody(launch: Launch) -> Launch {
+fn as_unprivileged(launch: Launch) -> Launch {
     let ids = [
         format!("--reuid={UNPRIVILEGED}"),
         format!("--regid={UNPRIVILEGED}"),
@@ -180,7 +180,7 @@ fn unwritable_files_are_refused_at_the_start() {
             "--store",
             store.to_str().unwrap(),
         ];
-        as_nobody(Launch::program(&hawk, &args))
+        as_unprivileged(Launch::program(&hawk, &args))
     };
     fs::set_permissions(&store, Permissions::from_mode(0o644)).unwrap();
     fs::set_permissions(store_file.folder(), Permissions::from_mode(0o755)).unwrap();

@@ -138,7 +138,7 @@ fn the_successor_continues_the_sequence_numbers_after_all_rows_were_removed() {
     store_file
         .open()
         .execute_batch("DELETE FROM reports")
-        .expect("nobody writes");
+        .expect("no process has the store locked");
     to.keeper.resume();
     to.turn();
     to.report(session, "2");
@@ -195,7 +195,7 @@ fn after_a_rollback_the_predecessor_resumes() {
         from.keeper.resume();
         from.bell
             .recv_timeout(PATIENCE)
-            .expect("who is held is served at once");
+            .expect("the paused agent is served at once");
         from.turn();
         expect_locked(&store_file);
         let commit = from.report(session, &format!("{round} after"));
@@ -334,7 +334,7 @@ fn nothing_is_removed_while_the_writer_is_parked() {
     while from.bell.try_recv().is_ok() {}
     let silent = from.bell.recv_timeout(Duration::from_millis(200));
     assert_eq!(silent, Err(mpsc::RecvTimeoutError::Timeout));
-    assert_eq!(version(), before, "nobody has written");
+    assert_eq!(version(), before, "no process has written");
     from.keeper.resume();
     from.until(|_| (column::<i64>(&looks, "SELECT count(*) FROM reports") == [0]).then_some(()));
     from.finish();

@@ -34,7 +34,10 @@ fn the_successor_of_a_process_killed_while_parked_has_everything() {
     killed.kill().unwrap();
     killed.wait().unwrap();
     expect_locked(&store_file);
-    assert!(files(&store_file) == before, "nobody has cleared it up");
+    assert!(
+        files(&store_file) == before,
+        "no process has changed the files"
+    );
 
     let mut turns = Turns::new(100);
     turns

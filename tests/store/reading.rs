@@ -55,7 +55,7 @@ fn known(store_file: &StoreFile) -> Connection {
                  NULL, NULL),
                 (1475249221500000000, 1, '10.0.0.7:4711', '', 8, 1475249221,
                  1475249221500000000, 1499999999),
-                (1475249221500000001, 3, '10.0.0.8:1', 'of one who is forgotten', 9, 1,
+                (1475249221500000001, 3, '10.0.0.8:1', 'of a removed agent', 9, 1,
                  1475249222000000000, NULL);
              INSERT INTO events (at, agent, state) VALUES
                 (1475249220000000000, 1, 'online'),
@@ -121,7 +121,7 @@ fn reports_are_lines_of_text_of_json_or_of_csv() {
         "2016-09-30T15:27:00.000000001Z  web-02  10.0.0.7:4711  rand=7 timestamp=1475249220  \"load 0.5\"",
         "2016-09-30T15:27:00.000000002Z  ::1  [::1]:4712  rand=-7 timestamp=0  \"a \\\"b\\\", c\\n\\u{1b}\"",
         "2016-09-30T15:27:01.500000000Z  web-02  10.0.0.7:4711  rand=8 timestamp=1475249221  \"\"",
-        "2016-09-30T15:27:02.000000000Z  #3  10.0.0.8:1  rand=9 timestamp=1  \"of one who is forgotten\"",
+        "2016-09-30T15:27:02.000000000Z  #3  10.0.0.8:1  rand=9 timestamp=1  \"of a removed agent\"",
     ];
     assert_eq!(read(&[]), text);
     assert_eq!(read(&["--agent", "web-02"]), [text[0], text[2]]);

@@ -53,7 +53,7 @@ fn a_load_sees_no_error_whatever_signals_ask_for_another_process() {
     let failed = log.iter().find(|line| line.contains("rolled back step="));
     assert_eq!(failed, None);
     let stats = dynasty.wait_until(|stats| stats.get("connections") == 0);
-    assert_eq!(stats.get("accepted"), 20, "nobody connected again");
+    assert_eq!(stats.get("accepted"), 20, "no agent reconnected");
     let answered = figures["answered"].as_u64().unwrap();
     assert_eq!(stats.get("reports") + stats.get("heartbeats"), answered);
     dynasty.stop();

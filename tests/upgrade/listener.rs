@@ -83,7 +83,7 @@ fn the_backlog_keeps_connections_after_the_commit() {
     let under_way = dynasty.begin_up_to(&halt);
     let mut newcomers: Vec<Agent> = (0..100).map(|_| dynasty.connect()).collect();
     for agent in newcomers.iter_mut().chain([&mut before]) {
-        agent.send(&report("while nobody was there"));
+        agent.send(&report("while no process served"));
         agent.expect_silence();
     }
     halt.let_go(under_way.successor);
@@ -110,7 +110,7 @@ fn the_backlog_keeps_connections_during_the_freeze() {
     halt.wait(first);
     let mut newcomers: Vec<Agent> = (0..20).map(|_| dynasty.connect()).collect();
     for agent in newcomers.iter_mut().chain([&mut before]) {
-        agent.send(&report("while nobody was there"));
+        agent.send(&report("while no process served"));
         agent.expect_silence();
     }
     halt.let_go(first);

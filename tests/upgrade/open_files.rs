@@ -227,7 +227,7 @@ fn descriptors_that_cannot_be_sent_now_are_for_the_next_attempt() {
     let file = File::open("/dev/null").unwrap();
     let many = [(); MAX_DESCRIPTORS].map(|()| file.as_fd());
     for _ in 0..LIMIT.div_ceil(MAX_DESCRIPTORS) {
-        other.send(b"nobody takes them", &many).unwrap();
+        other.send(b"never received", &many).unwrap();
     }
     for _ in 0..2 {
         dynasty.expect_refusal(

@@ -31,7 +31,7 @@ fn one_with_other_sockets_or_another_store_changes_nothing() {
         dynasty.expect_refusal(&["--binary", &binary], why);
         agent.expect_alive();
     }
-    assert!(!store.exists(), "nobody makes a store before the commit");
+    assert!(!store.exists(), "no store before the commit");
     dynasty.upgrade(&[]);
     agent.expect_alive();
     dynasty.stop();

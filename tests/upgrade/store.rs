@@ -186,7 +186,7 @@ fn upgrade_under_load(args: &[&str]) -> (Dynasty, Vec<i64>) {
         .collect();
     assert_eq!(
         events, online,
-        "each came online once, and nobody went offline"
+        "each came online once, and none went offline"
     );
     assert_eq!(column::<String>(&store, "PRAGMA integrity_check"), ["ok"]);
     (dynasty, acknowledged)

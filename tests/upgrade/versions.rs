@@ -34,14 +34,14 @@ const PATIENT: [&str; 4] = ["--frame-timeout", "1h", "--idle-timeout", "1h"];
 #[test]
 fn agents_go_on_through_upgrades_and_downgrades() {
     let mut dynasty = Dynasty::start(&PATIENT);
-    expect_nobody_notices(&mut dynasty);
+    expect_unnoticed_upgrades(&mut dynasty);
     dynasty.stop();
 }
 
 #[test]
 fn a_store_goes_on_through_upgrades_and_downgrades() {
     let mut dynasty = Dynasty::start_with_store(&PATIENT);
-    let reports = expect_nobody_notices(&mut dynasty);
+    let reports = expect_unnoticed_upgrades(&mut dynasty);
     let store = Connection::open(dynasty.store()).unwrap();
     let query = format!(
         "SELECT count(*) FROM reports JOIN agents ON agents.id = agent WHERE name = '{NAME}'"
@@ -53,7 +53,7 @@ fn a_store_goes_on_through_upgrades_and_downgrades() {
 
 /// Upgrades from build to build. Returns the number of acknowledged reports of [`NAME`].
 #[track_caller]
-fn expect_nobody_notices(dynasty: &mut Dynasty) -> usize {
+fn expect_unnoticed_upgrades(dynasty: &mut Dynasty) -> usize {
     let course = course();
     let mut narrow = Agent::connect_narrow(dynasty.address());
     let owed = dynasty.back_up(&mut narrow);

@@ -126,7 +126,7 @@ impl Scene {
         self.dynasty
             .wait_until(|stats| stats.get("connections") == all && stats.get("unsent") > 0);
         let quiet = self.crowd.iter().all(|agent| !agent.has_input());
-        assert!(quiet, "nobody has asked for anything");
+        assert!(quiet, "no agent of the crowd has sent a frame");
     }
 
     #[track_caller]
@@ -138,7 +138,7 @@ impl Scene {
 
     /// The content of a report at this hand-over, and at no other.
     fn contents(&self) -> [String; 2] {
-        ["halfway", "behind"].map(|who| format!("{who} {}", self.attempts))
+        ["halfway", "behind"].map(|witness| format!("{witness} {}", self.attempts))
     }
 
     /// Expects a failure with this message and nothing left over, and then a success.
@@ -184,7 +184,7 @@ impl Scene {
         self.expect_answer_behind();
         let told = self.dynasty.ask(&[]);
         assert_eq!(told.code, Some(1), "{told:?}");
-        self.expect_nobody();
+        self.expect_all_ended();
     }
 
     /// Expects that the predecessor hangs, and the successor gives up with this message and no
@@ -202,7 +202,7 @@ impl Scene {
         self.idle.expect_silence();
         self.halfway.expect_silence();
         kill_process(first, Signal::KILL).unwrap();
-        self.expect_nobody();
+        self.expect_all_ended();
     }
 
     /// Expects that the successor serves, and ends before its first turn.
@@ -213,12 +213,12 @@ impl Scene {
         let told = self.dynasty.ask(&[]);
         assert_eq!(told.code, Some(0), "{told:?}");
         assert_eq!(self.dynasty.first_ends(), Some(0));
-        self.expect_nobody();
+        self.expect_all_ended();
     }
 
     /// Expects the end of all processes and connections, and an intact store.
     #[track_caller]
-    fn expect_nobody(mut self) {
+    fn expect_all_ended(mut self) {
         self.idle.expect_end();
         self.halfway.expect_end();
         let gone = eventually(|| self.dynasty.family().is_empty().then_some(()));
@@ -281,7 +281,7 @@ impl Scene {
         let left = self.dynasty.family();
         assert!(!left.contains(&first));
         kill_process(successor, Signal::KILL).ok();
-        self.expect_nobody();
+        self.expect_all_ended();
     }
 
     /// Asserts the replies of every agent, and stops the server.

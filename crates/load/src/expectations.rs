@@ -180,7 +180,7 @@ impl Expectations {
     }
 }
 
-/// The beginning of a line whose end has not come yet.
+/// The beginning of a reply line that has not arrived whole.
 #[derive(Debug)]
 struct Partial {
     kept: [u8; Self::CAPACITY],

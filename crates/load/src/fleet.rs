@@ -292,7 +292,7 @@ impl Fleet {
         }
     }
 
-    /// Closes the connections whose opening has not come to an end.
+    /// Closes the connections that are not established yet.
     pub(super) fn close_connecting(&mut self) -> Result<(), LoadError> {
         let late = io::ErrorKind::TimedOut.into();
         for number in 0..self.connections.len() {
@@ -343,8 +343,7 @@ impl Fleet {
         }
     }
 
-    /// Closes an open connection, of whose frames the last `completed` are not
-    /// taken off the outstanding ones yet.
+    /// Closes an open connection. Its last `completed` frames still count as outstanding.
     fn close(&mut self, connection: usize, completed: u32, cause: Option<&str>) {
         let it = &mut self.connections[connection];
         let lost = it.expectations.drain();

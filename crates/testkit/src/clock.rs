@@ -2,11 +2,10 @@
 
 use super::Server;
 
-/// Another server, whose frame timeout tells that a span of time is over.
+/// Another server, which measures a span of time by its frame timeout.
 ///
-/// For tests in which time itself is the point, such as what a server does not
-/// do while it passes. No less than the span goes by, by the clock that the
-/// server under test reads as well.
+/// Tests use it to show what a server does not do within that span. At least the span
+/// passes, by the clock that the server under test reads as well.
 #[derive(Debug)]
 pub struct Clock(Server);
 

@@ -31,7 +31,7 @@ pub fn frame(data: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A frame whose only fault is its sum.
+/// Returns a frame that is valid except for its checksum.
 pub fn wrong_sum() -> Vec<u8> {
     let mut frame = heartbeat();
     let sum = frame.len() - 4;
@@ -80,9 +80,9 @@ pub fn long_report(data: usize) -> Vec<u8> {
     frame(format!("{head}{text}{tail}").as_bytes())
 }
 
-/// A good report behind a stray `FF`, just as long as it takes to be hidden: the
-/// candidate that the stray byte begins claims two bytes more than there are.
-/// Only that nothing else comes, for whatever reason, brings the report out.
+/// Returns a valid report behind a stray `FF`. The stray byte begins a candidate that is two
+/// bytes longer than the input, so the decoder finds the report only when the candidate ends:
+/// at the frame timeout, or at the end of the input.
 pub fn hidden_report() -> Vec<u8> {
     let report = long_report(0xFFFC);
     // They lie in what the candidate takes for data, where no FF may be.

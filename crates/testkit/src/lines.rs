@@ -173,7 +173,7 @@ impl Fields {
         self.0.get(key).expect("the key is there")
     }
 
-    /// The sum of all numbers whose key begins with `prefix`.
+    /// Returns the sum of all numbers with a key that begins with `prefix`.
     pub fn sum(&self, prefix: &str) -> u64 {
         let keys = self.0.keys().filter(|key| key.starts_with(prefix));
         keys.map(|key| self.get(key)).sum()

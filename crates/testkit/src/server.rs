@@ -247,8 +247,8 @@ impl Server {
         found.unwrap_or_else(|| panic!("it never came to that:\n{:#?}", self.stats()))
     }
 
-    /// An agent whose report, come to the last byte, is still hidden in the
-    /// server: see [`hidden_report`].
+    /// Connects an agent and sends a [`hidden_report`] whole, so that the server holds the
+    /// report behind a candidate.
     #[track_caller]
     pub fn connect_hiding_a_report(&self) -> Agent {
         let mut agent = self.connect();

@@ -48,7 +48,7 @@ impl StoreFile {
         self.launch(args).start()
     }
 
-    /// As [`serve`](Self::serve), with a store whose files can fail.
+    /// As [`serve`](Self::serve), with injectable faults of the store's files.
     #[track_caller]
     pub fn serve_faulty(&self, args: &[&str]) -> Server {
         let control = self.folder().join("faults");

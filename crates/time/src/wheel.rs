@@ -32,7 +32,7 @@ const UNSET: u32 = u32::MAX - 1;
 #[derive(Debug)]
 pub struct TimerWheel {
     start: Moment,
-    /// The first tick whose alarms have not rung yet.
+    /// The first tick with alarms that have not rung.
     tick: u64,
     heads: Box<[u32]>,
     /// Which buckets have alarms, a bit each.
@@ -54,7 +54,7 @@ struct Alarm {
 const _: () = assert!(size_of::<Alarm>() == 12);
 
 impl TimerWheel {
-    /// A wheel without alarms, whose time begins at `now`.
+    /// Returns a wheel without alarms. Its time begins at `now`.
     #[must_use]
     pub fn new(now: Moment) -> Self {
         Self {
@@ -153,8 +153,8 @@ impl TimerWheel {
         self.occupied[bucket / 64] |= 1 << (bucket % 64);
     }
 
-    /// The tick at whose end an alarm for `deadline` rings: not one that has
-    /// rung, and not one further ahead than the wheel is round.
+    /// Returns the tick at the end of which an alarm for `deadline` rings, from the current
+    /// tick to one revolution of the wheel ahead.
     fn tick_of(&self, deadline: Moment) -> u64 {
         let tick = elapsed_ticks(self.start, deadline);
         tick.clamp(self.tick, self.tick + BUCKETS as u64 - 1)

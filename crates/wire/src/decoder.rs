@@ -40,7 +40,7 @@ pub struct Decoded<'a> {
 pub enum Step<'a> {
     /// A frame that passed the frame check, with this data.
     Frame(&'a [u8]),
-    /// A frame whose only fault is its checksum.
+    /// A frame that is valid except for its checksum.
     ChecksumMismatch,
     /// All that can be decided is decided. What is left of the window, if
     /// anything, is a candidate that waits for more bytes.
@@ -272,8 +272,8 @@ impl Decoder {
         }
     }
 
-    /// As [`refuse`](Self::refuse), for a whole frame whose sum is wrong. How far the
-    /// search goes on must not depend on what has come behind it.
+    /// As [`refuse`](Self::refuse), for a whole frame with a wrong checksum. The bytes
+    /// behind the frame must not affect how far the search proceeds.
     #[inline]
     fn refuse_frame(&mut self, frame: &[u8]) -> usize {
         match *frame {

@@ -238,7 +238,7 @@ fn skip(json: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Passes an array or object whose bracket `first` is passed. Nesting takes no stack.
+/// Passes the rest of an array or object behind its bracket `first`. Nesting takes no stack.
 #[inline(never)]
 fn skip_nested(mut first: u8, mut rest: &[u8]) -> Option<&[u8]> {
     let mut nesting = Nesting::default();
@@ -306,7 +306,7 @@ fn skip_nested(mut first: u8, mut rest: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Passes a string, number or literal whose byte `first` is passed.
+/// Passes the rest of a string, number or literal behind its byte `first`.
 #[inline(always)]
 fn skip_scalar(first: u8, rest: &[u8]) -> Option<&[u8]> {
     match first {
@@ -380,7 +380,7 @@ fn string<'a>(json: &'a [u8], text: &mut Text<'a>) -> Option<&'a [u8]> {
     Some(behind)
 }
 
-/// Passes a string whose opening quote is passed.
+/// Passes the rest of a string behind its opening quote.
 #[inline(always)]
 fn skip_string(json: &[u8]) -> Option<&[u8]> {
     match plain(json)? {
@@ -437,7 +437,7 @@ fn unescape(mut json: &[u8], mut sink: impl FnMut(&[u8])) -> Option<&[u8]> {
     }
 }
 
-/// Passes a number whose byte `first` is passed; returns whether it is whole, too.
+/// Passes the rest of a number behind its byte `first`. Returns also whether it is an integer.
 #[inline(always)]
 fn number(first: u8, rest: &[u8]) -> Option<(bool, &[u8])> {
     let (first, rest) = match first {

@@ -166,7 +166,7 @@ mod tests {
         [&[kind], inner].concat()
     }
 
-    /// The content of a report whose inner object is `inner`, in both encodings.
+    /// Decodes a report with the inner object `inner` in both encodings; returns its content.
     #[track_caller]
     fn content_of(inner: &[u8]) -> String {
         let mut decoder = PacketDecoder::default();

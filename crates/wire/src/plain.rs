@@ -21,8 +21,8 @@ pub(super) fn envelope(data: &[u8]) -> Option<(PacketKind, &[u8])> {
     Some((kind, rest.strip_suffix(br#""}"#)?))
 }
 
-/// Returns the packet of this kind whose inner object is `json`, if its text is short, as
-/// that of deployed agents is.
+/// Returns the packet of this kind with the inner object `json`, if its text is as short as
+/// in packets of deployed agents.
 // Inlined, so that the packet is made where its caller's result is to be.
 #[inline(always)]
 pub(super) fn short_packet(kind: PacketKind, json: &[u8]) -> Option<Packet<'_>> {
@@ -79,8 +79,8 @@ fn agent(rest: &[u8]) -> Option<AgentName<'_>> {
     (rest == b"}").then_some(name)
 }
 
-/// Splits a string whose opening quote is passed at its closing one; a short one only, if it
-/// is not `LONG`.
+/// Splits a string, given from behind its opening quote, at its closing quote. Without
+/// `LONG` the string must be short.
 #[inline(always)]
 fn text<const LONG: bool>(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = match bytes.first_chunk::<BLOCK>() {

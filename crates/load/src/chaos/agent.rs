@@ -137,8 +137,8 @@ impl Agent {
             End::Breach(breach) => {
                 counts.wronged += 1;
                 let (fault, cause, count) = breach.told();
-                let whom = conduct.name();
-                let cause = format!("{cause}, on a chaotic connection ({whom})");
+                let conduct = conduct.name();
+                let cause = format!("{cause}, on a chaotic connection ({conduct})");
                 world.totals.faults.add(fault, &cause, count);
             }
         }

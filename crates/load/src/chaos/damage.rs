@@ -63,8 +63,7 @@ fn size(random: &mut impl Rng) -> usize {
     random.random_range(1..=most)
 }
 
-/// The beginning of a TLS handshake (RFC 8446, section 4.1.2), whose content is
-/// random.
+/// Returns the beginning of a TLS handshake (RFC 8446, section 4.1.2) with random content.
 fn client_hello(random: &mut impl Rng) -> Vec<u8> {
     let mut bytes = b"\x16\x03\x01\x02\x00\x01\x00\x01\xFC\x03\x03".to_vec();
     bytes.extend((0..506).map(|_| random.random::<u8>()));

@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_corrupts_frames_is_owed_a_line_for_each_that_is_left() {
+    fn an_agent_that_corrupts_frames_is_due_a_line_for_each_intact_frame() {
         let mut judge = Judge::default();
         for life in (0..800).step_by(Conduct::ALL.len()) {
             let origin = Origin {

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use rustix::fs::FsWord;
 use tempfile::TempDir;
 
-/// Refuses a folder whose files are in memory: syncing them costs nothing.
+/// Refuses a folder on tmpfs: a sync of its files costs nothing.
 pub fn refuse_memory(dir: &Path) -> anyhow::Result<()> {
     /// As in `statfs(2)`.
     const TMPFS: FsWord = 0x0102_1994;

@@ -28,7 +28,7 @@ pub struct Pinned {
     /// The build of hawk that serves
     #[arg(long, value_name = "PATH", default_value = crate::hawk_binary())]
     server: PathBuf,
-    /// The build of hawk whose load client is used
+    /// The build of hawk that generates the load
     #[arg(long, value_name = "PATH", default_value = crate::hawk_binary())]
     client: PathBuf,
     /// Write the figures to this file as well

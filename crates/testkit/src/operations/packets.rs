@@ -42,7 +42,7 @@ pub(crate) fn operations() -> Vec<Operation> {
     ]
 }
 
-/// Content that makes the longest classic reports whose frames keep below 64 KiB.
+/// Length of the content of the longest classic report in a frame below 64 KiB.
 pub(crate) const LONG_CONTENT: usize = 49_000;
 
 /// A report with so many letters in it, as the original's client has them. 19

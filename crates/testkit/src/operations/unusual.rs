@@ -212,7 +212,7 @@ fn fill(with: &[u8]) -> Vec<u8> {
     with.repeat(LENGTH / with.len())
 }
 
-/// A compact report whose content is made of these bytes.
+/// Returns a compact report with content made of these bytes.
 fn content(of: &[u8]) -> Vec<u8> {
     compact(&[&fill(of), b"\",\"rand\":1,\"timestamp\":2}".as_slice()].concat())
 }

@@ -397,8 +397,8 @@ fn short_sequences_repeated_are_the_same_however_they_are_cut() {
 /// candidate's beginning, in its sum, or in stray marks.
 fn overlapping_damage() -> Vec<Vec<u8>> {
     let mut damage: Vec<Vec<u8>> = (1..6).map(|strays| vec![0xFF; strays]).collect();
-    // A candidate whose trailer the frame's head completes, cut at each byte of
-    // it; its sum is right where the frame's first bytes make it so.
+    // The frame's head completes the trailer of a candidate, cut at each byte of it. The
+    // candidate's checksum is right where the frame's first bytes complete it rightly.
     for data in [&b""[..], b"a", b"ab", b"\x03\x3B"] {
         let mut candidate = vec![0xFF, 0xFF, 0, u8::try_from(data.len()).unwrap()];
         candidate.extend(data);
@@ -447,7 +447,8 @@ fn from_fe00_to_feff_a_candidate_can_take_a_frames_head_for_its_trailer() {
 
 #[test]
 fn at_fffe_a_candidate_can_take_a_frames_head_for_its_trailer() {
-    // A candidate whose data sums to FFFF, its sum and trailer the frame's head.
+    // The candidate's data has the checksum FFFF; the frame's head serves as its checksum
+    // and trailer.
     let data = (0..=u32::MAX)
         .map(|number| format!("{number}").into_bytes())
         .find(|data| checksum(data) == 0xFFFF)

@@ -167,9 +167,9 @@ fn what_is_not_due_is_not_said() {
     }
 }
 
-/// The other process may be anything.
+/// The other process may be any program.
 #[test]
-fn what_is_not_due_is_noticed_by_who_hears_it() {
+fn the_receiver_refuses_a_message_that_is_not_due() {
     let mut line = copying();
     line.1.socket.send(&committed().encode(), &[]).unwrap();
     let refused = line.0.receive().unwrap_err();

@@ -47,7 +47,7 @@ fn one_descriptor_more_is_refused() {
 }
 
 #[test]
-fn the_last_words_of_who_left_without_reading_are_heard() {
+fn the_last_message_of_a_peer_that_closed_with_unread_messages_is_received() {
     let (ours, theirs) = pair();
     ours.send(b"unread", &[]).unwrap();
     theirs.send(b"last words", &[]).unwrap();
@@ -124,7 +124,7 @@ fn an_end_that_left_without_having_read_is_an_end_too() {
 }
 
 #[test]
-fn what_is_in_a_message_that_nobody_receives_is_closed() {
+fn descriptors_of_a_message_that_is_never_received_are_closed() {
     let (sender, receiver) = pair();
     let (reader, writer) = io::pipe().unwrap();
     sender.send(b"take it", &[writer.as_fd()]).unwrap();
