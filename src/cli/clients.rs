@@ -10,7 +10,7 @@ use rand::RngExt as _;
 use rustix::io::Errno;
 
 use super::output;
-use super::values::duration;
+use super::values::{duration, server_address};
 use hawk_client::{Client, Outcome, Pipeline, Stopped};
 use hawk_wire::{
     AgentName, Encoding, Heartbeat, MAX_DATA, Packet, PacketKind, Reply, Report, STORE_PROBE,
@@ -24,7 +24,7 @@ const DEFAULT_ADDRESS: &str = "127.0.0.1:9876";
 #[derive(Debug, Args)]
 pub(super) struct ServerOption {
     /// The server: a name or an IP address, with a port, such as web-01:9876 or [::1]:9876
-    #[arg(long, env = "HAWK_ADDRESS", value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
+    #[arg(long, env = "HAWK_ADDRESS", value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS, value_parser = server_address)]
     address: String,
 }
 
@@ -38,7 +38,7 @@ impl ServerOption {
 #[derive(Debug, Args)]
 pub(super) struct ServerArg {
     /// The server, as with --address, which it outranks
-    #[arg(value_name = "ADDR:PORT")]
+    #[arg(value_name = "ADDR:PORT", value_parser = server_address)]
     argument: Option<String>,
 
     #[command(flatten)]

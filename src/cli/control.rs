@@ -39,7 +39,7 @@ impl ControlArgs {
         }
         match fs::symlink_metadata(unit) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
-                "there is no {}; give --control PATH, the control socket of the server",
+                "there is no {}; give --control PATH, with the path that `hawk serve --control` has",
                 unit.display()
             ),
             // Connecting reports any other error.
@@ -66,7 +66,7 @@ pub(super) struct StatsArgs {
     #[command(flatten)]
     control: ControlArgs,
 
-    /// Show the statistics again and again, until interrupted
+    /// Show the statistics repeatedly, until interrupted
     #[arg(long, short)]
     watch: bool,
 
@@ -262,7 +262,7 @@ impl UpgradeArgs {
     }
 }
 
-/// Tell a server that its machine's clock is right
+/// Confirm that the clock of a server's machine is right
 ///
 /// If its clock jumps ahead by more than an hour, a server pauses expiry by age (--retain),
 /// so that a wrong clock removes nothing, and logs that. If the clock is right, this

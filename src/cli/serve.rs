@@ -41,6 +41,9 @@ enum AckArg {
 /// (RUST_LOG=debug for more). SIGTERM, SIGINT or SIGQUIT stops it gently, a second one at
 /// once; SIGUSR1 logs the statistics; SIGUSR2 hands over to a new process (see hawk upgrade);
 /// SIGHUP is logged and has no effect.
+///
+/// Each option has an environment variable, such as HAWK_MAX_AGENTS for --max-agents; the
+/// command line outranks it.
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
     /// Address to listen on; port 0 picks a free one [default: 127.0.0.1:9876; a socket that the

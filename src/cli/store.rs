@@ -62,7 +62,7 @@ pub(super) fn ago(now: UnixNanos, then: UnixNanos) -> String {
     units.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
-/// List the agents that the store knows, and whether each is alive
+/// List the agents in the store, and whether each is alive
 ///
 /// Reads the store's file, whether a server is running or not. Without a running server the
 /// states are out of date, and a note on stderr says so.

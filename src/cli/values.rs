@@ -37,8 +37,21 @@ pub(super) fn period(text: &str) -> Result<Duration, String> {
 /// Parses an address to listen on: numbers, because a name may have several addresses.
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
-        "write it like 127.0.0.1:9876, 0.0.0.0:9876 or [::]:9876; names are not taken".to_owned()
+        "write it like 127.0.0.1:9876, 0.0.0.0:9876 or [::]:9876; host names are not supported"
+            .to_owned()
     })
+}
+
+/// Parses the address of a server: a name or an IP address, with a port.
+pub(super) fn server_address(text: &str) -> Result<String, &'static str> {
+    let is_number = text.parse::<SocketAddr>().is_ok();
+    let is_name = text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains(':') && port.parse::<u16>().is_ok()
+    });
+    match is_number || is_name {
+        true => Ok(text.to_owned()),
+        false => Err("write it like 127.0.0.1:9876, [::1]:9876 or host:9876"),
+    }
 }
 
 /// Parses a network such as `10.0.0.0/8` or `fd00::/8`, or an address.
@@ -91,12 +104,13 @@ impl Since {
 
 /// Parses a span of time, or a time in UTC in the format of RFC 3339.
 pub(super) fn since(text: &str) -> Result<Since, String> {
+    let advice = "write it like 10m, 2d or 2026-11-24T08:00:00Z (UTC)";
     let is_date = text.contains('-');
     if !is_date {
-        return duration(text).map(Since::Span);
+        let span = humantime::parse_duration(text).map_err(|_| advice)?;
+        return Ok(Since::Span(span));
     }
-    let time = humantime::parse_rfc3339_weak(text)
-        .map_err(|error| format!("{error}; write it like 10m or 2026-11-24T08:00:00Z (UTC)"))?;
+    let time = humantime::parse_rfc3339_weak(text).map_err(|error| format!("{error}; {advice}"))?;
     let since_1970 = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(Since::Time(UnixNanos::from_nanos(0).after(since_1970)))
 }
@@ -270,6 +284,23 @@ mod tests {
     }
 
     #[test]
+    fn a_server_is_a_name_or_a_number_with_a_port() {
+        for good in ["127.0.0.1:9876", "[::1]:80", "web-01:9876"] {
+            assert_eq!(server_address(good), Ok(good.to_owned()));
+        }
+        for bad in [
+            "",
+            "127.0.0.1",
+            "::1",
+            ":9876",
+            "web-01:http",
+            "web-01:65536",
+        ] {
+            assert!(server_address(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn networks_have_a_prefix_or_stand_for_one_address() {
         for (text, expected) in [
             ("10.0.0.0/8", "10.0.0.0/8"),
@@ -310,7 +341,7 @@ mod tests {
         let time = Since::Time(UnixNanos::from_nanos(1_475_249_220_500_000_000));
         assert_eq!(since("2016-09-30T15:27:00.5Z"), Ok(time));
         assert_eq!(since("2016-09-30 15:27:00.5"), Ok(time));
-        assert!(since("yesterday").is_err());
+        assert!(since("yesterday").unwrap_err().contains("2026-11-24T"));
         assert!(since("2016-09-31T00:00:00Z").is_err());
     }
 

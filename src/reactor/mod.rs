@@ -118,14 +118,29 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The listening socket cannot be made.
-    #[error("cannot listen on {0}")]
-    Listen(SocketAddr, #[source] io::Error),
+    #[error("cannot listen on {0}: {1}; {advice}", advice = listen_advice(.1))]
+    Listen(SocketAddr, io::Error),
     /// The pool's limit is too low.
     #[error("cannot make the buffer pool")]
     Pool(#[from] hawk_pool::ConfigError),
     /// A system call failed that every event loop needs.
     #[error("cannot run the event loop")]
     EventLoop(#[from] io::Error),
+}
+
+/// Returns what to do after a listening socket could not be made.
+fn listen_advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another process uses the port: find it with `ss -ltnp`, or give another --listen"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine does not have that address: `ip address` lists its addresses, and \
+             0.0.0.0 is all of them"
+        }
+        io::ErrorKind::PermissionDenied => "give --listen a port from 1024 on",
+        _ => "give another --listen",
+    }
 }
 
 /// How a stop ended.
@@ -489,7 +504,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         }
     }
 
-    /// Serves each connection in the queue once; a connection that wants another turn goes to
+    /// Serves each connection in the queue once; a connection with more work goes to
     /// the back. Connections beyond the budget keep their places.
     fn run_queue(&mut self) {
         self.cx.work.begin(self.run_queue.len());

@@ -69,7 +69,7 @@ const COMMANDS: Duration = Duration::from_secs(2);
 const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The successor has the same stderr.
-const SEE_LOG: &str = "; what it said, if anything, is in the log";
+const SEE_LOG: &str = "; its output, if any, is in the log";
 
 /// A hand-over that is under way. A drop kills the successor, unless it has taken over.
 #[derive(Debug)]

@@ -147,7 +147,7 @@ pub enum OpenError {
     )]
     Vanished(PathBuf),
     /// A reader was to open it, and it is empty.
-    #[error("{} is empty: no hawk has written it yet", .0.display())]
+    #[error("{} is empty: no hawk has written it yet; give another --store, or start `hawk serve` first", .0.display())]
     Empty(PathBuf),
     /// A reader was to open it, and its tables are of an older version.
     #[error(
@@ -164,7 +164,7 @@ pub enum OpenError {
     LogUnreadable(PathBuf),
     /// SQLite cannot open or read it.
     #[error("{}: {}", .0.display(), explain(.1))]
-    Sqlite(PathBuf, #[source] rusqlite::Error),
+    Sqlite(PathBuf, rusqlite::Error),
     /// An error of the file system.
     #[error("{}", .0.display())]
     File(PathBuf, #[source] io::Error),

@@ -507,6 +507,7 @@ impl Reader {
 /// Returns the file at `path`, which is followed if it is a symbolic link.
 pub(super) fn file_id(path: &Path) -> Result<FileId, OpenError> {
     match fs::metadata(path) {
+        Ok(found) if !found.is_file() => Err(OpenError::NotAFile(path.to_owned())),
         Ok(found) => Ok(FileId::of(&found)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             resolve(path)?;

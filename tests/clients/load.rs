@@ -376,7 +376,10 @@ fn a_missed_limit_on_p99_fails_the_run() {
 #[test]
 fn options_that_make_no_sense_are_refused() {
     for (options, why) in [
-        (&["--size=70000"][..], "does not fit a frame"),
+        (
+            &["--size=70000"][..],
+            "content of 70000 bytes does not fit a frame",
+        ),
         (&["-c=0"], "without connections"),
         (&["--json=/nonexistent/x"], "cannot create /nonexistent/x"),
     ] {

@@ -34,7 +34,7 @@ fn a_port_that_is_taken_is_one_clear_line_and_code_1() {
     assert_eq!(exit.stderr.len(), 1, "{exit:?}");
     expect_told(
         &exit,
-        &format!("cannot listen on {address}: Address already in use"),
+        &format!("cannot listen on {address}: Address already in use (os error 98); another"),
     );
     server.connect().expect_alive();
 }

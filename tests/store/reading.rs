@@ -221,14 +221,21 @@ fn an_unreadable_store_is_refused_in_one_line() {
         Launch::hawk(&["reports", "--store", "none"]),
         &["none", "--store PATH"],
     );
+    refused(
+        Launch::hawk(&["reports", "--store", "/"]),
+        &["/ is no regular file", "another --store"],
+    );
     fs::write(store_file.store(), "").unwrap();
-    refused(store_file.read(&["agents"]), &["empty"]);
+    refused(store_file.read(&["agents"]), &["empty", "hawk serve"]);
     fs::write(
         store_file.store(),
         "something else altogether, and quite long",
     )
     .unwrap();
-    refused(store_file.read(&["agents"]), &["not a database"]);
+    refused(
+        store_file.read(&["agents"]),
+        &["not a database (give another --store, or move this file away)"],
+    );
     fs::remove_file(store_file.store()).unwrap();
     let other = Connection::open(store_file.store()).unwrap();
     other.execute_batch("CREATE TABLE t (x)").unwrap();

@@ -40,11 +40,12 @@ impl Generator {
     /// # Errors
     /// [`LoadError::Content`] if that much content does not fit a frame.
     pub(super) fn new(size: ContentSize, encoding: Encoding) -> Result<Self, LoadError> {
-        let longest = match size {
+        let requested = match size {
             ContentSize::Random => RANDOM_SIZE,
-            // More than a frame holds is refused below; no need for more letters.
-            ContentSize::Fixed(bytes) => bytes.min(MAX_DATA + 1),
+            ContentSize::Fixed(bytes) => bytes,
         };
+        // More than a frame holds is refused below; no need for more letters.
+        let longest = requested.min(MAX_DATA + 1);
         let mut random: SmallRng = rand::make_rng();
         let letters = (0..longest + SPARE_LETTERS)
             .map(|_| char::from(random.random_range(b'a'..=b'z')))
@@ -57,10 +58,8 @@ impl Generator {
         };
         // The numbers with the most digits make the longest frame there will be.
         let probe = generator.report(0, longest, i64::MAX, i64::MAX);
-        encode_packet(&probe, encoding, &mut Vec::new()).map_err(|source| LoadError::Content {
-            size: longest,
-            source,
-        })?;
+        encode_packet(&probe, encoding, &mut Vec::new())
+            .map_err(|_| LoadError::Content(requested))?;
         Ok(generator)
     }
 
@@ -148,8 +147,8 @@ impl Ring {
         }
     }
 
-    /// Up to `most` frames from frame `at` of the round on: their bytes, how
-    /// many they are, and where to go on.
+    /// Returns up to `most` frames from frame `at` of the round on: their bytes, their
+    /// number, and the frame after them.
     #[inline]
     pub(super) fn piece(&self, at: usize, most: usize) -> (&[u8], usize, usize) {
         let end = (at + most).min(self.offsets.len() - 1);

@@ -18,7 +18,7 @@
 //! In the *open loop* ([`Traffic::Agents`], [`Traffic::Rate`]) a frame is due
 //! by the clock, whatever the server does. Its *intended send time* is that
 //! moment, so a server or client that stalls is charged for every frame that
-//! had to wait, not only for the one it stalled on.
+//! had to wait, not only for the first.
 //!
 //! In the *closed loop* ([`Traffic::Saturate`]) each connection keeps a fixed
 //! number of frames in flight, its *depth*. The intended send time of a frame
@@ -47,7 +47,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
 use hawk_client::DialError;
-use hawk_wire::{DataError, Encoding, PacketKind};
+use hawk_wire::{Encoding, MAX_DATA, PacketKind};
 
 pub use chaos::{Chaos, Conduct, Counts, Ending};
 pub use dial::{MOST_SOURCES, resolve, sources_for, watch_descriptors};
@@ -153,14 +153,12 @@ pub enum LoadError {
     #[error("--sources needs a server on 127.0.0.0/8, {0} is not")]
     SourcesElsewhere(SocketAddr),
     /// The content does not fit a frame.
-    #[error("content of {size} bytes does not fit a frame")]
-    Content {
-        /// Bytes of content asked for.
-        size: usize,
-        /// What the encoder said.
-        source: DataError,
-    },
-    /// It was told to stop before the traffic began.
+    #[error(
+        "content of {0} bytes does not fit a frame, which carries at most {MAX_DATA} bytes of \
+         data; give a smaller --size"
+    )]
+    Content(usize),
+    /// The run was stopped before the traffic began.
     #[error("interrupted before all connections were open")]
     Interrupted,
     /// The operating system refused something else.
