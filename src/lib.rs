@@ -20,7 +20,7 @@
 //!
 //! ```text
 //! dirty_set   → nothing                   (what changed since it was copied to another process)
-//! interval    → nothing                   (how often an agent is heard)
+//! interval    → nothing                   (the interval between an agent's packets)
 //! log_sink    → nothing                   (log lines on their way to stderr)
 //! network     → nothing                   (the unit in which addresses are counted)
 //! admission   → network                   (which connections are accepted)
@@ -38,7 +38,7 @@
 //! descriptors → nothing                   (the limit of open files)
 //! peer_credentials → nothing              (the process at the other end of a Unix socket)
 //! control     → peer_credentials, throttle, time            (a Unix socket: a request in a line, an answer in lines)
-//! service     → time                      (systemd: what it is told, the socket that it passes)
+//! service     → time                      (systemd: the messages to it, the socket that it passes)
 //! server      → everything but the command line (settings, assembly, the main loop)
 //! cli         → everything
 //! ```

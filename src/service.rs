@@ -179,7 +179,7 @@ impl Notifier {
 impl Watchdog {
     fn new(timeout: Duration, now: Moment) -> Self {
         Self {
-            // Half of it, as sd_watchdog_enabled(3) asks for.
+            // Half of it, as sd_watchdog_enabled(3) recommends.
             every: (timeout / 2).max(Duration::from_millis(1)),
             next: now,
         }

@@ -33,8 +33,8 @@ impl WaitTicket {
     /// Exchanges the ticket for a buffer of the longest class: from the general budget if it
     /// has room, otherwise the reserve.
     ///
-    /// To be called for the head of the queue only: the pool does not know which ticket is the
-    /// oldest.
+    /// The caller calls it for the head of the queue only: the pool does not track which ticket
+    /// is the oldest.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
 //! Random sequences of operations, run against a pool and against a model without free lists:
-//! it knows only the buffers in use.
+//! it has only the buffers in use.
 //!
 //! The model can be that simple because free buffers never cause a refusal: a
 //! buffer fits if the bytes *in use* leave room for it.

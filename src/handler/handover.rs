@@ -24,7 +24,7 @@ const LEAVE_TIME: Duration = Duration::from_secs(1);
 pub struct HandlerState {
     /// The end of the grace period, before which no agent is marked offline.
     pub amnesty: Moment,
-    /// The begin of the present time in which agents cannot be heard; `None` if they can.
+    /// When the present standstill began, in which no agent is read from; `None` outside of one.
     pub held_since: Option<Moment>,
     /// Milliseconds since the first start for which no agent could go offline.
     pub stood_still_ms: u64,

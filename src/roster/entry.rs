@@ -1,4 +1,4 @@
-//! What the roster knows of one agent.
+//! The roster's state of one agent.
 
 use std::net::IpAddr;
 use std::rc::Rc;

@@ -45,11 +45,11 @@ pub struct AgentState {
     pub hours: u32,
     /// The last of these hours, counted from 1970.
     pub last_hour: i64,
-    /// What older builds do not know.
+    /// The part that older builds do not have.
     pub presence: PresenceState,
 }
 
-/// The part of an agent's state that older builds do not know.
+/// The part of an agent's state that older builds do not have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PresenceState {
     /// The last detection of a clone.

@@ -119,7 +119,7 @@ fn an_interval_longer_than_the_least_silence_is_learnt() {
     let mut roster = Roster::new(config(), at(0));
     let key = add(&mut roster, Identity::Name("web-01"), 0);
     assert!(beat(&mut roster, key, 0));
-    // Before the second heartbeat a slow agent cannot be told from a dead agent.
+    // Before the second heartbeat a slow agent looks like a dead agent.
     assert_eq!(watch(&mut roster, 0..60_000), [(10_500, key)]);
     assert!(beat(&mut roster, key, 60_000));
     assert_eq!(roster.get(key).unwrap().interval(), 60 * SECOND);

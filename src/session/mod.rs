@@ -307,7 +307,7 @@ impl Session {
         }
     }
 
-    /// Returns when to call [`expire`](Self::expire) next; `None`: not before a change.
+    /// Returns when to call [`expire`](Self::expire) next; `None` until the session changes.
     #[must_use]
     pub fn deadline(&self, limits: &Limits) -> Option<Moment> {
         if self.stopped() == Some(StopReason::Rate) {

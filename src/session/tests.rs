@@ -366,7 +366,7 @@ fn a_session_beyond_its_rate_is_read_again_in_time_and_not_closed() {
     assert_eq!(session.deadline(&limits), Some(soon));
     assert_eq!(session.expire(at(0), &limits), Expiry::NotYet);
     assert_eq!(session.expire(soon, &limits), Expiry::Resume);
-    // However late we come to it.
+    // However late the call is.
     assert_eq!(session.expire(at(1000), &limits), Expiry::Resume);
     session.resume_reading(at(1000));
     assert_eq!(session.deadline(&limits), Some(at(1090)));
@@ -460,8 +460,8 @@ fn an_address_survives_the_compact_form() {
 }
 
 proptest! {
-    /// However often a session is exported and rebuilt, at whatever bytes, its
-    /// agent cannot tell.
+    /// A session that is exported and rebuilt, any number of times at any bytes, answers its
+    /// agent as before.
     #[test]
     fn a_session_that_moves_answers_as_one_that_stays(
         pieces in prop::collection::vec(0..6_u8, 1..20),

@@ -9,7 +9,7 @@
 //!
 //! The lines are also the answer on the control socket, where an operator can read them with
 //! `nc`, and where a client and a server of different builds meet: a client prints them as they
-//! are. `hawk stats` alone parses them, in `cli::stats`, for JSON and for rates of its own.
+//! are. `hawk stats` alone parses them, in `cli::control`, for JSON and for rates of its own.
 //!
 //! Start at [`Statistics`].
 

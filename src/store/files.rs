@@ -468,7 +468,7 @@ impl Files {
     }
 }
 
-/// Returns the number of pages in the log as SQLite knows it.
+/// Returns the number of pages in the log according to SQLite.
 fn pages_in_log(connection: &Connection) -> rusqlite::Result<u64> {
     let pages: i64 = connection.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| row.get(1))?;
     Ok(u64::try_from(pages).unwrap_or(0))

@@ -49,7 +49,7 @@ pub fn watch_descriptors(connections: u64, limit: u64) -> Result<(), LoadError> 
 }
 
 /// The most source addresses: 127.0.0.1 to 127.255.255.254, the last of 127.0.0.0/8
-/// but the one for broadcasts.
+/// before the broadcast address.
 pub const MOST_SOURCES: u32 = (1 << 24) - 2;
 
 /// Connections from one source address, where it is ours to say. An address has some

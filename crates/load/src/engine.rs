@@ -17,9 +17,8 @@ use super::{Config, LoadError};
 use hawk_client::DialError;
 use hawk_time::Moment;
 
-/// Runs the load that `config` describes and tells what came of it; `progress`
-/// is called once a second meanwhile. Once `stop` is set the run ends early, in
-/// good order.
+/// Runs the load that `config` describes and returns its figures. Calls `progress` once a
+/// second meanwhile. When `stop` is set, the run ends early, with all replies received.
 ///
 /// # Errors
 /// [`LoadError`] when the run could not take place. What goes wrong during the
@@ -57,7 +56,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Token of the timer; connections have their number.
 const TIMER: Token = Token(usize::MAX);
 
-/// How often progress is told.
+/// The interval of progress reports.
 const SECOND: Duration = Duration::from_secs(1);
 
 struct Engine<'a> {
@@ -172,7 +171,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// When there is something to do, whether or not anything is heard.
+    /// Returns when the next work is due without an event.
     fn next_wake(&self) -> Moment {
         let own = match self.phase {
             Phase::Opening { until } => match self.next_dial() {
@@ -189,7 +188,7 @@ impl<'a> Engine<'a> {
         own.min(self.next_tick).min(due.unwrap_or(own))
     }
 
-    /// Goes on to the next phase where this one is over; false after the last.
+    /// Begins the next phase if the present phase is over. Returns false after the last.
     fn advance(&mut self, now: Moment) -> Result<bool, LoadError> {
         match self.phase {
             Phase::Opening { .. } if self.is_stopped() => return Err(LoadError::Interrupted),

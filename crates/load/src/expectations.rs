@@ -1,10 +1,10 @@
-//! Which replies a connection still owes, and whether those that come are right.
+//! The replies that a connection still expects, and whether the received replies are right.
 //!
-//! No socket and no clock: bytes come in, verdicts go out. Replies come in the
-//! order of the frames, so a queue of what was sent is all there is to know. A
-//! run of frames that left in one write is one entry of the queue, and a run of
-//! equal lines is compared in one go: a line costs a few nanoseconds, which is
-//! what lets one thread outrun the server it measures.
+//! Uses no socket and no clock: it takes bytes and returns verdicts. Replies come in the
+//! order of the frames, so a queue of the frames sent is sufficient. A run of frames that
+//! left in one write is one entry of the queue, and a run of equal lines is compared in one
+//! step: a line costs a few nanoseconds, so that one thread is faster than the server that
+//! it measures.
 
 use std::collections::VecDeque;
 use std::sync::LazyLock;

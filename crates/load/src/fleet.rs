@@ -129,7 +129,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Does what an event on a connection asks for.
+    /// Handles an event on a connection.
     #[inline]
     pub(super) fn on_event(
         &mut self,
@@ -332,7 +332,7 @@ impl Fleet {
     /// A write has failed. What the server said before it hung up may still be
     /// there to be read, and usually says why.
     fn broken(&mut self, connection: usize, error: &io::Error) {
-        // A reset is told once: by this write, so that reads see an end of file.
+        // The kernel reports a reset once, to this write: reads then return end of file.
         let cause = match error.kind() {
             io::ErrorKind::BrokenPipe => "closed by the server".to_owned(),
             _ => reason(error),
@@ -488,7 +488,7 @@ impl Connection {
     /// Ends the stream towards the server.
     pub(super) fn shut_down(&self) {
         if let Some(stream) = &self.stream {
-            // It fails when the connection is gone, which the next read tells.
+            // It fails when the connection is gone; the next read reports that.
             let _gone = stream.shutdown(Shutdown::Write);
         }
     }

@@ -1,5 +1,5 @@
-//! What a run tells while it is under way: a line that renews itself on a
-//! terminal, one line a second elsewhere, both on stderr.
+//! The progress of a run on stderr: a line updated in place on a terminal, elsewhere one line
+//! a second.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;

@@ -25,8 +25,8 @@ pub(super) struct Source<'a> {
     begun: bool,
 }
 
-/// Frames of the open loop sent in one turn, so that replies are not kept waiting
-/// by a schedule that asks for more than this client can do.
+/// Frames of the open loop sent in one turn, so that a schedule beyond this
+/// client's capacity does not delay the reading of replies.
 const SENDS_A_TURN: usize = 4096;
 
 impl<'a> Source<'a> {

@@ -130,13 +130,13 @@ pub struct Client {
     pub peak_memory_bytes: Option<u64>,
     /// Frames that left more than a millisecond late.
     pub late_sends: u64,
-    /// Why the figures tell of this client rather than of the server, if they do.
+    /// Why the figures measure this client instead of the server; `None` if they do not.
     pub bottleneck: Option<String>,
-    /// What else is to be known of the figures.
+    /// A further remark on the figures, if any.
     pub note: Option<String>,
 }
 
-/// What the engine knows besides the tally.
+/// Figures of the engine besides the tally.
 #[derive(Clone, Debug)]
 pub(super) struct Figures {
     pub(super) opened_in: Duration,

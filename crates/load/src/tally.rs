@@ -103,8 +103,8 @@ impl Tally {
         }
     }
 
-    /// Forgets counts and latencies, but no fault: what came before, which it tells,
-    /// was no part of the measurement.
+    /// Resets counts and latencies and keeps faults. Returns the frames before, which are not
+    /// part of the measurement.
     pub(super) fn restart(&mut self) -> Frames {
         let before = self.sent_so_far();
         let faults = std::mem::take(&mut self.faults);
@@ -251,8 +251,8 @@ impl Display for Fault {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Faults(BTreeMap<Fault, BTreeMap<String, u64>>);
 
-/// Causes told apart per fault; a server that answers garbage could make up any
-/// number of them.
+/// Maximum number of different causes for each fault: a server that answers garbage could
+/// cause any number.
 pub(super) const MOST_CAUSES: usize = 20;
 
 impl Faults {

@@ -2,7 +2,7 @@
 //!
 //! The timeout of a poll counts in milliseconds, which is many times what a
 //! reply takes: frames would leave late, and their latency, measured from the
-//! intended send time, would tell of this client instead of the server.
+//! intended send time, would measure this client instead of the server.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -93,7 +93,7 @@ mod tests {
             assert!(Moment::now() >= due);
             timer.expired();
         }
-        // A moment that is past wakes again and again.
+        // A moment in the past would wake the loop repeatedly.
         let past = Moment::now();
         for _ in 0..2 {
             timer.set(past).unwrap();

@@ -83,8 +83,8 @@ impl Agent {
         self.stream.get_mut().write_all(bytes)
     }
 
-    /// A byte of urgent data, which is no part of the stream; a read that comes to
-    /// its place stops there.
+    /// Sends a byte of urgent data, which is not part of the stream. A read ends before its
+    /// place in the stream.
     #[track_caller]
     pub fn send_urgent(&self, byte: u8) {
         let socket = SockRef::from(self.socket());
@@ -98,7 +98,7 @@ impl Agent {
         bytes.chunks(size).for_each(|piece| self.send(piece));
     }
 
-    /// Tells the server that nothing more will come.
+    /// Shuts down the write side.
     #[track_caller]
     pub fn shutdown_write(&self) {
         self.socket().shutdown(Shutdown::Write).unwrap();

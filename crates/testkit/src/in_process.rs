@@ -10,7 +10,7 @@ use hawk::reactor::{self, PhaseBudget};
 use hawk::roster;
 use hawk::session::Limits;
 
-/// What takes the packets; it stores nothing unless it is told where.
+/// Returns a packet handler. It stores nothing until it gets a store.
 pub fn packet_handler() -> PacketHandler {
     PacketHandler::new(handler::Config {
         ack: Ack::Committed,
@@ -24,8 +24,8 @@ pub fn packet_handler() -> PacketHandler {
     })
 }
 
-/// An event loop on a free port of the loopback, that waits for everything for
-/// `patience` and tells no statistics of its own accord.
+/// Returns the settings of an event loop on a free port of the loopback, with all timeouts at
+/// `patience` and without statistics by itself.
 pub fn reactor(patience: Duration) -> reactor::Config {
     reactor::Config {
         listen: ([127, 0, 0, 1], 0).into(),

@@ -1,7 +1,7 @@
-//! What the kernel knows of a connection over IPv4, and of those it dropped.
+//! The kernel's state of a connection over IPv4, and its count of dropped connections.
 //!
-//! On the loopback too, what one end has sent may take a moment to reach the
-//! other. Where a test needs it to be there, it asks.
+//! Also on the loopback, bytes may take a moment to reach the other end. A test that needs
+//! them there queries the kernel.
 
 use std::fs;
 use std::net::SocketAddr;

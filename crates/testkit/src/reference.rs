@@ -1,5 +1,5 @@
-//! The protocol's rule for finding frames, told as plainly as it can be, with no
-//! memory of what was searched before.
+//! The protocol's rule for finding frames in its simplest form, without a record of the bytes
+//! searched before.
 
 use std::ops::Range;
 
@@ -66,7 +66,7 @@ impl Reference {
         self.ended
     }
 
-    /// Gives up the candidate at the front, undecided as it is.
+    /// Drops the undecided candidate at the front.
     pub fn abandon(&mut self) {
         self.refuse(1);
     }

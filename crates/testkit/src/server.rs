@@ -122,7 +122,7 @@ impl Launch {
         self.spawn().wait_exit()
     }
 
-    /// Starts something that goes on until it is stopped; killed when dropped.
+    /// Starts a process that runs until it is stopped. A drop kills it.
     pub fn spawn(mut self) -> Process {
         let pipes = self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = pipes.spawn().expect("the binary runs");
@@ -260,15 +260,15 @@ impl Server {
         agent
     }
 
-    /// Stops the process in its tracks: whatever agents do until it goes on
-    /// comes to it all at once.
+    /// Suspends the process (SIGSTOP): it then receives all bytes of agents at once when it
+    /// resumes.
     pub fn suspend(&self) -> Suspended<'_> {
         self.signal(Signal::STOP);
         waitpid(Some(self.pid()), WaitOptions::UNTRACED).expect("our child is there");
         Suspended(self)
     }
 
-    /// The server, told to stop, answers a heartbeat to each agent and ends well.
+    /// Expects a heartbeat's answer to each agent, then stops the server and expects exit code 0.
     #[track_caller]
     pub fn expect_a_heartbeat_each_and_a_stop(self, mut agents: Vec<Agent>) {
         for agent in &mut agents {

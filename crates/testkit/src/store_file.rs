@@ -117,13 +117,13 @@ pub fn report_of(agent: &str, rand: i64) -> Vec<u8> {
     frame
 }
 
-/// Sends a report, and is told that the store is unavailable.
+/// Sends a report, and expects `busy: store unavailable`.
 #[track_caller]
 pub fn expect_busy(agent: &mut Agent, report: &[u8]) {
     agent.exchange(report, BUSY);
 }
 
-/// Sends a report again and again until it is taken, as agents do.
+/// Sends a report repeatedly until it is taken, as agents do.
 #[track_caller]
 pub fn insist(agent: &mut Agent, report: &[u8]) {
     let taken = eventually(|| {

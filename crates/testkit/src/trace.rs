@@ -1,4 +1,4 @@
-//! Processes that strace(1) looks at, and those that it stops.
+//! Processes that strace(1) traces, and processes that it stops.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -122,7 +122,7 @@ impl Halt {
         );
     }
 
-    /// Lets it go on.
+    /// Resumes the process.
     pub fn let_go(&self, pid: Pid) {
         kill_process(pid, Signal::CONT).unwrap();
     }

@@ -76,7 +76,7 @@ impl Moment {
     }
 }
 
-/// A point in time as people know it, in nanoseconds since 1970 (UTC).
+/// A point in calendar time, in nanoseconds since 1970 (UTC).
 ///
 /// For what is written down. `CLOCK_REALTIME` may be set back and forth, so no
 /// deadline is ever counted on it.

@@ -66,8 +66,8 @@ impl TimerWheel {
         }
     }
 
-    /// Sees to it that `slot` is woken at `deadline` at the latest (and a tick
-    /// later at most). An alarm that rings earlier is left alone.
+    /// Sets the alarm of `slot` to ring at `deadline`, or up to a tick later. Leaves an alarm
+    /// that rings earlier unchanged.
     #[inline]
     pub fn arm(&mut self, slot: u32, deadline: Moment) {
         let tick = self.tick_of(deadline);

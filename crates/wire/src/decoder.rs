@@ -1,13 +1,13 @@
-//! Finds frames in a stream of bytes, and finds back after damage.
+//! Finds frames in a stream of bytes, and resynchronises after damage.
 //!
-//! The caller owns the bytes and shows the decoder a *window*: everything that
-//! has arrived and was not yet consumed. The decoder keeps only offsets into
+//! The caller owns the bytes and passes the decoder a *window*: all bytes that have
+//! arrived and are not consumed yet. The decoder keeps only offsets into
 //! that window, so that its whole state is [`DecoderState`]: plain data.
 //!
 //! A *candidate* starts at `FF FF`. It is refused as soon as it cannot pass
 //! the frame check (both markers right, no `FF` in the data, checksum right),
-//! and the search goes on **one byte after its start**, not after the length it
-//! claims. Three properties follow; the tests beside this file hold them:
+//! and the search continues **one byte after its start**, not after the length it
+//! claims. Three properties follow; the tests beside this file check them:
 //!
 //! 1. A damaged frame costs only itself: an intact frame shorter than
 //!    `FE00` behind any damage is decoded as soon as its last byte is in.
@@ -42,10 +42,10 @@ pub enum Step<'a> {
     Frame(&'a [u8]),
     /// A frame that is valid except for its checksum.
     ChecksumMismatch,
-    /// All that can be decided is decided. What is left of the window, if
-    /// anything, is a candidate that waits for more bytes.
+    /// The window contains no further frame. The rest of the window, if any, is a candidate
+    /// that needs more bytes.
     Incomplete,
-    /// [`JUNK_LIMIT`] is reached: the stream is to be given up.
+    /// [`JUNK_LIMIT`] is reached: the caller closes the connection.
     JunkLimit,
 }
 
@@ -160,9 +160,9 @@ impl Decoder {
         }
     }
 
-    /// Gives up the candidate that the last call left at the front of `window`;
-    /// returns how many bytes that settles as junk. To be followed by
-    /// [`decode`](Self::decode), which goes on with the search.
+    /// Drops the candidate that the last call left at the front of `window`. Returns how many
+    /// bytes are junk by that. The caller then calls [`decode`](Self::decode), which continues
+    /// the search.
     pub fn abandon(&mut self, window: &[u8]) -> usize {
         if window.is_empty() {
             return 0;
@@ -193,7 +193,7 @@ impl Decoder {
         }
     }
 
-    /// A decoder that goes on where another one's [`state`](Self::state) left off.
+    /// Returns a decoder that continues from the [`state`](Self::state) of another decoder.
     #[must_use]
     pub fn rebuild(state: DecoderState) -> Self {
         Self {
@@ -303,8 +303,8 @@ impl Decoder {
         find_mark(fresh).map_or(&[], |found| after(fresh, found))
     }
 
-    /// Settles the next `bytes` as junk, or as many as the junk limit leaves;
-    /// returns how many.
+    /// Counts the next `bytes` as junk, or as many as the junk limit leaves. Returns how
+    /// many.
     #[inline]
     fn pass(&mut self, bytes: usize) -> usize {
         let left = JUNK_LIMIT.saturating_sub(self.state.junk) as usize;
@@ -357,8 +357,8 @@ fn has_mark(bytes: [u8; 8]) -> bool {
 
 /// An offset into a window as it is stored.
 ///
-/// Saturates instead of failing: a window holds at most one candidate and what
-/// one read brought, and offsets above the junk limit are never told apart.
+/// Saturates instead of failing: a window holds at most one candidate and the bytes of
+/// one read, and all offsets above the junk limit have the same effect.
 fn offset(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }

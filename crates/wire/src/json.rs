@@ -27,7 +27,7 @@ pub(super) struct Envelope<'a> {
 /// UTF-8. Borrows from the frame if the string has no escapes.
 pub(super) type Text<'a> = Cow<'a, [u8]>;
 
-/// The inner object; which keys it knows depends on the packet's kind.
+/// The inner object. Its known keys depend on the packet's kind.
 #[derive(Debug, Default)]
 pub(super) struct Inner<'a> {
     pub(super) version: Text<'a>,

@@ -478,7 +478,7 @@ mod tests {
                 assert_eq!(is_probe, expected, "{inner}");
             }
         }
-        // A report does not know the key.
+        // A report has no such key.
         let report = compact(1, br#"{"probe":7}"#);
         assert_eq!(
             decoder.decode(&report).map(|packet| packet.is_probe()),

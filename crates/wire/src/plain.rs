@@ -134,7 +134,7 @@ fn find_special(bytes: &[u8]) -> Option<usize> {
     Some(words.len() * WORD + in_tail)
 }
 
-/// Whether there is one; looks at every byte, come what may.
+/// Returns whether the block has a special byte. Examines every byte, without a branch.
 fn holds_special(block: &[u8; BLOCK]) -> bool {
     block
         .iter()
@@ -236,7 +236,8 @@ mod tests {
     use super::*;
     use crate::payload::parse_inner;
 
-    /// What both functions make of a packet: the one for short ones the same, or nothing.
+    /// Returns the packet by `long_packet`. The function for short packets must return the same
+    /// packet, or `None`.
     fn packet(kind: PacketKind, json: &[u8]) -> Option<Packet<'_>> {
         let long = long_packet(kind, json);
         if let Some(short) = short_packet(kind, json) {

@@ -18,7 +18,7 @@
 //!
 //! Batches are numbered from 1 without a gap. One batch is under way at a time, so the
 //! descriptors in flight are those of one message. `Stop` is for a successor that has the
-//! token, which the predecessor knows even without a `Committed`.
+//! token, which the predecessor detects even without a `Committed`.
 
 use std::io;
 use std::marker::PhantomData;

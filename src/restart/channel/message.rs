@@ -13,7 +13,7 @@
 //! | `Ack` | successor | | the batch is adopted |
 //! | `Freeze` | predecessor | a snapshot, the token, sockets | the last changes, and the token |
 //! | `Committed` | successor | | the token is taken, and the successor serves |
-//! | `Refused` | successor | | why the successor gives up |
+//! | `Refused` | successor | | why the successor refuses |
 //! | `Stop` | predecessor | | the predecessor received a signal to stop after the hand-over |
 //!
 //! A rollback has no message: the predecessor takes the token and kills the successor. The
@@ -181,7 +181,7 @@ pub enum ToPredecessor {
     },
     /// The successor has taken the token and serves.
     Committed(Committed),
-    /// The successor gives up without the token.
+    /// The successor ends without the token.
     Refused {
         /// The reason in one line; at most 1,024 bytes are sent.
         why: String,

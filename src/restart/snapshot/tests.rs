@@ -289,7 +289,7 @@ fn a_writer_is_used_again() {
         read(writer.finish()),
         Ok(vec![Record::Closed(ClosedConnection { id: MovedId(5) })])
     );
-    // And goes on from where it was finished.
+    // The writer continues after `finish`.
     writer.push(&Record::Closed(ClosedConnection { id: MovedId(6) }));
     assert_eq!(read(writer.finish()).unwrap().len(), 2);
 }

@@ -49,7 +49,7 @@ impl Agent {
         matches!(self.state, State::Done)
     }
 
-    /// When to look at it again, whatever is heard.
+    /// Returns when to call [`resume`](Self::resume) without an event.
     pub(super) fn wake(&self) -> Option<Moment> {
         match &self.state {
             State::Waiting(until) => Some(*until),
@@ -58,7 +58,7 @@ impl Agent {
         }
     }
 
-    /// Goes on as far as it can. In a `hurry` no other life begins but the first.
+    /// Proceeds as far as it can without blocking. In a `hurry` only the first life begins.
     pub(super) fn resume(
         &mut self,
         world: &mut World<'_>,
@@ -158,8 +158,8 @@ pub(super) struct World<'a> {
     pub(super) totals: &'a mut Totals,
 }
 
-/// How long an agent waits before it connects again: full jitter, as `docs/agents.md` asks of
-/// every agent. Waits grow from failure to failure.
+/// How long an agent waits before it connects again: full jitter, as `docs/agents.md` requires.
+/// Waits grow with each failure.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,

@@ -21,11 +21,11 @@ pub(super) const WAKER: Token = Token(usize::MAX);
 /// Events taken from the system at once.
 const EVENTS: usize = 1024;
 
-/// Once they are to stop, agents have the patience of one connection to come to an
-/// end, and as long again, because the server may be as slow before as after ours.
+/// After the stop, the agents have this many times the patience of one connection to end:
+/// the server may be slow before and after the agent's last bytes.
 const STOP: u32 = 2;
 
-/// Looks after the agents until each of them has come to its end.
+/// Runs the agents until each of them has ended.
 pub(super) fn run(mut poll: Poll, setting: &Setting, stop: &AtomicBool) -> Totals {
     let mut totals = Totals::default();
     let mut crowd = Crowd::new(setting, Moment::now());
@@ -52,7 +52,7 @@ pub(super) fn run(mut poll: Poll, setting: &Setting, stop: &AtomicBool) -> Total
 struct Crowd {
     agents: Vec<Agent>,
     alarms: Alarms,
-    /// Once they are to come to an end: when that must be.
+    /// The deadline of the agents' end; `None` before the stop.
     ending: Option<Moment>,
 }
 
@@ -113,25 +113,25 @@ impl Crowd {
     }
 }
 
-/// The poll counts in milliseconds; one that is cut off makes it look too early,
-/// again and again.
+/// Rounds up to the milliseconds of a poll: a poll with a rounded-down timeout would return
+/// before the deadline, repeatedly.
 fn round_up(span: Duration) -> Duration {
     Duration::from_millis(u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
 }
 
-/// When to look at which agent.
+/// When to resume each agent without an event.
 ///
-/// An alarm that is put off is left alone: it rings early, and is set again. So what
-/// goes on all the time costs nothing here.
+/// A later deadline leaves the alarm unchanged: it rings early, and is set again. So frequent
+/// changes cost nothing here.
 #[derive(Debug, Default)]
 struct Alarms {
     queue: BinaryHeap<Reverse<(Moment, usize)>>,
-    /// What each is set to; its other entries in the queue are void.
+    /// The alarm of each agent; its other entries in the queue are void.
     set: Vec<Option<Moment>>,
 }
 
 impl Alarms {
-    /// Looks at this agent at `moment`, or somewhat before.
+    /// Sets this agent's alarm to `moment` or before.
     fn set(&mut self, number: usize, moment: Option<Moment>) {
         if self.set.len() <= number {
             self.set.resize(number + 1, None);

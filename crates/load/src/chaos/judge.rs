@@ -1,11 +1,10 @@
-//! Which lines a server owes to an agent that misbehaves, and whether those that
-//! come are right.
+//! The lines that are due to an agent that misbehaves, and whether the received lines are
+//! right.
 //!
-//! One decoder over all that was sent tells exactly which lines are due, whatever
-//! the damage: it is the same that the server has, and chunking does not matter to
-//! it. What it cannot know is when the server loses patience. After a stand-still
-//! the server may have closed the connection, or dropped the frame begun; what is
-//! sent from then on may be answered, or not.
+//! The server's own decoder, run over all bytes sent, determines exactly which lines are due,
+//! for any damage and any chunking. It does not determine timeouts: after a standstill the
+//! server may have closed the connection or dropped the partial frame, so that later bytes may
+//! be answered or not.
 
 use std::collections::VecDeque;
 

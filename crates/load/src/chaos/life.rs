@@ -80,8 +80,8 @@ impl Life {
         self.state != State::Connecting && !self.judge.is_turned_away()
     }
 
-    /// Goes on as far as it can; the end, if that is reached. In a `hurry` nothing
-    /// is waited for but what the server owes.
+    /// Proceeds as far as it can without blocking. Returns the end if it is reached. In a
+    /// `hurry` it waits for due replies only.
     pub(super) fn resume(
         &mut self,
         now: Moment,
@@ -91,7 +91,7 @@ impl Life {
         self.try_to_go_on(now, event, hurry).err()
     }
 
-    /// When to look at it again, whatever is heard.
+    /// Returns when to call [`resume`](Self::resume) without an event.
     pub(super) fn wake(&self) -> Moment {
         let patience = self.progress.after(self.patience);
         let until = match (self.state, self.script.farewell) {
@@ -248,7 +248,7 @@ impl Life {
                 Err(End::Fair(Ending::AsPlanned))
             }
             Farewell::HalfClose if self.sent == self.script.bytes.len() => {
-                // It fails when the connection is gone, which the next read tells.
+                // It fails when the connection is gone; the next read reports that.
                 let _gone = self.stream.shutdown(Shutdown::Write);
                 self.judge.sent_all();
                 self.state = State::Ended;

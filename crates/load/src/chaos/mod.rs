@@ -14,12 +14,12 @@
 //! from the seed, the agent's number and the life's: the same seed makes the same
 //! bytes, pauses and endings, whatever the server does.
 //!
-//! What becomes of them is counted. It fails the run only where the server breaks
-//! the protocol, to which even the worst agent has a right: the library's own
-//! decoder runs over what was sent and tells which lines are due.
+//! The ends of their connections are counted. They fail the run only where the server breaks
+//! the protocol: the library's own decoder runs over all bytes sent and determines which
+//! lines are due.
 //!
-//! They have a thread of their own, so that the good agents' frames leave in time,
-//! whatever happens here, and a run without chaos has nothing of it.
+//! They have a thread of their own, so that good agents' frames always leave in time. A run
+//! without chaos does not start it.
 
 mod agent;
 mod crowd;
@@ -53,7 +53,7 @@ pub struct Chaos {
     pub seed: u64,
 }
 
-/// What the crowd must know of the run.
+/// The settings of the crowd.
 #[derive(Debug)]
 pub(super) struct Setting {
     pub(super) chaos: Chaos,
@@ -62,11 +62,11 @@ pub(super) struct Setting {
     /// chooses the source address.
     pub(super) first: usize,
     pub(super) content: ContentSize,
-    /// How long a connection may make no progress that is owed.
+    /// How long a connection with due replies may make no progress.
     pub(super) patience: Duration,
 }
 
-/// The chaotic agents at work; dropping it tells them to stop.
+/// The running chaotic agents. A drop stops them.
 #[derive(Debug)]
 pub(super) struct Crowd {
     stop: Arc<AtomicBool>,
@@ -109,7 +109,7 @@ impl Crowd {
     pub(super) fn finish(mut self) -> Totals {
         self.stop();
         let totals = self.thread.take().map(JoinHandle::join);
-        // It has no way to panic that we know of; if it does, that was a fault.
+        // A panic of the thread counts as a fault.
         totals.and_then(Result::ok).unwrap_or_else(Totals::lost)
     }
 }
@@ -131,9 +131,9 @@ pub enum Ending {
     ResetByServer,
     /// The server had too many connections and said so.
     TurnedAway,
-    /// There was no connection, for whatever reason.
+    /// The connection was not established, for any reason.
     NotMade,
-    /// The run was over, and it did not come to an end in time.
+    /// The connection did not end in time after the run.
     Unfinished,
 }
 
@@ -156,9 +156,9 @@ pub struct Counts {
     pub reset_by_server: u64,
     /// The server had too many connections and said so.
     pub turned_away: u64,
-    /// There was no connection, for whatever reason.
+    /// The connection was not established, for any reason.
     pub not_made: u64,
-    /// The run was over, and it did not come to an end in time.
+    /// The connection did not end in time after the run.
     pub unfinished: u64,
     /// Lives in which the server broke the protocol; these are errors of the run.
     pub wronged: u64,

@@ -265,8 +265,8 @@ impl Draw {
         self.random.random_range(span..=2 * span)
     }
 
-    /// Appends a good frame. Its agent is named, so that what it reports can be told
-    /// from what good agents do. Nothing in it depends on the time of day.
+    /// Appends a valid frame. The agent has a name, which distinguishes its reports from those
+    /// of good agents. Nothing in the frame depends on the time of day.
     fn frame(&mut self, out: &mut Vec<u8>) {
         let agent = AgentName::new(self.name.as_str()).ok();
         let timestamp = self.random.random_range(0..=i64::from(i32::MAX));

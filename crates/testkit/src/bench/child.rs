@@ -90,7 +90,7 @@ impl Running {
             .clone()
     }
 
-    /// Forgets what it has written so far.
+    /// Discards the lines written so far.
     pub fn forget_lines(&self) {
         self.lines
             .lock()
@@ -106,7 +106,7 @@ impl Running {
     ) -> anyhow::Result<T> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            // Ask before looking: a last line counts even if it ended right after.
+            // Check for the end first: a line written right before the end counts.
             let ended = self.child.try_wait()?;
             if let Some(found) = self.lines().iter().find_map(|line| find(line)) {
                 return Ok(found);

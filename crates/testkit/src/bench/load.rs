@@ -32,7 +32,7 @@ pub struct Replied {
     pub bottleneck: Option<String>,
 }
 
-/// How much longer than it was told a client may take.
+/// Maximum time that a client may run beyond its duration.
 pub const GRACE: Duration = Duration::from_secs(60);
 
 /// Runs `hawk load` against `server` to its end.
@@ -116,7 +116,7 @@ impl Client {
         meanwhile: impl FnMut() -> anyhow::Result<()>,
     ) -> anyhow::Result<Report> {
         let status = self.process.finish(longest, meanwhile)?;
-        // Errors make the client fail, but its report tells more than its status.
+        // Errors make the client fail, but its report contains more than its status.
         let text = fs::read(&self.report)
             .with_context(|| format!("hawk load: {status}\n{}", self.process.lines().join("\n")))?;
         Ok(serde_json::from_slice(&text)?)

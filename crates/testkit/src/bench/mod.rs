@@ -1,5 +1,5 @@
-//! What the benchmarks share: servers and load clients as child processes,
-//! rounds, and how figures are told.
+//! Shared parts of the benchmarks: servers and load clients as child processes,
+//! rounds, and the format of figures.
 
 pub mod callgrind;
 pub mod chart;
@@ -29,7 +29,7 @@ macro_rules! say {
 }
 pub use say;
 
-/// Tells how it goes along, on standard error: no part of the report.
+/// Prints progress on standard error, outside of the report.
 #[macro_export]
 macro_rules! note {
     ($($part:tt)*) => { eprintln!($($part)*) };

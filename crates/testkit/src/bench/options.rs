@@ -40,7 +40,7 @@ pub struct Pinned {
 }
 
 impl Pinned {
-    /// What they come to, for the benchmark of this name.
+    /// Returns the setup of the benchmark of this name.
     pub fn setup(&self, name: &str) -> anyhow::Result<Setup> {
         Ok(Setup {
             rounds: self.rounds(),

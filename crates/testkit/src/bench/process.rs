@@ -15,7 +15,7 @@ pub fn cpu_time(id: u32) -> anyhow::Result<Duration> {
 }
 
 /// The same to the nanosecond, where the kernel keeps such statistics
-/// (`CONFIG_SCHED_INFO`; it tells zeros where it has them switched off). Threads that
+/// (`CONFIG_SCHED_INFO`; it reports zeros where they are switched off). Threads that
 /// have ended are not in it; servers have none.
 fn scheduled(id: u32) -> Option<Duration> {
     let threads = fs::read_dir(format!("/proc/{id}/task")).ok()?;

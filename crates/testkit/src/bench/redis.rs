@@ -20,7 +20,7 @@ pub struct ClosedLoop {
     pub depth: u32,
 }
 
-/// Redis with some settings, and what `redis-benchmark` is to ask it for.
+/// Redis with some settings, and the requests of `redis-benchmark`.
 pub struct Redis {
     settings: &'static [&'static str],
     request: &'static [&'static str],

@@ -40,7 +40,7 @@ impl Spread {
     }
 }
 
-/// `median (min–max)`, with as many decimals as the format asks for.
+/// `median (min–max)`, with the decimals of the format.
 impl fmt::Display for Spread {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let decimals = formatter.precision().unwrap_or(2);

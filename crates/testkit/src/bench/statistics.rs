@@ -1,4 +1,4 @@
-//! What a server tells of itself when it is asked by a signal.
+//! The statistics that a server logs on SIGUSR1.
 
 use std::thread;
 use std::time::Duration;
@@ -8,11 +8,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::child::Running;
 
-/// One whole account, as lines of `key=value`.
+/// All statistics, as lines of `key=value`.
 pub struct Statistics(Vec<String>);
 
 impl Statistics {
-    /// Asks for it. The lines that the server wrote before are forgotten.
+    /// Requests the statistics. Discards earlier lines of the server.
     pub fn ask(process: &mut Running) -> anyhow::Result<Self> {
         process.forget_lines();
         let id = i32::try_from(process.id()).ok().and_then(Pid::from_raw);

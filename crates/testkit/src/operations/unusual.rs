@@ -207,7 +207,7 @@ const fn shape(name: &'static str, valid: &'static str, data: fn() -> Vec<u8>) -
     Shape { name, valid, data }
 }
 
-/// The same again and again.
+/// Repeats `with` up to the length of a long frame.
 fn fill(with: &[u8]) -> Vec<u8> {
     with.repeat(LENGTH / with.len())
 }
@@ -217,7 +217,7 @@ fn content(of: &[u8]) -> Vec<u8> {
     compact(&[&fill(of), b"\",\"rand\":1,\"timestamp\":2}".as_slice()].concat())
 }
 
-/// A compact report that goes on behind the quote of its content.
+/// Returns a compact report with `rest` behind the opening quote of its content.
 fn compact(rest: &[u8]) -> Vec<u8> {
     compact_raw(&[b"{\"content\":\"".as_slice(), rest].concat())
 }

@@ -324,7 +324,7 @@ proptest! {
         prop_assert_eq!(&findings(&stream, &bytewise), &whole);
     }
 
-    /// A decoder rebuilt from its state goes on as if nothing had happened.
+    /// A decoder rebuilt from its state continues like the original.
     #[test]
     fn a_rebuilt_decoder_goes_on(stream in hostile_stream(), at in any::<prop::sample::Index>()) {
         let at = at.index(stream.len() + 1);
@@ -439,7 +439,7 @@ fn from_fe00_to_feff_a_candidate_can_take_a_frames_head_for_its_trailer() {
     for length in [0xFE00, 0xFE7F, 0xFEFF] {
         let target = frame(&vec![b'x'; length]);
         assert!(!decoded_in_time(&damage, &target), "{length:#x}");
-        // With a wrong sum the candidate is told of, and the frame is not lost.
+        // With a wrong checksum the candidate gets a line, and the frame is decoded.
         let near = [0xFF, 0xFF, 0x00, 0x02, 0x03, 0x3C, 0xDB];
         assert!(decoded_in_time(&near, &target), "{length:#x}");
     }

@@ -46,7 +46,7 @@ fn committed() -> ToPredecessor {
     })
 }
 
-/// Says it from one end, hears it at the other.
+/// Sends the message from one end and receives it at the other.
 fn forth(line: &mut (Channel<Predecessor>, Channel<Successor>), message: &ToSuccessor<OwnedFd>) {
     line.0.send(message).unwrap();
     let heard = line.1.receive().unwrap().unwrap();

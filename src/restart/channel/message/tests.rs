@@ -70,7 +70,7 @@ fn what_the_predecessor_says_is_understood() {
         let numbers: Vec<i32> = descriptors.iter().map(|fd| fd.as_raw_fd()).collect();
         let same = told(&message);
         drop(descriptors);
-        // The very same descriptors, so that their numbers tell their order.
+        // The very same descriptors, so that their numbers show their order.
         let owned = owned(message);
         let moved: Vec<i32> = owned.iter().map(|fd| fd.as_raw_fd()).collect();
         assert_eq!(numbers, moved);
@@ -183,8 +183,8 @@ fn builds_that_have_nothing_in_common_say_what_they_have() {
     );
 }
 
-/// `Hello` and `Refused` are what builds say to each other before they know what the
-/// other one understands: these bytes stay.
+/// Builds exchange `Hello` and `Refused` before they have agreed on a version of the protocol:
+/// these bytes stay.
 #[test]
 fn the_first_words_are_the_same_for_ever() {
     let hello = ToPredecessor::Hello(Hello {
