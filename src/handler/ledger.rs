@@ -65,8 +65,8 @@ pub(super) struct ReportLedger {
     rows: Vec<AgentRow>,
     /// References of agents with rows that are not written because the store is down.
     unsaved: Vec<u64>,
-    /// Another file is to get all agents.
-    is_rewriting: bool,
+    /// The number of the rewrite that writes all agents to the file; `None` while there is none.
+    rewrite: Option<u64>,
     /// Events and removals of agents deferred likewise, in FIFO order.
     deferred: VecDeque<DeferredChange>,
     /// Events dropped because `deferred` was full.
@@ -146,7 +146,7 @@ impl ReportLedger {
             counted_before: StoreCounters::default(),
             rows: Vec::new(),
             unsaved: Vec::new(),
-            is_rewriting: false,
+            rewrite: None,
             deferred: VecDeque::new(),
             lost: 0,
             flush_at: None,
@@ -276,10 +276,10 @@ impl ReportLedger {
     }
 
     /// Appends what was deferred while the store was down, as far as the batch has room, and
-    /// all agents if the store's file was replaced.
+    /// all agents if the writer requests that.
     pub(super) fn catch_up(&mut self, roster: &Roster, wall: UnixNanos) {
-        if self.producer.take_file_replaced() {
-            self.is_rewriting = true;
+        if let Some(rewrite) = self.producer.take_rewrite() {
+            self.rewrite = Some(rewrite);
             for reference in roster.references() {
                 self.mark_unsaved(roster, reference);
             }
@@ -292,8 +292,8 @@ impl ReportLedger {
                     self.row(roster, key);
                 }
             } else {
-                if std::mem::take(&mut self.is_rewriting) {
-                    self.producer.batch().complete_agents(wall);
+                if let Some(rewrite) = self.rewrite.take() {
+                    self.producer.batch().complete_agents(wall, rewrite);
                 }
                 break;
             }

@@ -45,8 +45,8 @@ pub struct Batch {
     /// A health check waits for its commit.
     pub(super) is_probed: bool,
     /// With this batch and those before, all agents of the roster are in the file; the time by
-    /// the server's clock.
-    pub(super) complete_at: Option<UnixNanos>,
+    /// the server's clock, and the number of the rewrite.
+    pub(super) complete_at: Option<(UnixNanos, u64)>,
     text: String,
 }
 
@@ -224,10 +224,11 @@ impl Batch {
         self.is_probed = true;
     }
 
-    /// Declares that with this batch and those before, another file has all agents. The writer
-    /// marks other agents that are online there offline, with an event at `wall`.
-    pub const fn complete_agents(&mut self, wall: UnixNanos) {
-        self.complete_at = Some(wall);
+    /// Declares that with this batch and those before, the [rewrite](super::BatchProducer::take_rewrite)
+    /// of this number is complete. The writer marks other agents that are online in the file
+    /// offline, with an event at `wall`.
+    pub const fn complete_agents(&mut self, wall: UnixNanos, rewrite: u64) {
+        self.complete_at = Some((wall, rewrite));
     }
 
     /// Adds an agent, which the caller identifies by `reference`.

@@ -42,7 +42,8 @@ pub struct BatchProducer {
     /// Time of the last sign of life of the writer while batches are in flight.
     waiting_since: Option<Moment>,
     health: Health,
-    is_file_replaced: bool,
+    /// The number of a requested rewrite that was not taken yet.
+    requested_rewrite: Option<u64>,
 }
 
 impl BatchProducer {
@@ -58,7 +59,7 @@ impl BatchProducer {
             in_flight: 0,
             waiting_since: None,
             health: Health::Up,
-            is_file_replaced: false,
+            requested_rewrite: None,
         }
     }
 
@@ -133,7 +134,7 @@ impl BatchProducer {
         let mut state = self.slot.state();
         self.completed.append(&mut state.completed);
         self.health = state.health;
-        self.is_file_replaced |= std::mem::take(&mut state.is_file_replaced);
+        self.requested_rewrite = state.requested_rewrite.take().or(self.requested_rewrite);
         drop(state);
         let back = u32::try_from(self.completed.len() - before).unwrap_or(u32::MAX);
         if back > 0 {
@@ -153,10 +154,11 @@ impl BatchProducer {
         self.blank.push(batch);
     }
 
-    /// Whether the writer opened another file since the last call, because the file before was
-    /// moved, removed or replaced. Its agents may differ.
-    pub const fn take_file_replaced(&mut self) -> bool {
-        std::mem::replace(&mut self.is_file_replaced, false)
+    /// Returns the number of a rewrite of all agents that the writer has requested since the last
+    /// call: it opened another file, because the file before was moved, removed or replaced, or
+    /// it failed before all agents were in that file.
+    pub const fn take_rewrite(&mut self) -> Option<u64> {
+        self.requested_rewrite.take()
     }
 
     /// Returns the health of the store as of the last [`collect`](Self::collect).
@@ -259,8 +261,10 @@ struct SlotState {
     is_idle: bool,
     /// The writer has work other than a batch.
     is_nudged: bool,
-    /// Another file is open than before.
-    is_file_replaced: bool,
+    /// Number of rewrites of all agents that were requested.
+    rewrites: u64,
+    /// The number of the last, if the reactor has not collected it.
+    requested_rewrite: Option<u64>,
     /// The operator confirmed the clock.
     is_clock_confirmed: bool,
     /// The writer parks once the submitted batch is committed.
@@ -380,9 +384,16 @@ impl BatchSlot {
         }
     }
 
-    /// Notes that another file is open than before.
-    pub(super) fn note_file_replaced(&self) {
-        self.state().is_file_replaced = true;
+    /// Requests a rewrite of all agents: the file lacks some of them.
+    pub(super) fn request_rewrite(&self) {
+        let mut state = self.state();
+        state.rewrites += 1;
+        state.requested_rewrite = Some(state.rewrites);
+    }
+
+    /// Returns the number of the last requested rewrite; 0 before the first.
+    pub(super) fn last_rewrite(&self) -> u64 {
+        self.state().rewrites
     }
 
     /// Whether the clock was confirmed since the last call.

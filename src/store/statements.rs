@@ -73,6 +73,9 @@ pub(super) struct Statements<'c> {
     /// Indices of the batch's agents with the other state in their rows. Compared only when this
     /// process writes a row of the file for the first time.
     corrected: Vec<usize>,
+    /// The rewrite of all agents that began with `rows`; 0 without one. Batches of an earlier
+    /// rewrite may follow, whose agents are not all in `rows`.
+    pub(super) rewrite: u64,
     /// Changes of `rows` by the open transaction.
     learnt: Vec<(u64, AgentRowId)>,
     order: Order,
@@ -194,6 +197,7 @@ impl<'c> Statements<'c> {
             runs: 0,
             rows: Vec::new(),
             corrected: Vec::new(),
+            rewrite: 0,
             learnt: Vec::new(),
             order,
             next_order: order,
@@ -264,7 +268,9 @@ impl<'c> Statements<'c> {
         for event in &batch.events {
             self.write_event(event, batch)?;
         }
-        if let Some(wall) = batch.complete_at {
+        if let Some((wall, rewrite)) = batch.complete_at
+            && rewrite == self.rewrite
+        {
             self.mark_absent_offline(wall)?;
         }
         if batch.is_probed {

@@ -71,6 +71,8 @@ pub(super) struct Writer {
     pub(super) delivery: Arc<Delivery>,
     /// The open files; `None` before they are watched.
     files: Option<Files>,
+    /// The file lacks agents of the roster until a rewrite of them is complete.
+    is_rewriting: bool,
     /// Keeps the file in use until it is open for writing; see [`super::StandbyStore`].
     witness: Option<Connection>,
     /// The files have been usable since the last attempt to recover.
@@ -189,6 +191,7 @@ impl Writer {
             surplus: None,
             delivery: Arc::default(),
             files: None,
+            is_rewriting: false,
             witness: None,
             was_usable: true,
             was_full: false,
@@ -240,7 +243,8 @@ impl Writer {
         let opened = self.open().inspect_err(|failure| self.fail(failure));
         if is_older {
             // Rows of older tables lack columns of their agents: they are written anew.
-            self.slot.note_file_replaced();
+            self.is_rewriting = true;
+            self.slot.request_rewrite();
         }
         self.write(opened.ok(), &mut BatchSlot::take);
     }
@@ -362,6 +366,12 @@ impl Writer {
         let outcome = self.commit(served, batch.as_mut());
         if let Some(batch) = &mut batch {
             batch.is_committed = outcome.is_ok();
+            if let Some((_, rewrite)) = batch.complete_at
+                && outcome.is_ok()
+                && rewrite == served.statements.rewrite
+            {
+                self.is_rewriting = false;
+            }
             if outcome.is_err() {
                 self.unwritten.take_over(batch);
             }
@@ -497,6 +507,10 @@ impl Writer {
             match outcome {
                 None => {}
                 Some(Ok(())) => {
+                    if self.is_rewriting {
+                        // The statements of the next `serve` know none of the rows.
+                        self.slot.request_rewrite();
+                    }
                     self.complete(None, true);
                     let down = self.clock.now().since(down_since).as_secs().max(1);
                     let down = humantime::format_duration(Duration::from_secs(down));
@@ -554,7 +568,7 @@ impl Writer {
             Some(present) => present,
             None => {
                 let opened = self.open()?;
-                self.slot.note_file_replaced();
+                self.is_rewriting = true;
                 connection.insert(opened)
             }
         };
@@ -575,7 +589,8 @@ impl Writer {
         let delivery = Arc::clone(&self.delivery);
         let file = self.files.as_ref().map_or((0, 0), Files::store_id);
         let deliveries = Deliveries::begin(connection, delivery, file, &self.slot)?;
-        let statements = Statements::prepare(connection, deliveries)?;
+        let mut statements = Statements::prepare(connection, deliveries)?;
+        statements.rewrite = self.slot.last_rewrite();
         let mut retainer = Retainer::prepare(connection, self.retention, self.clock.clone())?;
         if let Some(seen_before) = self.surplus {
             retainer.remove_agents(seen_before)?;
@@ -824,11 +839,12 @@ fn with_causes(error: &OpenError) -> String {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use rusqlite::hooks::Action;
 
     use super::*;
-    use crate::store::{AgentRecord, EventRecord};
+    use crate::store::{AgentRecord, EventRecord, ReportRecord};
 
     /// A batch with an event of an agent.
     fn batch_with_event(online: bool) -> Batch {
@@ -923,6 +939,73 @@ mod tests {
         let stored = count(&connection.unwrap(), "events");
         assert_eq!(stored, i64::from(outcome.is_ok()));
         assert_eq!(stored, 1, "no other program reads");
+    }
+
+    #[test]
+    fn agents_that_were_rewritten_before_a_failure_stay_online() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = writer(&folder, Retention::UNLIMITED);
+        let mut connection = writer.open().unwrap();
+        let has_report = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&has_report);
+        let see = move |_: Action, _: &str, table: &str, _: i64| {
+            seen.fetch_or(table == "reports", Ordering::Relaxed);
+        };
+        connection.update_hook(Some(see)).unwrap();
+        let fail = move || has_report.swap(false, Ordering::Relaxed);
+        connection.commit_hook(Some(fail)).unwrap();
+        writer.is_rewriting = true;
+        writer.slot.request_rewrite();
+        let now = UnixNanos::from_nanos(7);
+        let agent = AgentRecord {
+            name: None,
+            address: [10, 0, 0, 7].into(),
+            version: "1.0",
+            first_seen: now,
+            last_seen: now,
+            online: true,
+            changed_at: now,
+            interval: 0,
+            hours: Some(1),
+            last_hour: 0,
+            watched: true,
+            report_interval: 0,
+            cloned_at: 0,
+        };
+        let report = ReportRecord {
+            received_at: now,
+            content: "",
+            rand: 0,
+            timestamp: 0,
+        };
+        let batches = [1, 2, 3].map(|reference| {
+            let mut batch = Batch::default();
+            let name = format!("web-{reference}");
+            let index = batch.add_agent(
+                reference,
+                &AgentRecord {
+                    name: Some(&*name),
+                    ..agent
+                },
+            );
+            match reference {
+                2 => batch.add_report(index, "10.0.0.7:1".parse().unwrap(), &report),
+                3 => batch.complete_agents(now, 1),
+                _ => {}
+            }
+            Next::Batch(batch)
+        });
+        let slot = Arc::clone(&writer.slot);
+        let mut tasks: Vec<_> = batches
+            .into_iter()
+            .chain([Next::Stop(Stop::Finish)])
+            .collect();
+        tasks.reverse();
+        writer.write(Some(connection), &mut |_, _| tasks.pop().unwrap());
+        assert_eq!((slot.counters().failed, slot.last_rewrite()), (1, 2));
+        let connection = Connection::open(folder.path().join("hawk.db")).unwrap();
+        assert_eq!(count(&connection, "agents WHERE state = 'online'"), 3);
+        assert_eq!(count(&connection, "events"), 0);
     }
 
     #[test]

@@ -498,7 +498,7 @@ fn agents_that_are_online_in_another_file_and_not_in_the_roster_go_offline() {
     );
     batch.reset(3);
     batch.add_agent(reference(1, 1), &agent(Some("late")));
-    batch.complete_agents(UnixNanos::from_nanos(7));
+    batch.complete_agents(UnixNanos::from_nanos(7), statements.rewrite);
     assert!(batch.is_urgent());
     commit(&mut statements, &mut batch);
     assert_eq!(numbers(&connection, online), [2]);
