@@ -89,6 +89,8 @@ struct AgentRow {
     uncounted: u32,
     /// Whether the agent is in [`ReportLedger::unsaved`].
     unsaved: bool,
+    /// Number of the agent's events in [`ReportLedger::deferred`].
+    deferred_events: u32,
 }
 
 /// A change deferred until the store can be written again.
@@ -236,6 +238,10 @@ impl ReportLedger {
                 .batch()
                 .add_event(reference, Some(index), &event),
             None if self.deferred.len() < MAX_DEFERRED => {
+                self.row_of(reference).deferred_events += 1;
+                if let Some(index) = index {
+                    self.producer.batch().set_later_events(index, true);
+                }
                 let event = DeferredEvent::new(reference, &event);
                 self.deferred.push_back(DeferredChange::Event(event));
             }
@@ -314,6 +320,10 @@ impl ReportLedger {
                 // An agent of the same name may have come after it was removed: then the row
                 // is that agent's.
                 let key = roster.resolve(deferred.reference);
+                if key.is_some() {
+                    let row = self.row_of(deferred.reference);
+                    row.deferred_events = row.deferred_events.saturating_sub(1);
+                }
                 let key = key.or_else(|| roster.find(identity));
                 let index = key.and_then(|key| self.row(roster, key));
                 let batch = self.producer.batch();
@@ -436,15 +446,19 @@ impl ReportLedger {
         let number = self.producer.batch().number();
         let row = self.row_of(reference);
         row.unsaved = false;
+        let has_later_events = row.deferred_events > 0;
         if row.batch == number {
             let index = AgentIndex(row.index);
-            self.producer.batch().update_agent(index, &agent);
+            let batch = self.producer.batch();
+            batch.update_agent(index, &agent);
+            batch.set_later_events(index, has_later_events);
             return Some(index);
         }
         let uncounted = std::mem::take(&mut row.uncounted);
         let batch = self.producer.batch();
         let index = batch.add_agent(reference, &agent);
         batch.add_heartbeats(index, uncounted);
+        batch.set_later_events(index, has_later_events);
         let row = self.row_of(reference);
         (row.batch, row.index) = (number, index.0);
         Some(index)
@@ -522,5 +536,76 @@ fn event_of(entry: &Entry) -> store::EventRecord<&str> {
         at: entry.changed_at,
         online: entry.online,
         established: entry.is_established(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+    use std::path::Path;
+
+    use super::*;
+    use crate::roster;
+    use crate::store::{Lane, Reader, Retention, Store};
+    use hawk_time::Clock;
+
+    const NOW: Moment = Moment::from_nanos(1);
+    const WALL: UnixNanos = UnixNanos::from_nanos(7);
+
+    /// Writes the agent "web-01" to the store at `path`: its row, or a change of its state behind
+    /// an event of another agent that was deferred.
+    fn write(path: &Path, online: bool, is_change: bool) {
+        let config = roster::Config {
+            offline_after: None,
+            start_grace: Duration::ZERO,
+            capacity: 9,
+        };
+        let mut roster = Roster::new(config, NOW);
+        let address = [10, 0, 0, 7].into();
+        let mut entry = Entry::new(Identity::Name("web-01"), address, NOW, WALL);
+        entry.online = online;
+        let key = roster.insert(entry, NOW);
+        let store = Store::open(path).unwrap();
+        let (producer, writer) = store.with_inline_writer(Retention::UNLIMITED, Clock::System);
+        let mut ledger = ReportLedger::new(producer);
+        let mut turns = 0..3;
+        writer.run(|_| {
+            ledger.producer.collect(NOW);
+            while ledger.next_completed().is_some() {}
+            match turns.next() {
+                Some(0) if is_change => {
+                    let other = DeferredEvent {
+                        reference: 0,
+                        name: Some("other".into()),
+                        address,
+                        version: "".into(),
+                        last_seen: WALL,
+                        at: WALL,
+                        online,
+                        established: false,
+                    };
+                    ledger.deferred.push_back(DeferredChange::Event(other));
+                    ledger.append_event(&roster, key);
+                    ledger.append_heartbeat(&roster, key, NOW);
+                }
+                Some(0) => drop(ledger.row(&roster, key)),
+                Some(1) => ledger.catch_up(&roster, WALL),
+                _ => return ControlFlow::Break(()),
+            }
+            ledger.submit(NOW);
+            ControlFlow::Continue(())
+        });
+    }
+
+    #[test]
+    fn a_change_behind_deferred_events_is_one_event() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hawk.db");
+        write(&path, false, false);
+        write(&path, true, true);
+        let reader = Reader::open(path).unwrap();
+        let (events, _) = reader.notices(Lane::Others, 0, 9).unwrap();
+        let names: Vec<_> = events.iter().map(|event| event.name.as_deref()).collect();
+        assert_eq!(names, [Some("other"), Some("web-01")]);
     }
 }

@@ -1,6 +1,6 @@
 //! A batch: the rows that one transaction writes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::retention::ESTABLISHED_HOURS;
@@ -151,6 +151,8 @@ pub(super) struct BatchAgent {
     /// Heartbeats and reports since its row was last written.
     pub(super) heartbeats: u32,
     pub(super) reports: u32,
+    /// A later batch has an event of the last change of its state.
+    has_later_events: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -248,6 +250,7 @@ impl Batch {
             record: agent.with_texts(name, version),
             heartbeats: 0,
             reports: 0,
+            has_later_events: false,
         });
         index
     }
@@ -291,6 +294,11 @@ impl Batch {
                 previous: 0,
             }),
         }
+    }
+
+    /// Sets whether a later batch has an event of the last change of the agent's state.
+    pub fn set_later_events(&mut self, index: AgentIndex, has_later_events: bool) {
+        self.agents[index.get()].has_later_events = has_later_events;
     }
 
     /// Adds an event of the agent with this reference, and the index, which is `None` if the caller has
@@ -382,6 +390,7 @@ impl Batch {
                 }
             };
             self.add_heartbeats(index, row.heartbeats);
+            self.set_later_events(index, row.has_later_events);
         }
         for event in &discarded.events {
             if self.events.len() >= most || !self.has_unwritten_room() {
@@ -402,14 +411,25 @@ impl Batch {
         self.text.len() < MAX_UNWRITTEN_TEXT
     }
 
-    /// Returns the event of the last change of an agent's state, unless the batch has an event of
-    /// the agent.
-    pub(super) fn missing_event(&self, at: usize) -> Option<BatchEvent> {
-        let (row, agent) = (&self.agents[at], AgentIndex(offset(at)));
-        let has_event = self.events.iter().any(|event| event.agent == Some(agent));
+    /// Returns the event of the last change of the state of each of these agents, except of agents
+    /// with an event in this batch or a later one.
+    pub(super) fn missing_events(&self, agents: &[usize]) -> Vec<BatchEvent> {
+        if agents.is_empty() {
+            return Vec::new();
+        }
+        let events = self.events.iter().filter_map(|event| event.agent);
+        let have_events: HashSet<usize> = events.map(AgentIndex::get).collect();
+        let lack_events = agents
+            .iter()
+            .filter(|at| !have_events.contains(at) && !self.agents[**at].has_later_events);
+        lack_events.map(|at| self.last_change(*at)).collect()
+    }
+
+    fn last_change(&self, at: usize) -> BatchEvent {
+        let row = &self.agents[at];
         let record = &row.record;
-        (!has_event).then_some(BatchEvent {
-            agent: Some(agent),
+        BatchEvent {
+            agent: Some(AgentIndex(offset(at))),
             reference: row.reference,
             record: EventRecord {
                 name: record.name,
@@ -420,7 +440,7 @@ impl Batch {
                 online: record.online,
                 established: record.hours >= Some(ESTABLISHED_HOURS),
             },
-        })
+        }
     }
 
     /// Sets the sequence number of each agent's last report, and of the report before each

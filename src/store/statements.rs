@@ -260,10 +260,8 @@ impl<'c> Statements<'c> {
         }
         // Events that the file lacks: a restored backup has agents in the states of its time, and
         // the events since then are in another file.
-        for at in std::mem::take(&mut self.corrected) {
-            if let Some(event) = batch.missing_event(at) {
-                self.write_event(&event, batch)?;
-            }
+        for event in batch.missing_events(&std::mem::take(&mut self.corrected)) {
+            self.write_event(&event, batch)?;
         }
         for event in &batch.events {
             self.write_event(event, batch)?;
