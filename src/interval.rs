@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_gap_counts_at_once_and_is_forgotten_slowly() {
+    fn a_long_gap_counts_at_once_and_decays_slowly() {
         assert_eq!(learnt(&[2000, 2000, 2000]), 2000);
         assert_eq!(learnt(&[2000, 6000]), 6000);
         assert_eq!(learnt(&[2000, 6000, 2000, 2000]), 5500);

@@ -1,6 +1,5 @@
-//! Holds the dependency rule that stands in `src/lib.rs`: which module may
-//! know which. Read from the source text, so that it also sees what a compiler
-//! would gladly accept.
+//! Checks the dependency rule of `src/lib.rs`: which module may use which. Reads the source
+//! text, because the compiler accepts any use within a crate.
 
 #![allow(clippy::unwrap_used)] // The helpers below are tests too.
 
@@ -8,8 +7,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each module, what of this crate and its pool it may know, and whether it may
-/// touch files, sockets, processes or JSON.
+/// Each module, the modules of this crate and its pool that it may use, and whether it may use
+/// files, sockets, processes or JSON.
 const RULE: &[(&str, &[&str])] = &[
     ("dirty_set", &[]),
     ("interval", &[]),
@@ -136,7 +135,7 @@ const RULED: &[&str] = &[
 ];
 
 #[test]
-fn every_module_knows_only_what_it_may() {
+fn every_module_uses_only_allowed_modules() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut offences = Vec::new();
     for (module, allowed) in RULE {
@@ -185,7 +184,7 @@ fn an_offence_would_be_seen() {
     assert_eq!(known_by(text), BTreeSet::from(expected));
 }
 
-/// The source files of a module, its tests aside: they may know everything.
+/// The source files of a module, its tests aside: these may use every module.
 fn files_of(source: &Path, module: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open = vec![source.join(module), source.join(format!("{module}.rs"))];

@@ -133,7 +133,7 @@ pub(crate) fn loads(parts: &[Part]) -> Vec<Load> {
             title: format!("Compact reports, 50 connections, {depth} in flight on each"),
             traffic: closed(50, depth),
             options: &["--encoding", "compact"],
-            // The original knows one encoding; a PING has none.
+            // The original has one encoding; a PING has none.
             without: &[Contestant::Goroutine, Contestant::Redis],
             targets: Vec::new(),
         });

@@ -123,7 +123,7 @@ pub(crate) fn run(setup: &Setup, like: &str) -> anyhow::Result<Vec<Row>> {
         }
         rows.extend(figures(condition, &rounds));
     }
-    print("What good agents feel", &rows);
+    print("The effect on good agents", &rows);
     Ok(rows)
 }
 

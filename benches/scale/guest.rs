@@ -134,7 +134,7 @@ fn command(kernel: &Path, initramfs: &Path, mebibytes: u64) -> Command {
     command.args(["-m", &format!("{mebibytes}M")]);
     command.arg("-kernel").arg(kernel);
     command.arg("-initrd").arg(initramfs);
-    // Each kind of object has its own cache, to tell it from others of its size.
+    // Each kind of object has its own cache, to distinguish it from others of its size.
     command.args(["-append", &format!("{KERNEL_LINE} slab_nomerge")]);
     command.args(["-serial", "stdio"]);
     command.stdin(Stdio::null()).stdout(Stdio::piped());

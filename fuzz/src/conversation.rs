@@ -18,7 +18,7 @@ pub(crate) const LIMITS: Limits = Limits {
 /// When conversations begin.
 pub(crate) const START: Moment = Moment::from_nanos(1_000_000_000_000);
 
-/// What a session told its agent and its handler.
+/// The replies and packets of a session.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Said {
     /// Reply lines.
@@ -105,7 +105,7 @@ impl Conversation {
         &self.arrived[self.start..]
     }
 
-    /// Goes on as the session that its own exported state describes.
+    /// Replaces the session by one rebuilt from its exported state.
     pub(crate) fn move_house(&mut self) {
         let state = self.session.export(self.window());
         (self.session, self.arrived) = Session::rebuild(state, &mut self.context);
@@ -127,7 +127,7 @@ impl Conversation {
         self.take(Input::Ended, now)
     }
 
-    /// Gives up the candidate at the front of the window.
+    /// Drops the candidate at the front of the window.
     pub(crate) fn drop_candidate(&mut self, now: Moment) -> Said {
         let dropped = self
             .session

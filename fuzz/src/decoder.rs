@@ -1,4 +1,4 @@
-//! The decoder, within a session, against the protocol's rule told plainly, and
+//! The decoder, within a session, against a plain form of the protocol's rule, and
 //! against itself with the stream cut otherwise.
 
 use hawk::session::{Expiry, Timeout};
@@ -38,7 +38,7 @@ fn judge(stream: &[u8], how: u8) {
     compare(stream, &mut Chunks::drawn(!how, stream.len()), budget, true);
 }
 
-/// What came of a stream: all that was said, and at which byte it was given up.
+/// The result of a stream: all replies, and the byte at which the connection was closed.
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome {
     said: Said,

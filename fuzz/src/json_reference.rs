@@ -1,4 +1,4 @@
-//! What docs/protocol.md says of a frame's data, told as plainly as it can be.
+//! The rules of docs/protocol.md for a frame's data, in their simplest form.
 //!
 //! Whether a text is JSON at all, serde_json says. Everything else is read here
 //! from the text itself, which by then is known to be sound.
@@ -134,8 +134,7 @@ fn members(json: &[u8]) -> Result<Vec<(String, &[u8])>, Refusal> {
     }
 }
 
-/// How long the value is with which sound JSON goes on; nothing at a closing
-/// bracket.
+/// Returns the length of the next value of valid JSON; 0 at a closing bracket.
 fn length_of_value(json: &[u8]) -> usize {
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
     for (at, byte) in json.iter().enumerate() {

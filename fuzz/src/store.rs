@@ -1,5 +1,5 @@
 //! A store that is damaged, or was made to do harm: readers and a server that starts on it
-//! refuse it or read it, and come to an end.
+//! refuse it or read it, and end.
 
 use std::cell::RefCell;
 use std::fs;
@@ -114,12 +114,12 @@ fn changed(mut file: Vec<u8>, input: &[u8]) -> Vec<u8> {
     file
 }
 
-/// Runs the statements in `input`, as far as SQLite knows them, within bounds.
+/// Runs the statements in `input`, as far as SQLite accepts them, within bounds.
 fn run(path: &Path, input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else {
         return;
     };
-    // Those that name files would reach beyond this one.
+    // Statements with file names would reach other files.
     let upper = text.to_ascii_uppercase();
     if [
         "ATTACH",

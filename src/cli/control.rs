@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_those_between_two_looks() {
+    fn rates_cover_the_time_between_two_answers() {
         let first = statistics(1_000_000_000, 1);
         let mut second = statistics(3_000_000_000, 11);
         second.count_rates_from(&first.totals);

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_and_invalid_requests_are_told_apart() {
+    fn unknown_and_invalid_requests_get_different_errors() {
         for line in ["", "upgrade ", "Stats", "stats ", "upgrades", "quit"] {
             let parsed = Request::parse(line.as_bytes());
             assert_eq!(parsed, Err(RequestError::Unknown), "{line}");

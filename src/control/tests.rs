@@ -359,7 +359,7 @@ fn a_client_that_closes_before_its_request_is_read_cancels_it() {
 }
 
 #[test]
-fn another_process_goes_on_with_the_socket() {
+fn another_process_continues_with_the_socket() {
     let mut rig = Rig::new();
     let asked_before = rig.say(b"upgrade\n");
     let asker = rig.wait_for_requests(1);

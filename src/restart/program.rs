@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_binary_is_said() {
+    fn the_error_names_the_fault_of_a_binary() {
         let folder = folder();
         let refused = |name: &str| {
             let path = folder.path().join(name);
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn it_has_our_environment_but_for_what_is_hidden() {
+    fn the_successor_has_the_environment_without_hidden_variables() {
         assert!(std::env::var_os("HOME").is_some() && std::env::var_os("PATH").is_some());
         let (process, _channel) = spawn("exit ${PATH:+1}${HOME:+2}").unwrap();
         wait(&process);

@@ -246,7 +246,7 @@ fn a_frame_begun_at_a_boundary_must_end_in_time() {
 }
 
 #[test]
-fn an_unfinished_candidate_elsewhere_is_dropped_and_the_search_goes_on() {
+fn an_unfinished_candidate_elsewhere_is_dropped_and_the_search_continues() {
     let mut driver = Driver::new();
     // Refused at its end marker; a candidate that claims 1,000 bytes follows.
     driver.receive(b"\xFF\xFF\x00\x01a\x00\x00\xFF\xFF\x03\xE8");

@@ -724,7 +724,7 @@ mod tests {
     }
 
     #[test]
-    fn removed_events_are_forgotten_while_no_consumer_reads() {
+    fn removed_events_are_dropped_while_no_consumer_reads() {
         let connection = open();
         let delivery = delivery();
         let mut deliveries = begin_with(&connection, &delivery, FILE);

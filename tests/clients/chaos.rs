@@ -1,4 +1,4 @@
-//! `hawk load --chaos`: the faults that fail a run, and those that are only counted.
+//! `hawk load --chaos`: the faults that fail a run, and the faults that are only counted.
 //!
 //! Each chaotic connection has at least one life, also in a short run, and eight of them
 //! show every conduct.
@@ -80,7 +80,7 @@ fn a_run_without_chaos_says_nothing_of_it() {
 }
 
 #[test]
-fn what_good_connections_suffer_fails_the_run() {
+fn errors_of_good_connections_fail_the_run() {
     let server = Server::start(Conduct::Wrong(10, "error: malformed JSON\n"));
     let (ran, figures) = load(&server, &CHAOS);
     ran.failed_with("wrong: error: malformed JSON");
@@ -156,7 +156,7 @@ fn a_broken_protocol_fails_the_run_on_good_and_chaotic_connections() {
 }
 
 #[test]
-fn a_server_that_does_not_hang_up_on_chaos_is_told() {
+fn a_server_that_does_not_close_chaotic_connections_fails_the_run() {
     let server = Server::start(Conduct::Unfair(Ill::Lingers));
     let options = ["-s", "-n=1000", "-c=9", "--chaos=8", "--reply-timeout=2s"];
     let (ran, _) = load(&server, &options);

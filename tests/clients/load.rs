@@ -54,7 +54,7 @@ pub(crate) fn errors(figures: &Value, fault: &str, cause: &str) -> u64 {
 const SATURATE: [&str; 4] = ["-s", "-n=1000", "-c=2", "--reply-timeout=60s"];
 
 #[test]
-fn agents_send_what_they_are_due_to_send() {
+fn agents_send_every_due_frame() {
     let server = Server::start(Conduct::Good);
     let (ran, figures) = load(
         &server,
@@ -219,7 +219,7 @@ fn no_more_newcomers_wait_than_a_backlog_holds() {
 }
 
 #[test]
-fn without_being_told_connections_come_from_one_address() {
+fn by_default_connections_come_from_one_address() {
     let server = Server::start(Conduct::Good);
     let (ran, _) = load(&server, &["-s", "-n=30", "-c=6"]);
     ran.succeeded();
@@ -287,7 +287,7 @@ fn replies_after_the_timeout_are_late() {
 }
 
 #[test]
-fn a_server_that_goes_away_is_told_by_how() {
+fn the_report_names_how_a_server_ended() {
     for (conduct, cause) in [
         (Conduct::Ends(100), "closed by the server"),
         (Conduct::Resets(100), "connection reset"),
@@ -306,7 +306,7 @@ fn a_server_that_goes_away_is_told_by_how() {
 }
 
 #[test]
-fn a_server_that_does_not_hang_up_is_told() {
+fn a_server_that_does_not_close_is_reported() {
     let server = Server::start(Conduct::Lingers);
     let (ran, figures) = load(&server, &["-s", "-n=10", "-c=2", "--reply-timeout=2s"]);
     ran.failed_with("2 connection: left open by the server");

@@ -135,7 +135,7 @@ fn send_takes_many_lines_beyond_its_window_and_all_buffers() {
 }
 
 #[test]
-fn send_says_what_does_not_fit_a_frame_and_what_went_before() {
+fn send_names_the_line_that_does_not_fit_and_counts_the_lines_before() {
     let server = Server::start(Conduct::Good);
     let long = "x".repeat(70_000);
     let address = server.address();
@@ -177,7 +177,7 @@ fn send_fails_unless_every_report_is_taken() {
 }
 
 #[test]
-fn send_sends_again_what_was_not_answered() {
+fn send_repeats_reports_without_an_answer() {
     let input: String = (0..1000).map(|number| format!("{number}\n")).collect();
     let server = Server::start(Conduct::Ends(100));
     let arguments = ["send", "--timeout", "60s", "--address", &server.address()];
@@ -281,7 +281,7 @@ fn send_loses_no_line_of_a_pipe_that_pauses() {
 }
 
 #[test]
-fn send_goes_on_with_a_server_that_is_started_again() {
+fn send_continues_after_a_restart_of_the_server() {
     let server = real::Server::start(&[]);
     let address = server.address.to_string();
     let mut piped = Piped::start(&address);

@@ -30,7 +30,7 @@ fn it_is_there_for_its_user_while_the_server_runs() {
 }
 
 #[test]
-fn what_a_killed_server_left_is_replaced() {
+fn the_socket_of_a_killed_server_is_replaced() {
     let place = Place::new();
     let server = place.serve(&[]);
     server.signal(Signal::KILL);
@@ -42,7 +42,7 @@ fn what_a_killed_server_left_is_replaced() {
 }
 
 #[test]
-fn a_live_one_is_refused_and_goes_on() {
+fn the_socket_of_a_live_server_is_refused_and_still_serves() {
     let place = Place::new();
     let server = place.serve(&[]);
     let exit = place.launch(&[]).run();

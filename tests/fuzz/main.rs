@@ -1,5 +1,5 @@
 //! The fuzz targets without libFuzzer: the corpus is tried anew, and, on demand,
-//! the targets are fuzzed blindly. docs/testing.md tells how all of it is used.
+//! the targets are fuzzed blindly. docs/testing.md describes their use.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // The helpers below are tests too.
 
@@ -75,7 +75,7 @@ fn corpus(target: Target) -> Vec<(PathBuf, Vec<u8>)> {
     paths.into_iter().map(read).collect()
 }
 
-/// Whether a target finds nothing wrong with `input`; if it does, it has told what.
+/// Returns whether a target finds no fault with `input`. Its panic prints the fault.
 fn holds(target: Target, input: &[u8]) -> bool {
     catch_unwind(AssertUnwindSafe(|| (target.run)(input))).is_ok()
 }

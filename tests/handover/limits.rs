@@ -42,7 +42,7 @@ fn descriptors_that_find_no_place_make_a_message_void() {
             limit_open_files(room);
             let lost = receiver.receive().unwrap_err();
             assert!(matches!(lost, ReceiveError::DescriptorsLost), "{lost}");
-            // What did find a place is closed again, and the channel goes on.
+            // The received descriptors are closed, and the channel still works.
             assert_eq!(open_files(), before);
             assert_eq!(receiver.receive().unwrap().bytes, b"none");
             assert_eq!(receiver.receive().unwrap().descriptors.len(), 2);

@@ -24,7 +24,7 @@ fn cpu_time(server: &Server) -> Duration {
 }
 
 #[test]
-fn without_descriptors_it_tries_now_and_then_and_goes_on_by_itself() {
+fn without_descriptors_the_server_retries_and_recovers_by_itself() {
     let begin = Instant::now();
     let server = Server::start(&[]);
     let clock = Clock::of("500ms");
@@ -76,7 +76,7 @@ fn newcomers(server: &Server, count: usize) -> Vec<Agent> {
 }
 
 #[test]
-fn while_strangers_keep_knocking_at_a_full_server_those_inside_are_answered() {
+fn a_full_server_answers_its_agents_under_further_connection_attempts() {
     const KNOCKS: usize = 3_000;
     const BUSY: &str = "busy: too many connections";
     let start = Instant::now();

@@ -149,7 +149,7 @@ const KINDS: [Kind; 9] = [
 ];
 
 #[test]
-fn whatever_agents_do_is_logged_now_and_then_with_a_count_of_what_was_left_out() {
+fn events_of_agents_are_logged_at_a_limited_rate_with_a_count_of_omitted_lines() {
     let _many = ManyAgents::wait(1_000);
     let clock = Clock::of("10050ms");
     let start = std::time::Instant::now();
@@ -220,7 +220,7 @@ const ELSEWHERE: [(&str, usize); 9] = [
 ];
 
 #[test]
-fn every_line_at_a_limited_rate_is_among_those_that_are_tested() {
+fn every_line_at_a_limited_rate_is_tested() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = BTreeMap::new();
     count_limited(&source, &source, &mut found);

@@ -18,7 +18,7 @@ fn from(server: &Server, last: u8) -> Agent {
 }
 
 #[test]
-fn an_agent_for_which_there_is_no_place_is_told_so_and_stays_connected() {
+fn an_agent_without_a_place_is_answered_busy_and_stays_connected() {
     let server = Server::start(&["--max-agents", "2"]);
     let mut agents = [2, 3].map(|last| {
         let mut agent = from(&server, last);

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_reads_what_was_written_last() {
+    fn a_disk_reads_the_last_write() {
         let (file, mut disk) = disk();
         disk.write(2 * BLOCK as u64, &[2; 2 * BLOCK]);
         assert_eq!(content(&disk), [1, 1, 2, 2, 1, 1, 1, 1]);
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_loses_any_part_of_what_was_not_flushed_and_nothing_else() {
+    fn a_cut_loses_any_part_of_unflushed_blocks_alone() {
         let (_file, mut disk) = disk();
         let mut random = StdRng::seed_from_u64(1);
         let (mut none, mut part, mut all) = (0, 0, 0);

@@ -65,7 +65,7 @@ fn no_agent_is_refused_between_two_servers() {
 }
 
 #[test]
-fn an_address_of_its_own_is_not_used_then_and_that_is_told() {
+fn with_a_passed_socket_listen_is_not_used_and_the_log_warns() {
     let socket = listener();
     let address = socket.local_addr().unwrap();
     let args = ["--listen", "127.0.0.1:1", "--store", "none"];
@@ -77,7 +77,7 @@ fn an_address_of_its_own_is_not_used_then_and_that_is_told() {
 }
 
 #[test]
-fn what_is_for_another_process_is_left_alone() {
+fn a_socket_for_another_process_is_not_used() {
     let launch = Launch::serve(&[]).env("LISTEN_FDS", "1");
     let server = launch.env("LISTEN_PID", "1").start();
     server.connect().expect_alive();

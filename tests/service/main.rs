@@ -1,4 +1,4 @@
-//! hawk as a service of systemd: what it tells, which socket it takes, and its units.
+//! hawk as a service of systemd: its messages, the passed socket, and its units.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! What the service manager hears.
+//! The messages to the service manager.
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use hawk_testkit::*;
 
-/// Stands in for systemd: has the socket to which services tell how they are.
+/// Stands in for systemd: has the socket to which services send their state.
 pub(crate) struct Manager {
     _folder: TempDir,
     path: PathBuf,
@@ -25,7 +25,7 @@ impl Manager {
         let path = folder.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        // As systemd does, which believes only the main process.
+        // As in systemd, which accepts messages of the main process only.
         set_socket_passcred(&socket, true).unwrap();
         Self {
             _folder: folder,
@@ -34,8 +34,8 @@ impl Manager {
         }
     }
 
-    /// A server that is to tell, and that has as many microseconds between two beats at
-    /// the most.
+    /// Returns a launch of a server that notifies this manager, with a watchdog of this many
+    /// microseconds.
     fn launch(&self, args: &[&str], watchdog: &str) -> Launch {
         self.watch(Launch::serve(args), watchdog)
     }
@@ -142,7 +142,7 @@ fn the_watchdog_of_another_process_is_not_fed() {
 }
 
 #[test]
-fn a_socket_that_is_none_is_told_and_nothing_more() {
+fn a_notify_socket_that_is_no_socket_causes_one_warning() {
     for socket in ["nonsense", "/nowhere/at/all"] {
         let server = Launch::serve(&[]).env("NOTIFY_SOCKET", socket).start();
         server.connect().expect_alive();

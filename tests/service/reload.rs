@@ -1,4 +1,4 @@
-//! What the service manager hears of a hand-over, and what the next process has from it.
+//! The messages of a hand-over to the service manager, before and after the commit.
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -120,7 +120,7 @@ fn a_reload_that_is_rolled_back_or_refused_ends_as_well() {
         assert_eq!((sender, &*message[0]), (pid, "READY=1"));
     }
 
-    // One that is under way goes on, and the reload with it, when another is refused.
+    // A hand-over under way continues, and the reload with it, when another is refused.
     let fifo = folder.path().join("fifo");
     let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
     assert!(made.success());

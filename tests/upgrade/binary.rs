@@ -68,7 +68,7 @@ impl Dynasty {
 }
 
 #[test]
-fn what_lies_there_now_is_taken_however_it_was_called() {
+fn the_present_file_at_the_path_is_started() {
     for command in [
         "exec $PWD/hawk",
         "exec ./hawk",
@@ -191,7 +191,7 @@ fn write_program(path: &Path, bytes: &[u8]) {
 }
 
 #[test]
-fn what_is_no_successor_changes_nothing() {
+fn a_file_that_is_no_successor_changes_nothing() {
     let place = Place::new();
     let path = place.at("hawk");
     let mut dynasty = place.start("exec ./hawk");

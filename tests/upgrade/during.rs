@@ -85,7 +85,7 @@ fn expect_comings_and_goings(mut dynasty: Dynasty, halt: &Halt, duplicates: usiz
 
 /// Connections change between the first copy and the commit.
 #[test]
-fn whatever_agents_do_while_they_are_copied_moves_as_well() {
+fn changes_of_connections_during_the_copy_move_as_well() {
     let Some(halt) = Halt::behind("epoll_ctl", BEFORE_AGENTS + 3) else {
         return;
     };

@@ -155,7 +155,7 @@ fn a_predecessor_that_hangs_is_left() {
 }
 
 #[test]
-fn a_successor_serves_whatever_becomes_of_a_predecessor_that_gave_the_token_away() {
+fn a_successor_with_the_token_serves_after_any_fault_of_the_predecessor() {
     for store in [Store::None, Store::File] {
         for (point, fault) in [
             ("frozen", "kill"),

@@ -11,7 +11,7 @@ use hawk_testkit::*;
 
 /// The number of bursts of signals, a quarter of a second apart, some of one and some of many.
 #[test]
-fn a_load_sees_no_error_whatever_signals_ask_for_another_process() {
+fn a_load_has_no_error_over_hand_overs_by_signal() {
     const BURSTS: usize = 12;
     let mut dynasty = Dynasty::start(&[]);
     let clock = Clock::of("250ms");

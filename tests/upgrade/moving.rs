@@ -7,7 +7,7 @@ use crate::dynasty::Dynasty;
 use hawk_testkit::*;
 
 #[test]
-fn agents_go_on_with_another_process() {
+fn agents_continue_with_another_process() {
     let mut dynasty = Dynasty::start(&[]);
     let sockets = dynasty.listening_sockets();
     assert_eq!(sockets.len(), 1);

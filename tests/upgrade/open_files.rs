@@ -172,8 +172,8 @@ fn a_crowd_that_connects_while_state_is_copied_counts() {
     dynasty.stop();
 }
 
-/// The limit is high enough, but the successor has other files open, which the predecessor cannot
-/// know: the kernel omits descriptors from a message (`MSG_CTRUNC`).
+/// The limit is high enough, but the successor has other files open, unknown to the
+/// predecessor: the kernel omits descriptors from a message (`MSG_CTRUNC`).
 #[test]
 fn omitted_descriptors_roll_the_hand_over_back() {
     const AGENTS: usize = 100;

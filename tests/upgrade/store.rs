@@ -146,7 +146,7 @@ fn hold_up(
     (under_way, asked)
 }
 
-/// Hands over again and again while agents report. Returns the number of acknowledged reports of
+/// Hands over repeatedly while agents report. Returns the number of acknowledged reports of
 /// each agent, which are all that it sent.
 #[track_caller]
 fn upgrade_under_load(args: &[&str]) -> (Dynasty, Vec<i64>) {

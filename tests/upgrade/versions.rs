@@ -32,14 +32,14 @@ const NAME: &str = "web-01";
 const PATIENT: [&str; 4] = ["--frame-timeout", "1h", "--idle-timeout", "1h"];
 
 #[test]
-fn agents_go_on_through_upgrades_and_downgrades() {
+fn agents_stay_connected_over_upgrades_and_downgrades() {
     let mut dynasty = Dynasty::start(&PATIENT);
     expect_unnoticed_upgrades(&mut dynasty);
     dynasty.stop();
 }
 
 #[test]
-fn a_store_goes_on_through_upgrades_and_downgrades() {
+fn a_store_stays_in_use_over_upgrades_and_downgrades() {
     let mut dynasty = Dynasty::start_with_store(&PATIENT);
     let reports = expect_unnoticed_upgrades(&mut dynasty);
     let store = Connection::open(dynasty.store()).unwrap();

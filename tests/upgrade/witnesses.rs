@@ -177,7 +177,7 @@ impl Scene {
         self.after();
     }
 
-    /// Expects that the predecessor dies, the successor gives up, and the store is intact.
+    /// Expects that the predecessor dies, the successor ends, and the store is intact.
     #[track_caller]
     pub(crate) fn expect_end_of_all(mut self) {
         self.before();
@@ -187,8 +187,7 @@ impl Scene {
         self.expect_all_ended();
     }
 
-    /// Expects that the predecessor hangs, and the successor gives up with this message and no
-    /// other.
+    /// Expects that the predecessor hangs, and the successor ends with this message alone.
     #[track_caller]
     pub(crate) fn expect_to_be_given_up(mut self, why: &str) {
         self.before();

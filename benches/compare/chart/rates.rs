@@ -28,7 +28,7 @@ pub(crate) fn draw(outcomes: &[Outcome]) -> Option<String> {
     file(&panels, y, "Replies a second, hawk and others")
 }
 
-/// Draws from `y` on; tells where it ends. Writing into a string cannot fail.
+/// Draws from `y` on; returns where it ends. Writing into a string cannot fail.
 fn panel(svg: &mut String, depth: u32, entries: &[Entry], y: f64) -> f64 {
     let longest = entries
         .iter()

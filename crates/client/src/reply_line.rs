@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_told_apart_and_never_read_beyond_the_longest() {
+    fn lines_are_separated_and_never_read_beyond_the_longest() {
         let long = [b'x'; MAX_REPLY_LINE];
         let stream = [b"heartBeat\nHTTP/1.1 400\n", &long[..], b"y\nbusy"].concat();
         let (mut lines, mut line) = (&stream[..], Vec::new());

@@ -35,7 +35,7 @@ pub trait Verdicts {
     fn extra(&mut self, line: &[u8]);
 }
 
-/// The replies that one connection owes.
+/// The replies that one connection expects.
 #[derive(Debug, Default)]
 pub struct Expectations {
     due: VecDeque<Batch>,
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_come_is_lost() {
+    fn a_reply_that_does_not_come_is_lost() {
         judge(
             format!("{REPORT}{REPORT}").as_bytes(),
             &["right Report 1", "right Report 1"],
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_answers_nothing_is_extra() {
+    fn a_line_that_answers_no_frame_is_extra() {
         judge(
             format!("{REPORT}{REPORT}{REPORT}heartBeat\nheartBeat\n{REPORT}").as_bytes(),
             &[

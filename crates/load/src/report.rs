@@ -118,8 +118,8 @@ impl Report<'_> {
     }
 }
 
-/// What became of those that misbehaved, a line for each conduct; columns of what
-/// never occurred are left out.
+/// Writes the outcomes of chaotic connections, a line for each conduct. Omits columns of
+/// zeros.
 fn write_chaos(f: &mut Formatter<'_>, chaos: &ChaosSummary) -> fmt::Result {
     let (connections, seed) = (grouped(chaos.connections.into()), chaos.seed);
     writeln!(f, "chaos       {connections} connections, --seed {seed}")?;

@@ -26,7 +26,7 @@ pub struct Summary {
     pub connections: u32,
     /// Connections that only sent heartbeats.
     pub idle: u32,
-    /// What became of those that misbehaved, where there were any.
+    /// The outcomes of chaotic connections; `None` without chaos.
     pub chaos: Option<ChaosSummary>,
     /// How long the opening of the connections took.
     pub opened_in_seconds: f64,
@@ -55,7 +55,7 @@ pub struct Summary {
     pub passed: bool,
 }
 
-/// Those that misbehaved.
+/// The chaotic connections of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct ChaosSummary {
     /// Connections at a time.

@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_told_apart_by_their_text_within_bounds() {
+    fn faults_are_distinguished_by_their_text_within_bounds() {
         let mut tally = tally();
         tally.wrong(PacketKind::Report, b"busy: too many connections");
         tally.wrong(PacketKind::Report, b"busy: too many connections");

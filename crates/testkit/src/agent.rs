@@ -190,7 +190,7 @@ impl Agent {
         self.expect_line(reply);
     }
 
-    /// Proves that the connection is alive and owes no other reply.
+    /// Expects that the connection is alive and has no other reply due.
     #[track_caller]
     pub fn expect_alive(&mut self) {
         self.exchange(&heartbeat(), HEARTBEAT);

@@ -65,7 +65,7 @@ impl Lines {
         self.0.lock().lines.len()
     }
 
-    /// Those that came after `mark`, by now.
+    /// Returns the lines received after `mark` so far.
     pub fn since(&self, mark: usize) -> Vec<String> {
         self.0.lock().lines[mark..].to_vec()
     }

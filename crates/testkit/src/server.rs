@@ -16,8 +16,8 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// `hawk serve` on a free port of the loopback, with `args`. Unless they say
-    /// otherwise it stores nothing, and logs no statistics but those that are asked for.
+    /// Returns a launch of `hawk serve` on a free port of the loopback, with `args`. By default it
+    /// stores nothing, and logs statistics on request only.
     pub fn serve(args: &[&str]) -> Self {
         let mut launch = Self::hawk(&["serve"]);
         let defaults = [

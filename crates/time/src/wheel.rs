@@ -209,8 +209,8 @@ fn bucket_of(tick: u32) -> usize {
     tick as usize % BUCKETS
 }
 
-/// The lower half of a tick's number: enough to tell apart ticks that are at
-/// most a round from each other.
+/// The lower half of a tick's number: enough to distinguish ticks that are at
+/// most a revolution apart.
 #[allow(clippy::cast_possible_truncation)]
 fn cut(tick: u64) -> u32 {
     tick as u32

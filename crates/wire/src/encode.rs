@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_a_frame_is_refused() {
+    fn data_that_does_not_fit_a_frame_is_refused() {
         let report = Packet::Report(Report {
             content: "x".repeat(MAX_DATA).into(),
             ..Report::default()

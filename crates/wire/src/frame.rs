@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_frame_lacks_is_told_by_its_header() {
+    fn the_header_determines_the_missing_bytes_of_a_frame() {
         let mut frame = Vec::new();
         encode_frame(b"123456789", &mut frame).unwrap();
         let lacks: Vec<_> = (0..frame.len()).map(|at| missing(&frame[..at])).collect();

@@ -367,7 +367,7 @@ fn string<'a>(json: &'a [u8], text: &mut Text<'a>) -> Option<&'a [u8]> {
         [b'\\', ..] => {}
         _ => return None,
     }
-    // A key that is given again and again uses the memory of its last value.
+    // A repeated key reuses the memory of its last value.
     let mut decoded = match mem::take(text) {
         Text::Borrowed(_) => Vec::new(),
         Text::Owned(last) => last,
@@ -735,7 +735,7 @@ pub(super) enum Key {
 /// The longest key, in bytes.
 const LONGEST_KEY: usize = "PacketContent".len();
 
-/// The first bytes of a key with escapes, enough to tell whether it is one of the known keys.
+/// The first bytes of a key with escapes, enough to compare it with the known keys.
 #[derive(Default)]
 struct KeyName {
     bytes: [u8; LONGEST_KEY + 1],
@@ -788,7 +788,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_json_is_json() {
+    fn valid_json_is_accepted() {
         for text in [
             "",
             " ",

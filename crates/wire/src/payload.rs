@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_encoded_decodes_to_the_same_in_both_encodings() {
+    fn an_encoded_packet_decodes_to_the_same_in_both_encodings() {
         let packets = [
             Packet::Heartbeat(Heartbeat {
                 version: "1.0 <&>\u{2028}".into(),
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_go_ignores_is_ignored() {
+    fn input_that_go_ignores_is_ignored() {
         for inner in [
             br#"{"content":"x","more":{"deep":[1,2.5e9,null,"\ud800"]},"rand":1}"#.as_slice(),
             br#"{"\ud800":1,"content":"x"}"#,

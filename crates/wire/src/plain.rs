@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_go_writes_is_plain() {
+    fn packets_that_go_writes_are_plain() {
         for content in [
             "",
             "abc",
@@ -354,10 +354,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is done to a plain packet, it is read as the parser reads it,
-        /// or left to the parser.
+        /// A changed plain packet is read as by the parser, or left to the parser.
         #[test]
-        fn what_is_plain_is_what_the_parser_makes_of_it(
+        fn a_plain_packet_is_read_as_by_the_parser(
             content in prop_oneof!["[ -~]{0,20}", "\\PC{0,20}"],
             rand in prop_oneof!["-?[0-9]{1,20}", any::<i64>().prop_map(|number| number.to_string())],
             timestamp in "-?[0-9]{1,20}",

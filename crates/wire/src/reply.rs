@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_tell_what_to_do() {
+    fn prefixes_separate_errors_from_busy_lines() {
         for reply in Reply::ALL {
             let line = reply.line();
             assert_eq!(

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_and_can_never_change() {
+    fn a_sealed_file_is_read_as_written_and_cannot_change() {
         let bytes: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
         let written = SealedFile::write(&bytes).unwrap();
         let read = SealedFile::check(sent(&written), 100_000).unwrap();

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_eventfd_is_no_token() {
+    fn only_an_eventfd_is_a_token() {
         let (reader, _writer) = io::pipe().unwrap();
         let refused = Token::from_descriptor(reader.into()).unwrap_err();
         assert_eq!(refused.to_string(), "it is no eventfd");

@@ -43,7 +43,7 @@ fn sealed(records: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_written_is_read() {
+fn a_snapshot_is_read_as_written() {
     let records = samples();
     assert_eq!(read(&written(&records)), Ok(records));
     assert_eq!(read(&written(&[])), Ok(Vec::new()));
@@ -160,7 +160,7 @@ fn a_count_that_is_wrong_is_noticed_at_the_end() {
 }
 
 #[test]
-fn what_a_later_build_adds_is_skipped_or_refused_as_it_says() {
+fn fields_of_a_later_build_are_skipped_or_refused_by_their_tags() {
     let closed = |tag: u8| {
         let mut out = Vec::new();
         fields::put_with(&mut out, 0x83, |out| {
@@ -198,7 +198,7 @@ fn what_a_later_build_adds_is_skipped_or_refused_as_it_says() {
 }
 
 #[test]
-fn what_must_be_there_is_missed() {
+fn a_missing_required_field_is_refused() {
     let mut out = Vec::new();
     fields::put_with(&mut out, 0x83, |_| {});
     let missing = DecodeError::Missing {

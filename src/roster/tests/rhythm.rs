@@ -157,7 +157,7 @@ proptest! {
 
     /// After a long gap the interval shrinks within a stated time.
     #[test]
-    fn a_long_gap_is_forgotten_in_time(period in 200..5000_u64, gap in 10_000..1_000_000_u64) {
+    fn a_long_gap_decays_in_time(period in 200..5000_u64, gap in 10_000..1_000_000_u64) {
         let mut roster = Roster::new(config(), at(0));
         let key = add(&mut roster, Identity::Name("web-01"), 0);
         beat(&mut roster, key, 0);

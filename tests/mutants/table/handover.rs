@@ -1,4 +1,4 @@
-//! Faults in going on in another process.
+//! Faults of the hand-over.
 
 use super::Change::{Expression, Statement, Text};
 use super::{Mutant, mutant};

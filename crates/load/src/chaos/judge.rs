@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_at_the_end_is_lost_unless_the_server_ended_it() {
+    fn lines_missing_at_the_end_are_lost_unless_the_server_closed() {
         let mut judge = judge();
         assert_eq!(judge.end_of_file(false), Ok(()));
         assert_eq!(judge.end_of_file(true), Err(Breach::Lost(2)));
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_after_a_doubt_may_be_answered_or_not() {
+    fn frames_sent_after_a_possible_timeout_may_be_answered_or_not() {
         for answered in [0, 1] {
             let mut judge = judge();
             judge.doubt();

@@ -1,4 +1,4 @@
-//! Agents that misbehave, while the others measure what good agents feel.
+//! Agents that misbehave, while the other agents measure the effect.
 //!
 //! ```text
 //! seed ──► script ──bytes──► life ──► socket

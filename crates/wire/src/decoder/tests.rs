@@ -93,7 +93,7 @@ fn a_false_length_does_not_swallow_the_next_frame() {
 }
 
 #[test]
-fn a_wrong_sum_is_told_and_costs_only_itself() {
+fn a_wrong_checksum_is_reported_and_costs_only_its_frame() {
     let mut bad = frame(b"bad");
     bad[5] ^= 1;
     let stream = [bad, frame(b"one")].concat();
@@ -326,7 +326,7 @@ proptest! {
 
     /// A decoder rebuilt from its state continues like the original.
     #[test]
-    fn a_rebuilt_decoder_goes_on(stream in hostile_stream(), at in any::<prop::sample::Index>()) {
+    fn a_rebuilt_decoder_continues_like_the_original(stream in hostile_stream(), at in any::<prop::sample::Index>()) {
         let at = at.index(stream.len() + 1);
         let mut decoder = Decoder::default();
         let mut start = 0;
@@ -361,9 +361,9 @@ fn overlapping_long_candidates_stay_linear() {
     assert!(summed <= 2 * stream.len(), "{summed}");
 }
 
-/// Where marks are many, most candidates are refused at a glance, by their first
-/// bytes. That is to change nothing: whatever is repeated, the same comes of it in
-/// one piece and a byte at a time, with what follows cut off at any place.
+/// In a stream of many marks the decoder refuses most candidates by their first bytes. This
+/// must change no result: for any repeated sequence the result is the same in one piece and a
+/// byte at a time, with the following bytes cut off at any place.
 #[test]
 fn short_sequences_repeated_are_the_same_however_they_are_cut() {
     const ALPHABET: [u8; 6] = [0xFF, 0xFE, 0, 1, 9, b'x'];

@@ -108,7 +108,7 @@ fn one_batch_is_under_way_at_a_time() {
 }
 
 #[test]
-fn what_is_not_due_is_not_said() {
+fn a_message_that_is_not_due_is_not_sent() {
     type Said = fn(&mut (Channel<Predecessor>, Channel<Successor>)) -> ChannelError;
     let refused: &[(&str, Said)] = &[
         ("Shared Preparing", |line| {
@@ -192,7 +192,7 @@ fn the_receiver_refuses_a_message_that_is_not_due() {
 }
 
 #[test]
-fn what_could_not_be_sent_counts_as_not_said() {
+fn a_message_that_failed_counts_as_not_sent() {
     let mut line = copying();
     while line.0.socket.send(&[0; 64], &[]).is_ok() {}
     let refused = line.0.send(&batch(1)).unwrap_err();

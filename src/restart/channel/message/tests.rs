@@ -62,7 +62,7 @@ fn told(message: &ToSuccessor<OwnedFd>) -> String {
 }
 
 #[test]
-fn what_the_predecessor_says_is_understood() {
+fn messages_of_the_predecessor_are_read_as_written() {
     for (message, count) in to_successor() {
         let (bytes, descriptors) = message.encode();
         assert!(bytes.len() <= super::super::MAX_MESSAGE);
@@ -96,7 +96,7 @@ fn owned(message: ToSuccessor<OwnedFd>) -> Vec<OwnedFd> {
 }
 
 #[test]
-fn what_the_successor_says_is_understood() {
+fn messages_of_the_successor_are_read_as_written() {
     for message in to_predecessor() {
         let bytes = message.encode();
         assert_eq!(ToPredecessor::decode(&bytes, &[]), Ok(message));
@@ -154,7 +154,7 @@ fn the_other_direction_s_messages_are_unknown() {
 }
 
 #[test]
-fn builds_that_have_nothing_in_common_say_what_they_have() {
+fn builds_without_a_common_version_name_their_versions() {
     let mut other = Hello {
         build: "9.0".to_owned(),
         ..Hello::ours(1024)
