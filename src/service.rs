@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use anyhow::{Context as _, anyhow, bail};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
 use rustix::net::{AddressFamily, SendFlags, SocketType, send};
@@ -219,42 +220,22 @@ fn send_datagram(
     Ok(())
 }
 
-/// Why a passed socket cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ActivationError {
-    /// `LISTEN_FDS` or `LISTEN_PID` is not a number.
-    #[error("LISTEN_FDS or LISTEN_PID is no number; only the service manager sets them")]
-    Environment,
-    /// Several sockets were passed.
-    #[error(
-        "the service manager passes {0} sockets, and hawk listens on one; leave one ListenStream= \
-         in its .socket unit"
-    )]
-    Number(usize),
-    /// The descriptor has another type.
-    #[error(
-        "the service manager passes no listening TCP socket; its .socket unit needs \
-         ListenStream= with a port, and Accept=no"
-    )]
-    Kind,
-    /// A system call failed.
-    #[error("cannot use the socket that the service manager passes: {0}")]
-    System(#[from] io::Error),
-}
-
 /// Returns the listening TCP socket that the service manager passes to this process, if there is
 /// one. Call it once, before this process opens a file: without a passed socket its descriptor, 3,
 /// would be that of another file.
 ///
 /// # Errors
-/// [`ActivationError`].
-pub fn listener() -> Result<Option<TcpListener>, ActivationError> {
-    let passed = sd_listen_fds::get().map_err(|_| ActivationError::Environment)?;
+/// The reason why the passed socket cannot be used.
+pub fn listener() -> anyhow::Result<Option<TcpListener>> {
+    let unusable = "cannot use the socket that the service manager passes";
+    let passed = sd_listen_fds::get().map_err(|_| {
+        anyhow!("LISTEN_FDS or LISTEN_PID is no number; only the service manager sets them")
+    })?;
     let mut sockets = Vec::with_capacity(passed.len());
     for (_name, socket) in passed {
         let socket: OwnedFd = socket.into_std();
         // Commands must not inherit it.
-        fcntl_setfd(&socket, FdFlags::CLOEXEC).map_err(io::Error::from)?;
+        fcntl_setfd(&socket, FdFlags::CLOEXEC).context(unusable)?;
         sockets.push(socket);
     }
     let number = sockets.len();
@@ -262,11 +243,17 @@ pub fn listener() -> Result<Option<TcpListener>, ActivationError> {
         (None, _) => Ok(None),
         (Some(socket), 1) if is_listener(&socket) => {
             let listener = TcpListener::from(socket);
-            listener.set_nonblocking(true)?;
+            listener.set_nonblocking(true).context(unusable)?;
             Ok(Some(listener))
         }
-        (Some(_), 1) => Err(ActivationError::Kind),
-        (Some(_), number) => Err(ActivationError::Number(number)),
+        (Some(_), 1) => bail!(
+            "the service manager passes no listening TCP socket; its .socket unit needs \
+             ListenStream= with a port, and Accept=no"
+        ),
+        (Some(_), number) => bail!(
+            "the service manager passes {number} sockets, and hawk listens on one; leave one \
+             ListenStream= in its .socket unit"
+        ),
     }
 }
 

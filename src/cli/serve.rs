@@ -191,7 +191,7 @@ impl ServeArgs {
         // First of all: this takes descriptor 3, which is free otherwise.
         let passed = match service::listener() {
             Ok(passed) => passed,
-            Err(error) => return output::exit_code(Err(error.into())),
+            Err(error) => return output::exit_code(Err(error)),
         };
         let sink = match LogSink::start(io::stderr()) {
             Ok(sink) => sink,

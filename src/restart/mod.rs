@@ -33,7 +33,7 @@ use crate::reactor::{Linux, Reactor};
 pub use predecessor::HandOver;
 use program::Process;
 pub use program::{Binary, SUCCESSOR};
-pub use successor::{SharedDescriptors, TakeOver, TakeOverError, TakeOverFigures};
+pub use successor::{SharedDescriptors, TakeOver, TakeOverFigures};
 
 /// The reactor of a server. A hand-over moves its state.
 pub type ServerReactor = Reactor<PacketHandler, Linux>;

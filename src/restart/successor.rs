@@ -4,26 +4,30 @@
 //! the predecessor's next message.
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use anyhow::{Context as _, bail};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::channel::{
-    Channel, ChannelError, Committed, Hello, MessageSocket, Ownership, ReceiveError, SealError,
-    SealedFile, Successor, ToPredecessor, ToSuccessor, Token, VersionMismatch,
+    Channel, ChannelError, Committed, Hello, MessageSocket, Ownership, ReceiveError, SealedFile,
+    Successor, ToPredecessor, ToSuccessor, Token,
 };
 use super::snapshot::{
-    Agent, ClosedConnection, Connection, Counts, DecodeError, Freeze, Reader, Record, RemovedAgent,
+    Agent, ClosedConnection, Connection, Counts, Freeze, Reader, Record, RemovedAgent,
 };
 use super::{SUCCESSOR, ServerReactor};
 use crate::reactor::{AdoptError, AdoptedId, Linux, MovedId};
-use crate::roster::StrangeSlot;
 use crate::stats::TakeOverStatistics;
 use hawk_time::Moment;
 
 /// The limit for the predecessor's next message: longer than its limit of any step.
 const PATIENCE: Duration = Duration::from_secs(90);
+
+const DAMAGED: &str = "a snapshot is damaged";
+const ROLLED_BACK: &str = "the predecessor has rolled the hand-over back or ended";
 
 /// A take-over from a predecessor.
 #[derive(Debug)]
@@ -72,54 +76,15 @@ impl TakeOverFigures {
     }
 }
 
-/// Why this process does not take over. The predecessor continues to serve.
-#[derive(Debug, thiserror::Error)]
-pub enum TakeOverError {
-    /// Stdin is no channel.
-    #[error("stdin is no channel to a predecessor; unset {SUCCESSOR}, which only hawk sets")]
-    NoChannel(#[source] std::io::Error),
-    /// The channel failed.
-    #[error(transparent)]
-    Channel(#[from] ChannelError),
-    /// The two builds have no hand-over.
-    #[error(transparent)]
-    VersionMismatch(#[from] VersionMismatch),
-    /// This process received a signal to stop.
-    #[error("it was told to stop")]
-    Stopped,
-    /// The predecessor ended or rolled the hand-over back.
-    #[error("the predecessor has rolled the hand-over back or ended")]
-    RolledBack,
-    /// The predecessor hangs.
-    #[error("the predecessor has sent nothing for {} s", PATIENCE.as_secs())]
-    TimedOut,
-    /// A snapshot is not in a sealed file.
-    #[error(transparent)]
-    Seal(#[from] SealError),
-    /// A snapshot is invalid.
-    #[error("a snapshot is damaged")]
-    Snapshot(#[from] DecodeError),
-    /// A connection cannot be adopted.
-    #[error(transparent)]
-    Adopt(#[from] AdoptError),
-    /// An agent cannot be adopted.
-    #[error(transparent)]
-    Agent(#[from] StrangeSlot),
-    /// A snapshot and the rest of its message contradict each other.
-    #[error("a snapshot has {0}")]
-    Inconsistent(&'static str),
-    /// A system call failed.
-    #[error("cannot continue the hand-over")]
-    System(#[from] std::io::Error),
-}
-
 impl TakeOver {
     /// Answers the predecessor's `Hello`; `descriptors` is this process's limit of open files.
     ///
     /// # Errors
-    /// [`TakeOverError`], which is sent to the predecessor if possible.
-    pub fn begin(descriptors: u64) -> Result<Self, TakeOverError> {
-        let socket = MessageSocket::from_stdin().map_err(TakeOverError::NoChannel)?;
+    /// The reason not to take over, which is sent to the predecessor if possible.
+    pub fn begin(descriptors: u64) -> anyhow::Result<Self> {
+        let socket = MessageSocket::from_stdin().with_context(|| {
+            format!("stdin is no channel to a predecessor; unset {SUCCESSOR}, which only hawk sets")
+        })?;
         let mut take_over = Self {
             channel: Channel::new(socket),
             adopted: HashMap::new(),
@@ -135,9 +100,9 @@ impl TakeOver {
         }
     }
 
-    fn greet(&mut self, descriptors: u64) -> Result<(), TakeOverError> {
+    fn greet(&mut self, descriptors: u64) -> anyhow::Result<()> {
         let ToSuccessor::Hello(hello) = self.receive()? else {
-            return Err(TakeOverError::Inconsistent("no hello before it"));
+            bail!("a snapshot has no hello before it");
         };
         fault!(self.channel, "successor:greeted");
         self.channel
@@ -150,11 +115,10 @@ impl TakeOver {
     /// Returns a pidfd of the predecessor, which is readable once it has ended.
     ///
     /// # Errors
-    /// [`TakeOverError::System`].
-    pub fn predecessor(&self) -> Result<OwnedFd, TakeOverError> {
+    /// The error of `getsockopt(2)` or `pidfd_open(2)`.
+    pub fn predecessor(&self) -> io::Result<OwnedFd> {
         let pid = self.channel.predecessor()?;
-        let end = pidfd_open(pid, PidfdFlags::empty()).map_err(std::io::Error::from)?;
-        Ok(end)
+        Ok(pidfd_open(pid, PidfdFlags::empty())?)
     }
 
     /// Sends the predecessor the reason why this process does not take over.
@@ -167,8 +131,8 @@ impl TakeOver {
     /// Reports that this process is set up. Returns what the predecessor shares with it.
     ///
     /// # Errors
-    /// [`TakeOverError`].
-    pub fn ready(&mut self) -> Result<SharedDescriptors, TakeOverError> {
+    /// The reason not to take over.
+    pub fn ready(&mut self) -> anyhow::Result<SharedDescriptors> {
         fault!(self.channel, "successor:ready");
         self.channel.send(&ToPredecessor::Ready)?;
         match self.receive()? {
@@ -176,7 +140,7 @@ impl TakeOver {
                 fault!(self.channel, "successor:shared");
                 Ok(SharedDescriptors { lock, listeners })
             }
-            _ => Err(TakeOverError::Inconsistent("nothing shared before it")),
+            _ => bail!("a snapshot has nothing shared before it"),
         }
     }
 
@@ -184,12 +148,9 @@ impl TakeOver {
     /// this process owns the connections, and the caller runs the first turn of `server`.
     ///
     /// # Errors
-    /// [`TakeOverError`]: the predecessor owns the connections, and this process has neither
+    /// The reason not to take over: the predecessor owns the connections, and this process has neither
     /// read nor written.
-    pub fn take_over(
-        &mut self,
-        server: &mut ServerReactor,
-    ) -> Result<TakeOverFigures, TakeOverError> {
+    pub fn take_over(&mut self, server: &mut ServerReactor) -> anyhow::Result<TakeOverFigures> {
         loop {
             match self.receive()? {
                 ToSuccessor::Batch {
@@ -214,10 +175,10 @@ impl TakeOver {
                     let token = Token::from_descriptor(token)?;
                     let freeze =
                         self.adopt_snapshot(server, &SealedFile::check(records, length)?, sockets)?;
-                    let freeze = freeze.ok_or(TakeOverError::Inconsistent("no end"))?;
+                    let freeze = freeze.context("a snapshot has no end")?;
                     return self.commit(server, &token, freeze, length);
                 }
-                _ => return Err(TakeOverError::Inconsistent("another message before it")),
+                _ => bail!("a snapshot has another message before it"),
             }
         }
     }
@@ -228,12 +189,12 @@ impl TakeOver {
         token: &Token,
         freeze: Freeze,
         length: u64,
-    ) -> Result<TakeOverFigures, TakeOverError> {
+    ) -> anyhow::Result<TakeOverFigures> {
         server.complete_adoption()?;
         fault!(self.channel, "successor:commit");
         check_not_stopped(server)?;
         let Some(ownership) = token.take()? else {
-            return Err(TakeOverError::RolledBack);
+            bail!(ROLLED_BACK);
         };
         let committed = Moment::now();
         fault!(self.channel, "successor:taken");
@@ -260,13 +221,13 @@ impl TakeOver {
         server: &mut ServerReactor,
         records: &SealedFile,
         sockets: Vec<OwnedFd>,
-    ) -> Result<Option<Freeze>, TakeOverError> {
+    ) -> anyhow::Result<Option<Freeze>> {
         let mut sockets = sockets.into_iter();
         let mut snapshot = std::mem::take(&mut self.snapshot);
         records.read(&mut snapshot)?;
         let mut end = None;
-        for record in Reader::new(&snapshot)? {
-            match record? {
+        for record in Reader::new(&snapshot).context(DAMAGED)? {
+            match record.context(DAMAGED)? {
                 Record::Freeze(freeze) => end = Some(freeze),
                 record => self.apply(server, record, &mut sockets)?,
             }
@@ -274,7 +235,7 @@ impl TakeOver {
         self.snapshot = snapshot;
         match sockets.next() {
             None => Ok(end),
-            Some(_) => Err(TakeOverError::Inconsistent("more sockets than connections")),
+            Some(_) => bail!("a snapshot has more sockets than connections"),
         }
     }
 
@@ -283,14 +244,14 @@ impl TakeOver {
         server: &mut ServerReactor,
         record: Record,
         sockets: &mut impl Iterator<Item = OwnedFd>,
-    ) -> Result<(), TakeOverError> {
+    ) -> anyhow::Result<()> {
         match record {
             Record::Opened(Connection { id, state }) => {
-                let missing = TakeOverError::Inconsistent("fewer sockets than connections");
-                let socket = sockets.next().ok_or(missing)?;
+                let socket = sockets.next();
+                let socket = socket.context("a snapshot has fewer sockets than connections")?;
                 let adopted = server.adopt(Linux::connection(socket), state)?;
                 if self.adopted.insert(id, adopted).is_some() {
-                    return Err(TakeOverError::Inconsistent("a connection twice"));
+                    bail!("a snapshot has a connection twice");
                 }
             }
             Record::Changed(Connection { id, state }) => {
@@ -330,28 +291,31 @@ impl TakeOver {
         self.was_stopped
     }
 
-    fn receive(&mut self) -> Result<ToSuccessor<OwnedFd>, TakeOverError> {
+    fn receive(&mut self) -> anyhow::Result<ToSuccessor<OwnedFd>> {
         let until = Moment::now().after(fault!(limit "patience", PATIENCE));
         loop {
             match self.channel.receive() {
                 Ok(Some(message)) => return Ok(message),
                 Ok(None) => {}
                 Err(ChannelError::Receive(ReceiveError::Ended)) => {
-                    return Err(TakeOverError::RolledBack);
+                    bail!(ROLLED_BACK);
                 }
                 Err(error) => return Err(error.into()),
             }
             if !self.channel.wait(until)? {
-                return Err(TakeOverError::TimedOut);
+                bail!(
+                    "the predecessor has sent nothing for {} s",
+                    PATIENCE.as_secs()
+                );
             }
         }
     }
 }
 
 /// Fails after a signal to stop, for which a serving process would stop.
-fn check_not_stopped(server: &mut ServerReactor) -> Result<(), TakeOverError> {
+fn check_not_stopped(server: &mut ServerReactor) -> anyhow::Result<()> {
     match server.take_stop_signal() {
-        true => Err(TakeOverError::Stopped),
+        true => Err(anyhow::anyhow!("it was told to stop")),
         false => Ok(()),
     }
 }

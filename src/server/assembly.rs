@@ -3,6 +3,7 @@
 use std::env;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::restart::channel::BUILD;
 use crate::restart::{
     SUCCESSOR, ServerReactor, SharedDescriptors, TakeOver, TakeOverFigures, lower_priority,
 };
-use crate::store::{Delivery, Lock, StandbyStore, Store};
+use crate::store::{Delivery, Lock, OpenError, Store};
 
 /// The least time that the store has to commit its last batches at a stop: many times what
 /// that takes, unless the disk hangs.
@@ -30,6 +31,8 @@ const STORE_TIME: Duration = Duration::from_secs(3);
 
 /// Time for the predecessor to end, after the drain timeout.
 const PREDECESSOR: Duration = Duration::from_secs(10);
+
+const NO_STORE_THREAD: &str = "cannot start the store's thread";
 
 /// Runs a server to its end. It takes over from a predecessor if that started this process.
 /// Otherwise it starts, on the `passed` socket if there is one, and calls `announce` with its
@@ -79,30 +82,39 @@ impl Assembly<'_> {
             let address = config.listen;
             Linux::try_bind(address).map_err(|error| Error::Listen(address, error))?;
         }
-        let (handler, kernel) = self.handler_with_store(open_files)?;
+        let notification = self.settings.notification(open_files, None);
+        let (mut handler, store) = self.handler(notification, |path, delivery| {
+            Ok(Store::open(path)?.with_delivery(delivery))
+        })?;
+        // From here on signals are caught. Until the store is open, a signal to stop ends the
+        // process by its default action: opening may take a while, for example to recover a
+        // long log.
+        let kernel = Linux::new().context("cannot make the event loop")?;
+        if let Some(mut store) = store {
+            let most = self.settings.max_agents as usize;
+            store.agents(most, |agent| handler.remember(agent))?;
+            let producer = store.start(self.settings.retention());
+            handler.store_in(producer.context(NO_STORE_THREAD)?);
+        }
         let is_passed = passed.is_some();
         let reactor = reactor(config, handler, kernel, passed)?;
-        let address = reactor.local_addr().context("cannot tell the address")?;
-        if is_passed
-            && let Some(listen) = self.settings.listen
-            && listen != address
-        {
-            log::warn!(
-                "the service manager passes a socket on {address}: --listen {listen} is not used"
-            );
-        }
         let control = self.listen_for_control()?;
-        let mut effective = self.effective.clone();
-        effective.resolve("listen", &address);
+        let runtime = self.runtime(reactor, control, descriptors)?;
+        let address = runtime.address();
         if is_passed {
-            effective.set_origin("listen", "service-manager");
-        }
-        if let Some(control) = &control {
-            effective.resolve("control", &control.path().display());
+            self.effective.set_origin("listen", "service-manager");
+            if let Some(listen) = self.settings.listen
+                && listen != address
+            {
+                log::warn!(
+                    "the service manager passes a socket on {address}: --listen {listen} is not \
+                     used"
+                );
+            }
         }
         let socket = if is_passed { "passed" } else { "own" };
+        let effective = &self.effective;
         log::info!("started version={BUILD} socket={socket} {effective}");
-        let runtime = Runtime::new(reactor, control, address, descriptors)?;
         self.serve(runtime, announce(address))
     }
 
@@ -137,31 +149,29 @@ impl Assembly<'_> {
         };
         // The limit of open files for commands is part of the predecessor's state.
         let notification = self.settings.notification(None, Some(predecessor));
-        let (handler, delivery) = self.handler(notification)?;
-        let store = match self.settings.trusted_store()? {
-            None => None,
-            Some(path) => {
-                let store = Store::open_standby(&path).context("cannot use the store")?;
-                Some(store.with_delivery(delivery))
-            }
-        };
+        let (mut handler, store) = self.handler(notification, |path, delivery| {
+            Ok(Store::open_standby(path)?.with_delivery(delivery))
+        })?;
         let kernel = Linux::new().context("cannot make the event loop")?;
         let SharedDescriptors { lock, listeners } = take_over.ready()?;
-        let handler = self.with_standby_store(handler, store, lock)?;
+        match (store, lock) {
+            (None, None) => {}
+            (Some(store), Some(lock)) => {
+                let lock = Lock::adopt(lock, store.path()).context("cannot use the store")?;
+                let producer = store.start(lock, self.settings.retention());
+                handler.store_in(producer.context(NO_STORE_THREAD)?);
+            }
+            (Some(_), None) => bail!("the predecessor has no store, and this process has one"),
+            (None, Some(_)) => bail!("the predecessor has a store, and this process has none"),
+        }
         let mut listeners = listeners.into_iter();
         let listener = listeners
             .next()
             .context("the predecessor does not listen")?;
         let control = self.inherited_control(listeners.next())?;
-        let listener = Linux::listener(listener);
-        let listeners = [(ListenerTag::AGENTS, listener)];
+        let listeners = [(ListenerTag::AGENTS, Linux::listener(listener))];
         let reactor = Reactor::with_listeners(config, handler, kernel, listeners)?;
-        let address = reactor.local_addr().context("cannot tell the address")?;
-        self.effective.resolve("listen", &address);
-        if let Some(control) = &control {
-            self.effective.resolve("control", &control.path().display());
-        }
-        let mut runtime = Runtime::new(reactor, control, address, descriptors)?;
+        let mut runtime = self.runtime(reactor, control, descriptors)?;
         let figures = runtime.take_over(take_over)?;
         Ok((runtime, figures))
     }
@@ -212,12 +222,13 @@ impl Assembly<'_> {
         Ok(config)
     }
 
-    /// A handler without a store that delivers events as configured, and the progress of
-    /// delivery, for the store's writer.
-    fn handler(
+    /// A handler that delivers events as configured, and the store as `open` opens it; `None`
+    /// without a store.
+    fn handler<S>(
         &self,
         notification: Option<notify::Config>,
-    ) -> anyhow::Result<(PacketHandler, Arc<Delivery>)> {
+        open: impl FnOnce(&Path, Arc<Delivery>) -> Result<S, OpenError>,
+    ) -> anyhow::Result<(PacketHandler, Option<S>)> {
         let mut handler = PacketHandler::new(self.settings.handler());
         let names = notification.as_ref().map(notify::Config::names);
         let delivery = Arc::new(Delivery::new(names.unwrap_or_default()));
@@ -229,58 +240,24 @@ impl Assembly<'_> {
             let notifier = notifier.context("cannot start the thread for notification")?;
             handler.notify_with(notifier);
         }
-        Ok((handler, delivery))
+        let path = self.settings.trusted_store()?;
+        let store = path.map(|path| open(&path, delivery)).transpose();
+        Ok((handler, store.context("cannot use the store")?))
     }
 
-    /// A handler with its store open, and the kernel with every signal caught.
-    ///
-    /// Until the store is open, a signal to stop ends the process by its default action:
-    /// opening may take a while, for example to recover a long log.
-    fn handler_with_store(
-        &self,
-        open_files: Option<u64>,
-    ) -> anyhow::Result<(PacketHandler, Linux)> {
-        let notification = self.settings.notification(open_files, None);
-        let (mut handler, delivery) = self.handler(notification)?;
-        let store = match self.settings.trusted_store()? {
-            None => None,
-            Some(path) => {
-                let store = Store::open(path).context("cannot use the store")?;
-                Some(store.with_delivery(delivery))
-            }
-        };
-        let kernel = Linux::new().context("cannot make the event loop")?;
-        if let Some(mut store) = store {
-            let most = self.settings.max_agents as usize;
-            store.agents(most, |agent| handler.remember(agent))?;
-            let producer = store
-                .start(self.settings.retention())
-                .context("cannot start the store's thread")?;
-            handler.store_in(producer);
+    /// The main loop of `reactor`. Replaces the effective settings by its addresses.
+    fn runtime(
+        &mut self,
+        reactor: ServerReactor,
+        control: Option<control::Server>,
+        descriptors: u64,
+    ) -> anyhow::Result<Runtime> {
+        let address = reactor.local_addr().context("cannot tell the address")?;
+        self.effective.resolve("listen", &address);
+        if let Some(control) = &control {
+            self.effective.resolve("control", &control.path().display());
         }
-        Ok((handler, kernel))
-    }
-
-    /// The handler with a store that it writes once it takes packets.
-    fn with_standby_store(
-        &self,
-        mut handler: PacketHandler,
-        store: Option<StandbyStore>,
-        lock: Option<OwnedFd>,
-    ) -> anyhow::Result<PacketHandler> {
-        match (store, lock) {
-            (None, None) => {}
-            (Some(store), Some(lock)) => {
-                let lock = Lock::adopt(lock, store.path()).context("cannot use the store")?;
-                let producer = store
-                    .start(lock, self.settings.retention())
-                    .context("cannot start the store's thread")?;
-                handler.store_in(producer);
-            }
-            (Some(_), None) => bail!("the predecessor has no store, and this process has one"),
-            (None, Some(_)) => bail!("the predecessor has a store, and this process has none"),
-        }
-        Ok(handler)
+        Ok(Runtime::new(reactor, control, address, descriptors)?)
     }
 
     /// The control socket. A failure at the default path is a warning.

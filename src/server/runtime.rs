@@ -12,9 +12,7 @@ use crate::control::{self, Answer, Asker, Request};
 use crate::handler::PacketHandler;
 use crate::reactor::kernel::OtherToken;
 use crate::reactor::{Error, Stop};
-use crate::restart::{
-    HandOverFailure, Progress, ServerReactor, TakeOver, TakeOverError, TakeOverFigures,
-};
+use crate::restart::{HandOverFailure, Progress, ServerReactor, TakeOver, TakeOverFigures};
 use crate::service::Notifier;
 use hawk_time::Moment;
 
@@ -86,12 +84,17 @@ impl Runtime {
         })
     }
 
+    /// Returns the address on which agents connect.
+    pub(super) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Takes over from the predecessor. The caller then calls [`took_over`](Self::took_over)
     /// and [`run`](Self::run) at once.
     pub(super) fn take_over(
         &mut self,
         take_over: &mut TakeOver,
-    ) -> Result<TakeOverFigures, TakeOverError> {
+    ) -> anyhow::Result<TakeOverFigures> {
         let kernel = self.reactor.kernel();
         kernel.watch_other(take_over.as_fd(), CHANNEL)?;
         take_over.take_over(&mut self.reactor)
