@@ -19,6 +19,7 @@
 //! Within this crate, `tests/dependency_rule.rs` holds it:
 //!
 //! ```text
+//! transfer    → nothing                   (a part of the state that moves to another process)
 //! dirty_set   → nothing                   (what changed since it was copied to another process)
 //! interval    → nothing                   (the interval between an agent's packets)
 //! log_sink    → nothing                   (log lines on their way to stderr)
@@ -27,12 +28,12 @@
 //! children    → nothing                   (processes that were started here; orphans)
 //! notify      → children, stats, store's events, throttle, time (a command for changes; JSON, processes)
 //! session     → interval, stats, wire, time      (time comes in as an argument)
-//! roster      → dirty_set, interval, network, time, wheel (which agents are alive)
-//! handler     → wire, session's traits, notify, network, roster, stats, store, throttle, time (packets; no sockets)
+//! roster      → dirty_set, interval, network, time, transfer, wheel (which agents are alive)
+//! handler     → wire, session's traits, notify, network, roster, stats, store, throttle, time, transfer (packets; no sockets)
 //! store       → stats, throttle, time          (records; no connections, no packets)
 //! stats       → hawk-pool, wire, time   (counters and statistics as plain data, and their lines)
-//! reactor     → hawk-pool, admission, dirty_set, log_sink's count, network, session, stats, throttle, time, wheel, wire's replies (sockets, buffers; no JSON)
-//! restart     → children, peer_credentials, session, stats, reactor, handler, roster, store, time, wire (a new process takes over)
+//! reactor     → hawk-pool, admission, dirty_set, log_sink's count, network, session, stats, throttle, time, transfer, wheel, wire's replies (sockets, buffers; no JSON)
+//! restart     → children, peer_credentials, session, stats, reactor, handler, roster, store, time, transfer, wire (a new process takes over)
 //! restart/snapshot → the plain data of those (state to bytes and back; no I/O)
 //! restart/channel  → peer_credentials, restart/snapshot, time   (two processes: sockets, descriptors, files in memory)
 //! descriptors → nothing                   (the limit of open files)
@@ -65,3 +66,4 @@ pub mod service;
 pub mod session;
 pub mod stats;
 pub mod store;
+pub mod transfer;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 /// Each module, the modules of this crate and its pool that it may use, and whether it may use
 /// files, sockets, processes or JSON.
 const RULE: &[(&str, &[&str])] = &[
+    ("transfer", &[]),
     ("dirty_set", &[]),
     ("interval", &[]),
     ("network", &[]),
@@ -29,10 +30,12 @@ const RULE: &[(&str, &[&str])] = &[
     ),
     ("log_sink", &["std::io"]),
     ("session", &["interval", "stats"]),
-    ("roster", &["dirty_set", "interval", "network"]),
+    ("roster", &["dirty_set", "interval", "network", "transfer"]),
     (
         "handler",
-        &["network", "notify", "roster", "session", "stats", "store"],
+        &[
+            "network", "notify", "roster", "session", "stats", "store", "transfer",
+        ],
     ),
     // The store aborts the process if its writer's thread panics.
     ("store", &["stats", "rusqlite", "std::io", "std::process"]),
@@ -47,6 +50,7 @@ const RULE: &[(&str, &[&str])] = &[
             "network",
             "session",
             "stats",
+            "transfer",
             "mio",
             "std::net",
             "std::io",
@@ -72,6 +76,7 @@ const RULE: &[(&str, &[&str])] = &[
             "session",
             "stats",
             "store",
+            "transfer",
             "std::io",
             "std::process",
         ],

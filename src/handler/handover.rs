@@ -3,17 +3,17 @@
 //! The predecessor copies its agents while it serves, then [quiesces](PacketHandler::quiesce),
 //! copies the agents changed since, exports its [state](PacketHandler::state) and
 //! [leaves](PacketHandler::leave); or it [resumes](PacketHandler::resume) as if nothing had
-//! happened. The successor [adopts](PacketHandler::adopt) the agents,
-//! [imports](PacketHandler::import) the state, and resumes once the predecessor cannot write
-//! any more.
+//! happened. The successor imports the agents and the [state](PacketHandler::import_state), and
+//! resumes once the predecessor cannot write any more.
 
 use std::time::Duration;
 
 use super::{PacketHandler, StoreDown};
 use crate::notify::Notifier;
-use crate::roster::{self, AgentState, StrangeSlot};
+use crate::roster::{self, AgentState, Roster, StrangeSlot};
 use crate::stats::StoreCounters;
 use crate::store;
+use crate::transfer::{Transfer, Visit};
 use hawk_time::Moment;
 
 /// The longest wait for a parked writer thread to end.
@@ -36,11 +36,15 @@ pub struct HandlerState {
     pub open_files: Option<u64>,
 }
 
-/// The predecessor.
-impl PacketHandler {
-    /// Begins to record which agents change after they were copied, and pauses commands for
-    /// stored events.
-    pub fn begin_copy(&mut self) {
+/// Moves the agents.
+impl Transfer for PacketHandler {
+    type Id = <Roster as Transfer>::Id;
+    type Exported<'a> = Option<AgentState>;
+    type Imported = Option<AgentState>;
+    type Error = StrangeSlot;
+
+    /// Pauses commands for stored events, too.
+    fn begin_copy(&mut self) {
         // The successor delivers again what is delivered at the freeze.
         if let Some(notifier) = self.stored_notifier() {
             notifier.pause();
@@ -48,33 +52,35 @@ impl PacketHandler {
         self.roster.begin_copy();
     }
 
+    fn copy_some(&mut self, most: usize, visit: Visit<'_, Self>) -> bool {
+        self.roster.copy_some(most, visit)
+    }
+
+    fn changes(&self) -> usize {
+        self.roster.changes()
+    }
+
+    /// Copies up to `most` new agents, too.
+    fn take_changes(&mut self, most: usize, visit: Visit<'_, Self>) {
+        self.roster.copy_some(most, visit);
+        self.roster.take_changes(most, visit);
+    }
+
+    fn end_copy(&mut self) {
+        self.roster.end_copy();
+    }
+
+    fn import(&mut self, slot: u32, state: Option<AgentState>) -> Result<(), StrangeSlot> {
+        self.roster.import(slot, state)
+    }
+}
+
+/// The predecessor.
+impl PacketHandler {
     /// Returns whether no command runs for a stored event, once the copy has begun.
     #[must_use]
     pub fn has_no_commands(&self) -> bool {
         self.stored_notifier().is_none_or(Notifier::is_quiet)
-    }
-
-    /// Passes up to `most` agents not copied yet to `see`, each with its slot. Returns true
-    /// once all are copied.
-    pub fn copy_some(&mut self, most: usize, see: &mut dyn FnMut(u32, AgentState)) -> bool {
-        self.roster.copy_some(most, see)
-    }
-
-    /// Returns the number of slots that have changed since they were copied.
-    #[must_use]
-    pub fn changes(&self) -> usize {
-        self.roster.changes()
-    }
-
-    /// Passes up to `most` slots that have changed since they were copied to `see`, in FIFO
-    /// order: the agent now, or `None` if it was removed.
-    pub fn take_changes(&mut self, most: usize, see: &mut dyn FnMut(u32, Option<AgentState>)) {
-        self.roster.take_changes(most, see);
-    }
-
-    /// Ends the copy and stops recording changes.
-    pub fn end_copy(&mut self) {
-        self.roster.end_copy();
     }
 
     /// Stops taking packets and writes everything to the store, in this turn and those that
@@ -168,22 +174,9 @@ impl PacketHandler {
 
 /// The successor.
 impl PacketHandler {
-    /// Takes over the agent of a slot, for the first time or again, without an event.
-    ///
-    /// # Errors
-    /// [`StrangeSlot`] if there cannot be such a slot.
-    pub fn adopt(&mut self, slot: u32, state: AgentState) -> Result<(), StrangeSlot> {
-        self.roster.adopt(slot, state)
-    }
-
-    /// Removes the agent of a slot, which the predecessor removed.
-    pub fn remove(&mut self, slot: u32) {
-        self.roster.adopt_removal(slot);
-    }
-
-    /// Imports the state beside the agents, once all are adopted. No packet is taken before
+    /// Imports the state beside the agents, once all are imported. No packet is taken before
     /// [`resume`](Self::resume).
-    pub fn import(&mut self, state: HandlerState) {
+    pub fn import_state(&mut self, state: HandlerState) {
         self.now = self.clock.now();
         self.wall = self.clock.wall();
         let waiting_since = state.held_since.unwrap_or(self.now);

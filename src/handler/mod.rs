@@ -575,6 +575,7 @@ fn event_of(entry: &Entry) -> notify::Event {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transfer::Transfer as _;
     use hawk_wire::Heartbeat;
 
     fn packet_handler() -> PacketHandler {
@@ -635,6 +636,7 @@ mod tests {
         let mut known = Vec::new();
         handler.begin_copy();
         handler.copy_some(9, &mut |_, state| {
+            let state = state.unwrap();
             known.push((state.name, state.version.len()));
         });
         let most = roster::MAX_VERSION;

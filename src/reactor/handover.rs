@@ -21,7 +21,7 @@
 //! listener for agents; a second kind of listener needs a new version of these messages.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::time::Duration;
 
@@ -34,15 +34,12 @@ use crate::dirty_set::DirtySet;
 use crate::network::Network;
 use crate::session::{Handler, Session, SessionState, StopReason};
 use crate::stats::{Cause, ReactorCounters, SessionCounters};
+use crate::transfer::{Transfer, Visit};
 use hawk_time::Moment;
 
 /// The name of a connection in the predecessor, never used for another one there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MovedId(pub u64);
-
-/// The name of a connection in the successor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AdoptedId(ConnectionId);
 
 /// The state of a connection that moves to another process of the same machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,11 +54,11 @@ pub struct ConnectionState {
     pub undecoded: bool,
 }
 
-/// How a connection has changed since the last copy.
+/// How a connection with a socket `S` has changed since the last copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change<'a, S> {
+pub enum Change<S> {
     /// It was not copied before.
-    Opened(&'a S, ConnectionState),
+    Opened(S, ConnectionState),
     /// Its state has changed.
     Changed(ConnectionState),
     /// It has ended.
@@ -86,6 +83,9 @@ pub enum AdoptError {
     /// The input is longer than the longest buffer.
     #[error("the input of a connection has {0} bytes, more than any buffer")]
     TooLong(usize),
+    /// The connection was adopted before.
+    #[error("a connection is opened twice")]
+    Twice,
     /// The connection was not adopted, or has been discarded.
     #[error("there is no such connection")]
     Unknown,
@@ -145,24 +145,20 @@ impl Copying {
     }
 }
 
-/// The predecessor's half.
-impl<H: Handler, K: Kernel> Reactor<H, K> {
-    /// Begins a copy of all connections. From now on changes are recorded, and a connection
-    /// that was copied is shut down when it ends.
-    pub fn begin_copy(&mut self) {
+impl<H: Handler + 'static, K: Kernel + 'static> Transfer for Reactor<H, K> {
+    type Id = MovedId;
+    type Exported<'a> = Change<&'a K::Socket>;
+    type Imported = Change<K::Socket>;
+    type Error = AdoptError;
+
+    /// A connection that was copied is from now on shut down when it ends.
+    fn begin_copy(&mut self) {
         self.copying = Some(Box::new(Copying::new(self.connections.ids())));
     }
 
-    /// Copies up to `most` connections that were never copied, new ones included; returns
-    /// whether there are none left. Needs a copy that [has begun](Self::begin_copy).
-    ///
     /// Pending replies are not copied. A connection with any stays among the
     /// [changes](Self::changes).
-    pub fn copy_some(
-        &mut self,
-        most: usize,
-        visit: &mut dyn FnMut(MovedId, &K::Socket, ConnectionState),
-    ) -> bool {
+    fn copy_some(&mut self, most: usize, visit: Visit<'_, Self>) -> bool {
         let Some(copying) = &mut self.copying else {
             return true;
         };
@@ -172,7 +168,8 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
                 return true;
             };
             if let Some(connection) = self.connections.get(id) {
-                visit(moved(id), &connection.socket, connection.export());
+                let state = connection.export();
+                visit(moved(id), Change::Opened(&connection.socket, state));
                 copying.copied(id, connection.session.has_pending_replies());
                 copied += 1;
             }
@@ -180,20 +177,61 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         copying.unseen.is_empty()
     }
 
-    /// Returns how many connections [`take_changes`](Self::take_changes) would copy, at most.
-    #[must_use]
-    pub fn changes(&self) -> usize {
+    fn changes(&self) -> usize {
         self.copying.as_ref().map_or(0, |copying| copying.len())
     }
 
-    /// Returns how many of these were never copied, at most: each has a socket to send.
+    /// Copies all connections that have ended, then up to `most` of those that changed, then all
+    /// that were never copied. May be called again and again. A connection with pending replies
+    /// stays among the [changes](Self::changes) until it has none.
+    fn take_changes(&mut self, most: usize, visit: Visit<'_, Self>) {
+        self.take_closed(&mut |id| visit(id, Change::Closed));
+        let Some(copying) = &mut self.copying else {
+            return;
+        };
+        for id in copying.dirty.take(most) {
+            if let Some(connection) = self.connections.get(id) {
+                visit(moved(id), Change::Changed(connection.export()));
+                copying.copied(id, connection.session.has_pending_replies());
+            }
+        }
+        self.copy_some(usize::MAX, visit);
+    }
+
+    /// No other process may have the sockets any more, nor may any be in transit.
+    fn end_copy(&mut self) {
+        self.copying = None;
+    }
+
+    fn import(&mut self, id: MovedId, change: Change<K::Socket>) -> Result<(), AdoptError> {
+        let known = self.adoption.ids.get(&id).copied();
+        match (change, known) {
+            (Change::Opened(socket, state), None) => {
+                let adopted = self.adopt(socket, state)?;
+                self.adoption.ids.insert(id, adopted);
+            }
+            (Change::Opened(..), Some(_)) => return Err(AdoptError::Twice),
+            (Change::Changed(state), Some(known)) => self.replace(known, state)?,
+            (Change::Closed, Some(known)) => {
+                self.adoption.ids.remove(&id);
+                self.discard(known);
+            }
+            (_, None) => return Err(AdoptError::Unknown),
+        }
+        Ok(())
+    }
+}
+
+/// The predecessor's half.
+impl<H: Handler, K: Kernel> Reactor<H, K> {
+    /// Returns how many connections were never copied, at most: each has a socket to send.
     #[must_use]
     pub fn never_copied(&self) -> usize {
         let copying = self.copying.as_ref();
         copying.map_or(0, |copying| copying.unseen.len())
     }
 
-    /// Returns how many of these have ended since they were copied.
+    /// Returns how many connections have ended since they were copied.
     #[must_use]
     pub fn closed_since_copy(&self) -> usize {
         let copying = self.copying.as_ref();
@@ -201,51 +239,15 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     }
 
     /// Visits the connections that have ended since they were copied, and removes them from
-    /// the [changes](Self::changes).
+    /// the [changes](Transfer::changes).
     pub fn take_closed(&mut self, visit: &mut dyn FnMut(MovedId)) {
         if let Some(copying) = &mut self.copying {
             copying.closed.drain(..).map(moved).for_each(visit);
         }
     }
 
-    /// Copies changes: all connections that have ended, then up to `most` of those that
-    /// changed, oldest change first, then all that were never copied. May be called again and
-    /// again. A connection with pending replies stays among the [changes](Self::changes)
-    /// until it has none.
-    pub fn take_changes(
-        &mut self,
-        most: usize,
-        visit: &mut dyn FnMut(MovedId, Change<'_, K::Socket>),
-    ) {
-        let Some(copying) = &mut self.copying else {
-            return;
-        };
-        for id in copying.closed.drain(..) {
-            visit(moved(id), Change::Closed);
-        }
-        for id in copying.dirty.take(most) {
-            if let Some(connection) = self.connections.get(id) {
-                visit(moved(id), Change::Changed(connection.export()));
-                copying.copied(id, connection.session.has_pending_replies());
-            }
-        }
-        while let Some(id) = copying.unseen.pop_front() {
-            if let Some(connection) = self.connections.get(id) {
-                let state = connection.export();
-                visit(moved(id), Change::Opened(&connection.socket, state));
-                copying.copied(id, connection.session.has_pending_replies());
-            }
-        }
-    }
-
-    /// Ends a copy that failed. No other process may have the sockets any more, nor may any
-    /// be in transit.
-    pub fn end_copy(&mut self) {
-        self.copying = None;
-    }
-
     /// Returns whether no reply waits for a commit, so that
-    /// [`take_changes`](Self::take_changes) of as many as there are copies everything.
+    /// [`take_changes`](Transfer::take_changes) of as many as there are copies everything.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.cx.pending.len() == 0
@@ -295,6 +297,8 @@ const SHARED: Duration = Duration::from_secs(60);
 /// Progress of an adoption.
 #[derive(Debug, Default)]
 pub(super) struct Adoption {
+    /// The connections that the predecessor has copied and not closed since, by its name.
+    ids: HashMap<MovedId, ConnectionId>,
     /// Input without a buffer yet, by slot. Copies are of different moments, so that the pool
     /// may need more buffers for a while than it ever had in use at once. There may be as
     /// many entries as connections.
@@ -317,19 +321,16 @@ impl Adoption {
 
 /// The successor's half, before its first turn.
 impl<H: Handler, K: Kernel> Reactor<H, K> {
-    /// Takes over a connection from the predecessor.
+    /// Inserts a connection of the predecessor.
     ///
     /// The limits of this process for connections and addresses do not close it, but it counts
     /// for new connections. Timeouts and rates are those of this process from the first turn
-    /// on.
-    ///
-    /// # Errors
-    /// [`AdoptError`]; the socket is closed, which does not end the connection.
-    pub fn adopt(
+    /// on. After an error the socket is closed, which does not end the connection.
+    pub(super) fn adopt(
         &mut self,
         mut socket: K::Socket,
         state: ConnectionState,
-    ) -> Result<AdoptedId, AdoptError> {
+    ) -> Result<ConnectionId, AdoptError> {
         let id = self.connections.next_id();
         self.kernel
             .watch(&mut socket, id.token())
@@ -348,21 +349,17 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         let session = Session::new(peer, now);
         self.connections
             .insert(|generation| Connection::new(socket, session, generation));
-        let adopted = AdoptedId(id);
-        let replaced = self.replace(adopted, state);
+        let replaced = self.replace(id, state);
         if replaced.is_err() {
-            self.discard(adopted);
+            self.discard(id);
         }
-        replaced.map(|()| adopted)
+        replaced.map(|()| id)
     }
 
     /// Replaces the state of an adopted connection.
-    ///
-    /// # Errors
-    /// [`AdoptError`].
-    pub fn replace(
+    pub(super) fn replace(
         &mut self,
-        AdoptedId(id): AdoptedId,
+        id: ConnectionId,
         state: ConnectionState,
     ) -> Result<(), AdoptError> {
         let length = state.session.buffered.len();
@@ -394,7 +391,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
     }
 
     /// Removes an adopted connection that has ended; the predecessor has counted its end.
-    pub fn discard(&mut self, AdoptedId(id): AdoptedId) {
+    pub(super) fn discard(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.remove(id) else {
             return;
         };
@@ -412,11 +409,11 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
 
     /// Completes the adoption, once the last changes are copied and before the predecessor
     /// commits: sorts the queues and finds a buffer for all input. A pool of the size that the
-    /// predecessor had is large enough.
+    /// predecessor had is large enough. Returns the number of imported connections.
     ///
     /// # Errors
     /// [`AdoptError::PoolTooSmall`].
-    pub fn complete_adoption(&mut self) -> Result<(), AdoptError> {
+    pub fn complete_adoption(&mut self) -> Result<usize, AdoptError> {
         self.place_input()?;
         for id in self.connections.ids() {
             self.count_buffer(id);
@@ -424,7 +421,7 @@ impl<H: Handler, K: Kernel> Reactor<H, K> {
         self.drop_idle();
         self.sort_queues();
         self.adoption.shared_until = Some(self.kernel.now().after(SHARED));
-        Ok(())
+        Ok(std::mem::take(&mut self.adoption.ids).len())
     }
 
     /// Moves all input into buffers. If the general buffers are not enough, the longest input

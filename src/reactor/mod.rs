@@ -41,7 +41,7 @@ mod replies;
 mod stop;
 
 pub use self::connection::ConnectionView;
-pub use self::handover::{AdoptError, AdoptedId, Change, ConnectionState, MovedId};
+pub use self::handover::{AdoptError, Change, ConnectionState, MovedId};
 pub use self::linux::{Linux, catch_signals};
 pub use self::phase::ConnectionPhase;
 

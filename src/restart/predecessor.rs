@@ -27,7 +27,9 @@ use super::{
 };
 use crate::reactor::kernel::ListenerTag;
 use crate::reactor::{Change, MovedId, RESERVED_DESCRIPTORS};
+use crate::roster::AgentState;
 use crate::store::Lock;
+use crate::transfer::Transfer as _;
 use hawk_time::Moment;
 
 /// The limit from the start of the successor until it is set up: it may read a large roster's
@@ -93,7 +95,8 @@ pub struct HandOver {
     max_sockets: usize,
     /// The successor's limit of open files; unlimited until its `Hello`.
     successor_descriptors: u64,
-    writer: Writer,
+    /// The message under construction.
+    batch: Batch,
     /// The duration of the pre-copy.
     precopy: Duration,
     /// Bytes of all snapshots so far.
@@ -170,7 +173,7 @@ impl HandOver {
                 .unwrap_or(MAX_SOCKETS)
                 .clamp(1, MAX_SOCKETS),
             successor_descriptors: u64::MAX,
-            writer: Writer::new(0),
+            batch: Batch::new(0),
             precopy: Duration::ZERO,
             bytes: 0,
         };
@@ -282,7 +285,7 @@ impl HandOver {
             ToPredecessor::Hello(hello) => {
                 let format = hello.negotiate_format();
                 self.format = format.map_err(|error| self.failure(&error))?;
-                self.writer = Writer::new(self.format);
+                self.batch = Batch::new(self.format);
                 self.successor_descriptors = hello.descriptors;
                 self.build = hello.build;
                 self.check_successor_descriptors(server)?;
@@ -317,26 +320,22 @@ impl HandOver {
             return Ok(());
         };
         let room = self.room_for_sockets(server);
-        self.writer.clear();
-        let mut opened = Vec::new();
+        self.batch.clear();
         while let Stage::PreCopy(precopy) = &mut self.stage {
             let now = Moment::now();
             let amount = amount(server);
-            let writer = &mut self.writer;
+            let batch = &mut self.batch;
             match precopy.next(amount, self.max_sockets, now) {
                 Next::Copy => {
                     let most = match precopy.is_first_pass_complete() {
                         true => self.max_sockets,
                         false => CONNECTIONS,
                     };
-                    let agents = copy_new_agents(server, AGENTS, writer);
-                    let connections =
-                        copy_new_connections(server, most.min(room), writer, &mut opened);
-                    precopy.copied(agents && connections);
+                    precopy.copied(copy_some(server, AGENTS, most.min(room), batch));
                 }
                 // New connections go with the changes.
                 Next::CopyAgain if amount.unseen <= room => {
-                    copy_changes(server, FEW_CHANGES, writer, &mut opened);
+                    take_changes(server, FEW_CHANGES, batch);
                 }
                 Next::CopyAgain => {}
                 Next::Quiesce
@@ -360,8 +359,8 @@ impl HandOver {
                 }
             }
             // Without room the batch has closed connections only, which make room.
-            if !self.writer.is_empty() || amount.unseen > room {
-                return self.send_batch(server, number, &opened);
+            if !self.batch.writer.is_empty() || amount.unseen > room {
+                return self.send_batch(server, number);
             }
         }
         Ok(())
@@ -387,14 +386,13 @@ impl HandOver {
         if let Stage::Quiesce { recopies, .. } = &mut self.stage {
             *recopies = recopies.saturating_sub(FEW_CHANGES);
         }
-        self.writer.clear();
-        let mut opened = Vec::new();
+        self.batch.clear();
         if has_many_new {
-            copy_new_connections(server, room, &mut self.writer, &mut opened);
+            copy_some(server, 0, room, &mut self.batch);
         } else {
-            copy_changes(server, FEW_CHANGES, &mut self.writer, &mut opened);
+            take_changes(server, FEW_CHANGES, &mut self.batch);
         }
-        self.send_batch(server, number, &opened)
+        self.send_batch(server, number)
     }
 
     /// Returns whether the store has become quiet. From then on agents wait for the freeze
@@ -427,13 +425,13 @@ impl HandOver {
         self.until = begun.after(fault!(limit "freeze", FREEZE));
         fault!(self.channel, "predecessor:freeze");
         let token = Token::new().map_err(|error| self.failure(&error))?;
-        let mut opened = Vec::new();
-        self.writer.clear();
-        copy_changes(server, usize::MAX, &mut self.writer, &mut opened);
+        self.batch.clear();
+        take_changes(server, usize::MAX, &mut self.batch);
         let (counters, tally) = server.counts();
         let counts = Counts { counters, tally };
-        self.writer.push(&Record::Counts(counts));
-        self.writer.push(&Record::Handler(server.handler().state()));
+        let writer = &mut self.batch.writer;
+        writer.push(&Record::Counts(counts));
+        writer.push(&Record::Handler(server.handler().state()));
         let freeze = Freeze {
             begun,
             generation: self.generation,
@@ -441,13 +439,13 @@ impl HandOver {
             quiesce: begun.since(quiesced),
             bytes: self.bytes,
         };
-        self.writer.push(&Record::Freeze(freeze));
+        self.batch.writer.push(&Record::Freeze(freeze));
         let records = self.seal()?;
         self.send(&ToSuccessor::Freeze {
             length: records.length(),
             records: records.as_fd(),
             token: token.as_fd(),
-            sockets: sockets_of(server, &opened),
+            sockets: sockets_of(server, &self.batch.opened),
         })?;
         fault!(self.channel, "predecessor:frozen");
         let answer = self.wait_for_answer(self.until);
@@ -580,28 +578,25 @@ impl HandOver {
         Some(number)
     }
 
-    /// Sends the written records, the sockets of the `opened` connections, and the connections
-    /// that were closed.
+    /// Sends the batch, and the connections that were closed.
     fn send_batch(
         &mut self,
         server: &mut ServerReactor,
         number: u32,
-        opened: &[MovedId],
     ) -> Result<(), HandOverFailure> {
-        let writer = &mut self.writer;
-        server.take_closed(&mut |id| writer.push(&Record::Closed(ClosedConnection { id })));
+        server.take_closed(&mut |id| self.batch.connection::<()>(id, Change::Closed));
         let records = self.seal()?;
         self.send(&ToSuccessor::Batch {
             number,
             length: records.length(),
             records: records.as_fd(),
-            sockets: sockets_of(server, opened),
+            sockets: sockets_of(server, &self.batch.opened),
         })
     }
 
     /// The written records as a file.
     fn seal(&mut self) -> Result<SealedFile, HandOverFailure> {
-        let bytes = self.writer.finish();
+        let bytes = self.batch.writer.finish();
         self.bytes += bytes.len() as u64;
         SealedFile::write(bytes)
             .map_err(|error| self.failure(&format_args!("cannot write down the state: {error}")))
@@ -699,53 +694,63 @@ fn amount(server: &ServerReactor) -> Amount {
     }
 }
 
-/// Copies up to `most` agents that were never copied. Returns whether none is left.
-fn copy_new_agents(server: &mut ServerReactor, most: usize, writer: &mut Writer) -> bool {
-    server.handler_mut().copy_some(most, &mut |slot, state| {
-        writer.push(&Record::Agent(Agent { slot, state }));
-    })
-}
-
-/// Copies up to `most` connections that were never copied, and adds them to `opened`. Returns
-/// whether none is left.
-fn copy_new_connections(
+/// Copies agents and connections that were never copied, up to these numbers. Returns whether none
+/// is left.
+fn copy_some(
     server: &mut ServerReactor,
-    most: usize,
-    writer: &mut Writer,
-    opened: &mut Vec<MovedId>,
+    agents: usize,
+    connections: usize,
+    batch: &mut Batch,
 ) -> bool {
-    server.copy_some(most, &mut |id, _, state| {
-        writer.push(&Record::Opened(Connection { id, state }));
-        opened.push(id);
-    })
+    let handler = server.handler_mut();
+    let all = handler.copy_some(agents, &mut |slot, state| batch.agent(slot, state));
+    server.copy_some(connections, &mut |id, change| batch.connection(id, change)) && all
 }
 
-/// Copies changes of up to `most` connections and as many agents. Adds new connections to
-/// `opened`: their sockets must be sent.
-fn copy_changes(
-    server: &mut ServerReactor,
-    most: usize,
-    writer: &mut Writer,
-    opened: &mut Vec<MovedId>,
-) {
-    // Agents may be added after the first pass.
-    copy_new_agents(server, most, writer);
-    server.handler_mut().take_changes(most, &mut |slot, state| {
-        writer.push(&match state {
+/// Copies changes of up to `most` connections and as many agents, and everything that is new.
+fn take_changes(server: &mut ServerReactor, most: usize, batch: &mut Batch) {
+    let handler = server.handler_mut();
+    handler.take_changes(most, &mut |slot, state| batch.agent(slot, state));
+    server.take_changes(most, &mut |id, change| batch.connection(id, change));
+}
+
+/// The records of a message, and the connections whose sockets it has.
+#[derive(Debug)]
+struct Batch {
+    writer: Writer,
+    opened: Vec<MovedId>,
+}
+
+impl Batch {
+    fn new(format: u16) -> Self {
+        Self {
+            writer: Writer::new(format),
+            opened: Vec::new(),
+        }
+    }
+
+    fn clear(&mut self) {
+        self.writer.clear();
+        self.opened.clear();
+    }
+
+    fn agent(&mut self, slot: u32, state: Option<AgentState>) {
+        self.writer.push(&match state {
             Some(state) => Record::Agent(Agent { slot, state }),
             None => Record::AgentRemoved(RemovedAgent { slot }),
         });
-    });
-    server.take_changes(most, &mut |id, change| {
-        writer.push(&match change {
+    }
+
+    fn connection<S>(&mut self, id: MovedId, change: Change<S>) {
+        self.writer.push(&match change {
             Change::Opened(_, state) => {
-                opened.push(id);
+                self.opened.push(id);
                 Record::Opened(Connection { id, state })
             }
             Change::Changed(state) => Record::Changed(Connection { id, state }),
             Change::Closed => Record::Closed(ClosedConnection { id }),
         });
-    });
+    }
 }
 
 /// The sockets of connections that were just copied; none is closed since.

@@ -3,7 +3,6 @@
 //! All of it happens before the first turn of the event loop, so every method may block until
 //! the predecessor's next message.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -19,8 +18,9 @@ use super::snapshot::{
     Agent, ClosedConnection, Connection, Counts, Freeze, Reader, Record, RemovedAgent,
 };
 use super::{SUCCESSOR, ServerReactor};
-use crate::reactor::{AdoptError, AdoptedId, Linux, MovedId};
+use crate::reactor::{Change, Linux};
 use crate::stats::TakeOverStatistics;
+use crate::transfer::Transfer as _;
 use hawk_time::Moment;
 
 /// The limit for the predecessor's next message: longer than its limit of any step.
@@ -33,7 +33,6 @@ const ROLLED_BACK: &str = "the predecessor has rolled the hand-over back or ende
 #[derive(Debug)]
 pub struct TakeOver {
     channel: Channel<Successor>,
-    adopted: HashMap<MovedId, AdoptedId>,
     /// The memory for a snapshot, reused.
     snapshot: Vec<u8>,
     /// Whether the predecessor passed on a signal to stop.
@@ -87,7 +86,6 @@ impl TakeOver {
         })?;
         let mut take_over = Self {
             channel: Channel::new(socket),
-            adopted: HashMap::new(),
             snapshot: Vec::new(),
             was_stopped: false,
         };
@@ -190,7 +188,7 @@ impl TakeOver {
         freeze: Freeze,
         length: u64,
     ) -> anyhow::Result<TakeOverFigures> {
-        server.complete_adoption()?;
+        let connections = server.complete_adoption()?;
         fault!(self.channel, "successor:commit");
         check_not_stopped(server)?;
         let Some(ownership) = token.take()? else {
@@ -204,13 +202,13 @@ impl TakeOver {
         let _unsent = self.channel.send(&ToPredecessor::Committed(Committed {
             committed,
             resumed,
-            connections: u32::try_from(self.adopted.len()).unwrap_or(u32::MAX),
+            connections: u32::try_from(connections).unwrap_or(u32::MAX),
         }));
         fault!(self.channel, "successor:committed");
         Ok(TakeOverFigures {
             freeze,
             pause: resumed.since(freeze.begun),
-            connections: self.adopted.len(),
+            connections,
             bytes: freeze.bytes.saturating_add(length),
         })
     }
@@ -249,22 +247,19 @@ impl TakeOver {
             Record::Opened(Connection { id, state }) => {
                 let socket = sockets.next();
                 let socket = socket.context("a snapshot has fewer sockets than connections")?;
-                let adopted = server.adopt(Linux::connection(socket), state)?;
-                if self.adopted.insert(id, adopted).is_some() {
-                    bail!("a snapshot has a connection twice");
-                }
+                server.import(id, Change::Opened(Linux::connection(socket), state))?;
             }
             Record::Changed(Connection { id, state }) => {
-                let adopted = self.adopted.get(&id);
-                server.replace(*adopted.ok_or(AdoptError::Unknown)?, state)?;
+                server.import(id, Change::Changed(state))?;
             }
-            Record::Closed(ClosedConnection { id }) => {
-                let adopted = self.adopted.remove(&id);
-                server.discard(adopted.ok_or(AdoptError::Unknown)?);
+            Record::Closed(ClosedConnection { id }) => server.import(id, Change::Closed)?,
+            Record::Agent(Agent { slot, state }) => {
+                server.handler_mut().import(slot, Some(state))?;
             }
-            Record::Agent(Agent { slot, state }) => server.handler_mut().adopt(slot, state)?,
-            Record::AgentRemoved(RemovedAgent { slot }) => server.handler_mut().remove(slot),
-            Record::Handler(state) => server.handler_mut().import(state),
+            Record::AgentRemoved(RemovedAgent { slot }) => {
+                server.handler_mut().import(slot, None)?;
+            }
+            Record::Handler(state) => server.handler_mut().import_state(state),
             Record::Counts(Counts { counters, tally }) => server.resume_counts(counters, tally),
             Record::Freeze(_) => {}
         }

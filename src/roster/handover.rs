@@ -9,6 +9,7 @@ use super::presence::{JudgedBy, Presence, Rhythm, Run};
 use super::{AgentKey, Entry, Roster};
 use crate::dirty_set::DirtySet;
 use crate::interval::Interval;
+use crate::transfer::{Transfer, Visit};
 use hawk_time::{Moment, UnixNanos};
 
 /// The full state of an agent, for a process on the same machine that takes over.
@@ -141,17 +142,20 @@ pub(super) struct Copying {
 #[error("there cannot be an agent with the number {0}")]
 pub struct StrangeSlot(u32);
 
-/// In the predecessor.
-impl Roster {
-    /// Begins a copy: from now on, changes of copied agents are recorded.
-    pub fn begin_copy(&mut self) {
+impl Transfer for Roster {
+    /// The agent's slot.
+    type Id = u32;
+    /// `None` if the slot is empty.
+    type Exported<'a> = Option<AgentState>;
+    type Imported = Option<AgentState>;
+    type Error = StrangeSlot;
+
+    fn begin_copy(&mut self) {
         self.end_copy();
         self.copying = Some(Copying::default());
     }
 
-    /// Copies up to `most` agents that were not copied yet, with their slots. Returns true once
-    /// all are copied.
-    pub fn copy_some(&mut self, most: usize, see: &mut dyn FnMut(u32, AgentState)) -> bool {
+    fn copy_some(&mut self, most: usize, visit: Visit<'_, Self>) -> bool {
         let Some(copying) = &mut self.copying else {
             return true;
         };
@@ -163,7 +167,7 @@ impl Roster {
                 }
                 left -= 1;
                 entry.is_copied = true;
-                see(number(copying.next), entry.state(self.lead));
+                visit(number(copying.next), Some(entry.state(self.lead)));
             }
             copying.dirty.set_clean(copying.next);
             copying.next += 1;
@@ -171,17 +175,13 @@ impl Roster {
         true
     }
 
-    /// Returns the number of slots that changed since they were copied.
-    #[must_use]
-    pub fn changes(&self) -> usize {
+    fn changes(&self) -> usize {
         self.copying
             .as_ref()
             .map_or(0, |copying| copying.dirty.len())
     }
 
-    /// Copies up to `most` of the slots that changed since they were copied, the oldest change
-    /// first; `None` is an empty slot.
-    pub fn take_changes(&mut self, most: usize, see: &mut dyn FnMut(u32, Option<AgentState>)) {
+    fn take_changes(&mut self, most: usize, visit: Visit<'_, Self>) {
         let Some(copying) = &mut self.copying else {
             return;
         };
@@ -192,17 +192,25 @@ impl Roster {
                 entry.is_copied = true;
                 entry.state(self.lead)
             });
-            see(slot, state);
+            visit(slot, state);
         }
     }
 
-    /// Ends the copy: changes are not recorded any more.
-    pub fn end_copy(&mut self) {
+    fn end_copy(&mut self) {
         let Some(copying) = self.copying.take() else {
             return;
         };
         let copied = self.entries.iter_mut().take(copying.next);
         copied.flatten().for_each(|entry| entry.is_copied = false);
+    }
+
+    /// Causes no event.
+    fn import(&mut self, slot: u32, state: Option<AgentState>) -> Result<(), StrangeSlot> {
+        match state {
+            Some(state) => self.adopt(slot, state)?,
+            None => self.take_out(AgentKey::new(slot as usize)),
+        }
+        Ok(())
     }
 }
 
@@ -219,14 +227,11 @@ impl Copying {
 
 /// In the successor. Its roster is empty at first.
 impl Roster {
-    /// Puts a copied agent into its slot, for the first time or again. That causes no event.
+    /// Puts a copied agent into its slot, for the first time or again.
     ///
     /// Copies are of different moments: the new slot of an agent that was removed and inserted
     /// again may be copied before its old slot is. The last copy is right.
-    ///
-    /// # Errors
-    /// [`StrangeSlot`] if the slot is far beyond the capacity.
-    pub fn adopt(&mut self, slot: u32, state: AgentState) -> Result<(), StrangeSlot> {
+    fn adopt(&mut self, slot: u32, state: AgentState) -> Result<(), StrangeSlot> {
         let at = slot as usize;
         if at
             >= self
@@ -254,11 +259,6 @@ impl Roster {
         self.put(key, entry);
         self.arm_early(key);
         Ok(())
-    }
-
-    /// Empties a slot.
-    pub fn adopt_removal(&mut self, slot: u32) {
-        self.take_out(AgentKey::new(slot as usize));
     }
 
     /// Resumes with all agents adopted. No agent is declared offline before `amnesty`. The roster

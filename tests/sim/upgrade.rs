@@ -1,13 +1,13 @@
 //! The server is replaced by another process while it serves, or nearly.
 
-use std::collections::HashMap;
 use std::num::NonZeroU32;
 
 use hawk::reactor::kernel::{ListenerTag, SocketToken};
 use hawk::reactor::{
-    AdoptError, AdoptedId, Change, Config, ConnectionState, MIN_POOL_LIMIT, MovedId, Reactor,
+    AdoptError, Change, Config, ConnectionState, MIN_POOL_LIMIT, MovedId, Reactor,
 };
 use hawk::session::Rate;
+use hawk::transfer::Transfer as _;
 
 use super::checks::LONGEST;
 use super::counts::Event;
@@ -31,7 +31,6 @@ struct Successor {
     machine: Shared,
     config: Config,
     reactor: Reactor<Counter, SimKernel>,
-    ids: HashMap<MovedId, AdoptedId>,
     failed: Option<AdoptError>,
 }
 
@@ -46,48 +45,28 @@ impl Successor {
             machine: machine.clone(),
             reactor: Reactor::with_listeners(config.clone(), counter, kernel, listeners).unwrap(),
             config,
-            ids: HashMap::new(),
             failed: None,
         }
     }
 
-    fn adopt(&mut self, id: MovedId, socket: &SimSocket, state: ConnectionState) {
-        self.expect_sound(&state);
-        let socket = socket.duplicate(self.process);
-        match self.reactor.adopt(socket, state) {
-            Ok(adopted) => {
-                let twice = self.ids.insert(id, adopted).is_some();
-                self.demand(!twice, "a connection is shown twice");
+    fn change(&mut self, id: MovedId, change: Change<&SimSocket>) {
+        let change = match change {
+            Change::Opened(socket, state) => {
+                self.expect_sound(&state);
+                Change::Opened(socket.duplicate(self.process), state)
             }
-            Err(error) => self.failed = Some(error),
-        }
-    }
-
-    fn change(&mut self, id: MovedId, change: Change<'_, SimSocket>) {
-        match change {
-            Change::Opened(socket, state) => self.adopt(id, socket, state),
             Change::Changed(state) => {
                 self.expect_sound(&state);
-                if let Some(adopted) = self.adopted(id)
-                    && let Err(error) = self.reactor.replace(adopted, state)
-                {
-                    self.failed = Some(error);
-                }
+                Change::Changed(state)
             }
-            Change::Closed => {
-                if let Some(adopted) = self.adopted(id) {
-                    self.ids.remove(&id);
-                    self.reactor.discard(adopted);
-                }
-            }
+            Change::Closed => Change::Closed,
+        };
+        match self.reactor.import(id, change) {
+            Ok(()) => {}
+            // A connection that was refused may change.
+            Err(AdoptError::Unknown) if self.failed.is_some() => {}
+            Err(error) => self.failed = Some(error),
         }
-    }
-
-    fn adopted(&mut self, id: MovedId) -> Option<AdoptedId> {
-        let adopted = self.ids.get(&id).copied();
-        let known = adopted.is_some() || self.failed.is_some();
-        self.demand(known, "what was not shown is said to have changed");
-        adopted
     }
 
     /// Another process would refuse what could not be (`snapshot`).
@@ -131,9 +110,9 @@ impl World {
             if gives_up == Some(round) {
                 return Ok(false);
             }
-            all |= self.reactor.copy_some(most, &mut |id, socket, state| {
-                successor.adopt(id, socket, state);
-            });
+            all |= self
+                .reactor
+                .copy_some(most, &mut |id, change| successor.change(id, change));
             if successor.failed.is_some() || (all && round >= later) {
                 break;
             }

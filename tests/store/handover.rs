@@ -11,6 +11,7 @@ use hawk::handler::{PacketHandler, StoreDown};
 use hawk::session::{Answer, Handler as _, Sender};
 use hawk::stats::{ServerStatistics, Statistics};
 use hawk::store::{Lock, Retention, Store};
+use hawk::transfer::Transfer as _;
 use hawk_time::Moment;
 use hawk_wire::{Busy, Packet, Reply, Report};
 
@@ -66,7 +67,7 @@ fn after_a_hand_over_the_store_has_each_report_and_agent_once() {
     let mut shown = 0;
     from.keeper.copy_some(1, &mut |slot, state| {
         shown += 1;
-        apply(&mut to.keeper, slot, Some(state));
+        apply(&mut to.keeper, slot, state);
     });
     assert_eq!(shown, 1);
     // The predecessor still serves.

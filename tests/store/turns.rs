@@ -8,6 +8,7 @@ use hawk::handler::{Ack, Config, PacketHandler};
 use hawk::roster::{self, AgentState};
 use hawk::session::{Answer, CommitId, Fate, Handler as _, Sender, Tag, Wake};
 use hawk::store::{Lock, Retention, StandbyStore, Store};
+use hawk::transfer::Transfer as _;
 use hawk_time::Moment;
 use hawk_wire::{AgentName, Heartbeat, Packet, Reply, Report};
 
@@ -184,22 +185,19 @@ impl Turns {
 
 /// Applies the copied state of a slot.
 pub(crate) fn apply(to: &mut PacketHandler, slot: u32, state: Option<AgentState>) {
-    match state {
-        Some(state) => to.adopt(slot, state).unwrap(),
-        None => to.remove(slot),
-    }
+    to.import(slot, state).unwrap();
 }
 
 /// Copies the remaining state at the end.
 pub(crate) fn move_the_rest(from: &mut Turns, to: &mut Turns) {
     let all = from.keeper.copy_some(usize::MAX, &mut |slot, state| {
-        apply(&mut to.keeper, slot, Some(state));
+        apply(&mut to.keeper, slot, state);
     });
     assert!(all);
     from.keeper.take_changes(usize::MAX, &mut |slot, state| {
         apply(&mut to.keeper, slot, state);
     });
-    to.keeper.import(from.keeper.state());
+    to.keeper.import_state(from.keeper.state());
     to.ahead = from.ahead;
 }
 

@@ -7,8 +7,9 @@ use std::num::NonZeroU32;
 use proptest::prelude::*;
 
 use super::*;
-use crate::reactor::handover::{AdoptedId, Change, ConnectionState, MovedId};
+use crate::reactor::handover::{Change, ConnectionState, MovedId};
 use crate::session::{Rate, StopReason};
+use crate::transfer::Transfer as _;
 use hawk_wire::{Report, encode_frame};
 
 /// The step of the time, a tick of the timers: so that the timers of all reactors expire
@@ -90,7 +91,6 @@ struct Rig {
 /// The successor.
 struct Successor {
     reactor: Reactor<HeartbeatHandler, Fake>,
-    ids: Vec<(MovedId, AdoptedId)>,
 }
 
 impl Successor {
@@ -110,28 +110,16 @@ impl Successor {
         );
         Self {
             reactor: reactor.unwrap(),
-            ids: Vec::new(),
         }
     }
 
-    fn adopt(&mut self, id: MovedId, socket: &End, state: ConnectionState) {
-        let adopted = self.reactor.adopt(socket.clone(), state).unwrap();
-        self.ids.push((id, adopted));
-    }
-
-    fn change(&mut self, id: MovedId, change: Change<'_, End>) {
-        let place = self.ids.iter().position(|(known, _)| *known == id);
-        match change {
-            Change::Opened(socket, state) => self.adopt(id, socket, state),
-            Change::Changed(state) => {
-                let (_, adopted) = self.ids[place.unwrap()];
-                self.reactor.replace(adopted, state).unwrap();
-            }
-            Change::Closed => {
-                let (_, adopted) = self.ids.remove(place.unwrap());
-                self.reactor.discard(adopted);
-            }
-        }
+    fn change(&mut self, id: MovedId, change: Change<&End>) {
+        let change = match change {
+            Change::Opened(socket, state) => Change::Opened(socket.clone(), state),
+            Change::Changed(state) => Change::Changed(state),
+            Change::Closed => Change::Closed,
+        };
+        self.reactor.import(id, change).unwrap();
     }
 }
 
@@ -179,9 +167,8 @@ impl Rig {
             self.reactor.begin_copy();
         }
         if let Some(successor) = &mut self.successor {
-            self.reactor.copy_some(most, &mut |id, socket, state| {
-                successor.adopt(id, socket, state)
-            });
+            self.reactor
+                .copy_some(most, &mut |id, change| successor.change(id, change));
         }
     }
 

@@ -4,7 +4,8 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use super::*;
-use crate::reactor::handover::{Change, MovedId};
+use crate::reactor::handover::Change;
+use crate::transfer::Transfer as _;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -55,10 +56,12 @@ fn unread_input_and_partial_frames_move_and_ended_connections_stay_ended() {
     )
     .unwrap();
     old.begin_copy();
-    let mut ids = Vec::new();
-    let all = old.copy_some(9, &mut |id, socket, state| {
+    let all = old.copy_some(9, &mut |id, change| {
+        let Change::Opened(socket, state) = change else {
+            panic!("it was not copied before");
+        };
         let socket = Linux::connection(duplicate(socket));
-        ids.push((id, new.adopt(socket, state).unwrap()));
+        new.import(id, Change::Opened(socket, state)).unwrap();
     });
     assert!(all);
     // It ends before the commit, while both reactors have its socket.
@@ -73,21 +76,18 @@ fn unread_input_and_partial_frames_move_and_ended_connections_stay_ended() {
     stays.write_all(&frame[7..]).unwrap();
     let mut late = connect();
     late.write_all(&frame).unwrap();
-    old.take_changes(usize::MAX, &mut |id: MovedId, change| match change {
-        Change::Closed => {
-            let (_, adopted) = ids.iter().find(|(known, _)| *known == id).unwrap();
-            new.discard(*adopted);
-        }
-        Change::Changed(state) => {
-            let (_, adopted) = ids.iter().find(|(known, _)| *known == id).unwrap();
-            new.replace(*adopted, state).unwrap();
-        }
-        Change::Opened(..) => panic!("there is no new connection"),
+    old.take_changes(usize::MAX, &mut |id, change| {
+        let change = match change {
+            Change::Closed => Change::Closed,
+            Change::Changed(state) => Change::Changed(state),
+            Change::Opened(..) => panic!("there is no new connection"),
+        };
+        new.import(id, change).unwrap();
     });
     assert_eq!(old.changes(), 0);
     let (counters, tally) = old.counts();
     new.resume_counts(counters, tally);
-    new.complete_adoption().unwrap();
+    assert_eq!(new.complete_adoption().unwrap(), 1);
     drop(old);
 
     turn_until(&mut new, |new| new.figures().sessions.heartbeats == 3);

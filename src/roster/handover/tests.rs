@@ -159,10 +159,7 @@ fn act(roster: &mut Roster, action: &Action, now: &mut u64) -> BTreeSet<(u64, u3
 }
 
 fn apply(to: &mut Roster, slot: u32, state: Option<AgentState>) {
-    match state {
-        Some(state) => to.adopt(slot, state).unwrap(),
-        None => to.adopt_removal(slot),
-    }
+    to.import(slot, state).unwrap();
 }
 
 fn all(roster: &Roster) -> Vec<Option<AgentState>> {
@@ -203,7 +200,7 @@ proptest! {
                     let mut copied = 0;
                     from.copy_some(most, &mut |slot, state| {
                         copied += 1;
-                        apply(&mut to, slot, Some(state));
+                        apply(&mut to, slot, state);
                     });
                     prop_assert!(copied <= most);
                 }
@@ -219,7 +216,7 @@ proptest! {
             }
         }
         let all_copied = from.copy_some(usize::MAX, &mut |slot, state| {
-            apply(&mut to, slot, Some(state));
+            apply(&mut to, slot, state);
         });
         prop_assert!(all_copied);
         from.take_changes(usize::MAX, &mut |slot, state| apply(&mut to, slot, state));
@@ -282,12 +279,12 @@ fn a_slot_far_beyond_the_capacity_is_refused() {
     let state = all(&from)[0].clone().unwrap();
     let mut to = Roster::new(config(), at(0));
     assert_eq!(
-        to.adopt(u32::MAX, state.clone()),
+        to.import(u32::MAX, Some(state.clone())),
         Err(StrangeSlot(u32::MAX))
     );
     assert!(to.is_empty());
     // The slots in between stay empty.
-    assert_eq!(to.adopt(1000, state), Ok(()));
+    assert_eq!(to.import(1000, Some(state)), Ok(()));
     assert_eq!(to.len(), 1);
 }
 
@@ -304,7 +301,7 @@ fn a_hand_over_makes_no_agent_offline_and_hides_no_dead_agent() {
     let mut to = Roster::new(config(), at(9000));
     from.begin_copy();
     from.copy_some(usize::MAX, &mut |slot, state| {
-        apply(&mut to, slot, Some(state));
+        apply(&mut to, slot, state);
     });
     // Its deadline passes during the hand-over.
     to.resume_from(from.amnesty(), Some(at(9990)), SECOND, at(10_010));
@@ -333,7 +330,7 @@ fn an_agent_of_an_older_build_is_judged_if_it_has_sent_a_heartbeat() {
         from.record_packet(key, address(0), at(0), wall(0));
         let mut found = None;
         from.begin_copy();
-        from.copy_some(1, &mut |_, state| found = Some(state));
+        from.copy_some(1, &mut |_, state| found = state);
         AgentState {
             version: version.to_owned(),
             online: true,
@@ -343,7 +340,7 @@ fn an_agent_of_an_older_build_is_judged_if_it_has_sent_a_heartbeat() {
     };
     for (version, beats) in [("", false), ("1.0", true)] {
         let mut to = Roster::new(config(), at(0));
-        to.adopt(0, state(version)).unwrap();
+        to.import(0, Some(state(version))).unwrap();
         to.resume_from(at(0), None, Duration::ZERO, at(0));
         let key = to.find(identity(0)).unwrap();
         let entry = to.get(key).unwrap();

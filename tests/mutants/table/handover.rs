@@ -188,8 +188,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "hand-over: after a rollback every ended connection is shut down",
         HANDOVER,
-        "pub fn end_copy(&mut self) {\n        self.copying = None;",
-        Text("pub fn end_copy(&mut self) {\n        if !MUTANT { self.copying = None; }"),
+        "fn end_copy(&mut self) {\n        self.copying = None;",
+        Text("fn end_copy(&mut self) {\n        if !MUTANT { self.copying = None; }"),
     ),
     mutant(
         "hand-over: the successor does not accept from the backlog",

@@ -8,6 +8,7 @@ use crate::reactor::handover::{AdoptError, Change, ConnectionState, MovedId};
 use crate::reactor::phase::ConnectionPhase;
 use crate::session::{Bucket, Rate, StopReason};
 use crate::stats::Cause;
+use crate::transfer::Transfer as _;
 use hawk_wire::DecoderState;
 
 #[test]
@@ -39,7 +40,7 @@ fn only_copied_connections_are_shut_down_when_they_end() {
     };
     reactor.begin_copy();
     let mut shown = Vec::new();
-    let all = reactor.copy_some(2, &mut |id, _, _| shown.push(id));
+    let all = reactor.copy_some(2, &mut |id, _| shown.push(id));
     assert!(!all && shown.len() == 2);
     go(&mut reactor, 2);
     go(&mut reactor, 0);
@@ -69,7 +70,7 @@ fn a_connection_in_a_reused_slot_is_copied_and_so_are_its_changes() {
         turn(&mut reactor);
         assert_eq!(waiting(&reactor).len(), 2);
         reactor.begin_copy();
-        assert!(reactor.copy_some(9, &mut |_, _, _| {}));
+        assert!(reactor.copy_some(9, &mut |_, _| {}));
         let gone = waiting(&reactor)[1];
         let broken = Readiness {
             broken: true,
@@ -130,9 +131,17 @@ fn states(pool_limit: usize, sent: &[Vec<u8>]) -> Vec<ConnectionState> {
         turn(&mut reactor);
         turn(&mut reactor);
     }
+    copied(&mut reactor)
+}
+
+/// Copies all connections of a reactor.
+fn copied(reactor: &mut Reactor<HeartbeatHandler, Fake>) -> Vec<ConnectionState> {
     reactor.begin_copy();
     let mut states = Vec::new();
-    reactor.copy_some(usize::MAX, &mut |_, _, state| states.push(state));
+    reactor.copy_some(usize::MAX, &mut |_, change| match change {
+        Change::Opened(_, state) => states.push(state),
+        _ => panic!("it was not copied before"),
+    });
     states
 }
 
@@ -152,7 +161,7 @@ fn partial_frames_fit_into_a_pool_of_the_same_size_in_any_order() {
                 adopted.push(successor.adopt(End::default(), state.clone()).unwrap());
             }
             match successor.complete_adoption() {
-                Ok(()) => assert!(fits),
+                Ok(_) => assert!(fits),
                 Err(AdoptError::PoolTooSmall { limit: reported }) => {
                     assert!(!fits && reported == limit);
                     // Without one of the long frames, the rest fit.
@@ -244,9 +253,7 @@ fn a_connection_closed_amid_junk_is_copied_without_its_decoder() {
     let mut reactor = reactor(64 << 20);
     arrive(&mut reactor, 1, &sent);
     (0..9).for_each(|_| turn(&mut reactor));
-    reactor.begin_copy();
-    let mut shown = Vec::new();
-    reactor.copy_some(9, &mut |_, _, state| shown.push(state));
+    let shown = copied(&mut reactor);
     let [state] = &shown[..] else {
         panic!("{shown:?}");
     };
