@@ -378,12 +378,15 @@ impl<S: Socket> Connection<S> {
                 return ServeOutcome::Idle;
             }
             self.resume_reading(cx);
-            if (self.undecoded || self.readable) && !cx.sessions.handler.is_ready() {
+            // After the end of the agent's stream there is nothing left to read.
+            let has_input =
+                self.undecoded || (self.readable && self.phase.get() != ConnectionPhase::Finishing);
+            if has_input && !cx.sessions.handler.is_ready() {
                 self.stop_reading(StopReason::Store, cx);
                 return ServeOutcome::WaitForStore;
             }
             let left = self.frames_left(cx);
-            if (self.undecoded || self.readable) && left == 0 {
+            if has_input && left == 0 {
                 if self.is_broken() || self.write_failed {
                     // The agent cannot receive replies, and sends its reports again.
                     return ServeOutcome::Ended(Cause::ConnectionLost);

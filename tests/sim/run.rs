@@ -73,6 +73,20 @@ fn a_seed_determines_its_world() {
     assert_eq!(traces[0], traces[1]);
 }
 
+/// Seeds that found a fault, and enough steps to find it again.
+const FOUND: [(u64, u64); 1] = [
+    // A connection with a pending reply, closed by its agent, waited for the rate of its address.
+    (70_003_933, 3000),
+];
+
+#[test]
+fn worlds_that_found_a_fault_find_none() {
+    for (seed, steps) in FOUND {
+        let outcome = World::new(seed).run(steps).map_err(|broken| broken.what);
+        assert!(outcome.is_ok(), "seed {seed}: {:?}", outcome.err());
+    }
+}
+
 #[test]
 fn replay() {
     WORLDS.replay();
