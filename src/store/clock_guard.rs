@@ -15,6 +15,10 @@ const JUMP: Duration = Duration::from_secs(60 * 60);
 /// over the network.
 const WAIT: Duration = Duration::from_secs(60 * 60);
 
+/// A value of `paused_at` that the file may not have.
+#[derive(Clone, Copy)]
+pub(super) struct UnsavedPause(Option<UnixNanos>);
+
 /// Decides whether the wall clock is reliable enough for expiry by age.
 pub(super) struct ClockGuard<'c> {
     clock: Clock,
@@ -22,7 +26,7 @@ pub(super) struct ClockGuard<'c> {
     /// Wall-clock time of the pause; `None` while expiry is not paused. The pause ends when the
     /// clock is confirmed or shows an earlier time.
     paused_at: Option<UnixNanos>,
-    /// The file has another value of `paused_at`.
+    /// The file may have another value of `paused_at`.
     is_unsaved: bool,
     /// Expiry begins at this time.
     wait_until: Option<Moment>,
@@ -34,16 +38,19 @@ pub(super) struct ClockGuard<'c> {
 
 impl<'c> ClockGuard<'c> {
     /// Compares the clock with the newest time in the store. `age` is the maximum age of
-    /// reports.
+    /// reports; `unsaved` is what the guard of the connection before this one had
+    /// [not saved](Self::unsaved).
     pub(super) fn prepare(
         connection: &'c Connection,
         clock: Clock,
         age: Duration,
+        unsaved: Option<UnsavedPause>,
     ) -> rusqlite::Result<Self> {
         let now = (clock.now(), clock.wall());
-        let paused_at = connection.query_row("SELECT paused_at FROM store", [], |row| {
+        let saved = connection.query_row("SELECT paused_at FROM store", [], |row| {
             row.get::<_, Option<i64>>(0)
         })?;
+        let saved = saved.map(UnixNanos::from_nanos);
         let newest = connection.query_row(
             "SELECT max(at) FROM (
                  SELECT coalesce(received_at, seq) AS at FROM reports
@@ -54,8 +61,8 @@ impl<'c> ClockGuard<'c> {
         )?;
         let mut guard = Self {
             connection,
-            paused_at: paused_at.map(UnixNanos::from_nanos),
-            is_unsaved: false,
+            paused_at: unsaved.map_or(saved, |UnsavedPause(paused_at)| paused_at),
+            is_unsaved: unsaved.is_some(),
             wait_until: None,
             last: (clock.since_boot(), now.1),
             reason: None,
@@ -64,7 +71,9 @@ impl<'c> ClockGuard<'c> {
         let gap = newest.map_or(Duration::ZERO, |newest| {
             now.1.since(UnixNanos::from_nanos(newest))
         });
-        if guard.paused_at.is_some() {
+        if guard.paused_at.is_some() && unsaved.is_some() {
+            // It is logged already.
+        } else if guard.paused_at.is_some() {
             guard.reason = Some("the clock jumped ahead before this start and was not confirmed");
         } else if gap > JUMP && gap >= age {
             guard.set(Some(now.1));
@@ -101,9 +110,9 @@ impl<'c> ClockGuard<'c> {
         }
         if self.is_unsaved {
             let paused_at = self.paused_at.map(UnixNanos::as_nanos);
-            let update = "UPDATE store SET paused_at = ?1";
-            self.connection.execute(update, [paused_at])?;
-            self.is_unsaved = false;
+            let update = "UPDATE store SET paused_at = ?1 WHERE paused_at IS NOT ?1";
+            // This transaction may be rolled back: a later one finds nothing to change.
+            self.is_unsaved = self.connection.execute(update, [paused_at])? > 0;
         }
         self.wait_until = self.wait_until.filter(|until| now < *until);
         Ok(self.paused_at.is_none() && self.wait_until.is_none())
@@ -111,6 +120,11 @@ impl<'c> ClockGuard<'c> {
 
     pub(super) const fn is_paused(&self) -> bool {
         self.paused_at.is_some()
+    }
+
+    /// Returns the pause, or its end, that no committed transaction is known to have saved.
+    pub(super) fn unsaved(&self) -> Option<UnsavedPause> {
+        self.is_unsaved.then_some(UnsavedPause(self.paused_at))
     }
 
     /// Resumes expiry: the operator confirms the clock.
@@ -183,7 +197,7 @@ mod tests {
     fn a_jump_ahead_pauses_expiry_until_the_clock_is_confirmed_or_set_back() {
         let store = store();
         let (manual, clock) = clock(START);
-        let mut guard = ClockGuard::prepare(&store, clock.clone(), MONTH).unwrap();
+        let mut guard = ClockGuard::prepare(&store, clock.clone(), MONTH, None).unwrap();
         let look = |guard: &mut ClockGuard<'_>| guard.allows_expiry().unwrap();
         assert!(look(&mut guard));
         manual.suspend(DAY);
@@ -206,13 +220,49 @@ mod tests {
         assert!(!look(&mut guard));
         // The pause outlasts a restart.
         drop(guard);
-        let mut guard = ClockGuard::prepare(&store, clock.clone(), MONTH).unwrap();
+        let mut guard = ClockGuard::prepare(&store, clock.clone(), MONTH, None).unwrap();
         assert!(!look(&mut guard));
         guard.confirm();
         assert!(look(&mut guard));
         drop(guard);
-        let guard = ClockGuard::prepare(&store, clock, 1000 * MONTH).unwrap();
+        let guard = ClockGuard::prepare(&store, clock, 1000 * MONTH, None).unwrap();
         assert!(!guard.is_paused());
+    }
+
+    #[test]
+    fn a_pause_is_saved_again_if_its_transaction_is_rolled_back() {
+        let store = store();
+        let is_saved = || {
+            let query = "SELECT paused_at IS NOT NULL FROM store";
+            let saved: bool = store.query_row(query, [], |row| row.get(0)).unwrap();
+            saved
+        };
+        let (manual, clock) = clock(START);
+        let mut guard = ClockGuard::prepare(&store, clock.clone(), MONTH, None).unwrap();
+        manual.suspend(DAY);
+        set_wall(&manual, manual.wall().after(2 * JUMP));
+        store.execute_batch("BEGIN").unwrap();
+        assert_eq!(guard.allows_expiry(), Ok(false));
+        assert!(is_saved());
+        store.execute_batch("ROLLBACK").unwrap();
+        assert!(!is_saved());
+        // The same connection goes on.
+        store.execute_batch("BEGIN").unwrap();
+        assert_eq!(guard.allows_expiry(), Ok(false));
+        store.execute_batch("ROLLBACK").unwrap();
+        // The file is opened anew, with a report that the wrong clock dated.
+        let wall = manual.wall().as_nanos();
+        let report = "INSERT INTO reports VALUES (2, 1, '', '', 0, 0, ?1, NULL)";
+        store.execute(report, [wall]).unwrap();
+        let unsaved = guard.unsaved();
+        let mut guard = ClockGuard::prepare(&store, clock, MONTH, unsaved).unwrap();
+        assert_eq!(guard.allows_expiry(), Ok(false));
+        assert!(is_saved() && guard.unsaved().is_some());
+        assert_eq!(guard.allows_expiry(), Ok(false));
+        assert!(
+            guard.unsaved().is_none(),
+            "an earlier transaction has saved it"
+        );
     }
 
     #[test]
@@ -225,7 +275,7 @@ mod tests {
             (MONTH, false, false),
         ] {
             let (manual, clock) = clock(START.after(gap));
-            let mut guard = ClockGuard::prepare(&store, clock, MONTH).unwrap();
+            let mut guard = ClockGuard::prepare(&store, clock, MONTH, None).unwrap();
             assert_eq!(guard.allows_expiry(), Ok(allowed), "{gap:?}");
             manual.advance(WAIT);
             assert_eq!(guard.allows_expiry(), Ok(allowed_later), "{gap:?}");
@@ -241,7 +291,7 @@ mod tests {
             .unwrap();
         store.execute(agent, [wall.as_nanos()]).unwrap();
         let (_, clock) = clock(wall);
-        let mut guard = ClockGuard::prepare(&store, clock, MONTH).unwrap();
+        let mut guard = ClockGuard::prepare(&store, clock, MONTH, None).unwrap();
         assert_eq!(guard.allows_expiry(), Ok(true));
     }
 }

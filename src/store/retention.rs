@@ -10,7 +10,7 @@ use std::time::Duration;
 use rusqlite::{Connection, Params};
 
 use super::Batch;
-use super::clock_guard::ClockGuard;
+use super::clock_guard::{ClockGuard, UnsavedPause};
 use crate::stats::StoreCounters;
 use hawk_time::{Clock, Moment, Throttle, UnixNanos, log_limited};
 
@@ -322,6 +322,7 @@ impl<'c> Retainer<'c> {
         connection: &'c Connection,
         limits: Retention,
         clock: Clock,
+        unsaved: Option<UnsavedPause>,
     ) -> rusqlite::Result<Self> {
         let now = clock.now();
         let page_size: i64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
@@ -339,7 +340,7 @@ impl<'c> Retainer<'c> {
             limits,
             page_size,
             disk: path.map(PathBuf::from),
-            guard: ClockGuard::prepare(connection, clock.clone(), limits.age)?,
+            guard: ClockGuard::prepare(connection, clock.clone(), limits.age, unsaved)?,
             removed_events: Vec::new(),
             next_check: now,
             next_slow_check: now,
@@ -371,6 +372,11 @@ impl<'c> Retainer<'c> {
     pub(super) fn remove_agents(&mut self, seen_before: UnixNanos) -> rusqlite::Result<()> {
         self.surplus = Some(SurplusAgents::new(self.connection, seen_before)?);
         Ok(())
+    }
+
+    /// Returns the pause of expiry by age, or its end, that may not be in the file.
+    pub(super) fn unsaved_pause(&self) -> Option<UnsavedPause> {
+        self.guard.unsaved()
     }
 
     /// Whether expiry by age is paused until the clock is confirmed.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 
+use super::clock_guard::UnsavedPause;
 use super::delivery::{Deliveries, Delivery};
 use super::files::{FileChange, Files};
 use super::open::{LOCK_PATIENCE, OpenError, explain, open, wal_pages};
@@ -65,6 +66,9 @@ pub(super) struct Writer {
     counters: StoreCounters,
     unwritten: Unwritten,
     removals: RemovalLog,
+    /// A pause of expiry by age, or its end, that the file may not have: it goes with the
+    /// transaction that saves it, and outlasts the connection.
+    unsaved_pause: Option<UnsavedPause>,
     /// Agents with the last packet before this time are removed if they are offline and not
     /// established.
     pub(super) surplus: Option<UnixNanos>,
@@ -188,6 +192,7 @@ impl Writer {
             counters: StoreCounters::default(),
             unwritten: Unwritten::default(),
             removals: RemovalLog::default(),
+            unsaved_pause: None,
             surplus: None,
             delivery: Arc::default(),
             files: None,
@@ -299,6 +304,7 @@ impl Writer {
         loop {
             if self.slot.take_confirmation() {
                 served.retainer.confirm_clock();
+                self.unsaved_pause = served.retainer.unsaved_pause();
             }
             let progress_due = served.statements.deliveries.due_in(self.clock.now());
             let patience = match served.retainer.is_behind() {
@@ -379,6 +385,7 @@ impl Writer {
         }
         self.counters.bytes = served.retainer.bytes;
         self.counters.expiry_paused = u64::from(served.retainer.is_paused());
+        self.unsaved_pause = served.retainer.unsaved_pause();
         self.note_log();
         self.was_usable |= outcome.is_ok();
         // Replies wait for the batch: it is completed before the checkpoint.
@@ -591,7 +598,12 @@ impl Writer {
         let deliveries = Deliveries::begin(connection, delivery, file, &self.slot)?;
         let mut statements = Statements::prepare(connection, deliveries)?;
         statements.rewrite = self.slot.last_rewrite();
-        let mut retainer = Retainer::prepare(connection, self.retention, self.clock.clone())?;
+        let mut retainer = Retainer::prepare(
+            connection,
+            self.retention,
+            self.clock.clone(),
+            self.unsaved_pause,
+        )?;
         if let Some(seen_before) = self.surplus {
             retainer.remove_agents(seen_before)?;
         }

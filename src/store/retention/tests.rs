@@ -42,7 +42,7 @@ fn old_reports_are_removed_in_steps_and_young_reports_stay() {
         size: u64::MAX,
         ..Retention::UNLIMITED
     };
-    let mut retainer = Retainer::prepare(&connection, limits, Clock::System).unwrap();
+    let mut retainer = Retainer::prepare(&connection, limits, Clock::System, None).unwrap();
     let mut steps = Vec::new();
     while steps.last() != Some(&0) {
         steps.push(retainer.step(Added::default()).unwrap().reports);
@@ -68,7 +68,7 @@ fn a_step_removes_only_the_excess_after_any_number_of_reports() {
         size: 8 << 20,
         ..Retention::UNLIMITED
     };
-    let mut retainer = Retainer::prepare(&connection, limits, Clock::System).unwrap();
+    let mut retainer = Retainer::prepare(&connection, limits, Clock::System, None).unwrap();
     let removed = retainer
         .step(Added {
             reports: 10_000,
@@ -113,7 +113,7 @@ fn agents_and_events_displace_no_reports() {
         size: 1 << 20,
         ..Retention::UNLIMITED
     };
-    let mut retainer = Retainer::prepare(&connection, limits, Clock::System).unwrap();
+    let mut retainer = Retainer::prepare(&connection, limits, Clock::System, None).unwrap();
     let removed = retainer.step(Added::default()).unwrap();
     assert!(retainer.bytes > limits.size);
     assert_eq!(removed, Removed::default());
@@ -134,7 +134,7 @@ fn expiry_keeps_up_with_reports_that_are_longer_than_those_it_removes() {
         size: 1 << 20,
         ..Retention::UNLIMITED
     };
-    let mut retainer = Retainer::prepare(&connection, limits, Clock::System).unwrap();
+    let mut retainer = Retainer::prepare(&connection, limits, Clock::System, None).unwrap();
     while retainer.is_behind || retainer.report_pages.is_none() {
         retainer.step(Added::default()).unwrap();
     }
@@ -186,7 +186,8 @@ fn events_of_agents_that_are_not_established_have_a_bound_of_their_own() {
             [],
         )
         .unwrap();
-    let mut retainer = Retainer::prepare(&connection, Retention::UNLIMITED, Clock::System).unwrap();
+    let mut retainer =
+        Retainer::prepare(&connection, Retention::UNLIMITED, Clock::System, None).unwrap();
     let mut removed = 0;
     while retainer.is_behind() {
         removed += retainer.step(Added::default()).unwrap().events;
@@ -235,7 +236,7 @@ fn old_events_are_removed_from_both_tables() {
             [],
         )
         .unwrap();
-    let mut retainer = Retainer::prepare(&connection, limits, Clock::System).unwrap();
+    let mut retainer = Retainer::prepare(&connection, limits, Clock::System, None).unwrap();
     let removed = retainer.step(Added::default()).unwrap();
     assert_eq!(removed, Removed::default(), "age is not counted");
     assert_eq!(
@@ -265,7 +266,7 @@ fn events_are_removed_by_age_in_their_order() {
         };
         let clock = Arc::new(ManualClock::new(Moment::from_nanos(1), UnixNanos::now()));
         let manual = Clock::Manual(Arc::clone(&clock));
-        let mut retainer = Retainer::prepare(&connection, limits, manual).unwrap();
+        let mut retainer = Retainer::prepare(&connection, limits, manual, None).unwrap();
         for _ in 0..20 {
             retainer.step(Added::default()).unwrap();
             clock.advance(SLOW_INTERVAL);
@@ -300,7 +301,7 @@ fn left(ages: &[i64]) -> Vec<i64> {
         age: YEAR,
         ..Retention::UNLIMITED
     };
-    let mut retainer = Retainer::prepare(&connection, limits, Clock::System).unwrap();
+    let mut retainer = Retainer::prepare(&connection, limits, Clock::System, None).unwrap();
     while retainer.step(Added::default()).unwrap().reports > 0 {}
     let mut rows = connection
         .prepare("SELECT rand FROM reports ORDER BY seq")
@@ -334,7 +335,7 @@ fn a_clock_that_jumped_ahead_removes_nothing_until_it_is_confirmed() {
         ..Retention::UNLIMITED
     };
     let clock = Clock::Manual(Arc::clone(&manual));
-    let mut retainer = Retainer::prepare(&connection, limits, clock).unwrap();
+    let mut retainer = Retainer::prepare(&connection, limits, clock, None).unwrap();
     let step = |retainer: &mut Retainer<'_>| retainer.step(Added::default()).unwrap().reports;
     assert_eq!(step(&mut retainer), 0);
     manual.set(manual.now(), start.after(2 * YEAR));
@@ -364,7 +365,7 @@ fn silent_agents_are_removed_unless_they_are_online() {
         size: u64::MAX,
         ..Retention::UNLIMITED
     };
-    let mut retainer = Retainer::prepare(&connection, limits, Clock::System).unwrap();
+    let mut retainer = Retainer::prepare(&connection, limits, Clock::System, None).unwrap();
     retainer.step(Added::default()).unwrap();
     assert_eq!(count(&connection, "agents"), 2);
     assert_eq!(count(&connection, "agents WHERE last_seen < 9e18"), 1);
@@ -393,7 +394,7 @@ fn a_check_of_agents_is_bounded() {
         size: u64::MAX,
         ..Retention::UNLIMITED
     };
-    let mut retainer = Retainer::prepare(&connection, limits, Clock::System).unwrap();
+    let mut retainer = Retainer::prepare(&connection, limits, Clock::System, None).unwrap();
     let mut left = Vec::new();
     for _ in 0..5 {
         let now = Moment::now();

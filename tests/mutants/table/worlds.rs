@@ -108,8 +108,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     dishonest(
         "clock guard: a restart makes a clock right that jumped ahead",
         GUARD,
-        "self.connection.execute(update, [paused_at])?;",
-        Statement("let _ = (update, paused_at);"),
+        "self.is_unsaved = self.connection.execute(update, [paused_at])? > 0;",
+        Statement("let _ = (update, paused_at); self.is_unsaved = false;"),
     ),
     dishonest(
         "retention: events expire at once",
