@@ -8,7 +8,7 @@ use std::path::Path;
 use super::table::{Change, Mutant, mutants};
 
 /// The modules of the library that the worlds run; nothing else is compiled.
-const MODULES: [&str; 13] = [
+const MODULES: [&str; 14] = [
     "admission",
     "children",
     "dirty_set",
@@ -22,6 +22,7 @@ const MODULES: [&str; 13] = [
     "session",
     "stats",
     "store",
+    "transfer",
 ];
 
 /// The other crates that they need.
