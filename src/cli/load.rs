@@ -18,8 +18,8 @@ use super::output;
 use super::values::{Portion, duration, number, portion, size};
 use crate::descriptors;
 use hawk_load::{
-    Chaos, Config, ContentSize, MOST_SOURCES, Progress, Report, Summary, Traffic, resolve, run,
-    sources_for, watch_descriptors,
+    Chaos, Config, ContentSize, MOST_SOURCES, Summary, Traffic, resolve, run, sources_for,
+    watch_descriptors,
 };
 
 /// Put load on a server, check every reply and measure latency
@@ -168,14 +168,11 @@ impl LoadArgs {
         let json = json.transpose()?;
 
         let stop = stop_on_signals()?;
-        let progress = Progress::new();
-        let outcome = run(&config, &stop, &mut |tick| progress.show(tick));
-        progress.finish();
-        let mut summary = outcome?;
+        let mut summary = run(&config, &stop)?;
         if let Some(limit) = self.max_p99 {
             summary.limit_p99(limit);
         }
-        output::print(&Report(&summary).to_string())?;
+        output::print(&summary.to_string())?;
         if let Some(file) = json {
             write_json(file, &summary).context("cannot write the JSON file")?;
         }

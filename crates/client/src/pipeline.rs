@@ -16,8 +16,7 @@ use rand::RngExt as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::reply_line::{ReplyLine, next_reply};
-use super::{Client, ClientError};
+use super::{Client, ClientError, ReplyLine, next_reply};
 use hawk_wire::{MAX_REPLY_LINE, PacketKind, Reply};
 
 /// Frames in flight: enough to hide a round trip of some milliseconds at a
@@ -37,12 +36,12 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// The longest wait of all.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Frames that follow each other to a server.
+/// A stream of frames to a server, over one connection after another.
 #[derive(Debug)]
 pub struct Pipeline {
     address: String,
     timeout: Duration,
-    /// `None`: the server has ended the last one.
+    /// The present connection; `None` after the server has ended it.
     link: Option<Link>,
     /// Sent or to be sent, and not answered; the oldest first.
     unanswered: VecDeque<Frame>,
@@ -52,7 +51,7 @@ pub struct Pipeline {
     progress_at: Instant,
     /// Attempts to connect again since the last reply.
     attempts: u32,
-    /// What ended the last of these connections.
+    /// The error of the last of these connections.
     trouble: Option<ClientError>,
     outcome: Outcome,
 }
@@ -73,18 +72,18 @@ struct Link {
     written: usize,
     /// Frames among the unanswered that are in `unsent` or written.
     queued: usize,
-    /// What was read and is not a whole line yet.
+    /// The beginning of a line that has no end yet.
     line: Vec<u8>,
 }
 
-/// What became of all frames.
+/// The result of all frames.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// Frames answered as taken.
+    /// Frames that the server has taken.
     pub taken: u64,
-    /// Frames answered otherwise, by the text of their reply.
+    /// Frames with another reply, by its text.
     pub refused: BTreeMap<String, u64>,
-    /// Why frames are left without an answer, if there are any.
+    /// The error that left frames without a reply; `None` if all have one.
     pub failure: Option<ClientError>,
 }
 
@@ -212,13 +211,13 @@ impl Pipeline {
         Ok(input)
     }
 
-    /// How long the next reply may still take.
+    /// Returns the time limit of the next reply.
     fn time_left(&self) -> Duration {
         self.timeout.saturating_sub(self.progress_at.elapsed())
     }
 
-    /// Waits until the connection can move bytes, or `input` can be read: whether it is the
-    /// one or the other.
+    /// Waits until the connection can move bytes or `input` can be read. Returns which of both is
+    /// ready.
     fn poll(
         &self,
         input: Option<BorrowedFd<'_>>,
@@ -281,9 +280,9 @@ impl Pipeline {
             self.outcome.count(reply, frame.kind);
         }
         match ended? {
-            End::No => written.map_err(Trouble::Lost),
-            End::Yes if link.line.is_empty() => Err(Trouble::Ended),
-            End::Yes => Err(Trouble::Foreign(std::mem::take(&mut link.line))),
+            false => written.map_err(Trouble::Lost),
+            true if link.line.is_empty() => Err(Trouble::Ended),
+            true => Err(Trouble::Foreign(std::mem::take(&mut link.line))),
         }
     }
 
@@ -292,11 +291,9 @@ impl Pipeline {
         self.link = None;
         let failure = match trouble {
             Trouble::Foreign(line) => {
-                let line = line.trim_ascii_end().escape_ascii().to_string();
-                let address = self.address.clone();
-                return Err(self.fail(ClientError::Foreign { address, line }));
+                return Err(self.fail(ClientError::foreign(&self.address, &line)));
             }
-            Trouble::Ended => ClientError::Closed(self.address.clone()),
+            Trouble::Ended => ClientError::closed(&self.address),
             Trouble::Lost(error) => self.failure(&error),
         };
         match self.unanswered.is_empty() {
@@ -341,11 +338,11 @@ impl Pipeline {
     }
 
     fn failure(&self, error: &io::Error) -> ClientError {
-        ClientError::of(&self.address, self.timeout, error)
+        ClientError::broken(&self.address, self.timeout, error)
     }
 }
 
-/// Why a connection is of no more use.
+/// The end of a connection.
 enum Trouble {
     /// The server ended it.
     Ended,
@@ -361,17 +358,11 @@ impl From<io::Error> for Trouble {
     }
 }
 
-/// Whether a stream is at its end.
-enum End {
-    No,
-    Yes,
-}
-
 impl Link {
     fn connect(address: &str, timeout: Duration) -> Result<Self, ClientError> {
         let stream = Client::connect(address, timeout)?.stream;
         let nonblocking = stream.set_nonblocking(true);
-        nonblocking.map_err(|error| ClientError::of(address, timeout, &error))?;
+        nonblocking.map_err(|error| ClientError::broken(address, timeout, &error))?;
         Ok(Self {
             stream,
             unsent: Vec::with_capacity(WRITE_BUFFER),
@@ -411,46 +402,40 @@ impl Link {
         Ok(())
     }
 
-    /// Reads what has come.
-    fn read(&mut self) -> io::Result<End> {
+    /// Reads all bytes that have come. Returns whether the stream is at its end.
+    fn read(&mut self) -> io::Result<bool> {
         let mut space = [0; 16 * 1024];
         loop {
             match self.stream.read(&mut space) {
-                Ok(0) => return Ok(End::Yes),
+                Ok(0) => return Ok(true),
                 Ok(count) => {
                     self.line.extend_from_slice(&space[..count]);
                     if count < space.len() {
-                        return Ok(End::No);
+                        return Ok(false);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(End::No),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Ends the stream and reads to its end, where no further line may come.
+    /// Ends the stream and reads to its end. Returns an error for any further line.
     fn close(mut self, address: &str, timeout: Duration) -> Option<ClientError> {
-        // All frames are answered: how the server hangs up does not matter.
+        // All frames are answered, so errors of the close do not matter.
         self.stream.shutdown(Shutdown::Write).ok()?;
         self.stream.set_nonblocking(false).ok()?;
         self.stream.set_read_timeout(Some(timeout)).ok()?;
         let limit = MAX_REPLY_LINE as u64;
         let _ended = (&self.stream).take(limit).read_to_end(&mut self.line);
-        let line = self.line.trim_ascii_end().escape_ascii().to_string();
-        let address = address.to_owned();
-        (!self.line.is_empty()).then_some(ClientError::Foreign { address, line })
+        (!self.line.is_empty()).then(|| ClientError::foreign(address, &self.line))
     }
 }
 
 impl Outcome {
     fn count(&mut self, reply: Reply, kind: PacketKind) {
-        let is_taken = match kind {
-            PacketKind::Heartbeat => reply == Reply::Heartbeat,
-            PacketKind::Report => reply == Reply::Report,
-        };
-        if is_taken {
+        if reply == kind.reply() {
             self.taken += 1;
         } else {
             let text = reply.line().trim_ascii_end().escape_ascii().to_string();

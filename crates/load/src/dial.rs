@@ -1,4 +1,4 @@
-//! Where to connect to, from where, and with how many descriptors.
+//! The target, the source addresses and the number of descriptors; opens sockets.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream as BlockingStream};
@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use mio::net::TcpStream;
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::LoadError;
@@ -18,11 +19,11 @@ const OTHER_DESCRIPTORS: u64 = 16;
 /// How long each address of a host with several may take to answer.
 const TRIAL: Duration = Duration::from_secs(5);
 
-/// The address that `address` stands for. Where the name has several, the first
-/// one that takes connections.
+/// Resolves `address`, a host or number with a port. If the name has several addresses, returns
+/// the first one that accepts a connection within 5 s, or else the first.
 ///
 /// # Errors
-/// [`LoadError::Dial`] if there is none.
+/// [`LoadError`] if the name has no address.
 pub fn resolve(address: &str) -> Result<SocketAddr, LoadError> {
     let found = look_up(address)?;
     if let [only] = found[..] {
@@ -35,15 +36,13 @@ pub fn resolve(address: &str) -> Result<SocketAddr, LoadError> {
 /// Checks that so many connections fit into `limit`, the process's limit of open files.
 ///
 /// # Errors
-/// [`LoadError::TooFewDescriptors`] when they do not.
+/// [`LoadError`] if they do not.
 pub fn watch_descriptors(connections: u64, limit: u64) -> Result<(), LoadError> {
     let needed = connections.saturating_add(OTHER_DESCRIPTORS);
     if needed > limit {
-        return Err(LoadError::TooFewDescriptors {
-            connections,
-            needed,
-            limit,
-        });
+        return Err(LoadError(format!(
+            "{connections} connections need {needed} open files, but the limit is {limit}; use fewer connections or raise the limit (ulimit -Hn)"
+        )));
     }
     Ok(())
 }
@@ -63,10 +62,9 @@ const CONNECTIONS_A_SOURCE: u64 = 7_000;
 const CONNECTIONS_A_SHARE: u64 = 256;
 const SPREAD: u64 = 16;
 
-/// How many source addresses so many connections to `target` come from by default. On IPv4
-/// loopback, where there are any number of addresses: as many as the connections need for
-/// their ports, and several where a share of the server could be too small for all of
-/// them. Elsewhere: the system's one.
+/// Returns the default number of source addresses for so many connections to `target`. On IPv4
+/// loopback, which has 2^24 addresses: as many as the connections need for their ports, and up to
+/// 16 so that they fit into the server's limit per address. Elsewhere: 1, the system's choice.
 #[must_use]
 pub fn sources_for(connections: u64, target: SocketAddr) -> NonZeroU32 {
     let needed = match is_local(target) {
@@ -84,20 +82,11 @@ fn is_local(target: SocketAddr) -> bool {
     matches!(target.ip(), IpAddr::V4(ip) if ip.is_loopback())
 }
 
-/// How much the kernel keeps for us that we have not read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ReceiveBuffer {
-    /// As much as it likes.
-    Usual,
-    /// As little as it can: what is not read soon backs up to the server.
-    Least,
-}
-
 /// Opens connections to one server, from one source address or from several in
 /// turn.
 #[derive(Clone, Debug)]
 pub(super) struct Dialler {
-    target: SocketAddr,
+    pub(super) target: SocketAddr,
     sources: NonZeroU32,
 }
 
@@ -105,44 +94,46 @@ impl Dialler {
     /// Dials `target` from this many addresses.
     ///
     /// # Errors
-    /// [`LoadError::SourcesElsewhere`] if it is not to be reached from them.
+    /// [`LoadError`] for several addresses and a target that is not on IPv4 loopback.
     pub(super) fn new(target: SocketAddr, sources: NonZeroU32) -> Result<Self, LoadError> {
         if sources.get() > 1 && !is_local(target) {
-            return Err(LoadError::SourcesElsewhere(target));
+            return Err(LoadError(format!(
+                "--sources needs a server on 127.0.0.0/8, {target} is not"
+            )));
         }
         Ok(Self { target, sources })
-    }
-
-    /// Where it dials to.
-    pub(super) const fn target(&self) -> SocketAddr {
-        self.target
     }
 
     /// Starts to open the connection of this number.
     ///
     /// # Errors
-    /// What stops the run: no descriptor or no port is left. What concerns this
-    /// connection alone comes as the inner error.
+    /// [`LoadError`] if no descriptor or no port is left, which stops the run. An error of this
+    /// connection alone is the inner error.
     pub(super) fn dial(&self, number: usize) -> Result<io::Result<TcpStream>, LoadError> {
-        match self.connect(number, ReceiveBuffer::Usual) {
-            Ok(stream) => Ok(Ok(stream)),
-            Err(error) => match rustix::io::Errno::from_io_error(&error) {
-                Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => {
-                    Err(LoadError::OutOfDescriptors(number + 1))
-                }
-                Some(rustix::io::Errno::ADDRNOTAVAIL | rustix::io::Errno::ADDRINUSE) => {
-                    Err(LoadError::OutOfPorts(number + 1))
-                }
-                _ => Ok(Err(error)),
-            },
+        let outcome = self.connect(number, None);
+        let errno = outcome.as_ref().err().and_then(Errno::from_io_error);
+        let number = number + 1;
+        match errno {
+            Some(Errno::MFILE | Errno::NFILE) => Err(LoadError(format!(
+                "connection {number} found no free file descriptor; use fewer connections"
+            ))),
+            Some(Errno::ADDRNOTAVAIL | Errno::ADDRINUSE) => Err(LoadError(format!(
+                "connection {number} found no free local port; spread them over more addresses with --sources"
+            ))),
+            _ => Ok(outcome),
         }
     }
 
-    /// The same, whatever the error.
+    /// Starts to open the connection of this number. `receive_buffer` is its size in bytes,
+    /// which the kernel rounds up; `None` leaves it to the kernel.
     ///
     /// # Errors
-    /// What the system says.
-    pub(super) fn connect(&self, number: usize, buffer: ReceiveBuffer) -> io::Result<TcpStream> {
+    /// Errors of the system calls.
+    pub(super) fn connect(
+        &self,
+        number: usize,
+        receive_buffer: Option<usize>,
+    ) -> io::Result<TcpStream> {
         let socket = Socket::new(
             Domain::for_address(self.target),
             Type::STREAM.nonblocking().cloexec(),
@@ -150,10 +141,9 @@ impl Dialler {
         )?;
         // A heartbeat must not wait for the reply to the frame before it.
         socket.set_tcp_nodelay(true)?;
-        if buffer == ReceiveBuffer::Least {
-            // Only before connecting does it bind the window that is offered; the
-            // kernel takes its least size for 1 (`tcp(7)`).
-            socket.set_recv_buffer_size(1)?;
+        if let Some(size) = receive_buffer {
+            // The size limits the offered window only if it is set before the connect.
+            socket.set_recv_buffer_size(size)?;
         }
         if self.sources.get() > 1 {
             let source = SocketAddr::new(self.source(number), 0);
@@ -161,7 +151,7 @@ impl Dialler {
         }
         match socket.connect(&self.target.into()) {
             Ok(()) => {}
-            Err(error) if error.raw_os_error() == Some(IN_PROGRESS) => {}
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::INPROGRESS) => {}
             Err(error) => return Err(error),
         }
         Ok(TcpStream::from_std(socket.into()))
@@ -172,8 +162,6 @@ impl Dialler {
         IpAddr::V4(Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + turn))
     }
 }
-
-const IN_PROGRESS: i32 = rustix::io::Errno::INPROGRESS.raw_os_error();
 
 #[cfg(test)]
 mod tests {

@@ -1,37 +1,36 @@
 //! The event loop of a run and its phases.
 
 use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use mio::{Events, Poll, Token};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Registry, Token};
+use rustix::time::{
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
+    timerfd_create, timerfd_settime,
+};
 
 use super::chaos::{Crowd, Setting};
 use super::dial::Dialler;
 use super::fleet::Fleet;
-use super::progress::Tick;
-use super::source::Source;
-use super::summary::{Figures, Frames, Summary};
-use super::timer::Timer;
+use super::summary::{Figures, Frames, Progress, Summary, Tick};
+use super::traffic::Source;
 use super::{Config, LoadError};
-use hawk_client::DialError;
+use hawk_client::unreachable;
 use hawk_time::Moment;
 
-/// Runs the load that `config` describes and returns its figures. Calls `progress` once a
-/// second meanwhile. When `stop` is set, the run ends early, with all replies received.
+/// Runs the load that `config` describes and returns its figures. Shows the progress on stderr once
+/// a second. Once `stop` is set, the run stops sending, waits for the pending replies and ends.
 ///
 /// # Errors
-/// [`LoadError`] when the run could not take place. What goes wrong during the
-/// run is in the summary.
-pub fn run(
-    config: &Config,
-    stop: &AtomicBool,
-    progress: &mut dyn FnMut(&Tick),
-) -> Result<Summary, LoadError> {
+/// [`LoadError`] if the run could not take place. Faults during the run are in the summary.
+pub fn run(config: &Config, stop: &AtomicBool) -> Result<Summary, LoadError> {
     let mut engine = Engine::new(config, stop)?;
     let mut events = Events::with_capacity(EVENTS);
     while engine.turn(&mut events)? {
-        engine.report_progress(progress);
+        engine.show_progress();
     }
     Ok(engine.summary())
 }
@@ -39,14 +38,13 @@ pub fn run(
 /// Events taken from the system at once.
 const EVENTS: usize = 1024;
 
-/// Connections dialled in one turn of the loop, so that those already there are
-/// not kept waiting.
+/// Connections dialled in one turn of the loop, so that dialling does not delay the connections
+/// that are established.
 const DIALS_A_TURN: usize = 256;
 
-/// Newcomers that wait for the server at a time, to be connected or to have their first
-/// packet answered: half of the usual backlog (`net.core.somaxconn`). With more of them
-/// than that, a server that is slower than this client would lose handshakes, each of
-/// which comes again after a second.
+/// New connections that wait for the server at a time, for the handshake or for the reply to their
+/// first packet: half of the usual backlog (`net.core.somaxconn`). With more, a server that is
+/// slower than this client would lose handshakes, and the kernel repeats each after a second.
 const MOST_WAITING: u64 = 2048;
 
 /// How long a connection may take to be established: the system's third attempt
@@ -56,7 +54,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Token of the timer; connections have their number.
 const TIMER: Token = Token(usize::MAX);
 
-/// The interval of progress reports.
+/// Time between two lines of progress.
 const SECOND: Duration = Duration::from_secs(1);
 
 struct Engine<'a> {
@@ -68,11 +66,12 @@ struct Engine<'a> {
     source: Source<'a>,
     /// The chaotic agents, from the first frame to the end; `None` without them.
     crowd: Option<Crowd>,
+    progress: Progress,
     phase: Phase,
     opened_from: Moment,
     /// What idle connections sent while others were opened.
     sent_before: Frames,
-    /// Whether the server took too long over newcomers, and is not waited for.
+    /// Whether the server took too long over new connections, so that dialling no longer waits.
     overrun: bool,
     /// When the measurement began, and this thread's CPU time then.
     started: Moment,
@@ -85,24 +84,24 @@ struct Engine<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Connections are being opened; idle ones say their first words. The last one
-    /// that was dialled is waited for until then.
+    /// Connections are being opened; idle ones send their first packet. `until` is the time
+    /// limit of the last connection that was dialled.
     Opening { until: Moment },
     /// Frames are being sent.
     Running,
-    /// No more frames are sent, replies are waited for.
+    /// No more frames are sent; replies are pending.
     Draining { until: Moment },
-    /// Our side has ended, the server's end is waited for.
+    /// This side of all streams has ended; the server's end is pending.
     Closing { until: Moment },
 }
 
 impl<'a> Engine<'a> {
     fn new(config: &'a Config, stop: &'a AtomicBool) -> Result<Self, LoadError> {
-        let system = |what| move |source| LoadError::System { what, source };
-        let poll = Poll::new().map_err(system("open an event queue"))?;
+        let poll = Poll::new().map_err(LoadError::system("open an event queue"))?;
         let registry = poll.registry().try_clone();
-        let registry = registry.map_err(system("share the event queue"))?;
-        let timer = Timer::new(poll.registry(), TIMER).map_err(system("make a timer"))?;
+        let registry = registry.map_err(LoadError::system("share the event queue"))?;
+        let timer =
+            Timer::new(poll.registry(), TIMER).map_err(LoadError::system("make a timer"))?;
         let dialler = Dialler::new(config.target, config.sources)?;
         let now = Moment::now();
         Ok(Self {
@@ -113,6 +112,7 @@ impl<'a> Engine<'a> {
             fleet: Fleet::new(registry, dialler, config.reply_timeout),
             source: Source::new(config)?,
             crowd: None,
+            progress: Progress::on_stderr(),
             phase: Phase::Opening {
                 until: now.after(opening_timeout(config)),
             },
@@ -136,15 +136,14 @@ impl<'a> Engine<'a> {
                 self.timer.expired();
                 continue;
             }
-            let outcome = self.fleet.on_event(connection, event)?;
-            if outcome.established {
+            let (established, completed) = self.fleet.on_event(connection, event)?;
+            if established {
                 self.source.greet(&mut self.fleet, connection);
             }
-            self.source
-                .top_up(&mut self.fleet, connection, outcome.completed);
+            self.source.top_up(&mut self.fleet, connection, completed);
         }
-        for unread in self.fleet.take_unread() {
-            let completed = self.fleet.read(unread.connection, unread.to_the_end);
+        for unread in std::mem::take(&mut self.fleet.unread) {
+            let completed = self.fleet.read(unread);
             self.source
                 .top_up(&mut self.fleet, unread.connection, completed);
         }
@@ -155,30 +154,23 @@ impl<'a> Engine<'a> {
     }
 
     fn wait(&mut self, events: &mut Events) -> Result<(), LoadError> {
-        self.timer
-            .set(self.next_wake())
-            .map_err(|source| LoadError::System {
-                what: "set the timer",
-                source,
-            })?;
-        let timeout = self.fleet.has_unread().then_some(Duration::ZERO);
+        let set = self.timer.set(self.next_wake());
+        set.map_err(LoadError::system("set the timer"))?;
+        let timeout = (!self.fleet.unread.is_empty()).then_some(Duration::ZERO);
         match self.poll.poll(events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-            outcome => outcome.map_err(|source| LoadError::System {
-                what: "wait for events",
-                source,
-            }),
+            outcome => outcome.map_err(LoadError::system("wait for events")),
         }
     }
 
-    /// Returns when the next work is due without an event.
+    /// Returns when the loop has work to do without an event.
     fn next_wake(&self) -> Moment {
         let own = match self.phase {
             Phase::Opening { until } => match self.next_dial() {
                 Some(moment) if self.has_room() => moment,
                 _ => until,
             },
-            Phase::Running => self.source.end(),
+            Phase::Running => self.source.end,
             Phase::Draining { until } | Phase::Closing { until } => until,
         };
         let due = match self.phase {
@@ -188,10 +180,13 @@ impl<'a> Engine<'a> {
         own.min(self.next_tick).min(due.unwrap_or(own))
     }
 
-    /// Begins the next phase if the present phase is over. Returns false after the last.
+    /// Enters the next phase if this one is over. Returns false after the last.
     fn advance(&mut self, now: Moment) -> Result<bool, LoadError> {
         match self.phase {
-            Phase::Opening { .. } if self.is_stopped() => return Err(LoadError::Interrupted),
+            Phase::Opening { .. } if self.is_stopped() => {
+                let interrupted = "interrupted before all connections were open";
+                return Err(LoadError(interrupted.into()));
+            }
             Phase::Opening { until } => {
                 self.overrun |= now >= until && !self.has_room();
                 if self.dial_due(now)? {
@@ -244,7 +239,7 @@ impl<'a> Engine<'a> {
         self.config.connections as usize + self.config.idle as usize
     }
 
-    /// When the next connection is to be dialled.
+    /// Returns when the next connection is to be dialled.
     fn next_dial(&self) -> Option<Moment> {
         let number = u32::try_from(self.fleet.dialled()).ok()?;
         let planned = u32::try_from(self.planned()).ok()?;
@@ -254,7 +249,7 @@ impl<'a> Engine<'a> {
         })
     }
 
-    /// Dials as many as a turn may; whether there were any.
+    /// Dials the connections that are due, at most [`DIALS_A_TURN`]. Returns whether there were any.
     fn dial_due(&mut self, now: Moment) -> Result<bool, LoadError> {
         let before = self.fleet.dialled();
         for _ in 0..DIALS_A_TURN {
@@ -266,24 +261,31 @@ impl<'a> Engine<'a> {
         Ok(self.fleet.dialled() > before)
     }
 
-    /// Whether one more newcomer may wait for the server.
+    /// Returns whether one more new connection may wait for the server.
     fn has_room(&self) -> bool {
         let waiting = self.fleet.connecting as u64 + self.fleet.outstanding;
         self.overrun || waiting < MOST_WAITING
     }
 
-    /// All connections are there: the measurement begins.
+    /// Begins the measurement with the connections that are open.
     fn begin(&mut self) -> Result<(), LoadError> {
         self.fleet.close_connecting()?;
         if self.fleet.open == 0 {
-            let mut faults = self.fleet.tally.faults();
-            let reason = faults.next().map_or("", |(_, cause, _)| cause).to_owned();
-            let address = self.config.target.to_string();
-            return Err(DialError::Unreachable { address, reason }.into());
+            let mut faults = self.fleet.tally.faults.iter();
+            let reason = faults.next().map_or("", |(_, cause, _)| cause);
+            return Err(unreachable(self.config.target, reason).into());
         }
         self.sent_before = self.fleet.tally.restart();
-        // Started last, so that they take no place from the connections that measure.
-        self.crowd = self.let_loose()?;
+        // Started last, so that the connections that measure are admitted first.
+        if let Some(chaos) = self.config.chaos {
+            self.crowd = Some(Crowd::start(Setting {
+                chaos,
+                dialler: self.fleet.dialler.clone(),
+                first: self.planned(),
+                content: self.config.content,
+                patience: self.config.reply_timeout,
+            })?);
+        }
         self.phase = Phase::Running;
         self.cpu_at_start = cpu_time();
         self.started = Moment::now();
@@ -293,21 +295,7 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    fn let_loose(&self) -> Result<Option<Crowd>, LoadError> {
-        let setting = |chaos| Setting {
-            chaos,
-            dialler: self.fleet.dialler().clone(),
-            first: self.planned(),
-            content: self.config.content,
-            patience: self.config.reply_timeout,
-        };
-        self.config
-            .chaos
-            .map(|it| Crowd::start(setting(it)))
-            .transpose()
-    }
-
-    fn report_progress(&mut self, progress: &mut dyn FnMut(&Tick)) {
+    fn show_progress(&mut self) {
         let now = Moment::now();
         if now < self.next_tick {
             return;
@@ -317,19 +305,19 @@ impl<'a> Engine<'a> {
         let tally = &mut self.fleet.tally;
         let answered = tally.answered - self.answered_at_tick;
         self.answered_at_tick = tally.answered;
-        progress(&Tick {
+        self.progress.show(&Tick {
             opening: matches!(self.phase, Phase::Opening { .. }),
             open: self.fleet.open,
             elapsed: now.since(self.started),
-            sent: tally.reports + tally.heartbeats,
+            sent: tally.sent.total(),
             answered: tally.answered,
             rate: rate(answered, past),
             p99: tally.turn(),
-            faults: tally.fault_count(),
+            faults: tally.faults.count(),
         });
     }
 
-    /// Time since the measurement began, and CPU time spent in it.
+    /// Returns the time since the measurement began, and the CPU time spent in it.
     fn usage(&self) -> (Duration, Duration) {
         let cpu = cpu_time().saturating_sub(self.cpu_at_start);
         (Moment::now().since(self.started), cpu)
@@ -340,7 +328,7 @@ impl<'a> Engine<'a> {
         let (running, cpu) = self.ran.unwrap_or_else(|| self.usage());
         let chaos = self.crowd.take().map(Crowd::finish);
         for (fault, cause, count) in chaos.iter().flat_map(|totals| totals.faults.iter()) {
-            self.fleet.tally.fault(fault, cause, count);
+            self.fleet.tally.faults.add(fault, cause, count);
         }
         Summary::new(
             self.config,
@@ -358,8 +346,8 @@ impl<'a> Engine<'a> {
     }
 }
 
-/// How long the last connection that was dialled may take to be established and to have
-/// its first packet answered.
+/// Returns the time limit for the handshake of the last connection dialled and the reply to its
+/// first packet.
 fn opening_timeout(config: &Config) -> Duration {
     CONNECT_TIMEOUT.max(config.reply_timeout)
 }
@@ -372,8 +360,65 @@ pub(super) fn rate(count: u64, span: Duration) -> f64 {
     count / span.as_secs_f64().max(1e-9)
 }
 
-/// The most memory that this process had resident at once, in bytes, as
-/// `proc_pid_status(5)` has it.
+/// A timer that wakes the event loop to the microsecond: its token is readable at the moment it is
+/// set to.
+///
+/// The timeout of a poll counts in milliseconds, many times what a reply takes: frames would leave
+/// late, and their latency from the intended send time would be that of this client.
+#[derive(Debug)]
+struct Timer {
+    descriptor: OwnedFd,
+    set_to: Option<Moment>,
+}
+
+impl Timer {
+    /// Creates a timer that is not set.
+    fn new(registry: &Registry, token: Token) -> io::Result<Self> {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let descriptor = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        registry.register(
+            &mut SourceFd(&descriptor.as_raw_fd()),
+            token,
+            Interest::READABLE,
+        )?;
+        Ok(Self {
+            descriptor,
+            set_to: None,
+        })
+    }
+
+    /// Wakes the loop at `moment` only; at once if that is past.
+    ///
+    /// This also revokes an expiry that was not read, so that the next one is a new edge for the
+    /// poll.
+    fn set(&mut self, moment: Moment) -> io::Result<()> {
+        if self.set_to == Some(moment) {
+            return Ok(());
+        }
+        // Zero would switch the timer off.
+        let nanoseconds = moment.as_nanos().max(1);
+        let value = Timespec {
+            tv_sec: i64::try_from(nanoseconds / NANOS_PER_SEC).unwrap_or(i64::MAX),
+            tv_nsec: i64::try_from(nanoseconds % NANOS_PER_SEC).unwrap_or(0),
+        };
+        let once = Itimerspec {
+            it_interval: Timespec::default(),
+            it_value: value,
+        };
+        timerfd_settime(&self.descriptor, TimerfdTimerFlags::ABSTIME, &once)?;
+        self.set_to = Some(moment);
+        Ok(())
+    }
+
+    /// Marks the timer as not set, after its event.
+    fn expired(&mut self) {
+        self.set_to = None;
+    }
+}
+
+const NANOS_PER_SEC: u64 = 1_000_000_000;
+
+/// Returns the peak resident memory of this process in bytes (`VmHWM`, `proc_pid_status(5)`).
 fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|it| it.strip_prefix("VmHWM:"))?;
@@ -381,10 +426,43 @@ fn peak_memory() -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
-/// Processor time that this thread has used, in user and kernel mode.
+/// Returns the CPU time of this thread, in user and kernel mode.
 fn cpu_time() -> Duration {
-    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let spent = clock_gettime(ClockId::ThreadCPUTime);
     let seconds = u64::try_from(spent.tv_sec).unwrap_or(0);
     let nanoseconds = u32::try_from(spent.tv_nsec).unwrap_or(0);
     Duration::new(seconds, nanoseconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_wakes_once_it_is_due() {
+        let mut poll = mio::Poll::new().unwrap();
+        let mut events = mio::Events::with_capacity(4);
+        let mut timer = Timer::new(poll.registry(), Token(7)).unwrap();
+        for span in [0, 2, 1] {
+            let due = Moment::now().after(Duration::from_millis(span));
+            timer.set(due).unwrap();
+            poll.poll(&mut events, Some(Duration::from_secs(20)))
+                .unwrap();
+            assert_eq!(
+                events.iter().map(|e| e.token()).collect::<Vec<_>>(),
+                [Token(7)]
+            );
+            assert!(Moment::now() >= due);
+            timer.expired();
+        }
+        // A moment that is past wakes again and again.
+        let past = Moment::now();
+        for _ in 0..2 {
+            timer.set(past).unwrap();
+            poll.poll(&mut events, Some(Duration::from_secs(20)))
+                .unwrap();
+            assert!(!events.is_empty());
+            timer.expired();
+        }
+    }
 }

@@ -1,10 +1,9 @@
-//! The replies that a connection still expects, and whether the received replies are right.
+//! The replies that are pending on a connection, and the check of each reply line.
 //!
-//! Uses no socket and no clock: it takes bytes and returns verdicts. Replies come in the
-//! order of the frames, so a queue of the frames sent is sufficient. A run of frames that
-//! left in one write is one entry of the queue, and a run of equal lines is compared in one
-//! step: a line costs a few nanoseconds, so that one thread is faster than the server that
-//! it measures.
+//! No socket and no clock: bytes come in, verdicts go out. Replies come in the order of the
+//! frames, so a queue of the frames is the whole state. Frames that left in one write are one
+//! entry of the queue, and a run of equal lines is compared at once: a line costs a few
+//! nanoseconds, so that one thread outruns the server it measures.
 
 use std::collections::VecDeque;
 use std::sync::LazyLock;
@@ -15,11 +14,11 @@ use hawk_wire::{MAX_REPLY_LINE, PacketKind, Reply};
 /// Frames of one kind that were due and sent together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batch {
-    /// What they carry.
+    /// The kind of their packets.
     pub kind: PacketKind,
-    /// How many they are.
+    /// The number of frames without a reply, at least 1.
     pub count: u32,
-    /// When they were due.
+    /// When they were due: the intended send time.
     pub intended: Moment,
     /// When they were sent.
     pub sent: Moment,
@@ -27,55 +26,50 @@ pub struct Batch {
 
 /// Receives the verdicts on replies.
 pub trait Verdicts {
-    /// So many frames of this batch were answered as they should be.
+    /// Takes note that `count` frames of this batch got the right reply.
     fn right(&mut self, batch: &Batch, count: u32);
-    /// A frame of this kind was answered with another line.
+    /// Takes note that a frame of this kind got the reply `line`, which is wrong.
     fn wrong(&mut self, kind: PacketKind, line: &[u8]);
-    /// A line came that answers nothing.
+    /// Takes note of a `line` without a pending reply.
     fn extra(&mut self, line: &[u8]);
 }
 
-/// The replies that one connection expects.
+/// The pending replies of one connection.
 #[derive(Debug, Default)]
 pub struct Expectations {
     due: VecDeque<Batch>,
-    partial: Partial,
+    /// The beginning of a line that has no end yet, at most [`LONGEST`] bytes of it.
+    partial: Vec<u8>,
 }
 
-/// The line that answers a good packet of this kind, newline included.
-const fn expected_line(kind: PacketKind) -> &'static [u8] {
-    match kind {
-        PacketKind::Heartbeat => Reply::Heartbeat.line(),
-        PacketKind::Report => Reply::Report.line(),
-    }
-}
+/// Bytes kept of a line: more than any reply has, so that a truncated line is never right.
+const LONGEST: usize = 2 * MAX_REPLY_LINE;
 
 /// Lines compared at once. A read of 64 KiB holds 2,800 report lines; more in
 /// one piece gain nothing, and this much stays in the nearest cache.
 const RUN: usize = 256;
 
-static REPORTS: LazyLock<Vec<u8>> = LazyLock::new(|| expected_line(PacketKind::Report).repeat(RUN));
-static HEARTBEATS: LazyLock<Vec<u8>> =
-    LazyLock::new(|| expected_line(PacketKind::Heartbeat).repeat(RUN));
+static REPORTS: LazyLock<Vec<u8>> = LazyLock::new(|| Reply::Report.line().repeat(RUN));
+static HEARTBEATS: LazyLock<Vec<u8>> = LazyLock::new(|| Reply::Heartbeat.line().repeat(RUN));
 
 impl Expectations {
-    /// Notes that the frames of `batch` are on their way.
+    /// Appends frames that are sent.
     pub fn expect(&mut self, batch: Batch) {
         self.due.push_back(batch);
     }
 
-    /// Takes bytes as they came from the connection; returns how many frames they
-    /// completed, rightly or wrongly.
+    /// Checks bytes as they came from the connection. Returns how many frames they completed,
+    /// with a right or a wrong reply.
     pub fn receive(&mut self, mut bytes: &[u8], verdicts: &mut impl Verdicts) -> u32 {
         let mut completed = 0;
         if !self.partial.is_empty() {
             let Some(end) = memchr::memchr(b'\n', bytes) else {
-                self.partial.append(bytes);
+                self.append_partial(bytes);
                 return 0;
             };
-            let mut line = std::mem::take(&mut self.partial);
-            line.append(&bytes[..end]);
-            completed += self.match_line(line.text(), verdicts);
+            self.append_partial(&bytes[..end]);
+            let line = std::mem::take(&mut self.partial);
+            completed += self.match_line(&line, verdicts);
             bytes = &bytes[end + 1..];
         }
         while !bytes.is_empty() {
@@ -86,7 +80,7 @@ impl Expectations {
                 continue;
             }
             let Some(end) = memchr::memchr(b'\n', bytes) else {
-                self.partial.append(bytes);
+                self.append_partial(bytes);
                 break;
             };
             completed += self.match_line(&bytes[..end], verdicts);
@@ -104,11 +98,11 @@ impl Expectations {
         let line = std::mem::take(&mut self.partial);
         match self.next_kind() {
             Some(kind) => {
-                verdicts.wrong(kind, line.text());
+                verdicts.wrong(kind, &line);
                 1
             }
             None => {
-                verdicts.extra(line.text());
+                verdicts.extra(&line);
                 0
             }
         }
@@ -126,7 +120,7 @@ impl Expectations {
         let Some(batch) = self.due.front_mut() else {
             return (0, 0);
         };
-        let line = expected_line(batch.kind);
+        let line = batch.kind.reply().line();
         let lines: &[u8] = match batch.kind {
             PacketKind::Report => &REPORTS,
             PacketKind::Heartbeat => &HEARTBEATS,
@@ -160,7 +154,7 @@ impl Expectations {
             return 0;
         };
         self.next_kind();
-        if expected_line(batch.kind).strip_suffix(b"\n") == Some(line) {
+        if batch.kind.reply().line().strip_suffix(b"\n") == Some(line) {
             verdicts.right(&batch, 1);
         } else {
             verdicts.wrong(batch.kind, line);
@@ -178,42 +172,10 @@ impl Expectations {
         }
         Some(kind)
     }
-}
 
-/// The beginning of a reply line that has not arrived whole.
-#[derive(Debug)]
-struct Partial {
-    kept: [u8; Self::CAPACITY],
-    length: u8,
-}
-
-impl Partial {
-    /// Longer than every reply, so that a line cut to this length equals none;
-    /// what a foreign server says beyond it is of no interest.
-    const CAPACITY: usize = 2 * MAX_REPLY_LINE;
-
-    const fn is_empty(&self) -> bool {
-        self.length == 0
-    }
-
-    fn text(&self) -> &[u8] {
-        &self.kept[..usize::from(self.length)]
-    }
-
-    fn append(&mut self, bytes: &[u8]) {
-        let from = usize::from(self.length);
-        let taken = bytes.len().min(Self::CAPACITY - from);
-        self.kept[from..from + taken].copy_from_slice(&bytes[..taken]);
-        self.length += u8::try_from(taken).unwrap_or(0);
-    }
-}
-
-impl Default for Partial {
-    fn default() -> Self {
-        Self {
-            kept: [0; Self::CAPACITY],
-            length: 0,
-        }
+    fn append_partial(&mut self, bytes: &[u8]) {
+        let room = LONGEST - self.partial.len();
+        self.partial.extend(bytes.iter().take(room));
     }
 }
 
@@ -345,7 +307,7 @@ mod tests {
         for bytes in stream.chunks(100) {
             expectations.receive(bytes, &mut found);
         }
-        let cut = "x".repeat(Partial::CAPACITY);
+        let cut = "x".repeat(LONGEST);
         assert_eq!(found.0, [format!("wrong Report: {cut}")]);
     }
 

@@ -11,18 +11,17 @@ use mio::{Interest, Registry, Token};
 use super::LoadError;
 use super::dial::Dialler;
 use super::expectations::{Batch, Expectations};
-use super::tally::Fault;
-use super::tally::Tally;
-use hawk_client::{DialError, reason};
+use super::tally::{Fault, Tally};
+use hawk_client::{reason, unreachable};
 use hawk_time::Moment;
 
 /// The connections of a run, by their number.
 #[derive(Debug)]
 pub(super) struct Fleet {
     registry: Registry,
-    dialler: Dialler,
+    pub(super) dialler: Dialler,
     connections: Vec<Connection>,
-    /// What has happened on them.
+    /// Counts, faults and latencies of all connections.
     pub(super) tally: Tally,
     /// Established and not closed.
     pub(super) open: usize,
@@ -30,47 +29,36 @@ pub(super) struct Fleet {
     pub(super) connecting: usize,
     /// Frames sent and not answered yet.
     pub(super) outstanding: u64,
-    /// Bytes that wait in connections.
+    /// Unsent bytes of all connections.
     unsent: usize,
-    /// Whether an end of file is what we wait for.
+    /// Whether all streams have been ended, so that an end of file is no fault.
     ending: bool,
     buffer: Box<[u8]>,
     /// Connections with frames appended to their outbox since the last flush.
     dirty: Vec<usize>,
-    /// Connections that may hold more bytes than their last read brought.
-    unread: Vec<Unread>,
+    /// Connections that may hold more bytes than their last read brought, to be read again
+    /// without another event.
+    pub(super) unread: Vec<Unread>,
 }
 
-/// A connection to read again without another event.
+/// A connection to be read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unread {
-    /// Which one.
     pub(super) connection: usize,
     /// Whether its peer has ended the stream.
     pub(super) to_the_end: bool,
-}
-
-/// What an event came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Outcome {
-    /// The connection has just been established.
-    pub(super) established: bool,
-    /// So many frames were completed.
-    pub(super) completed: u32,
 }
 
 /// Bytes of the one read buffer: as much as a connection at a large depth can
 /// have waiting, yet within the second-level cache.
 const READ_BUFFER: usize = 128 * 1024;
 
-/// Bytes that may wait unsent, and frames unanswered, before frames that fall
-/// due are dropped and counted instead: a server that stands still must not
-/// fill this machine's memory.
+/// Limits of unsent bytes and unanswered frames. Above them, frames that fall due are dropped and
+/// counted: a server that does not read must not fill this machine's memory.
 const MOST_UNSENT: usize = 256 << 20;
 const MOST_OUTSTANDING: u64 = 8_000_000;
 
 impl Fleet {
-    /// No connections yet.
     pub(super) fn new(registry: Registry, dialler: Dialler, reply_timeout: Duration) -> Self {
         Self {
             registry,
@@ -88,17 +76,12 @@ impl Fleet {
         }
     }
 
-    /// What opens its connections.
-    pub(super) const fn dialler(&self) -> &Dialler {
-        &self.dialler
-    }
-
-    /// Connections dialled so far, whatever became of them.
+    /// Returns the number of connections dialled so far, open or not.
     pub(super) fn dialled(&self) -> usize {
         self.connections.len()
     }
 
-    /// Whether this connection is established and not closed.
+    /// Returns whether this connection is established and not closed.
     #[inline]
     pub(super) fn is_open(&self, connection: usize) -> bool {
         self.connections
@@ -111,7 +94,7 @@ impl Fleet {
         let number = self.connections.len();
         let mut stream = match self.dialler.dial(number)? {
             Ok(stream) => stream,
-            // A target that refuses at once; like one that does so later.
+            // An immediate refusal counts as a later one.
             Err(error) => {
                 self.connections.push(Connection::new(None));
                 return self.cannot_connect(&error);
@@ -120,39 +103,37 @@ impl Fleet {
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.registry
             .register(&mut stream, Token(number), interest)
-            .map_err(|source| LoadError::System {
-                what: "watch a socket",
-                source,
-            })?;
+            .map_err(LoadError::system("watch a socket"))?;
         self.connections.push(Connection::new(Some(stream)));
         self.connecting += 1;
         Ok(())
     }
 
-    /// Handles an event on a connection.
+    /// Handles an event on a connection. Returns whether the connection has just been
+    /// established, and the number of frames completed.
     #[inline]
     pub(super) fn on_event(
         &mut self,
         connection: usize,
         event: &Event,
-    ) -> Result<Outcome, LoadError> {
-        let mut outcome = Outcome::default();
+    ) -> Result<(bool, u32), LoadError> {
+        let (mut established, mut completed) = (false, 0);
         let Some(it) = self.connections.get_mut(connection) else {
-            return Ok(outcome);
+            return Ok((false, 0));
         };
         if it.is_connecting() {
             match it.try_establish() {
-                Ok(false) => return Ok(outcome),
+                Ok(false) => return Ok((false, 0)),
                 Ok(true) => {
                     self.connecting -= 1;
                     self.open += 1;
-                    outcome.established = true;
+                    established = true;
                 }
                 Err(error) => {
                     it.close();
                     self.connecting -= 1;
                     self.cannot_connect(&error)?;
-                    return Ok(outcome);
+                    return Ok((false, 0));
                 }
             }
         }
@@ -160,24 +141,27 @@ impl Fleet {
             self.flush(connection);
         }
         if event.is_readable() || event.is_read_closed() || event.is_error() {
-            let to_the_end = event.is_read_closed() || event.is_error();
-            outcome.completed = self.read(connection, to_the_end);
+            completed = self.read(Unread {
+                connection,
+                to_the_end: event.is_read_closed() || event.is_error(),
+            });
         }
-        Ok(outcome)
+        Ok((established, completed))
     }
 
-    /// Reads what has come on a connection; returns the number of frames that it completed.
+    /// Reads from a connection. Returns the number of frames completed.
     ///
     /// One read, unless the peer has ended the stream: bytes that come after the
     /// event raise another one, but those and an end of file that were there
     /// before it do not.
-    pub(super) fn read(&mut self, connection: usize, to_the_end: bool) -> u32 {
+    pub(super) fn read(&mut self, unread: Unread) -> u32 {
         let at_the_end = (!self.ending).then_some("closed by the server");
-        self.read_until(connection, to_the_end, at_the_end)
+        self.read_until(unread, at_the_end)
     }
 
-    /// The same, with what an end of file is called, if it is an error.
-    fn read_until(&mut self, connection: usize, to_the_end: bool, at_the_end: Option<&str>) -> u32 {
+    /// Does the same; `at_the_end` is the cause of the fault that an end of file is, if any.
+    fn read_until(&mut self, unread: Unread, at_the_end: Option<&str>) -> u32 {
+        let connection = unread.connection;
         let mut completed = 0;
         loop {
             let it = &mut self.connections[connection];
@@ -192,13 +176,10 @@ impl Fleet {
                     let bytes = &self.buffer[..count];
                     completed += it.expectations.receive(bytes, &mut self.tally);
                     if count == self.buffer.len() {
-                        self.unread.push(Unread {
-                            connection,
-                            to_the_end,
-                        });
+                        self.unread.push(unread);
                         break;
                     }
-                    if !to_the_end {
+                    if !unread.to_the_end {
                         break;
                     }
                 }
@@ -213,18 +194,8 @@ impl Fleet {
         completed
     }
 
-    /// Connections to be read again.
-    pub(super) fn take_unread(&mut self) -> Vec<Unread> {
-        std::mem::take(&mut self.unread)
-    }
-
-    /// Whether there are any.
-    pub(super) fn has_unread(&self) -> bool {
-        !self.unread.is_empty()
-    }
-
-    /// Has `encode` append the frame of `batch` to a connection's outbox, to be
-    /// written by [`flush_dirty`](Self::flush_dirty).
+    /// Appends the frame of `batch`, which `encode` writes, to a connection's unsent bytes.
+    /// [`flush_dirty`](Self::flush_dirty) writes them.
     pub(super) fn post(
         &mut self,
         connection: usize,
@@ -233,22 +204,21 @@ impl Fleet {
     ) {
         if self.unsent > MOST_UNSENT || self.outstanding > MOST_OUTSTANDING {
             let cause = "the server had fallen too far behind";
-            self.tally
-                .fault(Fault::Unsent, cause, u64::from(batch.count));
+            let count = u64::from(batch.count);
+            self.tally.faults.add(Fault::Unsent, cause, count);
             return;
         }
         let it = &mut self.connections[connection];
         if it.unsent() == 0 {
             self.dirty.push(connection);
         }
-        let outbox = it.outbox();
-        let before = outbox.len();
-        encode(outbox);
-        self.unsent += outbox.len() - before;
+        let before = it.unsent.len();
+        encode(&mut it.unsent);
+        self.unsent += it.unsent.len() - before;
         self.expect(connection, batch);
     }
 
-    /// Writes all outboxes with something new in them.
+    /// Writes the unsent bytes of all connections in `dirty`.
     pub(super) fn flush_dirty(&mut self) {
         for at in 0..self.dirty.len() {
             self.flush(self.dirty[at]);
@@ -256,7 +226,7 @@ impl Fleet {
         self.dirty.clear();
     }
 
-    /// Notes frames as sent, to be answered.
+    /// Counts frames as sent, and expects their replies.
     #[inline]
     pub(super) fn expect(&mut self, connection: usize, batch: Batch) {
         self.tally.sent(&batch);
@@ -277,11 +247,6 @@ impl Fleet {
         if let Err(error) = outcome {
             self.broken(connection, &error);
         }
-    }
-
-    /// Where in the ring of frames a connection is.
-    pub(super) fn ring_position(&mut self, connection: usize) -> &mut usize {
-        &mut self.connections[connection].ring_position
     }
 
     /// Ends all streams: nothing more will be sent.
@@ -307,13 +272,10 @@ impl Fleet {
 
     /// Closes what the server has left open.
     pub(super) fn close_rest(&mut self) {
+        let cause = "left open by the server after our end of file";
         for number in 0..self.connections.len() {
             if self.is_open(number) {
-                self.close(
-                    number,
-                    0,
-                    Some("left open by the server after our end of file"),
-                );
+                self.close(number, 0, Some(cause));
             }
         }
     }
@@ -329,21 +291,26 @@ impl Fleet {
         }
     }
 
-    /// A write has failed. What the server said before it hung up may still be
-    /// there to be read, and usually says why.
+    /// Closes a connection after a failed write. Reads it first: the server's last line may be
+    /// there, and usually contains the cause.
     fn broken(&mut self, connection: usize, error: &io::Error) {
-        // The kernel reports a reset once, to this write: reads then return end of file.
+        // The kernel reports a reset once, to this write; reads then get an end of file.
         let cause = match error.kind() {
             io::ErrorKind::BrokenPipe => "closed by the server".to_owned(),
             _ => reason(error),
         };
-        self.read_until(connection, true, Some(&cause));
+        let unread = Unread {
+            connection,
+            to_the_end: true,
+        };
+        self.read_until(unread, Some(&cause));
         if self.is_open(connection) {
             self.close(connection, 0, Some(&cause));
         }
     }
 
-    /// Closes an open connection. Its last `completed` frames still count as outstanding.
+    /// Closes an open connection. `completed` is the number of its frames that still count as
+    /// outstanding although they are complete; its other frames are lost.
     fn close(&mut self, connection: usize, completed: u32, cause: Option<&str>) {
         let it = &mut self.connections[connection];
         let lost = it.expectations.drain();
@@ -351,10 +318,10 @@ impl Fleet {
         it.close();
         self.open -= 1;
         self.outstanding -= u64::from(completed) + lost;
-        self.tally
-            .fault(Fault::Lost, cause.unwrap_or("no reply by the end"), lost);
+        let faults = &mut self.tally.faults;
+        faults.add(Fault::Lost, cause.unwrap_or("no reply by the end"), lost);
         if let Some(cause) = cause {
-            self.tally.fault(Fault::Connection, cause, 1);
+            faults.add(Fault::Connection, cause, 1);
         }
     }
 
@@ -362,27 +329,26 @@ impl Fleet {
     /// listens there, and the run ends.
     fn cannot_connect(&mut self, error: &io::Error) -> Result<(), LoadError> {
         let refused = error.kind() == io::ErrorKind::ConnectionRefused;
-        if refused && self.open == 0 && self.tally.fault_count() == 0 {
-            let target = self.dialler.target().to_string();
-            return Err(DialError::unreachable(&target, error).into());
+        if refused && self.open == 0 && self.tally.faults.count() == 0 {
+            return Err(unreachable(self.dialler.target, &reason(error)).into());
         }
         let cause = format!("not made: {}", reason(error));
-        self.tally.fault(Fault::Connection, &cause, 1);
+        self.tally.faults.add(Fault::Connection, &cause, 1);
         Ok(())
     }
 }
 
 /// A connection of this client.
 #[derive(Debug)]
-pub(super) struct Connection {
+struct Connection {
+    /// `None` once the connection is closed or could not be made.
     stream: Option<TcpStream>,
     /// Whether the connection is established.
     established: bool,
-    /// The replies that are due on it.
-    pub(super) expectations: Expectations,
-    /// Where in the ring of frames it is, in the closed loop.
-    pub(super) ring_position: usize,
+    expectations: Expectations,
+    /// Bytes to be sent.
     unsent: Vec<u8>,
+    /// How many of them, from the front, the socket has taken.
     written: usize,
 }
 
@@ -390,36 +356,34 @@ pub(super) struct Connection {
 const KEPT_ROOM: usize = 64 * 1024;
 
 impl Connection {
-    /// A connection that is being opened; without a socket, one that failed.
-    pub(super) fn new(stream: Option<TcpStream>) -> Self {
+    /// Creates a connection that is being opened; without a socket, one that failed.
+    fn new(stream: Option<TcpStream>) -> Self {
         Self {
             stream,
             established: false,
             expectations: Expectations::default(),
-            ring_position: 0,
             unsent: Vec::new(),
             written: 0,
         }
     }
 
-    /// Whether it is established and not closed.
-    pub(super) fn is_open(&self) -> bool {
+    /// Returns whether it is established and not closed.
+    fn is_open(&self) -> bool {
         self.established && self.stream.is_some()
     }
 
-    /// Whether it is still being opened.
-    pub(super) fn is_connecting(&self) -> bool {
+    /// Returns whether it is still being opened.
+    fn is_connecting(&self) -> bool {
         !self.established && self.stream.is_some()
     }
 
-    /// Bytes that wait for the socket to take them.
-    pub(super) fn unsent(&self) -> usize {
+    /// Returns the number of bytes that the socket has not taken yet.
+    fn unsent(&self) -> usize {
         self.unsent.len() - self.written
     }
 
-    /// After an event on a connection that is being opened: whether it is
-    /// established now, or the error it ended with.
-    pub(super) fn try_establish(&mut self) -> io::Result<bool> {
+    /// Returns whether a connection that is being opened is established now.
+    fn try_establish(&mut self) -> io::Result<bool> {
         let Some(stream) = &self.stream else {
             return Ok(false);
         };
@@ -434,9 +398,9 @@ impl Connection {
         Ok(self.established)
     }
 
-    /// One read into `buffer`; no bytes mean end of file.
+    /// Reads once into `buffer`. Returns 0 at the end of the stream.
     #[inline]
-    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(stream) = &mut self.stream else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
@@ -448,15 +412,9 @@ impl Connection {
         }
     }
 
-    /// Space at the end of the unsent bytes, for frames to be appended.
-    pub(super) fn outbox(&mut self) -> &mut Vec<u8> {
-        &mut self.unsent
-    }
-
-    /// Sends `bytes` behind all that waits, and keeps what the socket does not
-    /// take.
+    /// Sends `bytes` after all unsent bytes, and keeps what the socket does not take.
     #[inline]
-    pub(super) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut taken = 0;
         if self.unsent() == 0 {
             taken = self.write(bytes)?;
@@ -466,7 +424,7 @@ impl Connection {
     }
 
     /// Writes as much of the unsent bytes as the socket takes; returns how many.
-    pub(super) fn flush(&mut self) -> io::Result<usize> {
+    fn flush(&mut self) -> io::Result<usize> {
         let unsent = std::mem::take(&mut self.unsent);
         let outcome = self.write(&unsent[self.written..]);
         self.unsent = unsent;
@@ -486,15 +444,15 @@ impl Connection {
     }
 
     /// Ends the stream towards the server.
-    pub(super) fn shut_down(&self) {
+    fn shut_down(&self) {
         if let Some(stream) = &self.stream {
-            // It fails when the connection is gone; the next read reports that.
+            // It fails if the connection is gone; the next read returns that error.
             let _gone = stream.shutdown(Shutdown::Write);
         }
     }
 
     /// Closes the socket; unsent bytes are dropped.
-    pub(super) fn close(&mut self) {
+    fn close(&mut self) {
         self.stream = None;
         self.unsent = Vec::new();
         self.written = 0;

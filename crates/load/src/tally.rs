@@ -1,4 +1,4 @@
-//! Counts, faults and latencies, as a run goes along.
+//! Counts, faults and latencies during a run.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
@@ -14,13 +14,10 @@ use hawk_wire::{PacketKind, Reply};
 /// Everything that is counted.
 #[derive(Debug)]
 pub(super) struct Tally {
-    /// When the bytes were read that are being judged: one reading of the clock
-    /// serves a whole read.
+    /// When the bytes that are being checked were read; the clock is read once per read.
     pub(super) clock: Moment,
-    /// Frames sent, by kind.
-    pub(super) reports: u64,
-    /// Frames sent, by kind.
-    pub(super) heartbeats: u64,
+    /// Frames sent.
+    pub(super) sent: Frames,
     /// Right replies, late ones included.
     pub(super) answered: u64,
     /// When the last right reply came.
@@ -32,7 +29,7 @@ pub(super) struct Tally {
     /// Latencies since the last call of [`turn`](Self::turn).
     recent: Latencies,
     total: Latencies,
-    faults: Faults,
+    pub(super) faults: Faults,
     reply_timeout: Duration,
 }
 
@@ -45,17 +42,15 @@ pub(super) struct Latencies {
     pub(super) sent: Histogram<u64>,
 }
 
-/// How late a frame may leave before this client is to blame: well above the
-/// few microseconds that the timer takes, well below what users call latency.
+/// How late a frame may leave before it counts as late: well above the few microseconds that the
+/// timer takes, well below the latencies of interest.
 const SLACK: Duration = Duration::from_millis(1);
 
 impl Tally {
-    /// Nothing happened yet.
     pub(super) fn new(reply_timeout: Duration) -> Self {
         Self {
             clock: Moment::from_nanos(0),
-            reports: 0,
-            heartbeats: 0,
+            sent: Frames::default(),
             answered: 0,
             last_reply: None,
             late_sends: 0,
@@ -70,8 +65,8 @@ impl Tally {
     /// Counts frames as sent.
     pub(super) fn sent(&mut self, batch: &Batch) {
         match batch.kind {
-            PacketKind::Report => self.reports += u64::from(batch.count),
-            PacketKind::Heartbeat => self.heartbeats += u64::from(batch.count),
+            PacketKind::Report => self.sent.reports += u64::from(batch.count),
+            PacketKind::Heartbeat => self.sent.heartbeats += u64::from(batch.count),
         }
         let behind = batch.sent.since(batch.intended);
         if behind > SLACK {
@@ -80,33 +75,10 @@ impl Tally {
         }
     }
 
-    /// Counts `count` faults of one cause.
-    pub(super) fn fault(&mut self, fault: Fault, cause: &str, count: u64) {
-        self.faults.add(fault, cause, count);
-    }
-
-    /// All faults, by kind and cause.
-    pub(super) fn faults(&self) -> impl Iterator<Item = (Fault, &str, u64)> {
-        self.faults.iter()
-    }
-
-    /// How many faults there are.
-    pub(super) fn fault_count(&self) -> u64 {
-        self.faults.count()
-    }
-
-    /// Frames sent.
-    pub(super) const fn sent_so_far(&self) -> Frames {
-        Frames {
-            reports: self.reports,
-            heartbeats: self.heartbeats,
-        }
-    }
-
-    /// Resets counts and latencies and keeps faults. Returns the frames before, which are not
-    /// part of the measurement.
+    /// Resets counts and latencies at the start of the measurement, but keeps the faults. Returns the
+    /// frames that were sent before.
     pub(super) fn restart(&mut self) -> Frames {
-        let before = self.sent_so_far();
+        let before = self.sent;
         let faults = std::mem::take(&mut self.faults);
         *self = Self {
             faults,
@@ -116,7 +88,8 @@ impl Tally {
         before
     }
 
-    /// Ends an interval: its 99th percentile from the intended send time.
+    /// Ends an interval. Returns its 99th percentile from the intended send time; `None` without a
+    /// reply.
     pub(super) fn turn(&mut self) -> Option<Duration> {
         let p99 = self.recent.intended.value_at_quantile(0.99);
         let p99 = (!self.recent.intended.is_empty()).then(|| Duration::from_nanos(p99));
@@ -124,7 +97,7 @@ impl Tally {
         p99
     }
 
-    /// All latencies since the start.
+    /// Returns all latencies since the start.
     pub(super) fn latencies(&mut self) -> &Latencies {
         self.total.take(&mut self.recent);
         &self.total
@@ -146,11 +119,8 @@ impl Verdicts for Tally {
             .saturating_record_n(nanoseconds(since_sent), count);
         if since_sent > self.reply_timeout {
             let timeout = humantime::format_duration(self.reply_timeout);
-            self.fault(
-                Fault::Late,
-                &format!("reply after more than {timeout}"),
-                count,
-            );
+            let cause = format!("reply after more than {timeout}");
+            self.faults.add(Fault::Late, &cause, count);
         }
     }
 
@@ -161,17 +131,17 @@ impl Verdicts for Tally {
             Some(Reply::Heartbeat | Reply::Report) => format!("\"{text}\" to a {}", name(kind)),
             None => format!("unknown line \"{text}\""),
         };
-        self.fault(Fault::Wrong, &cause, 1);
+        self.faults.add(Fault::Wrong, &cause, 1);
     }
 
     fn extra(&mut self, line: &[u8]) {
         let text = line.escape_ascii();
-        if matches!(Reply::parse(line), Some(Reply::Busy(_))) {
-            // What a full server says to a newcomer before it has sent anything.
-            self.fault(Fault::Connection, &format!("turned away: {text}"), 1);
-        } else {
-            self.fault(Fault::Extra, &format!("\"{text}\" answers nothing"), 1);
-        }
+        // A server at its limits sends a busy line to a new connection before any frame.
+        let (fault, cause) = match Reply::parse(line) {
+            Some(Reply::Busy(_)) => (Fault::Connection, format!("turned away: {text}")),
+            _ => (Fault::Extra, format!("\"{text}\" answers nothing")),
+        };
+        self.faults.add(fault, &cause, 1);
     }
 }
 
@@ -205,7 +175,8 @@ impl Latencies {
     }
 }
 
-const fn name(kind: PacketKind) -> &'static str {
+/// Returns the name of a packet kind in text.
+pub(super) const fn name(kind: PacketKind) -> &'static str {
     match kind {
         PacketKind::Heartbeat => "heartbeat",
         PacketKind::Report => "report",
@@ -216,21 +187,21 @@ fn nanoseconds(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// In which way something went wrong.
+/// The kinds of fault in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
-    /// A reply never came.
+    /// A frame without a reply.
     Lost,
-    /// A frame was answered with another line than it should have been.
+    /// A frame with a wrong reply.
     Wrong,
-    /// A line came that answers nothing.
+    /// A line without a pending reply.
     Extra,
-    /// The right reply came, but after the reply timeout.
+    /// A right reply after the reply timeout.
     Late,
-    /// A frame was due, but so much lay unsent that it was dropped.
+    /// A frame that was due and dropped, as too many bytes were unsent.
     Unsent,
-    /// A connection could not be made, or did not last.
+    /// A connection that was not made or did not last.
     Connection,
 }
 
@@ -251,9 +222,8 @@ impl Display for Fault {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Faults(BTreeMap<Fault, BTreeMap<String, u64>>);
 
-/// Maximum number of different causes for each fault: a server that answers garbage could
-/// cause any number.
-pub(super) const MOST_CAUSES: usize = 20;
+/// Causes counted apart per kind of fault; a server that sends garbage could cause any number.
+const MOST_CAUSES: usize = 20;
 
 impl Faults {
     /// Counts `count` faults of one cause.
@@ -274,7 +244,7 @@ impl Faults {
         }
     }
 
-    /// All of them, by kind and cause.
+    /// Returns all faults, by kind and cause.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Fault, &str, u64)> {
         self.0.iter().flat_map(|(fault, causes)| {
             let causes = causes.iter();
@@ -282,7 +252,7 @@ impl Faults {
         })
     }
 
-    /// How many there are.
+    /// Returns the number of faults.
     pub(super) fn count(&self) -> u64 {
         self.iter().map(|(_, _, count)| count).sum()
     }
@@ -291,7 +261,6 @@ impl Faults {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tally::MOST_CAUSES;
 
     fn tally() -> Tally {
         Tally::new(Duration::from_millis(10))
@@ -307,7 +276,7 @@ mod tests {
     }
 
     fn faults(tally: &Tally) -> Vec<String> {
-        let all = tally.faults();
+        let all = tally.faults.iter();
         all.map(|(fault, cause, count)| format!("{count} {fault:?}: {cause}"))
             .collect()
     }
@@ -341,7 +310,7 @@ mod tests {
         tally.sent(&batch(1, 1_000_001));
         assert_eq!(tally.late_sends, 0);
         tally.sent(&batch(1, 1_000_002));
-        assert_eq!((tally.late_sends, tally.reports), (5, 10));
+        assert_eq!((tally.late_sends, tally.sent.reports), (5, 10));
     }
 
     #[test]
@@ -364,11 +333,11 @@ mod tests {
         for number in 0..10_000 {
             tally.extra(format!("{number}").as_bytes());
         }
-        assert_eq!(tally.fault_count(), 10_005);
-        assert!(tally.faults().count() <= 2 * MOST_CAUSES + 2);
+        assert_eq!(tally.faults.count(), 10_005);
+        assert!(tally.faults.iter().count() <= 2 * MOST_CAUSES + 2);
         tally.sent(&batch(1, 1));
         assert_eq!(tally.restart().reports, 5);
         assert_eq!(tally.restart().reports, 0);
-        assert_eq!(tally.fault_count(), 10_005);
+        assert_eq!(tally.faults.count(), 10_005);
     }
 }

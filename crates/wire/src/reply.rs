@@ -3,6 +3,8 @@
 //! No byte of the input and no text of a library gets into a reply. Deployed
 //! agents compare these bytes, spelling included.
 
+use super::packet::PacketKind;
+
 /// The answer to one recognised frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reply {
@@ -98,6 +100,17 @@ impl Reply {
         Self::ALL
             .into_iter()
             .find(|reply| reply.line().strip_suffix(b"\n") == Some(line))
+    }
+}
+
+impl PacketKind {
+    /// Returns the reply to a packet of this kind that the server has taken.
+    #[must_use]
+    pub const fn reply(self) -> Reply {
+        match self {
+            Self::Heartbeat => Reply::Heartbeat,
+            Self::Report => Reply::Report,
+        }
     }
 }
 

@@ -1,91 +1,90 @@
-//! The lines that are due to an agent that misbehaves, and whether the received lines are
-//! right.
+//! The lines that are due to a chaotic agent, and the check of each line.
 //!
-//! The server's own decoder, run over all bytes sent, determines exactly which lines are due,
-//! for any damage and any chunking. It does not determine timeouts: after a standstill the
-//! server may have closed the connection or dropped the partial frame, so that later bytes may
-//! be answered or not.
+//! A decoder of all sent bytes finds exactly the lines that are due, for any damage: it is the
+//! decoder of the server, and chunking does not change its result. It does not see the server's
+//! timeouts. After a pause the server may have closed the connection or dropped the partial frame,
+//! so bytes sent after a pause may have a reply or not.
 
 use std::collections::VecDeque;
 
 use crate::tally::Fault;
-use hawk_wire::{
-    Busy, Decoder, Input, MAX_REPLY_LINE, Packet, PacketDecoder, Refusal, Reply, Step,
-};
+use hawk_wire::{Busy, Decoder, Input, MAX_REPLY_LINE, PacketDecoder, Refusal, Reply, Step};
 
-/// Sees both directions of one connection.
+/// Checks both directions of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Judge {
     decoder: Decoder,
     packets: PacketDecoder,
-    /// What was sent and not decided yet.
+    /// Bytes sent and not decoded yet.
     window: Vec<u8>,
-    /// Whether the server gives the stream up at this point.
+    /// Whether the server stops reading the stream at this point.
     given_up: bool,
     due: VecDeque<Reply>,
-    /// Lines that became due before the first doubt.
+    /// Number of lines that became due before the first doubt; `None` without a doubt.
     certain: Option<u64>,
-    /// Lines that came, and the beginning of the next.
-    lines: u64,
+    /// Number of lines received.
+    pub(super) lines: u64,
+    /// The beginning of the next line.
     partial: Vec<u8>,
-    turned_away: bool,
+    /// Whether the server refused the connection because of a limit.
+    pub(super) turned_away: bool,
 }
 
-/// What the server did to an agent that it may do to none.
+/// A violation of the protocol by the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Breach {
-    /// A line that no server of this protocol says.
-    Unknown(Vec<u8>),
-    /// A line for which another was due.
-    Wrong {
-        /// What came.
-        got: Reply,
-        /// What was due.
-        due: Reply,
-    },
-    /// A line although none was due.
-    Extra(Reply),
-    /// The stream ended within a line.
-    Unfinished(Vec<u8>),
-    /// The stream ended although so many lines were due.
-    Lost(u64),
-    /// Neither a reply nor the end of the stream came in time.
-    LeftOpen,
-    /// The server did not read on.
-    Unread,
+pub(super) struct Breach {
+    pub(super) fault: Fault,
+    pub(super) cause: String,
+    /// The number of frames concerned, at least 1.
+    pub(super) count: u64,
+}
+
+impl Breach {
+    pub(super) fn new(fault: Fault, cause: impl Into<String>) -> Self {
+        Self {
+            fault,
+            cause: cause.into(),
+            count: 1,
+        }
+    }
+
+    /// Returns the breach of a line that no server of this protocol sends.
+    fn unknown(line: &[u8]) -> Self {
+        let line = line.escape_ascii();
+        Self::new(Fault::Wrong, format!("unknown line \"{line}\""))
+    }
 }
 
 impl Judge {
-    /// These bytes have been handed to the kernel.
+    /// Takes bytes that the kernel has taken for sending.
     pub(super) fn sent(&mut self, bytes: &[u8]) {
         self.window.extend_from_slice(bytes);
         self.decode(Input::Open);
     }
 
-    /// Our side of the stream has ended.
+    /// Takes note of the end of the sent stream.
     pub(super) fn sent_all(&mut self) {
         self.decode(Input::Ended);
     }
 
-    /// The server may lose patience from here on: what becomes due later may be
-    /// answered, or not.
+    /// Takes note of a pause: lines that become due later are optional.
     pub(super) fn doubt(&mut self) {
         self.certain
             .get_or_insert(self.lines + self.due.len() as u64);
     }
 
-    /// Takes bytes as they came.
+    /// Checks received bytes.
     pub(super) fn receive(&mut self, bytes: &[u8]) -> Result<(), Breach> {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             self.partial.extend_from_slice(piece);
             match self.partial.strip_suffix(b"\n") {
                 Some(line) => {
-                    let reply = Reply::parse(line).ok_or_else(|| Breach::Unknown(line.to_vec()))?;
+                    let reply = Reply::parse(line).ok_or_else(|| Breach::unknown(line))?;
                     self.partial.clear();
                     self.complete(reply)?;
                 }
                 None if self.partial.len() >= MAX_REPLY_LINE => {
-                    return Err(Breach::Unknown(self.partial.clone()));
+                    return Err(Breach::unknown(&self.partial));
                 }
                 None => {}
             }
@@ -93,28 +92,22 @@ impl Judge {
         Ok(())
     }
 
-    /// The server has ended the stream; `answering` our end of it, or of its own
-    /// accord, as it may at any time.
+    /// Checks the end of the received stream. `answering` says that the sent stream had ended before;
+    /// otherwise the server may end the connection at any time.
     pub(super) fn end_of_file(&mut self, answering: bool) -> Result<(), Breach> {
         if !self.partial.is_empty() {
-            return Err(Breach::Unfinished(std::mem::take(&mut self.partial)));
+            let cause = format!("unfinished line \"{}\"", self.partial.escape_ascii());
+            return Err(Breach::new(Fault::Wrong, cause));
         }
         let due = self.lines + self.due.len() as u64;
-        let owed = self.certain.unwrap_or(due).saturating_sub(self.lines);
-        match answering && !self.turned_away && owed > 0 {
-            true => Err(Breach::Lost(owed)),
+        let count = self.certain.unwrap_or(due).saturating_sub(self.lines);
+        match answering && !self.turned_away && count > 0 {
+            true => Err(Breach {
+                count,
+                ..Breach::new(Fault::Lost, "no reply by the end of the stream")
+            }),
             false => Ok(()),
         }
-    }
-
-    /// Lines that came.
-    pub(super) const fn lines(&self) -> u64 {
-        self.lines
-    }
-
-    /// Whether the server has said that it takes no newcomers.
-    pub(super) const fn is_turned_away(&self) -> bool {
-        self.turned_away
     }
 
     fn complete(&mut self, got: Reply) -> Result<(), Breach> {
@@ -128,13 +121,18 @@ impl Judge {
             self.due.clear();
             return Ok(());
         }
-        let Some(due) = self.due.pop_front() else {
-            return Err(Breach::Extra(got));
-        };
+        let text = |reply: Reply| reply.line().trim_ascii_end().escape_ascii();
         let unavailable = Reply::Busy(Busy::StoreUnavailable);
-        match got == due || (got == unavailable && due == Reply::Report) {
-            true => Ok(()),
-            false => Err(Breach::Wrong { got, due }),
+        match self.due.pop_front() {
+            Some(due) if got == due || (got == unavailable && due == Reply::Report) => Ok(()),
+            Some(due) => {
+                let cause = format!("\"{}\" instead of \"{}\"", text(got), text(due));
+                Err(Breach::new(Fault::Wrong, cause))
+            }
+            None => {
+                let cause = format!("\"{}\" answers nothing", text(got));
+                Err(Breach::new(Fault::Extra, cause))
+            }
         }
     }
 
@@ -144,7 +142,10 @@ impl Judge {
             let decoded = self.decoder.decode(&self.window[at..], input);
             at += decoded.consumed;
             self.due.push_back(match decoded.step {
-                Step::Frame(data) => answer(&mut self.packets, data),
+                Step::Frame(data) => match self.packets.decode(data) {
+                    Ok(packet) => packet.kind().reply(),
+                    Err(refusal) => Reply::Error(refusal),
+                },
                 Step::ChecksumMismatch => Reply::Error(Refusal::ChecksumMismatch),
                 Step::JunkLimit => {
                     self.given_up = true;
@@ -160,56 +161,11 @@ impl Judge {
     }
 }
 
-fn answer(packets: &mut PacketDecoder, data: &[u8]) -> Reply {
-    match packets.decode(data) {
-        Ok(Packet::Heartbeat(_)) => Reply::Heartbeat,
-        Ok(Packet::Report(_)) => Reply::Report,
-        Err(refusal) => Reply::Error(refusal),
-    }
-}
-
-impl Breach {
-    /// How it counts and what it is called.
-    pub(super) fn told(&self) -> (Fault, String, u64) {
-        let text = |reply: &Reply| reply.line().trim_ascii_end().escape_ascii().to_string();
-        match self {
-            Self::Unknown(line) => {
-                let line = line.escape_ascii();
-                (Fault::Wrong, format!("unknown line \"{line}\""), 1)
-            }
-            Self::Wrong { got, due } => {
-                let (got, due) = (text(got), text(due));
-                (Fault::Wrong, format!("\"{got}\" instead of \"{due}\""), 1)
-            }
-            Self::Extra(got) => {
-                let cause = format!("\"{}\" answers nothing", text(got));
-                (Fault::Extra, cause, 1)
-            }
-            Self::Unfinished(line) => {
-                let line = line.escape_ascii();
-                (Fault::Wrong, format!("unfinished line \"{line}\""), 1)
-            }
-            Self::Lost(count) => {
-                let cause = "no reply by the end of the stream".to_owned();
-                (Fault::Lost, cause, *count)
-            }
-            Self::LeftOpen => {
-                let cause = "left open by the server after our end of file".to_owned();
-                (Fault::Connection, cause, 1)
-            }
-            Self::Unread => {
-                let cause = "not read by the server".to_owned();
-                (Fault::Connection, cause, 1)
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chaos::script::{Conduct, Origin, Script};
-    use crate::frames::ContentSize;
+    use crate::chaos::script::{Conduct, Script};
+    use crate::traffic::ContentSize;
     use hawk_wire::encode_frame;
 
     fn frame(data: &[u8]) -> Vec<u8> {
@@ -228,6 +184,15 @@ mod tests {
         judge
     }
 
+    fn lost(count: u64) -> Result<(), Breach> {
+        let breach = Breach::new(Fault::Lost, "no reply by the end of the stream");
+        Err(Breach { count, ..breach })
+    }
+
+    fn extra_heartbeat() -> Result<(), Breach> {
+        Err(Breach::new(Fault::Extra, "\"heartBeat\" answers nothing"))
+    }
+
     const DUE: &[u8] = b"error: empty data\nheartBeat\n";
 
     #[test]
@@ -237,26 +202,28 @@ mod tests {
             for piece in DUE.chunks(size) {
                 judge.receive(piece).unwrap();
             }
-            assert_eq!((judge.end_of_file(true), judge.lines()), (Ok(()), 2));
+            assert_eq!((judge.end_of_file(true), judge.lines), (Ok(()), 2));
         }
     }
 
     #[test]
     fn every_other_line_is_a_breach() {
-        let empty = Reply::Error(Refusal::Empty);
-        let wrong = |got| Breach::Wrong { got, due: empty };
-        for (line, breach) in [
-            (&b"heartBeat\n"[..], wrong(Reply::Heartbeat)),
-            (b"busy: store unavailable\n", {
-                wrong(Reply::Busy(Busy::StoreUnavailable))
-            }),
-            (b"heartbeat\n", Breach::Unknown(b"heartbeat".to_vec())),
-            (&[b'x'; MAX_REPLY_LINE], Breach::Unknown(vec![b'x'; 32])),
+        let due = "instead of \"error: empty data\"";
+        let long = "x".repeat(32);
+        for (line, cause) in [
+            (&b"heartBeat\n"[..], format!("\"heartBeat\" {due}")),
+            (
+                b"busy: store unavailable\n",
+                format!("\"busy: store unavailable\" {due}"),
+            ),
+            (b"heartbeat\n", "unknown line \"heartbeat\"".into()),
+            (&[b'x'; MAX_REPLY_LINE], format!("unknown line \"{long}\"")),
         ] {
+            let breach = Breach::new(Fault::Wrong, cause);
             assert_eq!(judge().receive(line), Err(breach));
         }
         let mut judge = judge();
-        let extra = Err(Breach::Extra(Reply::Heartbeat));
+        let extra = extra_heartbeat();
         assert_eq!(judge.receive(&[DUE, b"heartBeat\n"].concat()), extra);
     }
 
@@ -264,9 +231,10 @@ mod tests {
     fn lines_missing_at_the_end_are_lost_unless_the_server_closed() {
         let mut judge = judge();
         assert_eq!(judge.end_of_file(false), Ok(()));
-        assert_eq!(judge.end_of_file(true), Err(Breach::Lost(2)));
+        assert_eq!(judge.end_of_file(true), lost(2));
         judge.receive(&DUE[..DUE.len() - 1]).unwrap();
-        let unfinished = Err(Breach::Unfinished(b"heartBeat".to_vec()));
+        let unfinished = Breach::new(Fault::Wrong, "unfinished line \"heartBeat\"");
+        let unfinished = Err(unfinished);
         assert_eq!(judge.end_of_file(false), unfinished);
     }
 
@@ -285,7 +253,7 @@ mod tests {
         }
         let mut judge = judge();
         judge.doubt();
-        assert_eq!(judge.end_of_file(true), Err(Breach::Lost(2)));
+        assert_eq!(judge.end_of_file(true), lost(2));
     }
 
     #[test]
@@ -293,10 +261,9 @@ mod tests {
         let mut turned = judge();
         turned.receive(b"busy: too many connections\n").unwrap();
         turned.sent(&frame(b""));
-        assert!(turned.is_turned_away());
+        assert!(turned.turned_away);
         assert_eq!(turned.end_of_file(true), Ok(()));
-        let extra = Err(Breach::Extra(Reply::Heartbeat));
-        assert_eq!(turned.receive(b"heartBeat\n"), extra);
+        assert_eq!(turned.receive(b"heartBeat\n"), extra_heartbeat());
 
         let late = [b"error: empty data\n", &b"busy: too many connections\n"[..]].concat();
         assert!(judge().receive(&late).is_err());
@@ -319,15 +286,10 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_corrupts_frames_is_due_a_line_for_each_intact_frame() {
+    fn each_whole_frame_between_corrupt_ones_gets_a_reply() {
         let mut judge = Judge::default();
         for life in (0..800).step_by(Conduct::ALL.len()) {
-            let origin = Origin {
-                seed: 0,
-                agent: 0,
-                life,
-            };
-            let script = Script::draw(origin, ContentSize::Random);
+            let script = Script::draw(0, 0, life, ContentSize::Random);
             assert_eq!(script.conduct, Conduct::Corrupt);
             judge.sent(&script.bytes);
         }

@@ -1,31 +1,25 @@
 //! Agents that misbehave, while the other agents measure the effect.
 //!
 //! ```text
-//! seed ──► script ──bytes──► life ──► socket
+//! seed ──► script ──bytes──► agent ──► socket
 //!            │                │ ▲
-//!            │     what was sent, what came
+//!            │   bytes sent, bytes received
 //!            ▼                ▼ │
 //!         conduct           judge ──breaches──► totals ──► summary
 //! ```
 //!
-//! A chaotic agent has one connection at a time and one [`Conduct`] for each:
-//! its lives. When one is over it waits as agents should, with full jitter, and
-//! begins the next. What it does in a life is a [`Script`](script::Script), drawn
-//! from the seed, the agent's number and the life's: the same seed makes the same
-//! bytes, pauses and endings, whatever the server does.
+//! A chaotic agent has one connection at a time, each with one [`Conduct`]: its lives. Between
+//! two lives it waits with full jitter, as every agent should. A life follows a
+//! [`Script`](script::Script) drawn from the seed, the agent's number and the life's: the same
+//! seed makes the same bytes, pauses and endings, independent of the server.
 //!
-//! The ends of their connections are counted. They fail the run only where the server breaks
-//! the protocol: the library's own decoder runs over all bytes sent and determines which
-//! lines are due.
+//! All outcomes are counted. They fail the run only if the server violates the protocol: a decoder
+//! of the wire format reads the sent bytes and returns the lines that are due.
 //!
-//! They have a thread of their own, so that good agents' frames always leave in time. A run
-//! without chaos does not start it.
+//! The agents have their own thread, so that the frames of good agents leave in time.
 
 mod agent;
-mod crowd;
-mod damage;
 mod judge;
-mod life;
 mod script;
 
 use std::collections::BTreeMap;
@@ -35,16 +29,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use mio::event::Event;
+use mio::{Events, Poll, Token, Waker};
 use serde::Serialize;
 
 use super::LoadError;
 use super::dial::Dialler;
-use super::frames::ContentSize;
 use super::tally::{Fault, Faults};
+use super::traffic::ContentSize;
+use agent::Agent;
+use hawk_time::{Moment, TimerWheel};
 
 pub use script::Conduct;
 
-/// How many agents misbehave, and from which seed what they do is drawn.
+/// The number of chaotic agents and the seed of their behaviour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chaos {
     /// Connections at a time, one for each agent.
@@ -53,7 +51,7 @@ pub struct Chaos {
     pub seed: u64,
 }
 
-/// The settings of the crowd.
+/// The parameters of the chaotic agents.
 #[derive(Debug)]
 pub(super) struct Setting {
     pub(super) chaos: Chaos,
@@ -62,34 +60,48 @@ pub(super) struct Setting {
     /// chooses the source address.
     pub(super) first: usize,
     pub(super) content: ContentSize,
-    /// How long a connection with due replies may make no progress.
+    /// Limit of the time without progress on a connection that waits for the server.
     pub(super) patience: Duration,
 }
 
-/// The running chaotic agents. A drop stops them.
+/// The thread of the chaotic agents; dropping it makes them stop.
 #[derive(Debug)]
 pub(super) struct Crowd {
     stop: Arc<AtomicBool>,
-    waker: mio::Waker,
+    waker: Waker,
     thread: Option<JoinHandle<Totals>>,
 }
 
+/// Token of the waker; agents have their number.
+const WAKER: Token = Token(usize::MAX);
+
+/// Events taken from the system at once.
+const EVENTS: usize = 1024;
+
+/// Limit of the time from the stop to the end, in multiples of the patience: a connection has one
+/// until its own end of file and one until the server's.
+const STOP: u32 = 2;
+
 impl Crowd {
-    /// Lets them loose.
+    /// Starts the agents.
     ///
     /// # Errors
-    /// [`LoadError::System`] if there is no event queue or no thread for them.
+    /// [`LoadError`] if the system has no event queue or no thread for them.
     pub(super) fn start(setting: Setting) -> Result<Self, LoadError> {
-        let system = |what| move |source: io::Error| LoadError::System { what, source };
-        let poll = mio::Poll::new().map_err(system("open an event queue for chaos"))?;
-        let waker = mio::Waker::new(poll.registry(), crowd::WAKER)
-            .map_err(system("make a waker for chaos"))?;
+        let poll = Poll::new().map_err(LoadError::system("open an event queue for chaos"))?;
+        let waker = Waker::new(poll.registry(), WAKER)
+            .map_err(LoadError::system("make a waker for chaos"))?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
+        let world = World {
+            setting,
+            poll,
+            totals: Totals::default(),
+        };
         let thread = thread::Builder::new()
             .name("chaos".into())
-            .spawn(move || crowd::run(poll, &setting, &stopped))
-            .map_err(system("start a thread for chaos"))?;
+            .spawn(move || EventLoop::new(world).run(&stopped))
+            .map_err(LoadError::system("start a thread for chaos"))?;
         Ok(Self {
             stop,
             waker,
@@ -97,20 +109,23 @@ impl Crowd {
         })
     }
 
-    /// Stops the agents: none begins another life, but each has
-    /// had one.
+    /// Stops the agents: they begin no further life, except the first.
     pub(super) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
-        // It fails when the thread has ended already.
+        // It fails if the thread has ended.
         let _ended = self.waker.wake();
     }
 
-    /// Waits for their end, some times the patience at most; what became of them.
+    /// Stops the agents and waits until they have ended. Returns their totals.
     pub(super) fn finish(mut self) -> Totals {
         self.stop();
         let totals = self.thread.take().map(JoinHandle::join);
-        // A panic of the thread counts as a fault.
-        totals.and_then(Result::ok).unwrap_or_else(Totals::lost)
+        totals.and_then(Result::ok).unwrap_or_else(|| {
+            let mut totals = Totals::default();
+            let cause = "the chaotic agents' thread ended by a panic";
+            totals.faults.add(Fault::Connection, cause, 1);
+            totals
+        })
     }
 }
 
@@ -120,92 +135,167 @@ impl Drop for Crowd {
     }
 }
 
-/// How the life of a connection ended, where that is no fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// As its script had it.
+/// The shared state of all agents.
+#[derive(Debug)]
+struct World {
+    setting: Setting,
+    poll: Poll,
+    totals: Totals,
+}
+
+/// The event loop of all agents.
+struct EventLoop {
+    world: World,
+    agents: Vec<Agent>,
+    wheel: TimerWheel,
+    /// When all agents must have ended; `None` before the stop.
+    ending: Option<Moment>,
+}
+
+impl EventLoop {
+    fn new(world: World) -> Self {
+        let now = Moment::now();
+        let Chaos { connections, seed } = world.setting.chaos;
+        let agents = (0..connections).map(|number| Agent::new(number, seed, now));
+        Self {
+            world,
+            agents: agents.collect(),
+            wheel: TimerWheel::new(now),
+            ending: None,
+        }
+    }
+
+    /// Runs until all agents have ended.
+    fn run(mut self, stop: &AtomicBool) -> Totals {
+        let mut events = Events::with_capacity(EVENTS);
+        self.resume_all(Moment::now());
+        while !self.agents.iter().all(Agent::is_done) {
+            let timeout = self.timeout(Moment::now());
+            if let Err(error) = self.world.poll.poll(&mut events, timeout)
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                let cause = format!("chaos could not wait for events: {error}");
+                self.world.totals.faults.add(Fault::Connection, &cause, 1);
+                break;
+            }
+            self.turn(&events, stop);
+        }
+        self.world.totals
+    }
+
+    fn timeout(&self, now: Moment) -> Option<Duration> {
+        let next = self.wheel.next().into_iter().chain(self.ending).min();
+        next.map(|moment| round_up(moment.since(now)))
+    }
+
+    fn turn(&mut self, events: &Events, stop: &AtomicBool) {
+        let now = Moment::now();
+        for event in events {
+            // The waker's token is no number of an agent.
+            if let Ok(number) = u32::try_from(event.token().0) {
+                self.resume(number, Some(event), now);
+            }
+        }
+        let mut due = Vec::new();
+        self.wheel.expire(now, &mut due);
+        for number in due {
+            self.resume(number, None, now);
+        }
+        if self.ending.is_none() && stop.load(Ordering::Acquire) {
+            self.ending = Some(now.after(self.world.setting.patience * STOP));
+            self.resume_all(now);
+        }
+        if self.ending.is_some_and(|ending| now >= ending) {
+            for agent in &mut self.agents {
+                agent.end_now(&mut self.world, now);
+            }
+        }
+    }
+
+    fn resume(&mut self, number: u32, event: Option<&Event>, now: Moment) {
+        let is_ending = self.ending.is_some();
+        if let Some(agent) = self.agents.get_mut(number as usize) {
+            agent.resume(&mut self.world, event, now, is_ending);
+            if let Some(wake) = agent.wake() {
+                self.wheel.arm(number, wake);
+            }
+        }
+    }
+
+    fn resume_all(&mut self, now: Moment) {
+        for number in 0..self.world.setting.chaos.connections {
+            self.resume(number, None, now);
+        }
+    }
+}
+
+/// Rounds up to whole milliseconds, the unit of the poll: a timeout rounded down would wake too
+/// early, again and again.
+fn round_up(span: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
+}
+
+/// The end of a life without a fault; each has a counter of this name in [`Counts`].
+#[derive(Clone, Copy, Debug)]
+enum Ending {
     AsPlanned,
-    /// The server ended the stream before.
     ClosedByServer,
-    /// The server, or the way to it, broke the connection off.
     ResetByServer,
-    /// The server had too many connections and said so.
     TurnedAway,
-    /// The connection was not established, for any reason.
     NotMade,
-    /// The connection did not end in time after the run.
     Unfinished,
 }
 
-/// What became of the lives of one conduct.
-#[derive(Clone, Copy, Debug, Serialize)]
+/// The outcomes of all lives of one conduct.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Counts {
-    /// In which way these agents misbehaved.
+    /// The conduct of these connections.
     pub conduct: Conduct,
-    /// Connections, those that were not made included.
+    /// Connections, including those that were not made.
     pub lives: u64,
-    /// Bytes that were sent.
+    /// Bytes sent.
     pub bytes_sent: u64,
-    /// Reply lines that came.
+    /// Reply lines received.
     pub lines: u64,
-    /// Lives that ended as their script had it.
+    /// Lives that ended as in their script.
     pub as_planned: u64,
-    /// The server ended the stream before.
+    /// Lives in which the server ended the stream first.
     pub closed_by_server: u64,
-    /// The server, or the way to it, broke the connection off.
+    /// Lives in which the server, or the network, reset the connection.
     pub reset_by_server: u64,
-    /// The server had too many connections and said so.
+    /// Lives that the server, at a limit of its connections, refused with a busy line.
     pub turned_away: u64,
-    /// The connection was not established, for any reason.
+    /// Lives without a connection, for any reason.
     pub not_made: u64,
-    /// The connection did not end in time after the run.
+    /// Lives that were cut off at the end of the run.
     pub unfinished: u64,
-    /// Lives in which the server broke the protocol; these are errors of the run.
+    /// Lives in which the server violated the protocol; these are errors of the run.
     pub wronged: u64,
 }
 
-/// All counts, and what the server must not have done.
+/// The counts of all conducts, and the faults of the server.
 #[derive(Debug, Default)]
-pub(crate) struct Totals {
+pub(super) struct Totals {
     counts: BTreeMap<Conduct, Counts>,
-    pub(crate) faults: Faults,
+    pub(super) faults: Faults,
 }
 
 impl Totals {
-    /// Returns the totals of a thread that panicked: a fault and no counts.
-    pub(super) fn lost() -> Self {
-        let mut totals = Self::default();
-        let cause = "the chaotic agents' thread ended by a panic";
-        totals.faults.add(Fault::Connection, cause, 1);
-        totals
-    }
-
-    /// The counts of one conduct.
-    pub(super) fn of(&mut self, conduct: Conduct) -> &mut Counts {
+    fn of(&mut self, conduct: Conduct) -> &mut Counts {
         self.counts.entry(conduct).or_insert(Counts {
             conduct,
-            lives: 0,
-            bytes_sent: 0,
-            lines: 0,
-            as_planned: 0,
-            closed_by_server: 0,
-            reset_by_server: 0,
-            turned_away: 0,
-            not_made: 0,
-            unfinished: 0,
-            wronged: 0,
+            ..Counts::default()
         })
     }
 
-    /// The counts of all conducts that occurred.
-    pub(crate) fn counts(&self) -> Vec<Counts> {
+    /// Returns the counts of all conducts that occurred.
+    pub(super) fn counts(&self) -> Vec<Counts> {
         self.counts.values().copied().collect()
     }
 }
 
 impl Counts {
-    /// Counts an end.
-    pub(super) fn end(&mut self, ending: Ending) {
+    fn end(&mut self, ending: Ending) {
         *match ending {
             Ending::AsPlanned => &mut self.as_planned,
             Ending::ClosedByServer => &mut self.closed_by_server,
@@ -214,5 +304,16 @@ impl Counts {
             Ending::NotMade => &mut self.not_made,
             Ending::Unfinished => &mut self.unfinished,
         } += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_never_cut_off_to_less() {
+        assert_eq!(round_up(Duration::from_nanos(1)), Duration::from_millis(1));
+        assert_eq!(round_up(Duration::ZERO), Duration::ZERO);
     }
 }

@@ -1,39 +1,41 @@
-//! What an agent does in one of its lives, drawn from the seed.
+//! The script of one life, drawn from the seed: bytes, damage, pauses and the end.
 
 use std::time::Duration;
 
 use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
+use rand::{Rng, RngExt as _, SeedableRng as _};
 use serde::Serialize;
 
-use super::damage;
-use crate::frames::ContentSize;
-use hawk_wire::{AgentName, Encoding, Heartbeat, Packet, Report, encode_frame, encode_packet};
+use crate::traffic::ContentSize;
+use hawk_wire::{
+    AgentName, Encoding, Heartbeat, Packet, Report, START_MARKER, encode_frame, encode_packet,
+};
 
-/// In which way an agent misbehaves for the life of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+/// The misbehaviour of an agent on one connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Conduct {
     /// Flips, inserts and deletes bytes in some of its frames.
+    #[default]
     Corrupt,
-    /// Leaves off the end of some of its frames, and begins the next.
+    /// Truncates some of its frames.
     Cut,
-    /// Stands still in the middle of a frame.
+    /// Pauses within a frame.
     Stall,
     /// Sends and never reads a reply.
     NeverRead,
-    /// Sends, and reads a byte now and then.
+    /// Sends, and reads a byte every 50 ms.
     Trickle,
-    /// Breaks the connection off by a reset.
+    /// Resets the connection.
     Reset,
-    /// Ends its stream at once, often within a frame, and reads on.
+    /// Ends its stream early, often within a frame, and reads all replies.
     HalfClose,
-    /// Sends what is no frame, and sometimes a frame behind it.
+    /// Sends bytes that are no frame, and sometimes a frame after them.
     Junk,
 }
 
 impl Conduct {
-    /// Every conduct there is.
+    /// All conducts.
     pub const ALL: [Self; 8] = [
         Self::Corrupt,
         Self::Cut,
@@ -45,7 +47,7 @@ impl Conduct {
         Self::Junk,
     ];
 
-    /// In words.
+    /// Returns the name in text.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -61,85 +63,79 @@ impl Conduct {
     }
 }
 
-/// All that happens in a life, but for what the server does.
+/// The agent's part of a life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Script {
     pub(super) conduct: Conduct,
-    /// What is sent.
+    /// Bytes to send.
     pub(super) bytes: Vec<u8>,
-    /// Where to stand still, and how long.
+    /// The pause in sending, if there is one.
     pub(super) pause: Option<Pause>,
     pub(super) reading: Reading,
     pub(super) farewell: Farewell,
 }
 
-/// A stand-still before the byte at this offset.
+/// A pause before the byte at offset `at`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pause {
     pub(super) at: usize,
     pub(super) span: Duration,
 }
 
-/// What an agent reads.
+/// How an agent reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reading {
-    /// All that comes.
+    /// All bytes, at once.
     All,
-    /// Nothing.
+    /// No byte.
     Nothing,
-    /// A byte each time this has passed.
+    /// A byte after each such span.
     Sips(Duration),
 }
 
-/// How a life ends, if the server does not end it.
+/// The agent's way to end a life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Farewell {
-    /// All is sent, our side of the stream ends, and the replies are read to the
-    /// end of the server's.
+    /// Sends all bytes, ends its side of the stream, and reads the replies until the server ends
+    /// the other.
     HalfClose,
-    /// A reset, so long after the connection was established, whatever is sent.
+    /// Resets the connection this long after it was established.
     Reset(Duration),
-}
-
-/// Where a script comes from.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Origin {
-    pub(super) seed: u64,
-    /// The agent's number, from 0 on.
-    pub(super) agent: u32,
-    /// The number of its life, from 0 on.
-    pub(super) life: u64,
 }
 
 /// Most frames of most scripts.
 const FRAMES: usize = 20;
 
-/// Most bytes that a report has for content: below what makes the longest frames,
-/// with their exceptions from the rule that intact frames are found behind any
-/// damage.
+/// Most bytes of a report's content. Frames stay below the greatest length: the rule that intact
+/// frames are found after any damage has exceptions for the longest frames.
 const MOST_CONTENT: usize = 32 * 1024;
 
 /// Content of the longest random report, exclusive; as good agents have it.
 const RANDOM_CONTENT: usize = 50;
 
-/// Bytes of the shortest frames that an agent which does not read sends besides. Their
-/// replies are twice as long, and soon exceed what buffers take.
+/// Bytes of shortest frames that an agent with unread replies sends in addition. Their replies are
+/// twice as long and soon fill all buffers.
 const FLOOD: usize = 256 * 1024;
 
-/// Stand-stills last from this to 512 times this, 25 s, evenly over the orders of
-/// magnitude: far below any deadline of the server's, and beyond its frame timeout.
+/// The shortest pause. Pauses last up to 512 times as long, 25 s, evenly over the orders of
+/// magnitude: from far below the server's deadlines to beyond its frame timeout.
 const STANDSTILL: Duration = Duration::from_millis(50);
 
 impl Script {
-    /// The script of one life; the same for the same origin.
-    pub(super) fn draw(origin: Origin, content: ContentSize) -> Self {
-        let mut draw = Draw::new(origin, content);
+    /// Draws the script of an agent's life, both numbered from 0. The same arguments make the same
+    /// script.
+    pub(super) fn draw(seed: u64, agent: u32, life: u64, content: ContentSize) -> Self {
+        let mut draw = Draw::new(seed, agent, life, content);
         let (mut pause, mut reading) = (None, Reading::All);
         let mut farewell = Farewell::HalfClose;
-        let conduct = origin.conduct();
+        // Each agent goes through all conducts in turn, and neighbours begin with different ones:
+        // eight agents show all conducts at once.
+        let turn = seed.wrapping_add(u64::from(agent)).wrapping_add(life);
+        let turn = usize::try_from(turn % Conduct::ALL.len() as u64).unwrap_or(0);
+        let conduct = Conduct::ALL[turn];
         let bytes = match conduct {
-            Conduct::Corrupt => draw.frames_with(damage::corrupt),
-            Conduct::Cut => draw.frames_with(damage::cut),
+            Conduct::Corrupt => draw.frames_with(corrupt),
+            Conduct::Cut => draw.frames_with(cut),
             Conduct::Stall => {
                 let mut bytes = draw.frames();
                 let whole = bytes.len();
@@ -172,7 +168,7 @@ impl Script {
                 bytes
             }
             Conduct::Junk => {
-                let mut bytes = damage::junk(&mut draw.random);
+                let mut bytes = junk(&mut draw.random);
                 if draw.random.random() {
                     draw.frame(&mut bytes);
                 }
@@ -189,29 +185,7 @@ impl Script {
     }
 }
 
-impl Origin {
-    /// Each agent goes through all conducts in turn, beginning anywhere, and
-    /// neighbours differ: eight agents show all of them at once.
-    fn conduct(self) -> Conduct {
-        let turn = self
-            .seed
-            .wrapping_add(u64::from(self.agent))
-            .wrapping_add(self.life);
-        Conduct::ALL[usize::try_from(turn % Conduct::ALL.len() as u64).unwrap_or(0)]
-    }
-
-    /// A generator of this life's own, so that scripts do not depend on the order
-    /// in which lives begin.
-    fn random(self) -> StdRng {
-        let mut seed = [0; 32];
-        seed[..8].copy_from_slice(&self.seed.to_le_bytes());
-        seed[8..12].copy_from_slice(&self.agent.to_le_bytes());
-        seed[16..24].copy_from_slice(&self.life.to_le_bytes());
-        StdRng::from_seed(seed)
-    }
-}
-
-/// Draws from one origin.
+/// Draws the frames of one life.
 struct Draw {
     random: StdRng,
     content: ContentSize,
@@ -219,15 +193,21 @@ struct Draw {
 }
 
 impl Draw {
-    fn new(origin: Origin, content: ContentSize) -> Self {
+    fn new(seed: u64, agent: u32, life: u64, content: ContentSize) -> Self {
+        // Each life has its own generator, so that scripts do not depend on the order in which
+        // lives begin.
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&seed.to_le_bytes());
+        bytes[8..12].copy_from_slice(&agent.to_le_bytes());
+        bytes[16..24].copy_from_slice(&life.to_le_bytes());
         Self {
-            random: origin.random(),
+            random: StdRng::from_seed(bytes),
             content,
-            name: format!("chaos-{}", origin.agent + 1),
+            name: format!("chaos-{}", agent + 1),
         }
     }
 
-    /// Some good frames.
+    /// Returns some good frames.
     fn frames(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         for _ in 0..self.random.random_range(1..=FRAMES) {
@@ -236,7 +216,7 @@ impl Draw {
         bytes
     }
 
-    /// Frames of which about a half are damaged so.
+    /// Returns frames, about half of them after `damage`.
     fn frames_with(&mut self, damage: impl Fn(&mut Vec<u8>, &mut StdRng)) -> Vec<u8> {
         let (mut bytes, mut frame) = (Vec::new(), Vec::new());
         for _ in 0..self.random.random_range(1..=FRAMES) {
@@ -250,7 +230,7 @@ impl Draw {
         bytes
     }
 
-    /// Some good frames, and very many of the shortest kind.
+    /// Returns some good frames and very many of the shortest kind.
     fn flood(&mut self) -> Vec<u8> {
         let mut bytes = self.frames();
         let mut shortest = Vec::new();
@@ -265,8 +245,8 @@ impl Draw {
         self.random.random_range(span..=2 * span)
     }
 
-    /// Appends a valid frame. The agent has a name, which distinguishes its reports from those
-    /// of good agents. Nothing in the frame depends on the time of day.
+    /// Appends a good frame. It has an agent's name, which distinguishes its report from those of good
+    /// agents. It does not depend on the time of day.
     fn frame(&mut self, out: &mut Vec<u8>) {
         let agent = AgentName::new(self.name.as_str()).ok();
         let timestamp = self.random.random_range(0..=i64::from(i32::MAX));
@@ -299,16 +279,91 @@ impl Draw {
     }
 }
 
+/// Most bytes, or bits, that one fault touches.
+const MOST_DAMAGE: usize = 16;
+
+/// Bytes of junk: mostly few, sometimes more than the server's limit of 256 KiB.
+const JUNK: usize = 64 * 1024;
+const MUCH_JUNK: usize = 300 * 1024;
+
+/// Damages a frame by flips, an insertion or a deletion.
+fn corrupt(frame: &mut Vec<u8>, random: &mut impl Rng) {
+    let count = random.random_range(1..=MOST_DAMAGE);
+    let at = random.random_range(0..frame.len());
+    match random.random_range(0..3) {
+        0 => {
+            for _ in 0..count {
+                let at = random.random_range(0..frame.len());
+                frame[at] ^= 1 << random.random_range(0..8);
+            }
+        }
+        1 => {
+            let added: Vec<u8> = (0..count).map(|_| random.random()).collect();
+            frame.splice(at..at, added);
+        }
+        _ => drop(frame.drain(at..frame.len().min(at + count))),
+    }
+}
+
+/// Truncates a frame by at least one byte, to at least one.
+fn cut(frame: &mut Vec<u8>, random: &mut impl Rng) {
+    frame.truncate(random.random_range(1..frame.len()));
+}
+
+/// Returns bytes such as scanners, other protocols and attackers send to an open port.
+fn junk(random: &mut impl Rng) -> Vec<u8> {
+    match random.random_range(0..5) {
+        0 => noise(random),
+        1 => b"GET / HTTP/1.1\r\nHost: hawk\r\nUser-Agent: probe\r\n\r\n".to_vec(),
+        2 => client_hello(random),
+        3 => forged_lengths(random),
+        _ => vec![START_MARKER[0]; size(random)],
+    }
+}
+
+fn noise(random: &mut impl Rng) -> Vec<u8> {
+    let mut bytes = vec![0; size(random)];
+    random.fill(&mut bytes[..]);
+    bytes
+}
+
+/// Returns a size, evenly over the orders of magnitude; one in eight exceeds the server's limit.
+fn size(random: &mut impl Rng) -> usize {
+    if random.random_ratio(1, 8) {
+        return MUCH_JUNK;
+    }
+    let most = JUNK >> random.random_range(0..16);
+    random.random_range(1..=most)
+}
+
+/// Returns the beginning of a TLS handshake (RFC 8446, section 4.1.2) with random content.
+fn client_hello(random: &mut impl Rng) -> Vec<u8> {
+    let mut bytes = b"\x16\x03\x01\x02\x00\x01\x00\x01\xFC\x03\x03".to_vec();
+    bytes.extend((0..506).map(|_| random.random::<u8>()));
+    bytes
+}
+
+/// Returns nested frame headers with lengths but without the data.
+fn forged_lengths(random: &mut impl Rng) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for _ in 0..random.random_range(1..=1000) {
+        bytes.extend_from_slice(&START_MARKER);
+        bytes.extend(random.random::<u16>().to_be_bytes());
+        bytes.resize(bytes.len() + random.random_range(0..16), b'x');
+    }
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn draw(seed: u64, agent: u32, life: u64) -> Script {
-        Script::draw(Origin { seed, agent, life }, ContentSize::Random)
+        Script::draw(seed, agent, life, ContentSize::Random)
     }
 
     #[test]
-    fn the_same_origin_makes_the_same_script_and_another_makes_another() {
+    fn the_same_arguments_make_the_same_script_and_another_makes_another() {
         let script = draw(7, 1, 2);
         assert_eq!(draw(7, 1, 2), script);
         for other in [draw(8, 1, 2), draw(7, 2, 2), draw(7, 1, 10)] {
@@ -352,13 +407,34 @@ mod tests {
     #[test]
     fn contents_are_kept_below_the_longest_frames() {
         for life in 0..50 {
-            let origin = Origin {
-                seed: 1,
-                agent: 0,
-                life,
-            };
-            let script = Script::draw(origin, ContentSize::Fixed(usize::MAX));
+            let script = Script::draw(1, 0, life, ContentSize::Fixed(usize::MAX));
             assert!(script.bytes.len() < 2 * FRAMES * MOST_CONTENT + FLOOD);
         }
+    }
+
+    #[test]
+    fn damage_changes_a_frame_and_a_cut_shortens_it() {
+        let mut random = StdRng::seed_from_u64(1);
+        let frame: Vec<u8> = (0..100).collect();
+        let mut changed = 0;
+        for _ in 0..1000 {
+            let mut damaged = frame.clone();
+            corrupt(&mut damaged, &mut random);
+            // An even number of flips may undo themselves.
+            changed += u32::from(damaged != frame);
+            let mut short = frame.clone();
+            cut(&mut short, &mut random);
+            assert!(!short.is_empty() && frame.starts_with(&short) && short != frame);
+        }
+        assert!(changed > 990);
+    }
+
+    #[test]
+    fn junk_comes_in_every_size() {
+        let mut random = StdRng::seed_from_u64(1);
+        let sizes: Vec<_> = (0..500).map(|_| junk(&mut random).len()).collect();
+        assert!(sizes.iter().any(|size| *size < 20));
+        assert!(sizes.iter().any(|size| (1000..JUNK).contains(size)));
+        assert!(sizes.contains(&MUCH_JUNK));
     }
 }
