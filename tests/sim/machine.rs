@@ -85,6 +85,9 @@ pub struct Machine {
     pub unready_now: bool,
     /// A connection waited for a buffer after the last turn.
     pub pool_has_waiters: bool,
+    /// Connections that were read beyond the end of their frame in this turn although others
+    /// wait for a buffer, each with the bytes of buffers that the rest of its host holds.
+    pub beyond: Vec<(usize, usize)>,
     /// A phase may end before each connection had its turn.
     pub bites: bool,
 
@@ -150,6 +153,7 @@ impl Machine {
             stopped_early: false,
             unready_now: false,
             pool_has_waiters: false,
+            beyond: Vec::new(),
             bites: false,
             backlog: VecDeque::new(),
             listens: false,

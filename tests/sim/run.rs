@@ -73,10 +73,15 @@ fn a_seed_determines_its_world() {
     assert_eq!(traces[0], traces[1]);
 }
 
-/// Seeds that found a fault, and enough steps to find it again.
-const FOUND: [(u64, u64); 1] = [
+/// Seeds that found a fault of the server or of a check, and enough steps to find it again.
+const FOUND: [(u64, u64); 4] = [
     // A connection with a pending reply, closed by its agent, waited for the rate of its address.
     (70_003_933, 3000),
+    // A connection read the rest of its frame and got a buffer from the queue of its host, before
+    // connections of other hosts: a check took that for a read beyond the end of the frame.
+    (70_000_918, 3000),
+    (70_004_631, 4219),
+    (70_006_663, 1500),
 ];
 
 #[test]

@@ -28,7 +28,7 @@ const MOST_UNSENT: usize = OUTPUT_HIGH_WATER + 280 * 1024;
 
 /// The longest receive buffer, and all there are.
 pub const LONGEST: usize = 64 * 1024 + 4096;
-const CLASSES: [usize; 5] = [256, 1024, 4096, 16 * 1024, LONGEST];
+pub const CLASSES: [usize; 5] = [256, 1024, 4096, 16 * 1024, LONGEST];
 
 /// Rejected connections that may linger.
 const TURNED_AWAY: usize = 32;
@@ -89,6 +89,8 @@ impl Checks {
         self.longest = self.stats.classes.last().map_or(0, |class| class.checkouts);
         self.idle_room = 0;
         self.kept = 0;
+        // The process counts from its start.
+        self.capped = 0;
         // Connections that began to wait in the same turn may have changed places.
         self.waiters.clear();
         // What is kept was kept under the limits there were.
@@ -263,7 +265,21 @@ impl Checks {
         room &= self.waiting.iter().any(|slot| !hosts.contains(&host(slot)));
         let (capped, pushed) = reactor.capped();
         let had_capped = std::mem::replace(&mut self.had_capped, capped > 0);
-        let pushed = std::mem::replace(&mut self.capped, pushed) < pushed;
+        let joined = pushed - std::mem::replace(&mut self.capped, pushed);
+        let pushed = joined > 0;
+        // A connection that has read the rest of its frame returns its buffer and queues again.
+        // If its host has used up its share by then, the connection joins the queue of that
+        // host. This queue has its turn after every few buffers granted to other hosts, also
+        // before connections of other hosts that have waited longer. With a granted buffer, a
+        // connection may read more than one frame.
+        let beyond = std::mem::take(&mut machine.beyond);
+        for (slot, held) in &beyond {
+            machine.demand(
+                held + LONGEST > share && beyond.len() as u64 <= joined,
+                machine.links[*slot].peer.port(),
+                "it is read beyond the end of its frame although others wait for a buffer",
+            );
+        }
         let by_shares = had_capped || self.had_capped || pushed;
         // They are served in this turn, or at once in those that follow.
         let served = machine.bites && longest > self.longest;
