@@ -8,7 +8,7 @@ SOAK  ?= 10m
 ADVISORIES = https://github.com/RustSec/advisory-db
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo restart-demo test sim sim-notified sim-dishonest mutants fuzz soak test-kill test-power test-systemd lint deny fmt doc bench bench-micro bench-instructions bench-store bench-limits bench-restart bench-scale install clean
+.PHONY: help build run demo restart-demo test sim sim-notified sim-dishonest mutants fuzz soak test-kill test-power test-systemd lint deny check-binary fmt doc bench bench-micro bench-instructions bench-store bench-limits bench-restart bench-scale install clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ fmt: ## Format the source
 	$(CARGO) fmt --all
 	$(CARGO) fmt --all --manifest-path fuzz/Cargo.toml
 	cd benches/peers && $(CARGO) fmt --all
+
+check-binary: build ## Check the release binary for builders' paths and hardening
+	.ci/check-binary $(HAWK)
 
 doc: ## Build the API documentation, warnings as errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
