@@ -1,6 +1,6 @@
 //! The handler of packets: which agents are alive, and their reports in the store.
 //!
-//! Owns the roster of agents, the [`ReportLedger`] that fills the store's batches, the commands
+//! Owns the roster of agents, the `ReportLedger` that fills the store's batches, the commands
 //! for events, and the log lines about agents. Knows nothing of sockets, frames and buffers: it
 //! sees a packet, the session's address and name, and the [`Tag`] by which it finds the
 //! session's agent again.

@@ -158,7 +158,7 @@ pub enum Stop {
 pub struct PhaseBudget {
     /// Bytes read.
     pub bytes: usize,
-    /// Frames decoded; each turn of a connection counts as [`TURN_COST`] more.
+    /// Frames decoded; each turn of a connection counts as `TURN_COST` more.
     pub frames: u32,
     /// Expired timers.
     pub alarms: u32,

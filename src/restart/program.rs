@@ -48,7 +48,7 @@ impl Binary {
     }
 
     /// Returns the program at `path`, relative to the current folder.
-    /// [`check`](Self::check) tests whether the file exists.
+    /// `check` tests whether the file exists.
     ///
     /// # Errors
     /// That the path is empty, or that there is no current folder.

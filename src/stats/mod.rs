@@ -1,8 +1,8 @@
 //! Counters and statistics.
 //!
 //! Owns the plain data: the counters that the reactor, the sessions, the store and the commands
-//! keep ([`counters`]), one snapshot of everything ([`Statistics`]), its one encoding so far,
-//! `key=value` lines ([`lines`]), and the log of these lines ([`StatsLog`]).
+//! keep (`counters.rs`), one snapshot of everything ([`Statistics`]), its one encoding so far,
+//! `key=value` lines (`lines.rs`), and the log of these lines ([`StatsLog`]).
 //!
 //! Knows nothing of the parts that count: each fills in its share of a snapshot. An encoding
 //! for another reader is another function of [`Statistics`].

@@ -9,14 +9,14 @@
 //! | [`Server`], [`Launch`], [`Process`] | a server process: its options, addresses, log and end |
 //! | [`Agent`], [`Lines`], `frames` | an agent's connection, reply lines, frames to send |
 //! | [`Stats`], [`Fields`] | `key=value` lines and snapshots of statistics |
-//! | [`place`] | a store file for a test, and what is in it |
+//! | [`store_file`] | a store file for a test, and what is in it |
 //! | [`Clock`], [`Halt`], [`Suspended`] | time that passes, and processes that stand still |
 //! | [`Namespace`], [`ListenDrops`], `descriptors` | what the kernel gives and counts |
 //! | [`emulated`] | a machine of its own under an emulator |
 //! | [`in_process`], [`worlds`] | the server within the test's process |
-//! | [`reference`] | a second implementation of frames, to compare with |
+//! | [`mod@reference`] | a second implementation of frames, to compare with |
 //! | [`operations`] | single operations on fixed inputs, for benchmarks |
-//! | [`bench`] | rounds, tables, loads and peers of the benchmarks |
+//! | [`mod@bench`] | rounds, tables, loads and peers of the benchmarks |
 //!
 //! Start at [`Server::start`] and [`Agent`].
 
