@@ -74,7 +74,7 @@ pub(super) struct Statements<'c> {
     /// process writes a row of the file for the first time.
     corrected: Vec<usize>,
     /// The rewrite of all agents that began with `rows`; 0 without one. Batches of an earlier
-    /// rewrite may follow, whose agents are not all in `rows`.
+    /// rewrite may follow, with agents that `rows` lacks.
     pub(super) rewrite: u64,
     /// Changes of `rows` by the open transaction.
     learnt: Vec<(u64, AgentRowId)>,
@@ -438,9 +438,7 @@ impl<'c> Statements<'c> {
         let record = &event.record;
         // A row in this batch is of a later agent with the same name.
         if found.online != record.online && batch.agents.iter().all(|row| row.id != found.id) {
-            let values = params![found.id, state(record.online), record.at.as_nanos()];
-            let update = "UPDATE agents SET state = ?2, changed_at = ?3 WHERE id = ?1";
-            self.connection.execute(update, values)?;
+            self.set_state(found.id, record.online, record.at)?;
         }
         Ok(found.id)
     }
@@ -453,24 +451,17 @@ impl<'c> Statements<'c> {
             Some(index) => batch.agents[index.get()].id,
             None => self.correct_state(event, name, batch)?,
         };
-        let key = name.unwrap_or(&self.address);
-        let lane = self.deliveries.lane(key, record.established);
-        let mut insert = self.connection.prepare_cached(INSERT_EVENT)?;
-        let seq = insert.insert(params![
-            record.at.as_nanos(),
+        let row = EventRow {
+            at: record.at,
             agent,
-            state(record.online),
+            online: record.online,
             name,
-            self.address,
-            batch.read(record.version),
-            record.last_seen.as_nanos(),
-            lane == Lane::Established,
-        ])?;
-        if lane == Lane::Others {
-            self.execute("INSERT INTO other_events VALUES (?1)", [seq])?;
-        }
-        self.deliveries.add(key, seq, lane);
-        Ok(())
+            address: Some(&self.address),
+            version: Some(batch.read(record.version)),
+            last_seen: record.last_seen.as_nanos(),
+            established: record.established,
+        };
+        insert_event(self.connection, &mut self.deliveries, &row)
     }
 
     /// Marks agents offline, with an event at `wall`, that are online in the file and not in the
@@ -493,31 +484,68 @@ impl<'c> Statements<'c> {
                 absent.push((id, texts, row.get::<_, i64>(4)?, row.get::<_, bool>(5)?));
             }
         }
-        let update = "UPDATE agents SET state = ?2, changed_at = ?3 WHERE id = ?1";
         for (id, [name, address, version], last_seen, established) in absent {
-            let at = wall.as_nanos();
-            self.connection
-                .execute(update, params![id, state(false), at])?;
-            let key = name.as_deref().or(address.as_deref()).unwrap_or_default();
-            let lane = self.deliveries.lane(key, established);
-            let mut insert = self.connection.prepare_cached(INSERT_EVENT)?;
-            let seq = insert.insert(params![
-                at,
-                id,
-                state(false),
-                name,
-                address,
-                version,
+            self.set_state(id, false, wall)?;
+            let row = EventRow {
+                at: wall,
+                agent: id,
+                online: false,
+                name: name.as_deref(),
+                address: address.as_deref(),
+                version: version.as_deref(),
                 last_seen,
-                lane == Lane::Established,
-            ])?;
-            if lane == Lane::Others {
-                self.execute("INSERT INTO other_events VALUES (?1)", [seq])?;
-            }
-            self.deliveries.add(key, seq, lane);
+                established,
+            };
+            insert_event(self.connection, &mut self.deliveries, &row)?;
         }
         Ok(())
     }
+
+    /// Sets the state of an agent's row, as of `at`.
+    fn set_state(&self, id: i64, online: bool, at: UnixNanos) -> rusqlite::Result<()> {
+        let update = "UPDATE agents SET state = ?2, changed_at = ?3 WHERE id = ?1";
+        self.execute(update, params![id, state(online), at.as_nanos()])
+    }
+}
+
+/// A row of the table of events; `None` is NULL.
+struct EventRow<'r> {
+    at: UnixNanos,
+    /// The number of the agent's row, or 0.
+    agent: i64,
+    online: bool,
+    name: Option<&'r str>,
+    address: Option<&'r str>,
+    version: Option<&'r str>,
+    last_seen: i64,
+    established: bool,
+}
+
+/// Adds an event to the lane in which its agent's events are delivered.
+fn insert_event(
+    connection: &Connection,
+    deliveries: &mut Deliveries<'_>,
+    row: &EventRow<'_>,
+) -> rusqlite::Result<()> {
+    let key = row.name.or(row.address).unwrap_or_default();
+    let lane = deliveries.lane(key, row.established);
+    let mut insert = connection.prepare_cached(INSERT_EVENT)?;
+    let seq = insert.insert(params![
+        row.at.as_nanos(),
+        row.agent,
+        state(row.online),
+        row.name,
+        row.address,
+        row.version,
+        row.last_seen,
+        lane == Lane::Established,
+    ])?;
+    if lane == Lane::Others {
+        let mut insert = connection.prepare_cached("INSERT INTO other_events VALUES (?1)")?;
+        insert.execute([seq])?;
+    }
+    deliveries.add(key, seq, lane);
+    Ok(())
 }
 
 /// An agent's row in the file.
