@@ -17,6 +17,12 @@ pub struct Mutant {
     pub world: World,
 }
 
+impl Mutant {
+    const fn found_by(self, world: World) -> Self {
+        Self { world, ..self }
+    }
+}
+
 /// A kind of simulated world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum World {

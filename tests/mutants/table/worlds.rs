@@ -1,7 +1,7 @@
 //! Faults of the store, the roster, the packet handler and the notification queues.
 
 use super::Change::{Expression, Statement, Text};
-use super::{Change, Mutant, World};
+use super::{Change, Mutant, World, mutant};
 
 const EACH: &str = "src/notify/queue/each.rs";
 const GATHERED: &str = "src/notify/queue/gathered.rs";
@@ -20,13 +20,7 @@ const fn dishonest(
     original: &'static str,
     change: Change,
 ) -> Mutant {
-    Mutant {
-        name,
-        file,
-        original,
-        change,
-        world: World::Dishonest,
-    }
+    mutant(name, file, original, change).found_by(World::Dishonest)
 }
 
 const fn notified(
@@ -35,13 +29,7 @@ const fn notified(
     original: &'static str,
     change: Change,
 ) -> Mutant {
-    Mutant {
-        name,
-        file,
-        original,
-        change,
-        world: World::Notified,
-    }
+    mutant(name, file, original, change).found_by(World::Notified)
 }
 
 pub(super) const MUTANTS: &[Mutant] = &[
