@@ -321,7 +321,7 @@ impl Client {
                 "user {} (a process of another PID namespace)",
                 user.as_raw()
             ),
-            None => "a client whose user the kernel does not report".to_owned(),
+            None => "a client of unknown user".to_owned(),
         };
         Some(format!(
             "{client} may not ask for that; only the server's own user, {own}, and the superuser may"

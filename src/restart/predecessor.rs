@@ -714,7 +714,7 @@ fn take_changes(server: &mut ServerReactor, most: usize, batch: &mut Batch) {
     server.take_changes(most, &mut |id, change| batch.connection(id, change));
 }
 
-/// The records of a message, and the connections whose sockets it has.
+/// The records of a message, and the connections that its sockets belong to.
 #[derive(Debug)]
 struct Batch {
     writer: Writer,

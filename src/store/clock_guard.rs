@@ -71,10 +71,11 @@ impl<'c> ClockGuard<'c> {
         let gap = newest.map_or(Duration::ZERO, |newest| {
             now.1.since(UnixNanos::from_nanos(newest))
         });
-        if guard.paused_at.is_some() && unsaved.is_some() {
-            // It is logged already.
-        } else if guard.paused_at.is_some() {
-            guard.reason = Some("the clock jumped ahead before this start and was not confirmed");
+        if guard.paused_at.is_some() {
+            // The reason for an unsaved pause is in the log.
+            guard.reason = unsaved
+                .is_none()
+                .then_some("the clock jumped ahead before this start and was not confirmed");
         } else if gap > JUMP && gap >= age {
             guard.set(Some(now.1));
             guard.reason = Some("by the clock, everything in the store is too old");

@@ -61,7 +61,7 @@ enum End {
 
 /// What is known of agents at a stop.
 struct States {
-    /// Agents of the plan whose silence is judged, and whether they are online.
+    /// Watched agents of the plan, and whether they are online.
     agents: Vec<(String, bool)>,
     /// How many agents are online, those with invented names included.
     online: usize,
