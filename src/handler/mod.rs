@@ -621,16 +621,8 @@ mod tests {
                 name,
                 address: [192, 0, 2, 7].into(),
                 version: &long,
-                first_seen: UnixNanos::from_nanos(1),
-                last_seen: UnixNanos::from_nanos(1),
-                online: true,
-                changed_at: UnixNanos::from_nanos(1),
-                interval: 0,
                 hours: None,
-                last_hour: 0,
-                watched: true,
-                report_interval: 0,
-                cloned_at: 0,
+                ..store::AgentRecord::sample(None, UnixNanos::from_nanos(1))
             });
         }
         let mut known = Vec::new();

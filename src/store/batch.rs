@@ -539,25 +539,64 @@ fn offset(at: usize) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn agent(version: &str) -> AgentRecord<&str> {
-        let now = UnixNanos::from_nanos(7);
-        AgentRecord {
-            name: Some("web-01"),
+impl AgentRecord<&'static str> {
+    /// Returns an agent that came online at `at`.
+    pub(crate) fn sample(name: Option<&'static str>, at: UnixNanos) -> Self {
+        Self {
+            name,
             address: [10, 0, 0, 7].into(),
-            version,
-            first_seen: now,
-            last_seen: now,
+            version: "1.0",
+            first_seen: at,
+            last_seen: at,
             online: true,
-            changed_at: now,
+            changed_at: at,
             interval: 0,
             hours: Some(1),
             last_hour: 0,
             watched: true,
             report_interval: 0,
             cloned_at: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+impl EventRecord<&'static str> {
+    /// Returns a change of the state of the agent `web-01`.
+    pub(super) fn sample(online: bool) -> Self {
+        Self {
+            name: Some("web-01"),
+            address: [10, 0, 0, 7].into(),
+            version: "1.0",
+            last_seen: UnixNanos::from_nanos(2),
+            at: UnixNanos::from_nanos(3),
+            online,
+            established: false,
+        }
+    }
+}
+
+#[cfg(test)]
+impl ReportRecord<'static> {
+    /// Returns an empty report.
+    pub(super) fn sample(received_at: UnixNanos) -> Self {
+        Self {
+            received_at,
+            content: "",
+            rand: 0,
+            timestamp: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agent(version: &str) -> AgentRecord<&str> {
+        AgentRecord {
+            version,
+            ..AgentRecord::sample(Some("web-01"), UnixNanos::from_nanos(7))
         }
     }
 
@@ -602,15 +641,7 @@ mod tests {
 
     #[test]
     fn taking_over_discarded_batches_is_bounded_in_rows_and_text() {
-        let event = EventRecord {
-            name: Some("web-01"),
-            address: [10, 0, 0, 7].into(),
-            version: "1.0",
-            last_seen: UnixNanos::from_nanos(7),
-            at: UnixNanos::from_nanos(8),
-            online: false,
-            established: false,
-        };
+        let event = EventRecord::sample(false);
         let (mut unwritten, mut rows) = (Batch::default(), HashMap::new());
         let mut lost = (0, 0);
         for reference in 0..10 {

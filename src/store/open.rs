@@ -730,27 +730,11 @@ mod tests {
             let index = batch.add_agent(
                 1,
                 &AgentRecord {
-                    name: Some("web-01"),
-                    address: [10, 0, 0, 7].into(),
                     version: "",
-                    first_seen: time,
-                    last_seen: time,
-                    online: true,
-                    changed_at: time,
-                    interval: 0,
-                    hours: Some(1),
-                    last_hour: 0,
-                    watched: true,
-                    report_interval: 0,
-                    cloned_at: 0,
+                    ..AgentRecord::sample(Some("web-01"), time)
                 },
             );
-            let report = ReportRecord {
-                received_at: time,
-                content: "",
-                rand: 0,
-                timestamp: 0,
-            };
+            let report = ReportRecord::sample(time);
             batch.add_report(index, ([10, 0, 0, 7], 1).into(), &report);
             producer.submit(Moment::now());
         }

@@ -454,27 +454,11 @@ mod tests {
     fn add_report(batch: &mut Batch) {
         let time = UnixNanos::from_nanos(1);
         let agent = AgentRecord {
-            name: None,
-            address: [10, 0, 0, 7].into(),
             version: "",
-            first_seen: time,
-            last_seen: time,
-            online: true,
-            changed_at: time,
-            interval: 0,
-            hours: Some(1),
-            last_hour: 0,
-            watched: true,
-            report_interval: 0,
-            cloned_at: 0,
+            ..AgentRecord::sample(None, time)
         };
         let index = batch.add_agent(1, &agent);
-        let report = ReportRecord {
-            received_at: time,
-            content: "",
-            rand: 0,
-            timestamp: 0,
-        };
+        let report = ReportRecord::sample(time);
         batch.add_report(index, ([10, 0, 0, 7], 1).into(), &report);
     }
 

@@ -862,19 +862,8 @@ mod tests {
     fn batch_with_event(online: bool) -> Batch {
         let now = UnixNanos::from_nanos(7);
         let agent = AgentRecord {
-            name: Some("web-01"),
-            address: [10, 0, 0, 7].into(),
-            version: "1.0",
-            first_seen: now,
-            last_seen: now,
             online,
-            changed_at: now,
-            interval: 0,
-            hours: Some(1),
-            last_hour: 0,
-            watched: true,
-            report_interval: 0,
-            cloned_at: 0,
+            ..AgentRecord::sample(Some("web-01"), now)
         };
         let event = EventRecord {
             name: agent.name,
@@ -969,27 +958,8 @@ mod tests {
         writer.is_rewriting = true;
         writer.slot.request_rewrite();
         let now = UnixNanos::from_nanos(7);
-        let agent = AgentRecord {
-            name: None,
-            address: [10, 0, 0, 7].into(),
-            version: "1.0",
-            first_seen: now,
-            last_seen: now,
-            online: true,
-            changed_at: now,
-            interval: 0,
-            hours: Some(1),
-            last_hour: 0,
-            watched: true,
-            report_interval: 0,
-            cloned_at: 0,
-        };
-        let report = ReportRecord {
-            received_at: now,
-            content: "",
-            rand: 0,
-            timestamp: 0,
-        };
+        let agent = AgentRecord::sample(None, now);
+        let report = ReportRecord::sample(now);
         let batches = [1, 2, 3].map(|reference| {
             let mut batch = Batch::default();
             let name = format!("web-{reference}");

@@ -47,18 +47,8 @@ fn prepare(connection: &Connection) -> Statements<'_> {
 fn agent(name: Option<&str>) -> AgentRecord<&str> {
     AgentRecord {
         name,
-        address: [10, 0, 0, 7].into(),
-        version: "1.0",
-        first_seen: UnixNanos::from_nanos(1),
         last_seen: UnixNanos::from_nanos(2),
-        online: true,
-        changed_at: UnixNanos::from_nanos(1),
-        interval: 0,
-        hours: Some(1),
-        last_hour: 0,
-        watched: true,
-        report_interval: 0,
-        cloned_at: 0,
+        ..AgentRecord::sample(None, UnixNanos::from_nanos(1))
     }
 }
 
@@ -217,25 +207,12 @@ fn a_removed_agent_leaves_its_reports_and_events() {
     let connection = open();
     let mut statements = prepare(&connection);
     let mut batch = Batch::default();
-    let event = EventRecord {
-        name: Some("web-01"),
-        address: [10, 0, 0, 7].into(),
-        version: "1.0",
-        last_seen: UnixNanos::from_nanos(2),
-        at: UnixNanos::from_nanos(3),
-        online: false,
-        established: false,
-    };
+    let event = EventRecord::sample(false);
     let unnamed = EventRecord {
         name: None,
         ..event
     };
-    let report = ReportRecord {
-        received_at: UnixNanos::from_nanos(1),
-        content: "",
-        rand: 0,
-        timestamp: 0,
-    };
+    let report = ReportRecord::sample(UnixNanos::from_nanos(1));
     let peer = ([10, 0, 0, 7], 1).into();
     let [named_index, unnamed_index] = [(0, Some("web-01")), (1, None)].map(|(at, name)| {
         let index = batch.add_agent(reference(at, 1), &agent(name));
@@ -413,15 +390,6 @@ fn a_store_without_a_free_number_refuses_reports() {
 #[test]
 fn a_row_in_another_state_than_its_agent_gets_the_event_that_it_lacks() {
     let connection = open();
-    let event = |online: bool| EventRecord {
-        name: Some("web-01"),
-        address: [10, 0, 0, 7].into(),
-        version: "1.0",
-        last_seen: UnixNanos::from_nanos(2),
-        at: UnixNanos::from_nanos(3),
-        online,
-        established: false,
-    };
     let write = |statements: &mut Statements<'_>, online: bool, has_event: bool| {
         let mut batch = Batch::default();
         let agent = AgentRecord {
@@ -430,7 +398,7 @@ fn a_row_in_another_state_than_its_agent_gets_the_event_that_it_lacks() {
         };
         let index = batch.add_agent(reference(0, 1), &agent);
         if has_event {
-            batch.add_event(reference(0, 1), Some(index), &event(online));
+            batch.add_event(reference(0, 1), Some(index), &EventRecord::sample(online));
         }
         commit(statements, &mut batch);
     };
@@ -452,15 +420,7 @@ fn a_row_in_another_state_than_its_agent_gets_the_event_that_it_lacks() {
 fn an_event_without_a_row_in_its_batch_sets_the_state_of_the_row() {
     let connection = open();
     let mut statements = prepare(&connection);
-    let event = EventRecord {
-        name: Some("web-01"),
-        address: [10, 0, 0, 7].into(),
-        version: "1.0",
-        last_seen: UnixNanos::from_nanos(2),
-        at: UnixNanos::from_nanos(3),
-        online: false,
-        established: false,
-    };
+    let event = EventRecord::sample(false);
     let mut batch = Batch::default();
     batch.add_agent(reference(0, 1), &agent(Some("web-01")));
     commit(&mut statements, &mut batch);
